@@ -1,0 +1,125 @@
+"""load_weights: any checkpoint of the family into any model of ours, with every key accounted for."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.convert import videomae
+from models.convert.read import read_tensors
+from models.convert.rules import Rules, to_ours
+from models.encoder import Encoder
+
+log = logging.getLogger(__name__)
+
+# Name of a layout, a key that tells it, its rules (None: the names are ours). The first that fits is taken.
+_LAYOUTS: list[tuple[str, str, Rules | None]] = [
+    ("transformers", "videomae.embeddings.patch_embeddings.projection.weight", videomae.TRANSFORMERS),
+    ("transformers", "embeddings.patch_embeddings.projection.weight", videomae.TRANSFORMERS_MODEL),
+    ("official pretraining", "encoder_to_decoder.weight", videomae.OFFICIAL_PRETRAIN),
+    ("official fine-tuning", "patch_embed.proj.weight", videomae.OFFICIAL_FINETUNE),
+    ("tubelet", "encoder.patch_embed.proj.weight", None),
+]
+
+
+@dataclass
+class LoadReport:
+    """What `load_weights` did: `loaded` and `missing` in the model's names, `unused` in the checkpoint's own."""
+
+    source: str
+    loaded: list[str]
+    unused: list[str]
+    missing: list[str]
+
+    def __str__(self) -> str:
+        def some(names: list[str]) -> str:
+            return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
+
+        return (
+            f"{len(self.loaded)} tensors loaded ({self.source} layout); not used from the checkpoint: "
+            f"{some(self.unused)}; not found, left as they were in the model: {some(self.missing)}"
+        )
+
+
+def load_weights(
+    model: nn.Module, path: str | Path | Mapping[str, Tensor], classes: Sequence[int] | None = None
+) -> LoadReport:
+    """Load official, transformers' or our own weights into `model`; the keys tell which they are.
+
+    Args:
+        model: an `Encoder`, a `VideoClassifier`, or what holds an `encoder` (and `decoder`), such as an objective.
+        path: a file, a transformers folder, or a state dict already read.
+        classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
+
+    Returns:
+        The keys that were loaded, those of the checkpoint that were not used and those of the model that were not
+        found; the report is logged as well. A head for another number of classes counts as not used.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: unreadable, keys of no known layout, or weights of another architecture.
+    """
+    where = str(path) if isinstance(path, str | Path) else "the state dict"
+    theirs = dict(path) if isinstance(path, Mapping) else read_tensors(path)
+    source, ours, origin = _recognise(theirs, where)
+    if classes is not None:
+        ours.update({name: ours[name][torch.as_tensor(classes)] for name in ours if name.startswith("head.")})
+    if isinstance(model, Encoder):
+        ours = {name.removeprefix("encoder."): t for name, t in ours.items() if name.startswith("encoder.")}
+        origin = {name.removeprefix("encoder."): o for name, o in origin.items() if name.startswith("encoder.")}
+
+    target = model.state_dict()
+    fits = {name: name in target and target[name].shape == tensor.shape for name, tensor in ours.items()}
+    wrong = [name for name in ours if name in target and not fits[name] and not name.startswith("head.")]
+    loaded = [name for name in ours if fits[name]]
+    used = {their for name in loaded for their in origin[name]}
+    report = LoadReport(
+        source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
+    )
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{where} is of another architecture: {name} is {tuple(ours[name].shape)} there and "
+            f"{tuple(target[name].shape)} in the model ({len(wrong)} tensors differ). Give the model its sizes."
+        )
+    _check_blocks(report, ours, target, where)
+    model.load_state_dict({name: ours[name] for name in loaded}, strict=False)
+    log.info("%s: %s", where, report)
+    return report
+
+
+def _recognise(
+    theirs: dict[str, Tensor], where: str
+) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    """The layout's name, the tensors under our names, and which of their names each is made of."""
+    on_disk = {videomae.on_disk_name(name): name for name in theirs}
+    found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)
+    if found is None:
+        raise ValueError(
+            f"{where}: its keys are of no known layout (the first are {', '.join(list(theirs)[:4])}; "
+            f"one of these was expected: {', '.join(key for _, key, _ in _LAYOUTS)})"
+        )
+    layout, rules = found
+    if rules is None:
+        names = {videomae.our_scale_name(name): name for name in theirs}
+        return layout, {mine: theirs[name] for mine, name in names.items()}, {m: (n,) for m, n in names.items()}
+    ours, origin = to_ours(rules, {name: theirs[real] for name, real in on_disk.items()})
+    return layout, ours, {mine: tuple(on_disk[part] for part in parts) for mine, parts in origin.items()}
+
+
+def _check_blocks(report: LoadReport, ours: Mapping[str, Tensor], target: Mapping[str, Tensor], where: str) -> None:
+    """Half a transformer is worse than none: blocks left over or left out mean another architecture."""
+    for part in ("encoder.", "decoder.", ""):
+        stems = (f"{part}blocks.", f"{part}patch_embed.")
+        theirs = {name for name in ours if name.startswith(stems)}
+        mine = {name for name in target if name.startswith(stems)}
+        if mine and (theirs or part != "decoder.") and theirs != mine:
+            odd = sorted(mine - theirs) or sorted(theirs - mine)
+            side = "not in the checkpoint" if mine - theirs else "not in the model"
+            raise ValueError(
+                f"{where} is of another architecture ({report.source} layout): {odd[0]} is {side} "
+                f"({len(odd)} such tensors). Give the model the checkpoint's depth, width and options."
+            )

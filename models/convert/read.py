@@ -1,0 +1,89 @@
+"""Tensors out of a checkpoint file or folder, without running any code that it may hold."""
+
+import argparse
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Harmless things that official checkpoints keep beside the weights: their arguments and numpy numbers.
+_SAFE = [argparse.Namespace, np.dtype, np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar]
+_SAFE += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+
+_WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
+_PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file, or a folder of transformers'.
+
+    Wrappers (`model`, `module`, `state_dict`) and the prefixes that compiling, wrapping and older code leave are removed.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the folder holds no weights.
+        ValueError: the file is cut, holds no tensors, or holds pickled code.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    files = _weight_files(path) if path.is_dir() else [path]
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state.update(_read_file(file))
+    return _strip(state)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return [folder / name]
+    raise FileNotFoundError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
+    try:
+        with torch.serialization.safe_globals(_SAFE):
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{file} cannot be read as weights alone (cut short, or holding pickled code): {error}") from error
+    return _unwrap(found, file)
+
+
+def _is_zip(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) == b"PK"
+
+
+def _unwrap(found: object, file: Path) -> dict[str, Tensor]:
+    while isinstance(found, dict):
+        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), dict)), None)
+        if inner is None:
+            break
+        found = inner
+    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+    if not tensors:
+        raise ValueError(f"{file} holds no state dict (looked under {', '.join(_WRAPPERS)} and at the top)")
+    return tensors
+
+
+def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop a prefix that every name carries, one after the other."""
+    while True:
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

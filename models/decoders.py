@@ -1,0 +1,71 @@
+"""PixelDecoder: VideoMAE's light transformer that predicts the pixels of hidden tokens from the visible ones."""
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import Block, FixedPositions, Linear, token_grid
+
+# Decoder sizes by the encoder's name: VideoMAE V2 `models/modeling_pretrain.py`; giant's MLP is int(512 * 48 / 11).
+DECODER_SIZES: dict[str, dict[str, int]] = {
+    "small": {"width": 192, "heads": 3, "mlp": 768},
+    "base": {"width": 384, "heads": 6, "mlp": 1536},
+    "large": {"width": 512, "heads": 8, "mlp": 2048},
+    "huge": {"width": 512, "heads": 8, "mlp": 2048},
+    "giant": {"width": 512, "heads": 8, "mlp": 2234},
+}
+
+
+class PixelDecoder(nn.Module):
+    """Visible tokens and mask tokens, each with its position, through a few blocks; pixels of the mask tokens out.
+
+    Args:
+        encoder_width: channels of the tokens that come in.
+        width, depth, heads, mlp: the decoder's own blocks (depth 4 in every official run).
+        patch, tubelet, frames, size: as in the encoder.
+        layer_scale, cosine: as in the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder_width: int = 768,
+        width: int = 384,
+        depth: int = 4,
+        heads: int = 6,
+        mlp: int = 1536,
+        patch: int = 16,
+        tubelet: int = 2,
+        frames: int = 16,
+        size: int = 224,
+        layer_scale: float = 0.0,
+        cosine: bool = False,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(encoder_width, width, bias=False)  # PyTorch's own start, as in the official code
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.positions = FixedPositions(token_grid(frames, size, tubelet, patch), width)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp, 0.0, layer_scale, cosine) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.head = Linear(width, 3 * tubelet * patch * patch)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
+
+    def forward(self, tokens: Tensor, keep: Tensor, predict: Tensor, read: int | None = None) -> Tensor:
+        """Predict pixels `[B, read, tubelet * p * p * 3]` of the first `read` tokens of `predict`.
+
+        Args:
+            tokens: the encoder's output `[B, K, D]`.
+            keep: where those tokens stand, `[B, K]`.
+            predict: where mask tokens are put, `[B, M]`; it may overlap `keep`.
+            read: how many of them are wanted (None: all); the others still serve as context.
+        """
+        visible = self.embed(tokens)
+        visible = visible + self.positions(keep).to(visible.dtype)
+        hidden = self.mask_token.to(visible.dtype) + self.positions(predict).to(visible.dtype)
+        x = torch.cat((visible, hidden), dim=1)
+        for block in self.blocks:
+            x = block(x)
+        start = tokens.shape[1]
+        stop = x.shape[1] if read is None else start + read
+        return self.head(self.norm(x[:, start:stop]))

@@ -1,0 +1,82 @@
+"""VideoViT: a plain vision transformer over tubelets, the encoder of VideoMAE V2 and of the unmasked teacher's student.
+
+Notable: only the kept tubelets are embedded; fixed sinusoid positions over the flat token index; no class token;
+biases on q and v but not on k; LayerNorm with eps 1e-6.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.encoder import Encoder
+from models.layers import Block, FixedPositions, Grid, PatchEmbed, token_grid
+
+# Named sizes: VideoMAE V2 `models/modeling_finetune.py`; "giant" has the odd patch 14 and MLP 48/11.
+SIZES: dict[str, dict[str, int]] = {
+    "small": {"width": 384, "depth": 12, "heads": 6, "mlp": 1536, "patch": 16},
+    "base": {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "patch": 16},
+    "large": {"width": 1024, "depth": 24, "heads": 16, "mlp": 4096, "patch": 16},
+    "huge": {"width": 1280, "depth": 32, "heads": 16, "mlp": 5120, "patch": 16},
+    "giant": {"width": 1408, "depth": 40, "heads": 16, "mlp": 6144, "patch": 14},
+}
+
+
+class VideoViT(Encoder):
+    """A ViT over tubelets: `VideoViT(**SIZES["base"])` is VideoMAE's ViT-B at 16 x 224 x 224.
+
+    Args:
+        width, depth, heads, mlp: channels, blocks, attention heads, hidden channels of the MLP.
+        patch, tubelet: pixels and frames that one token covers.
+        frames, size: frames of a clip, height and width of a frame in pixels.
+        drop_path: stochastic depth of the last block; the others rise to it linearly from 0.
+        layer_scale: start of the branches' learnt scales; 0 means none.
+        cosine: VideoMAE V2's optional cosine attention.
+        norm: a LayerNorm at the end; mean-pooling classifiers have theirs after the pooling instead.
+        made_for: the token grid that pretrained weights were trained at, if it differs.
+    """
+
+    def __init__(
+        self,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp: int = 3072,
+        patch: int = 16,
+        tubelet: int = 2,
+        frames: int = 16,
+        size: int = 224,
+        drop_path: float = 0.0,
+        layer_scale: float = 0.0,
+        cosine: bool = False,
+        norm: bool = True,
+        made_for: Grid | None = None,
+    ) -> None:
+        super().__init__()
+        self.width, self.patch, self.tubelet = width, patch, tubelet
+        self.frames, self.size = frames, size
+        self.grid = token_grid(frames, size, tubelet, patch)
+        self.patch_embed = PatchEmbed(width, tubelet, patch)
+        self.positions = FixedPositions(self.grid, width, made_for)
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(width, heads, mlp, rate, layer_scale, cosine) for rate in rates)
+        self.norm = nn.LayerNorm(width, 1e-6) if norm else nn.Identity()
+
+    def forward(
+        self, video: Tensor, keep: Tensor | None = None, taps: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """See `Encoder.forward`. Raises ValueError where the clip is not of the size that the model was made for."""
+        if video.shape[2:] != (self.frames, self.size, self.size):
+            raise ValueError(
+                f"the encoder was made for {self.frames} frames of {self.size} x {self.size} pixels and was given "
+                f"{tuple(video.shape[2:])}: set the encoder's frames and size, or the data's"
+            )
+        x = self.patch_embed(video, keep)
+        x = x + self.positions(keep).to(x.dtype)
+        tapped = {}
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in taps:
+                tapped[i] = x
+        x = self.norm(x)
+        return (x, [tapped[i] for i in taps]) if taps else x

@@ -1,0 +1,1 @@
+"""How it is taught: objectives, optimisation, callbacks and the command line."""

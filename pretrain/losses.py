@@ -1,0 +1,31 @@
+"""Losses and their targets: functions of tensors."""
+
+from torch import Tensor
+
+from models.layers import take_patches
+
+
+def pixel_target(
+    video: Tensor, index: Tensor, tubelet: int, patch: int, mean: Tensor, std: Tensor, normalize: bool = True
+) -> Tensor:
+    """The pixels that a masked autoencoder predicts, of the tokens `index` `[B, M]`: `[B, M, tubelet * p * p * 3]`.
+
+    Inside a token the order is frame, row, column, channel. With `normalize` each channel of each token has its mean
+    removed and is divided by its unbiased deviation plus 1e-6 (VideoMAE V2 `engine_for_pretraining.py`).
+
+    Args:
+        video: normalised by `mean` and `std` `[3]`, which is undone here: `[B, 3, T, H, W]`.
+    """
+    # Pixels before channels, and statistics over that layout: near-flat tokens amplify even the order of a sum.
+    x = take_patches(video, index, tubelet, patch).flatten(3).float().transpose(2, 3)  # [B, M, pixels, 3]
+    x = (x * std + mean).contiguous()
+    if normalize:
+        deviation = x.var(dim=2, unbiased=True, keepdim=True).sqrt()
+        x = (x - x.mean(dim=2, keepdim=True)) / (deviation + 1e-6)
+    return x.flatten(2)
+
+
+def masked_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Squared error averaged over values, then over the tokens of the batch that `weight` `[B, M]` marks with 1."""
+    error = (prediction.float() - target).square().mean(dim=-1)
+    return (error * weight).sum() / weight.sum()

@@ -1,0 +1,6 @@
+"""The methods, a class each; recipes name them by these short names."""
+
+from pretrain.objectives.objective import Objective
+from pretrain.objectives.videomae import VideoMAE
+
+__all__ = ["Objective", "VideoMAE"]

@@ -1,0 +1,149 @@
+"""Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from models import load_weights
+from models.layers import Normalize
+from pretrain.optim import AdamW
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Batch = dict[str, Tensor | list[str]]
+_STREAMS = {"train": 0, "val": 1, "test": 2, "predict": 3}
+
+
+class Objective(pl.LightningModule):
+    """Steps, optimiser, schedule, logging and dice; closed to methods, which only say what their losses are.
+
+    `forward(batch)` returns named losses, and needs no Trainer. `batch["video"]` is uint8 `[B, C, T, H, W]`
+    (or float, if it is normalised already).
+
+    Args:
+        optim: the optimiser and its schedule.
+        weights: a checkpoint to start from (official, transformers' or ours); a resumed run has its own.
+        seed: of the masks, which depend on the seed and the step alone.
+        mean, std: statistics that videos are normalised with.
+    """
+
+    def __init__(
+        self,
+        optim: AdamW | None = None,
+        weights: str | None = None,
+        seed: int = 0,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.optim = optim or AdamW()
+        self.weights = weights
+        self.seed = seed
+        self.normalize = Normalize(mean, std)
+        self.draw = ("train", 0)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, by name; they are summed."""
+        raise NotImplementedError
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """What `python -m pretrain predict` writes, a row a video."""
+        raise MisconfigurationException(f"{type(self).__name__} has no `predict`")
+
+    # Steps
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.draw = ("train", batch_idx)
+        losses = self(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self._log_losses("train", losses, total, on_step=True, prog_bar=True)
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch, batch_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[list[str], dict[str, Tensor]]:
+        """Names and what `predict` makes of them, without the rows that only fill up a batch."""
+        self.draw = ("predict", batch_idx)
+        batch, _ = _without_padding(batch)
+        return batch["name"], self.predict(batch)
+
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        self.draw = (stage, batch_idx)
+        batch, rows = _without_padding(batch)
+        losses = self(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self._log_losses(stage, losses, total, on_epoch=True, sync_dist=True, batch_size=rows, prog_bar=True)
+
+    def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **how) -> None:
+        self.log(f"{stage}/loss", total.detach(), **how)
+        if len(losses) > 1:
+            how["prog_bar"] = False
+            self.log_dict({f"{stage}/{name}": loss.detach() for name, loss in losses.items()}, **how)
+
+    # Dice
+
+    def dice(self, device: torch.device) -> torch.Generator:
+        """A generator for the masks of this step: a function of (seed, stage, step), so that a resume draws the same."""
+        stage, step = self.draw
+        state = np.random.SeedSequence((self.seed, _STREAMS[stage], step)).generate_state(1, np.uint64)
+        return torch.Generator(device).manual_seed(int(state[0]) >> 1)
+
+    def noise(self, dice: torch.Generator, rows: int, width: int) -> Tensor:
+        """Uniform noise `[rows, width]` of this rank.
+
+        The noise of all ranks is drawn and every `world`-th row taken, as the data deals samples to ranks: so a global
+        batch meets the same masks however many ranks share it.
+        """
+        rank, world = (self.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
+        return torch.rand(rows * world, width, generator=dice, device=dice.device)[rank::world]
+
+    # Optimiser
+
+    def setup(self, stage: str) -> None:
+        if self.weights is not None:
+            load_weights(self, self.weights)
+            self.weights = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optim.build(self)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        total = self.trainer.max_steps
+        if total < 1:
+            raise MisconfigurationException("the schedule needs the length of the run: set trainer.max_steps")
+        lr, decay = self.optim.set_rates(self.trainer.optimizers[0], self.global_step, total)
+        self.log_dict({"lr": lr, "weight_decay": decay})
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        # One pass gives the norm for the log and clips by it.
+        limit = gradient_clip_val or float("inf")
+        self.log("grad_norm", torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
+
+
+def _without_padding(batch: Batch) -> tuple[Batch, int]:
+    """An evaluation batch without the rows of weight 0, and how many are left; one row stays so that shapes hold."""
+    weight = batch.get("weight")
+    if weight is None:
+        return batch, batch["video"].shape[0]
+    index = weight.nonzero()[:, 0]
+    rows = len(index)
+    index = index if rows else torch.zeros(1, dtype=torch.long, device=weight.device)
+    kept = {}
+    for name, value in batch.items():
+        kept[name] = value[index] if isinstance(value, Tensor) else [value[i] for i in index.tolist()]
+    return kept, rows

@@ -1,0 +1,116 @@
+"""AdamW as the field uses it: which parameters decay, which learn slower, and what the rates are at a step."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+def cosine(step: int, total: int, warmup: int, peak: float, floor: float, start: float = 0.0) -> float:
+    """The value at `step`: linear from `start` to `peak` in `warmup` steps, both included, then half a cosine to `floor`.
+
+    The peak is taken twice and the floor never reached (VideoMAE V2 `utils.py: cosine_scheduler`).
+    """
+    if step < warmup:
+        return start + (peak - start) * step / max(warmup - 1, 1)
+    share = (step - warmup) / max(total - warmup, 1)
+    return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+@dataclass
+class AdamW:
+    """How a recipe trains. Rates are stated for 256 clips and scaled to the global batch, as the papers do.
+
+    Args:
+        base_lr, base_min_lr, base_start_lr: peak, floor and start of the learning rate for a global batch of 256.
+        warmup_steps: steps from start to peak.
+        weight_decay, weight_decay_end: constant unless an end is given, then a cosine between the two.
+        betas, eps: AdamW's.
+        layer_decay: below 1, earlier blocks learn slower by this factor a block (fine-tuning).
+        global_batch: clips an optimiser step; the command line fills it in from the data.
+    """
+
+    base_lr: float = 1.5e-4
+    base_min_lr: float = 1e-5
+    base_start_lr: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.05
+    weight_decay_end: float | None = None
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    layer_decay: float = 1.0
+    global_batch: int = 256
+
+    def build(self, model: nn.Module) -> torch.optim.AdamW:
+        """The optimiser over the trained parameters of `model`; each group carries `lr_scale` and `decays`."""
+        groups = parameter_groups(model, self.weight_decay, self.layer_decay)
+        return torch.optim.AdamW(groups, lr=self.base_lr * self.global_batch / 256, betas=self.betas, eps=self.eps)
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> tuple[float, float]:
+        """Write the rates of `step` into the groups; returns learning rate and weight decay. A function of the step
+        alone, so that nothing about it has to be saved or restored."""
+        scale = self.global_batch / 256
+        lr = cosine(
+            step,
+            total,
+            self.warmup_steps,
+            self.base_lr * scale,
+            self.base_min_lr * scale,
+            self.base_start_lr * scale,
+        )
+        end = self.weight_decay if self.weight_decay_end is None else self.weight_decay_end
+        decay = cosine(step, total, 0, self.weight_decay, end)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+            group["weight_decay"] = decay if group["decays"] else 0.0
+        return lr, decay
+
+
+_NEVER_DECAYS = ("mask_token", "cls_token", "pos_embed")
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Weight decay is for matrices: not for vectors, biases, scales, tokens and position tables."""
+    leaf = name.rpartition(".")[2]
+    return parameter.ndim > 1 and leaf not in ("bias", "scale", *_NEVER_DECAYS)
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Depth of a parameter for layer decay: 0 patches and positions, i + 1 block i, depth + 1 all that follows."""
+    parts = name.split(".")
+    if "encoder" in parts:
+        parts = parts[parts.index("encoder") + 1 :]
+    if parts[0] in ("patch_embed", "pos_embed", "cls_token", "mask_token"):
+        return 0
+    return int(parts[1]) + 1 if parts[0] == "blocks" else depth + 1
+
+
+def parameter_groups(
+    model: nn.Module | Iterable[tuple[str, nn.Parameter]], weight_decay: float, layer_decay: float = 1.0
+) -> list[dict]:
+    """Parameters that train, in groups of one weight decay and one `lr_scale` = layer_decay ** (depth + 1 - layer).
+
+    Group order is that of the first parameter in it (VideoMAE V2 `optim_factory.py: get_parameter_groups`).
+    """
+    named = list(_trained(model))
+    depth = 1 + max((layer_of(name, -1) - 1 for name, _ in named), default=-1)
+    groups: dict[tuple[float, bool], dict] = {}
+    for name, parameter in named:
+        scale = 1.0 if layer_decay == 1.0 else layer_decay ** (depth + 1 - layer_of(name, depth))
+        key = scale, decays(name, parameter)
+        if key not in groups:
+            groups[key] = {
+                "params": [],
+                "weight_decay": weight_decay if key[1] else 0.0,
+                "lr_scale": scale,
+                "decays": key[1],
+            }
+        groups[key]["params"].append(parameter)
+    return list(groups.values())
+
+
+def _trained(model: nn.Module | Iterable[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, nn.Parameter]]:
+    named = model.named_parameters() if isinstance(model, nn.Module) else model
+    return ((name, parameter) for name, parameter in named if parameter.requires_grad)

@@ -1,0 +1,355 @@
+"""Ours equals the official code: one test a reference case, `pytest tests/test_parity.py --references DIR`.
+
+A case is NAME.json (its `kind`, its configuration) and NAME.safetensors (weights, inputs, outputs of the official code).
+A kind that is not known here fails.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+import models
+from models.convert import videomae as names
+from models.convert.rules import to_ours, to_theirs
+from models.layers import sinusoid_table
+from pretrain.masking import Random, RunningCell, Tube, unseen_first
+from pretrain.objectives import VideoMAE
+from pretrain.optim import AdamW, cosine, layer_of, parameter_groups
+
+# Tolerances of the references' README: fp32 on any CPU.
+ACTIVATION = {"atol": 5e-5, "rtol": 1e-4}
+LOSS = {"atol": 1e-5, "rtol": 1e-5}
+GRADIENT = {"atol": 2e-5, "rtol": 1e-4}
+STEPPED = {"atol": 5e-4, "rtol": 0}
+TABLE = {"atol": 1e-6, "rtol": 0}
+EXACT = {"atol": 0, "rtol": 0}
+
+CHECKS = {}
+
+
+def checks(*kinds: str):
+    """Register a function as the check of these kinds of case."""
+    return lambda function: CHECKS.update({kind: function for kind in kinds}) or function
+
+
+def test_reference(case: Path) -> None:
+    facts = json.loads(case.read_text())
+    kind = facts.get("kind")
+    if kind not in CHECKS:
+        pytest.fail(f"no check for cases of kind {kind!r}")
+    tensors = case.with_suffix(".safetensors")
+    CHECKS[kind](facts, load_file(tensors) if tensors.exists() else {})
+
+
+def part(tensors: dict, prefix: str) -> dict:
+    """The tensors under `prefix/`, without it."""
+    return {name.removeprefix(prefix + "/"): t for name, t in tensors.items() if name.startswith(prefix + "/")}
+
+
+def indices(marks: torch.Tensor) -> torch.Tensor:
+    """Boolean `[B, N]` with as many marks a row, to indices `[B, K]` in raster order."""
+    return marks.nonzero()[:, 1].view(len(marks), -1)
+
+
+def backbone(config: dict, **options) -> dict:
+    width = config["embed_dim"]
+    return {
+        "width": width,
+        "depth": config["depth"],
+        "heads": config["heads"],
+        "mlp": int(width * config["mlp_ratio"]),
+        "patch": config["patch_size"],
+        "tubelet": config.get("tubelet_size", 2),
+        "frames": config["frames"],
+        "size": config["img_size"],
+        "layer_scale": config.get("init_values", 0.0),
+        "cosine": config.get("cos_attn", False),
+        **options,
+    }
+
+
+def videomae(config: dict, weights: dict, optim: AdamW | None = None) -> VideoMAE:
+    """A VideoMAE of a case's sizes with its official weights; every key must find its place."""
+    encoder = backbone(config)
+    sizes = {name: encoder[name] for name in ("patch", "tubelet", "frames", "size", "layer_scale", "cosine")}
+    width = config["dec_dim"]
+    decoder = models.PixelDecoder(
+        encoder["width"], width, config["dec_depth"], config["dec_heads"], int(width * config["mlp_ratio"]), **sizes
+    )
+    model = VideoMAE(
+        models.VideoViT(**encoder), decoder, normalize_target=config.get("normlize_target", True), optim=optim
+    )
+    report = models.load_weights(model, weights)
+    assert not report.unused and not report.missing, report
+    return model
+
+
+def official_gradients(model: torch.nn.Module, rules: dict) -> dict:
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return to_theirs(rules, gradients)[0]
+
+
+@checks("videomae_v2_pretrain")
+def videomae_pretrain(facts: dict, t: dict) -> None:
+    model = videomae(facts["config"], part(t, "model"))
+    video, hidden, skipped = t["input/video"], t["input/encoder_mask"], t["input/decoder_mask"]
+    keep, predict = indices(~hidden), indices(~skipped)
+    tokens = model.encoder(video, keep)
+    assert_close(tokens, t["output/encoder_tokens"], **ACTIVATION)
+    assert_close(model.decoder(tokens, keep, predict), t["output/pred"], **ACTIVATION)
+    assert_close(model.target(video, predict), t["target/labels"], **ACTIVATION)
+    assert torch.equal(unseen_first(predict, keep, hidden.shape[1])[1].bool().sum(1), t["target/loss_token_mask"].sum(1))
+
+    # Reading only the tokens that can be in the loss must not change it.
+    most = int(t["target/loss_token_mask"].sum(1).max())
+    for read in (None, most):
+        model.zero_grad()
+        loss = model.reconstruction_loss(video, keep, predict, read)
+        loss.backward()
+        assert_close(loss, t["loss"], **LOSS)
+        ours = official_gradients(model, names.OFFICIAL_PRETRAIN)
+        for name, gradient in part(t, "grad").items():
+            assert_close(ours[name], gradient, **GRADIENT, msg=lambda m, name=name: f"gradient of {name}: {m}")
+        norm = torch.stack([g.norm() for g in ours.values()]).norm()
+        assert_close(norm, t["grad_norm"], **GRADIENT)
+
+
+@checks("videomae_v2_pretrain_steps")
+def videomae_pretrain_steps(facts: dict, t: dict) -> None:
+    settings = facts["optimizer"]
+    optim = AdamW(
+        base_lr=settings["lr"],
+        weight_decay=settings["weight_decay"],
+        betas=tuple(settings["opt_betas"]),
+        eps=settings["opt_eps"],
+    )
+    model = videomae(facts["config"], part(t, "model"), optim)
+    optimizer = optim.build(model)
+    still = {p for group in optimizer.param_groups if not group["decays"] for p in group["params"]}
+    flat, _ = to_theirs(names.OFFICIAL_PRETRAIN, {n: torch.empty(0) for n, p in model.named_parameters() if p in still})
+    assert sorted(flat) == sorted(facts["no_weight_decay_params"])
+    for step, expected in enumerate(facts["losses"]):
+        for group in optimizer.param_groups:
+            group["lr"] = facts["lr_per_step"][step] * group["lr_scale"]
+            group["weight_decay"] = facts["wd_per_step"][step] if group["decays"] else 0.0
+        x = part(t, f"input/step{step}")
+        keep, predict = indices(~x["encoder_mask"]), indices(~x["decoder_mask"])
+        loss = model.reconstruction_loss(x["video"], keep, predict)
+        assert_close(loss.item(), expected, **LOSS)
+        loss.backward()
+        limit = facts["clip_grad"] or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit)
+        assert_close(norm.item(), facts["grad_norms_before_clipping"][step], **GRADIENT)
+        optimizer.step()
+        optimizer.zero_grad()
+    after, _ = to_theirs(names.OFFICIAL_PRETRAIN, model.state_dict())
+    for name, tensor in part(t, "after").items():
+        assert_close(after[name], tensor, **STEPPED, msg=lambda m, name=name: f"{name} after the steps: {m}")
+
+
+def classifier(config: dict, classes: int, mean: bool) -> models.VideoClassifier:
+    return models.VideoClassifier(models.VideoViT(**backbone(config, norm=not mean)), classes, mean)
+
+
+@checks("videomae_v2_finetune")
+def videomae_finetune(facts: dict, t: dict) -> None:
+    config = facts["config"]
+    model = classifier(config, config["classes"], config["mean_pool"])
+    report = models.load_weights(model, part(t, "model"))
+    assert not report.unused and not report.missing, report
+    assert_close(model.features(t["input/video"]), t["output/features"], **ACTIVATION)
+    logits = model(t["input/video"])
+    assert_close(logits, t["output/logits"], **ACTIVATION)
+    smooth = F.cross_entropy(logits, t["input/labels"], label_smoothing=0.1)
+    assert_close(smooth, t["loss_label_smoothing_0.1"], **LOSS)
+    loss = F.cross_entropy(logits, t["input/labels"])
+    assert_close(loss, t["loss"], **LOSS)
+    loss.backward()
+    ours = official_gradients(model, names.OFFICIAL_FINETUNE)
+    for name, gradient in part(t, "grad").items():
+        assert_close(ours[name], gradient, **GRADIENT, msg=lambda m, name=name: f"gradient of {name}: {m}")
+
+
+@checks("videomae_v2_load_pretrained")
+def videomae_load(facts: dict, t: dict) -> None:
+    before, after = part(t, "model_before"), part(t, "model_after")
+    model = classifier(facts["config"], len(before["head.bias"]), mean="fc_norm.weight" in before)
+    models.load_weights(model, before)
+    checkpoint = part(t, "ckpt")
+    for key in reversed(facts["wrapper_keys"]):
+        checkpoint = {key: checkpoint}
+    report = models.load_weights(model, _saved(checkpoint))
+    ours, _ = to_theirs(names.OFFICIAL_FINETUNE, model.state_dict())
+    assert ours.keys() == after.keys()
+    for name, tensor in after.items():
+        assert_close(ours[name], tensor, **EXACT)
+    loaded, _ = to_theirs(names.OFFICIAL_FINETUNE, {name: torch.empty(0) for name in report.loaded})
+    kept, _ = to_theirs(names.OFFICIAL_FINETUNE, {name: torch.empty(0) for name in report.missing})
+    assert sorted(loaded) == sorted(facts["loaded"]) and sorted(kept) == sorted(facts["kept"])
+    assert any("decoder" in name for name in report.unused)
+    outputs = part(t, "output")
+    if "logits" in outputs:
+        assert_close(model(t["input/video"]), outputs["logits"], **ACTIVATION)
+
+
+def _saved(checkpoint: dict) -> str:
+    """The checkpoint as a file, since wrappers and prefixes are the reader's business."""
+    import tempfile
+
+    path = Path(tempfile.mkdtemp()) / "checkpoint.pth"
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+@checks("k710_head_conversion")
+def k710_head(facts: dict, t: dict) -> None:
+    width = t["ckpt/head.weight"].shape[1]
+    model = models.VideoClassifier(
+        models.VideoViT(width, 1, 1, width, 2, 1, 1, 2, norm=False), facts["classes"], head_scale=1.0
+    )
+    blank, _ = to_theirs(names.OFFICIAL_FINETUNE, model.state_dict())
+    models.load_weights(model, {**blank, **part(t, "ckpt")}, classes=t["label_map"].tolist())
+    assert torch.equal(model.head.weight, t["model_after/head.weight"])
+    assert torch.equal(model.head.bias, t["model_after/head.bias"])
+
+
+@checks("sinusoid_table")
+def sinusoid(facts: dict, t: dict) -> None:
+    for name, rows in t.items():
+        if found := re.fullmatch(r"table_(\d+)x(\d+)_rows", name):
+            size = int(found[1]), int(found[2])
+            table = sinusoid_table(*size)
+            chosen = t.get(f"rows_{size[0]}x{size[1]}", torch.arange(size[0]))
+            assert_close(table[chosen], rows, **TABLE)
+            assert_close(table.double().sum(), t[f"sum_{size[0]}x{size[1]}"], atol=1e-3, rtol=0)
+
+
+@checks("running_cell_mask")
+def running_cell(facts: dict, t: dict) -> None:
+    for c in facts["cases"]:
+        grid, ratio = tuple(c["size_t_h_w"]), c["ratio"]
+        key = "x".join(map(str, grid)) + f"_r{ratio}"
+        mask, tokens = RunningCell(ratio), grid[0] * grid[1] * grid[2]
+        maps = mask.maps(grid)
+        assert torch.equal(maps, t[f"all/{key}"].flatten(1))
+        assert (maps.sum(1) == c["masked_per_sample"]).all()
+        for seed in facts["seeds"]:
+            dice = np.random.RandomState(seed)
+            draws = torch.tensor([dice.randint(4) for _ in range(3)])
+            decoded = mask((draws[:, None] + 0.5) / 4, grid)
+            undecoded = torch.ones(3, tokens, dtype=torch.bool).scatter(1, decoded, False)
+            assert torch.equal(undecoded, t[f"draw/{key}_seed{seed}"].flatten(1))
+
+
+@checks("tube_and_random_mask")
+def tube_and_random(facts: dict, t: dict) -> None:
+    for c in facts["cases"]:
+        grid, ratio = tuple(c["size_t_h_w"]), c["ratio"]
+        tokens = grid[0] * grid[1] * grid[2]
+        for seed in facts["seeds"]:
+            for name, mask in {"tube": Tube(ratio), "random": Random(ratio)}.items():
+                # A shuffle of zeros and ones is a ranking of places: a permutation serves as noise.
+                dice = np.random.RandomState(seed)
+                noise = torch.stack([torch.from_numpy(dice.permutation(mask.width(grid))) for _ in range(2)])
+                hidden = torch.ones(2, tokens, dtype=torch.bool).scatter(1, mask(noise, grid), False)
+                assert torch.equal(hidden, t[f"{name}/{'x'.join(map(str, grid))}_r{ratio}_seed{seed}"].flatten(1))
+
+
+@checks("cosine_scheduler")
+def cosine_schedule(facts: dict, t: dict) -> None:
+    for i, c in enumerate(facts["cases"]):
+        a_epoch = c["niter_per_ep"]
+        warmup = c.get("warmup_epochs", 0) * a_epoch
+        if warmup and c.get("warmup_steps", -1) > 0:
+            warmup = c["warmup_steps"]
+        total, start = c["epochs"] * a_epoch, c.get("start_warmup_value", 0.0)
+        ours = [cosine(step, total, warmup, c["base_value"], c["final_value"], start) for step in range(total)]
+        assert_close(torch.tensor(ours, dtype=torch.float64), t[f"case{i}"], atol=1e-12, rtol=1e-9)
+
+
+@checks("param_groups")
+def groups(facts: dict, t: dict) -> None:
+    for name, c in facts.items():
+        if not isinstance(c, dict) or "groups_in_order" not in c:
+            continue
+        listed = [member for group in c["groups_in_order"] for member in group["params"]]
+        # Matrices have two dimensions and the rest one, unless a name says otherwise; the order is that of the model.
+        order = list(c["per_param"]) if set(c["per_param"]) == set(listed) else listed
+        matrices = {m for g in c["groups_in_order"] if g["weight_decay"] for m in g["params"]}
+        named = [(n, torch.nn.Parameter(torch.empty((2, 2) if _matrix(n, matrices) else 2))) for n in order]
+        ours = parameter_groups(named, c["weight_decay"], c["layer_decay"] or 1.0)
+        back = {id(parameter): n for n, parameter in named}
+        ours = {
+            (round(g["lr_scale"], 12), g["weight_decay"]): sorted(back[id(p)] for p in g["params"]) for g in ours
+        }
+        theirs = {
+            (round(g["lr_scale"], 12), g["weight_decay"]): sorted(g["params"]) for g in c["groups_in_order"]
+        }
+        assert ours == theirs, name
+        if c["layer_decay"]:
+            depth = len(c["scales_by_layer_id"]) - 2
+            for n, expected in c["per_param"].items():
+                assert layer_of(n, depth) == expected["layer_id"], n
+
+
+def _matrix(name: str, matrices: set[str]) -> bool:
+    """Tokens and tables are no vectors, and yet do not decay: their names must tell."""
+    return name in matrices or name.rpartition(".")[2] in ("mask_token", "pos_embed", "scale")
+
+
+@checks("hf_export_pretrain")
+def transformers_pretrain(facts: dict, t: dict) -> None:
+    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+    model = videomae({**facts["config"], "init_values": 0.0}, part(t, "model"))
+    video, hidden = t["input/video_b_c_t_h_w"], t["input/bool_masked_pos"]
+    keep, masked = indices(~hidden), indices(hidden)
+    with torch.no_grad():
+        pred = model.decoder(model.encoder(video, keep), keep, masked)
+        assert_close(pred, t["output/official_pred"], **ACTIVATION)
+
+        theirs = VideoMAEForPreTraining(VideoMAEConfig(**facts["hf_config"])).eval()
+        state, unknown = to_theirs(names.TRANSFORMERS, model.state_dict())
+        assert not unknown and sorted(state) == sorted(facts["v4_keys"])
+        _into_transformers(theirs, state)
+        output = theirs(video.transpose(1, 2), bool_masked_pos=hidden)
+        assert_close(output.logits, pred, atol=1e-5, rtol=0)
+        assert_close(output.loss, t["output/hf_loss"], **LOSS)
+        assert_close(model.reconstruction_loss(video, keep, masked), t["output/hf_loss"], **LOSS)
+    back, _ = to_ours(names.TRANSFORMERS, state)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.items())
+
+
+@checks("hf_export_classifier")
+def transformers_classifier(facts: dict, t: dict) -> None:
+    from transformers import VideoMAEConfig, VideoMAEForVideoClassification
+
+    config = facts["config"]
+    model = classifier(config, config["classes"], mean=True)
+    report = models.load_weights(model, part(t, "model"))
+    assert not report.unused and not report.missing, report
+    video = t["input/video_b_c_t_h_w"]
+    with torch.no_grad():
+        logits = model(video)
+        assert_close(logits, t["output/official_logits"], **ACTIVATION)
+        hf_config = VideoMAEConfig(**facts["hf_config"], num_labels=config["classes"])
+        theirs = VideoMAEForVideoClassification(hf_config).eval()
+        state, unknown = to_theirs(names.TRANSFORMERS, model.state_dict())
+        assert not unknown
+        _into_transformers(theirs, state)
+        assert_close(theirs(video.transpose(1, 2)).logits, logits, atol=1e-5, rtol=0)
+
+
+def _into_transformers(model: torch.nn.Module, state: dict) -> None:
+    """Names on disk into a live transformers model, which may spell two of them otherwise; none may be left."""
+    live = {names.on_disk_name(name): name for name in model.state_dict()}
+    fixed = {name for name in live if "position_embeddings" in name}
+    assert live.keys() - fixed == state.keys()
+    model.load_state_dict({live[name]: tensor for name, tensor in state.items()}, strict=False)
