@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models import load_weights
 from models.layers import Normalize
+from pretrain import parallel
 from pretrain.optim import AdamW
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,6 +28,7 @@ class Objective(pl.LightningModule):
         optim: the optimiser and its schedule.
         weights: a checkpoint to start from (official, transformers' or ours); a resumed run has its own.
         seed: of the masks, which depend on the seed and the step alone.
+        recompute: recompute activations in the backward pass; compile: compile the blocks. Neither changes a result.
         mean, std: statistics that videos are normalised with.
     """
 
@@ -35,6 +37,8 @@ class Objective(pl.LightningModule):
         optim: AdamW | None = None,
         weights: str | None = None,
         seed: int = 0,
+        recompute: bool = False,
+        compile: bool = False,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
@@ -42,6 +46,7 @@ class Objective(pl.LightningModule):
         self.optim = optim or AdamW()
         self.weights = weights
         self.seed = seed
+        self.recompute, self.compile_blocks = recompute, compile
         self.normalize = Normalize(mean, std)
         self.draw = ("train", 0)
 
@@ -56,7 +61,8 @@ class Objective(pl.LightningModule):
     # Steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.draw = ("train", batch_idx)
+        accumulate = self.trainer.accumulate_grad_batches
+        self.draw = ("train", self.global_step * accumulate + batch_idx % accumulate)
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log_losses("train", losses, total, on_step=True, prog_bar=True)
@@ -110,6 +116,13 @@ class Objective(pl.LightningModule):
         if self.weights is not None:
             load_weights(self, self.weights)
             self.weights = None
+
+    def configure_model(self) -> None:
+        if self.recompute:
+            parallel.recompute(self)
+        if self.compile_blocks:
+            parallel.compile_blocks(self)
+        self.recompute = self.compile_blocks = False  # Lightning may ask more than once
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optim.build(self)

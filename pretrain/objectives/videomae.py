@@ -19,7 +19,7 @@ class VideoMAE(Objective):
         mask: which tokens the encoder sees.
         decoder_mask: which tokens are decoded; None decodes all that are hidden, which is VideoMAE V1.
         normalize_target: predict pixels normalised a token and channel.
-        optim, weights, seed, mean, std: see `Objective`.
+        optim, weights, seed, recompute, compile, mean, std: see `Objective`.
     """
 
     def __init__(
@@ -32,10 +32,12 @@ class VideoMAE(Objective):
         optim: AdamW | None = None,
         weights: str | None = None,
         seed: int = 0,
+        recompute: bool = False,
+        compile: bool = False,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        super().__init__(optim, weights, seed, mean, std)
+        super().__init__(optim, weights, seed, recompute, compile, mean, std)
         if decoder.positions.grid != encoder.grid or decoder.embed.in_features != encoder.width:
             raise ValueError(
                 f"encoder and decoder differ: token grid {encoder.grid} and {decoder.positions.grid}, "

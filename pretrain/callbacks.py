@@ -1,0 +1,163 @@
+"""What one sees of a run: its speed, the share of time it waited for data, and pictures of what the model makes."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pretrain.pictures import sheet, write_png
+
+
+class Throughput(pl.Callback):
+    """Logs clips a second over all ranks, the share of time spent waiting for data, and memory, on the progress bar too.
+
+    Args:
+        window: steps of micro-batches that one figure is taken over.
+    """
+
+    def __init__(self, window: int = 10) -> None:
+        self.window = window
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._start(trainer)  # time in evaluation is not time in training
+
+    def _start(self, trainer: pl.Trainer) -> None:
+        self.since, self.clips, self.batches = time.perf_counter(), 0, 0
+        self.waited = self._loader_wait(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+        self.clips += len(batch["video"])
+        self.batches += 1
+        if self.batches < self.window:
+            return
+        seconds = time.perf_counter() - self.since
+        wait = (self._loader_wait(trainer) - self.waited) / seconds
+        pl_module.log("clips/s", self.clips * trainer.world_size / seconds, prog_bar=True)
+        pl_module.log("data_wait", wait, prog_bar=True)
+        pl_module.log("memory_gb", _memory_gb(pl_module.device))
+        self._start(trainer)
+
+    @staticmethod
+    def _loader_wait(trainer: pl.Trainer) -> float:
+        """Seconds that the loader has kept the run waiting so far; 0 for a loader that does not count them."""
+        return getattr(trainer.train_dataloader, "waited", 0.0)
+
+
+def _memory_gb(device: torch.device) -> float:
+    """Peak memory of the device, or of this process where the device is the CPU, in GB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+class Reconstructions(pl.Callback):
+    """Pictures of input, what the encoder saw and the reconstruction: a PNG in the run folder, and in TensorBoard.
+
+    They are of the first validation batch, so that the same clips are seen as training goes on; of a training batch
+    where there is no validation.
+
+    Args:
+        clips, frames: how many of each to show.
+        every_n_steps: how often without validation.
+    """
+
+    def __init__(self, clips: int = 4, frames: int = 6, every_n_steps: int = 100) -> None:
+        self.clips, self.frames, self.every_n_steps = clips, frames, every_n_steps
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if batch_idx == 0 and not trainer.sanity_checking:
+            self._show(trainer, pl_module, batch)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx: int) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not trainer.val_dataloaders and stepped and trainer.global_step % self.every_n_steps == 0:
+            self._show(trainer, pl_module, batch)
+
+    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict) -> None:
+        if not trainer.is_global_zero:
+            return
+        few = {name: value[: self.clips] for name, value in batch.items()}
+        pl_module.draw = ("val", 0)
+        training = pl_module.training
+        videos = {name: video.cpu() for name, video in pl_module.eval().reconstruct(few).items()}
+        pl_module.train(training)
+        picture = sheet(videos, few["name"], self.frames)
+        if trainer.log_dir is not None:
+            write_png(Path(trainer.log_dir) / "reconstructions" / f"step-{trainer.global_step:07d}.png", picture)
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("reconstructions", picture, trainer.global_step, dataformats="HWC")
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar without its count of epochs: a run is one row of steps."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("train")
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+class Features(BasePredictionWriter):
+    """Writes what `predict` yields to safetensors: each tensor a row a video, the names in the file's metadata.
+
+    Args:
+        folder: where to; the run folder's `features/` by default.
+        rows: videos a file; files are written as they fill, so that memory does not grow with the data.
+    """
+
+    def __init__(self, folder: str | None = None, rows: int = 10_000) -> None:
+        super().__init__("batch")
+        self.folder, self.rows = folder, rows
+        self.names: list[str] = []
+        self.parts: list[dict[str, Tensor]] = []
+        self.files = 0
+
+    def write_on_batch_end(
+        self, trainer: pl.Trainer, pl_module, prediction, batch_indices: Sequence[int] | None, *_: object
+    ) -> None:
+        names, tensors = prediction
+        self.names += names
+        self.parts.append({name: tensor.cpu() for name, tensor in tensors.items()})
+        if len(self.names) >= self.rows:
+            self._write(trainer)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.names:
+            self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        folder = Path(self.folder or Path(trainer.log_dir or ".") / "features")
+        folder.mkdir(parents=True, exist_ok=True)
+        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = folder / f"features{rank}-{self.files:05d}.safetensors"
+        tensors = {name: torch.cat([part[name] for part in self.parts]).contiguous() for name in self.parts[0]}
+        draft = path.with_suffix(".draft")
+        save_file(tensors, draft, metadata={"names": json.dumps(self.names)})
+        draft.replace(path)
+        pl_module_rows = len(self.names)
+        self.names, self.parts, self.files = [], [], self.files + 1
+        print(f"{pl_module_rows} videos: {path}")
+
+
+def read_features(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The names and tensors that `Features` wrote to one file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        return json.loads(file.metadata()["names"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -1,0 +1,93 @@
+"""Checkpoints that survive: written whole or not at all, found again, and carrying the recipe that made them."""
+
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, then renames: a kill or a full disk leaves the earlier checkpoints as they were."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+        try:
+            with draft.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
+            draft.unlink(missing_ok=True)
+            raise OSError(
+                f"could not write the checkpoint {path} ({error}). Earlier checkpoints are whole; free some space and "
+                "resume with --ckpt_path last"
+            ) from error
+
+
+class KeepRecipe(pl.Callback):
+    """Puts the resolved recipe into the run folder as config.yaml and into every checkpoint, so that each explains itself.
+
+    Args:
+        recipe: what a user would pass with `-c` to run the same again.
+        model: the model's part with everything filled in, which `export` builds the model from.
+    """
+
+    def __init__(self, recipe: str, model: dict) -> None:
+        self.recipe, self.model = recipe, model
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        folder = trainer.log_dir
+        if trainer.is_global_zero and folder is not None and stage == "fit":
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / "config.yaml").write_text(self.recipe)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["recipe"] = {"yaml": self.recipe, "model": yaml.safe_dump(self.model)}
+
+
+class FinalCheckpoint(pl.Callback):
+    """Saves where a run ends, which the last regular checkpoint need not be."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        regular = trainer.checkpoint_callback
+        if regular is None or trainer.fast_dev_run:
+            return
+        path = regular.format_checkpoint_name({"step": torch.tensor(trainer.global_step)})
+        if not Path(path).exists():
+            trainer.save_checkpoint(path)
+
+
+def whole(path: Path) -> bool:
+    """Whether a checkpoint file can be read to its end (each record of the archive against its checksum)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError) as error:
+        log.debug("%s: %s", path, error)
+        return False
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The latest whole checkpoint under a run folder, or None; one that is cut or damaged is named and passed over."""
+    found = sorted(folder.glob("checkpoints/*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+    for path in found:
+        if path.is_dir() or whole(path):
+            return path
+        log.warning("%s is cut or damaged: taking the checkpoint before it", path)
+    return None

@@ -1,0 +1,96 @@
+"""python -m pretrain {fit,validate,test,predict,export}: LightningCLI with our defaults."""
+
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from datamodules import Files, Synthetic, VideoData  # noqa: F401 recipes name them by short names
+from pretrain.callbacks import Features, Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
+from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe, newest_checkpoint
+from pretrain.objectives import Objective
+
+# Recipes may refer to any of their own keys, from any file, and see what the command line changed.
+set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+PARSER = {"parser_mode": "omegaconf+"}
+
+_HELP = """Train, evaluate and export video foundation models.
+
+    python -m pretrain fit -c recipes/videomae_tiny.yaml
+    python -m pretrain fit -c recipes/videomae_tiny.yaml --ckpt_path last
+    python -m pretrain export --help
+"""
+
+
+class CLI(LightningCLI):
+    """One parser for every method: `model` is an Objective, `data` a LightningDataModule, `trainer` Lightning's own."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.init_args.global_batch", "model.init_args.optim.global_batch")
+        for part in ("data", "model"):
+            parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
+        parser.add_class_arguments(Features, "features")
+
+    def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
+        self._dump_config()
+        recipe = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        keep = KeepRecipe(recipe, self.config_dump["model"])
+        features = self._get(self.config_init, "features")
+        self.trainer_defaults["callbacks"] = [Throughput(), features, keep, FinalCheckpoint()]
+        trainer = self._get(self.config_init, "trainer")
+        given = trainer.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
+            self.trainer_defaults["callbacks"].append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
+        plugins = trainer.get("plugins") or []
+        trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Find what to resume from; refuse to start over in a folder that holds a run."""
+        settings = self.config_init["fit"]
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        wanted = settings.ckpt_path
+        found = newest_checkpoint(folder)
+        if wanted == "last" and found is None:
+            raise MisconfigurationException(
+                f"nothing to resume: no whole checkpoint in {folder}/checkpoints (--ckpt_path auto starts anew then)"
+            )
+        if wanted is None and found is not None and not self.trainer.fast_dev_run:
+            raise MisconfigurationException(
+                f"{folder} already holds a run ({found.name}): go on with it by --ckpt_path last, "
+                "or choose another folder by --trainer.logger.init_args.name"
+            )
+        if wanted in ("last", "auto"):
+            settings.ckpt_path = None if found is None else str(found)
+
+    def before_predict(self) -> None:
+        self.config_init["predict"].return_predictions = False  # they go to files as they come
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command; `args` defaults to the process's own."""
+    command = (sys.argv[1:] if args is None else args)[:1]
+    if command == ["export"]:
+        from jsonargparse import auto_cli
+
+        from pretrain.export import export
+
+        auto_cli(export, args=(args or sys.argv[1:])[1:], prog="python -m pretrain export", as_positional=False)
+        return
+    CLI(
+        Objective,
+        pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        seed_everything_default=0,
+        parser_kwargs={**PARSER, "description": _HELP},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=args,
+    )

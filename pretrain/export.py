@@ -1,0 +1,195 @@
+"""Trained weights out: to transformers, to safetensors with our names, or to the official code's layout."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.convert import videomae as names
+from models.convert.rules import to_theirs
+from pretrain.objectives import Objective, VideoMAE
+
+
+def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], out: str, decoder: bool = True) -> None:
+    """Write a checkpoint's model to a folder that others can load.
+
+    Args:
+        ckpt: a checkpoint of `fit`, or a run folder (its newest checkpoint).
+        to: transformers (a folder for `from_pretrained`), safetensors (our names), official (a .pth that the method's own
+            repository loads).
+        out: folder to write; it must not exist or be empty.
+        decoder: with the decoder of masked pretraining; False leaves the encoder alone.
+    """
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()):
+        raise SystemExit(f"{folder} is not empty: choose another --out")
+    try:
+        model, facts = load_objective(ckpt)
+        write = {"transformers": to_transformers, "safetensors": to_safetensors, "official": to_official}[to]
+        folder.mkdir(parents=True, exist_ok=True)
+        note = write(model, folder, decoder, facts["model"])
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"export: {error}") from error
+    (folder / "README.md").write_text(model_card(model, facts, to))
+    print(f"{folder}: {note}")
+
+
+def load_objective(path: str) -> tuple[Objective, dict[str, Any]]:
+    """The trained objective in a checkpoint, in eval mode, and what is known of its training.
+
+    The checkpoint carries its recipe, so nothing else is needed. ValueError if it does not.
+    """
+    from pretrain.checkpoint import newest_checkpoint
+
+    file = Path(path)
+    if file.is_dir():
+        file = newest_checkpoint(file) or file
+    if not file.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if "recipe" not in saved:
+        raise ValueError(f"{file} carries no recipe: only checkpoints of `python -m pretrain fit` can be exported")
+    settings = yaml.safe_load(saved["recipe"]["model"])
+    model = build(settings)
+    model.load_state_dict(saved["state_dict"])
+    recipe = {"recipe": saved["recipe"]["yaml"], "model": settings}
+    facts = {"step": saved["global_step"], "checkpoint": file.name, **recipe}
+    return model.eval(), facts
+
+
+def build(settings: dict[str, Any]) -> Objective:
+    """An objective from the `model` part of a recipe; weights to start from are not loaded."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Objective, "model")
+    return parser.instantiate_classes(parser.parse_object({"model": settings})).model
+
+
+def to_official(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
+    """`checkpoint.pth` with the weights under `model`, in the names of VideoMAE V2's pretraining code."""
+    state = encoder_state(model, decoder)
+    theirs, unknown = to_theirs(names.OFFICIAL_PRETRAIN, state)
+    _none_left(unknown)
+    torch.save({"model": theirs}, folder / "checkpoint.pth")
+    return f"checkpoint.pth, {len(theirs)} tensors in the official names"
+
+
+def to_safetensors(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
+    """`model.safetensors` in our names, which `models.load_weights` reads, and `config.json` with the sizes."""
+    state = encoder_state(model, decoder)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    arguments = settings["init_args"]
+    parts = {part: arguments[part] for part in ("encoder", "decoder") if any(name.startswith(part) for name in state)}
+    mean, std = model.normalize.values
+    (folder / "config.json").write_text(json.dumps({**parts, "mean": mean, "std": std}, indent=2) + "\n")
+    return f"model.safetensors, {len(state)} tensors in our names"
+
+
+def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
+    """A folder for `VideoMAEModel` and `VideoMAEForPreTraining`, checked by loading it and comparing outputs."""
+    from transformers import VideoMAEForPreTraining, VideoMAEImageProcessor, VideoMAEModel
+
+    if not isinstance(model, VideoMAE):
+        raise ValueError(f"transformers has no class for {type(model).__name__}: export to safetensors")
+    kind = VideoMAEForPreTraining if decoder else VideoMAEModel
+    rules = names.TRANSFORMERS if decoder else names.TRANSFORMERS_MODEL
+    theirs = kind(transformers_config(model))
+    state, unknown = to_theirs(rules, encoder_state(model, decoder))
+    _none_left(unknown)
+    live = {names.on_disk_name(name): name for name in theirs.state_dict()}
+    missing = [name for name in live if name not in state and "position_embeddings" not in name]
+    _none_left(missing)
+    theirs.load_state_dict({live[name]: tensor for name, tensor in state.items()}, strict=False)
+    theirs.save_pretrained(folder)  # writes the names that transformers 4 and 5 both read
+    size = model.encoder.size
+    mean, std = model.normalize.values
+    VideoMAEImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=mean, image_std=std
+    ).save_pretrained(folder)
+    return f"{kind.__name__}, features equal to {compare(model, VideoMAEModel.from_pretrained(folder)):.1e}"
+
+
+def transformers_config(model: VideoMAE):
+    """transformers' config of a VideoMAE; ValueError for options that its class does not have."""
+    from transformers import VideoMAEConfig
+
+    e, d = model.encoder, model.decoder
+    block, back = e.blocks[0], d.blocks[0]
+    if block.attn.scale is not None or not isinstance(block.ls1, nn.Identity):
+        raise ValueError("transformers' VideoMAE has neither cosine attention nor layer scale: export to safetensors")
+    return VideoMAEConfig(
+        image_size=e.size,
+        patch_size=e.patch,
+        num_frames=e.frames,
+        tubelet_size=e.tubelet,
+        hidden_size=e.width,
+        num_hidden_layers=len(e.blocks),
+        num_attention_heads=block.attn.heads,
+        intermediate_size=block.mlp.fc1.out_features,
+        layer_norm_eps=1e-6,
+        qkv_bias=True,
+        use_mean_pooling=False,
+        decoder_hidden_size=d.embed.out_features,
+        decoder_num_hidden_layers=len(d.blocks),
+        decoder_num_attention_heads=back.attn.heads,
+        decoder_intermediate_size=back.mlp.fc1.out_features,
+        norm_pix_loss=model.normalize_target,
+    )
+
+
+@torch.no_grad()
+def compare(model: VideoMAE, theirs: nn.Module) -> float:
+    """Largest difference of the encoder's features on random video; ValueError where it is not rounding."""
+    e = model.encoder
+    video = torch.randn(1, 3, e.frames, e.size, e.size, generator=torch.Generator().manual_seed(0))
+    difference = (e(video) - theirs.eval()(video.transpose(1, 2)).last_hidden_state).abs().max().item()
+    if not difference < 1e-4:
+        raise ValueError(f"the exported encoder differs from the trained one by {difference}")
+    return difference
+
+
+def encoder_state(model: Objective, decoder: bool) -> dict[str, Tensor]:
+    """The encoder's tensors, with the decoder's where wanted and there."""
+    wanted = ("encoder.", "decoder.") if decoder else ("encoder.",)
+    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(wanted)}
+
+
+def _none_left(unknown: list[str]) -> None:
+    if unknown:
+        raise ValueError(f"{len(unknown)} tensors have no place in that layout, the first is {unknown[0]}")
+
+
+def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
+    """What a stranger needs to know: method, sizes, how to load it, and the whole recipe."""
+    e = model.encoder
+    parameters = sum(p.numel() for p in e.parameters()) / 1e6
+    load: dict[str, Callable[[], str]] = {
+        "transformers": lambda: 'from transformers import VideoMAEModel\nmodel = VideoMAEModel.from_pretrained("PATH")',
+        "safetensors": lambda: 'import models\nreport = models.load_weights(encoder, "PATH")',
+        "official": lambda: 'torch.load("PATH/checkpoint.pth")["model"]',
+    }
+    return f"""---
+library_name: {"transformers" if to == "transformers" else "tubelet"}
+tags: [video, self-supervised, {type(model).__name__.lower()}]
+---
+# {type(model).__name__} encoder, {parameters:.1f} M parameters
+
+Trained with [Tubelet](https://pypi.org/project/tubelet/): {type(model).__name__}, {facts["step"]} steps, `{facts["checkpoint"]}`.
+Input: {e.frames} frames of {e.size} x {e.size} pixels, normalised by mean {model.normalize.values[0]} and deviation
+{model.normalize.values[1]}; one token a tubelet of {e.tubelet} frames of {e.patch} x {e.patch} pixels, {e.width} channels.
+
+```python
+{load[to]()}
+```
+
+The recipe:
+
+```yaml
+{facts["recipe"].strip()}
+```
+"""

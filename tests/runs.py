@@ -1,0 +1,91 @@
+"""Runs of the real command for tests, in this process or as one of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from pretrain.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+# A recipe cut to a second or two. Every method's tiny recipe must bear these.
+SMALL = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.max_steps=6",
+    "--trainer.log_every_n_steps=1",
+    "--data.init_args.global_batch=4",
+    "--data.init_args.frames=4",
+    "--data.init_args.size=32",
+    "--data.init_args.workers=0",
+    "--data.init_args.train.init_args.samples=10",
+    "--data.init_args.val.init_args.samples=3",
+    "--trainer.val_check_interval=6",
+]
+
+
+def arguments(folder: Path, recipe: list[str], *more: str) -> list[str]:
+    """`fit` of a recipe cut small, in `folder`."""
+    place = [f"--trainer.logger.init_args.save_dir={folder}", "--trainer.logger.init_args.name=run"]
+    return ["fit", *recipe, *SMALL, *place, *more]
+
+
+def fit(folder: Path, recipe: list[str], *more: str) -> Path:
+    """Run `fit` in this process; returns the run's folder."""
+    main(arguments(folder, recipe, *more))
+    return folder / "run"
+
+
+def start(args: list[str], **options) -> subprocess.Popen:
+    """The real command as a process of its own."""
+    command = [sys.executable, "-m", "pretrain", *args]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
+    )
+
+
+def run(args: list[str], **options) -> str:
+    """The real command to its end; returns what it printed. Fails with that if the command failed."""
+    process = start(args, **options)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out[-3000:]
+    return out
+
+
+def weights(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return torch.load(run_folder / "checkpoints" / f"step={step:07d}.ckpt", weights_only=True)["state_dict"]
+
+
+def names(folder: Path) -> list[tuple[int, str]]:
+    """What `Names` wrote, in order: number of the micro-batch, and its videos, pixels and loss."""
+    lines = [line.split("\t") for line in (folder / "names.tsv").read_text().splitlines()]
+    return [(int(number), seen) for number, seen in lines]
+
+
+class Names(pl.Callback):
+    """Writes down which videos each training step saw, and a number that tells their pixels and the masks apart."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.is_global_zero:
+            number = pl_module.draw[1]
+            seen = [*batch["name"], str(int(batch["video"].long().sum())), f"{float(outputs['loss']):.9f}"]
+            with open(self.path, "a") as file:
+                file.write(f"{number}\t{'|'.join(seen)}\n")
+
+
+class StopAt(pl.Callback):
+    """Ends a run early, without a word, after saving: what a kill just after a checkpoint leaves."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self.step:
+            trainer.should_stop = True

@@ -1,0 +1,19 @@
+"""Two ranks are one: the same global batch over two gloo processes gives the weights of one process."""
+
+from pathlib import Path
+
+import torch
+
+from tests.runs import arguments, fit, run, weights
+from tests.test_objectives import EACH
+
+
+@EACH
+def test_two_ranks_equal_one(tmp_path: Path, recipe: list[str]) -> None:
+    one = fit(tmp_path / "one", recipe)
+    two = tmp_path / "two"
+    run(arguments(two, recipe, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.micro_batch=1"))
+    ours, theirs = weights(one, 6), weights(two / "run", 6)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")

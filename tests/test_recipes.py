@@ -1,0 +1,90 @@
+"""Every recipe is whole: it parses, builds on the meta device at its published size, and carries its header."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import models
+from pretrain.cli import main
+from pretrain.export import build
+from tests.runs import fit
+from tests.test_objectives import resolved
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+
+
+@EACH
+def test_it_opens_with_its_promise(path: Path) -> None:
+    head = path.read_text().split("\nmodel:")[0]
+    for line in ("# Paper:", "# Data:", "# Hardware:", "# Command:", "# Differs:"):
+        assert line in head, f"the header of {path.name} lacks {line!r}"
+    assert f"python -m pretrain fit -c recipes/{path.name}" in head
+    if "tiny" not in path.stem:
+        assert "# Expected:" in head
+
+
+@EACH
+def test_it_builds_on_the_meta_device(path: Path, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(path)])
+    with torch.device("meta"):
+        objective = build(truth["model"])
+    assert all(p.is_meta for p in objective.parameters())
+    assert truth["trainer"]["max_steps"] > 0 and truth["data"]["init_args"]["global_batch"] > 0
+    assert objective.optim.warmup_steps < truth["trainer"]["max_steps"]
+
+
+NAMED = {"s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
+# Encoder with decoder, in millions: counted with the official code.
+MILLIONS = {"s": 24.03, "b": 94.21, "l": 317.78, "h": 645.66, "g": 1026.31}
+# Peak learning rate, floor and global batch of the official scripts.
+RATES = {"b": (4e-3, 4e-5, 1024), "l": (6e-3, 6e-5, 1536), "h": (8e-3, 8e-5, 2048), "g": (4.8e-3, 8e-5, 2048)}
+
+
+@pytest.mark.parametrize("size", NAMED)
+def test_videomae_has_the_published_sizes_and_rates(size: str, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / f"recipes/videomae_{size}.yaml")])
+    arguments = truth["model"]["init_args"]
+    encoder, decoder = (arguments[part]["init_args"] for part in ("encoder", "decoder"))
+    for table, found in ((models.SIZES, encoder), (models.DECODER_SIZES, decoder)):
+        expected = table[NAMED[size]]
+        assert {key: found[key] for key in expected} == expected
+    with torch.device("meta"):
+        objective = build(truth["model"])
+    assert round(sum(p.numel() for p in objective.parameters()) / 1e6, 2) == MILLIONS[size]
+    if size in RATES:
+        peak, floor, batch = RATES[size]
+        optim = objective.optim
+        assert optim.global_batch == batch == truth["data"]["init_args"]["global_batch"]
+        assert optim.base_lr * batch / 256 == pytest.approx(peak)
+        assert optim.base_min_lr * batch / 256 == pytest.approx(floor)
+
+
+def test_one_key_changes_all_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml")], "--data.init_args.frames=32")
+    parts = truth["model"]["init_args"]
+    assert parts["encoder"]["init_args"]["frames"] == parts["decoder"]["init_args"]["frames"] == 32
+
+
+def test_one_seed_rules_data_and_model(capsys: pytest.CaptureFixture) -> None:
+    main_config = ["-c", str(ROOT / "recipes/videomae_tiny.yaml"), "--seed_everything=7", "--print_config"]
+    from pretrain.cli import CLI  # noqa: F401 the link itself is what is tested
+
+    with pytest.raises(SystemExit):
+        main(["fit", *main_config])
+    assert yaml.safe_load(capsys.readouterr().out)["seed_everything"] == 7
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.endswith("_tiny")], ids=lambda p: p.stem)
+def test_tiny_recipes_run(path: Path, tmp_path: Path) -> None:
+    run = fit(tmp_path, ["-c", str(path)], "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    assert (run / "config.yaml").exists() and list((run / "checkpoints").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_data_fragments_fit_any_recipe(path: Path, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml"), "-c", str(path)])
+    assert truth["data"]["init_args"]["size"] == 224 and truth["data"]["init_args"]["global_batch"] == 1024
