@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pretrain.objectives.objective import Draw
 from pretrain.pictures import sheet, write_png
 
 
@@ -86,16 +87,17 @@ class Reconstructions(pl.Callback):
             self._show(trainer, pl_module, batch)
 
     def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict) -> None:
-        if not trainer.is_global_zero:
-            return
         few = {name: value[: self.clips] for name, value in batch.items()}
-        pl_module.draw = ("val", 0)
+        pl_module.draw = Draw("val")
         training = pl_module.training
         videos = {name: video.cpu() for name, video in pl_module.eval().reconstruct(few).items()}
         pl_module.train(training)
+        folder = trainer.log_dir  # asks all ranks, as a sharded model does above
+        if not trainer.is_global_zero:
+            return
         picture = sheet(videos, few["name"], self.frames)
-        if trainer.log_dir is not None:
-            write_png(Path(trainer.log_dir) / "reconstructions" / f"step-{trainer.global_step:07d}.png", picture)
+        if folder is not None:
+            write_png(Path(folder) / "reconstructions" / f"step-{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image("reconstructions", picture, trainer.global_step, dataformats="HWC")
@@ -128,6 +130,9 @@ class Features(BasePredictionWriter):
         self.parts: list[dict[str, Tensor]] = []
         self.files = 0
 
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.folder = self.folder or str(Path(trainer.log_dir or ".") / "features")  # log_dir asks all ranks
+
     def write_on_batch_end(
         self, trainer: pl.Trainer, pl_module, prediction, batch_indices: Sequence[int] | None, *_: object
     ) -> None:
@@ -142,7 +147,7 @@ class Features(BasePredictionWriter):
             self._write(trainer)
 
     def _write(self, trainer: pl.Trainer) -> None:
-        folder = Path(self.folder or Path(trainer.log_dir or ".") / "features")
+        folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"features{rank}-{self.files:05d}.safetensors"
@@ -150,9 +155,8 @@ class Features(BasePredictionWriter):
         draft = path.with_suffix(".draft")
         save_file(tensors, draft, metadata={"names": json.dumps(self.names)})
         draft.replace(path)
-        pl_module_rows = len(self.names)
+        print(f"{len(self.names)} videos: {path}")
         self.names, self.parts, self.files = [], [], self.files + 1
-        print(f"{pl_module_rows} videos: {path}")
 
 
 def read_features(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]:

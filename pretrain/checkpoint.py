@@ -64,13 +64,16 @@ class KeepRecipe(pl.Callback):
 class FinalCheckpoint(pl.Callback):
     """Saves where a run ends, which the last regular checkpoint need not be."""
 
+    def __init__(self) -> None:
+        self.saved = -1
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, *_: object) -> None:
+        self.saved = trainer.global_step  # on every rank, so that all agree below
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         regular = trainer.checkpoint_callback
-        if regular is None or trainer.fast_dev_run:
-            return
-        path = regular.format_checkpoint_name({"step": torch.tensor(trainer.global_step)})
-        if not Path(path).exists():
-            trainer.save_checkpoint(path)
+        if regular is not None and self.saved != trainer.global_step and not trainer.fast_dev_run:
+            trainer.save_checkpoint(regular.format_checkpoint_name({"step": torch.tensor(trainer.global_step)}))
 
 
 def whole(path: Path) -> bool:

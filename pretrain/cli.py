@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from datamodules import Files, Synthetic, VideoData  # noqa: F401 recipes name them by short names
+from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from pretrain.callbacks import Features, Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe, newest_checkpoint
 from pretrain.objectives import Objective
@@ -30,7 +30,7 @@ class CLI(LightningCLI):
     """One parser for every method: `model` is an Objective, `data` a LightningDataModule, `trainer` Lightning's own."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data.init_args.global_batch", "model.init_args.optim.global_batch")
+        parser.link_arguments("data.init_args.global_batch", "model.init_args.global_batch")
         for part in ("data", "model"):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
         parser.add_class_arguments(Features, "features")

@@ -29,7 +29,6 @@ class AdamW:
         weight_decay, weight_decay_end: constant unless an end is given, then a cosine between the two.
         betas, eps: AdamW's.
         layer_decay: below 1, earlier blocks learn slower by this factor a block (fine-tuning).
-        global_batch: clips an optimiser step; the command line fills it in from the data.
     """
 
     base_lr: float = 1.5e-4
@@ -41,17 +40,18 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     layer_decay: float = 1.0
-    global_batch: int = 256
 
-    def build(self, model: nn.Module) -> torch.optim.AdamW:
+    def build(self, model: nn.Module, global_batch: int = 256) -> torch.optim.AdamW:
         """The optimiser over the trained parameters of `model`; each group carries `lr_scale` and `decays`."""
         groups = parameter_groups(model, self.weight_decay, self.layer_decay)
-        return torch.optim.AdamW(groups, lr=self.base_lr * self.global_batch / 256, betas=self.betas, eps=self.eps)
+        return torch.optim.AdamW(groups, lr=self.base_lr * global_batch / 256, betas=self.betas, eps=self.eps)
 
-    def set_rates(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> tuple[float, float]:
+    def set_rates(
+        self, optimizer: torch.optim.Optimizer, step: int, total: int, global_batch: int = 256
+    ) -> tuple[float, float]:
         """Write the rates of `step` into the groups; returns learning rate and weight decay. A function of the step
         alone, so that nothing about it has to be saved or restored."""
-        scale = self.global_batch / 256
+        scale = global_batch / 256
         lr = cosine(
             step,
             total,

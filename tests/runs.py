@@ -19,7 +19,7 @@ SMALL = [
     "--trainer.max_steps=6",
     "--trainer.log_every_n_steps=1",
     "--data.init_args.global_batch=4",
-    "--data.init_args.frames=4",
+    "--data.init_args.frames=8",
     "--data.init_args.size=32",
     "--data.init_args.workers=0",
     "--data.init_args.train.init_args.samples=10",
@@ -43,9 +43,7 @@ def fit(folder: Path, recipe: list[str], *more: str) -> Path:
 def start(args: list[str], **options) -> subprocess.Popen:
     """The real command as a process of its own."""
     command = [sys.executable, "-m", "pretrain", *args]
-    return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options
-    )
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
 def run(args: list[str], **options) -> str:
@@ -74,7 +72,7 @@ class Names(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.is_global_zero:
-            number = pl_module.draw[1]
+            number = pl_module.draw.step * pl_module.draw.parts + pl_module.draw.part
             seen = [*batch["name"], str(int(batch["video"].long().sum())), f"{float(outputs['loss']):.9f}"]
             with open(self.path, "a") as file:
                 file.write(f"{number}\t{'|'.join(seen)}\n")

@@ -9,6 +9,7 @@ import yaml
 from pretrain.cli import main
 from pretrain.export import build
 from pretrain.objectives import Objective
+from pretrain.objectives.objective import Draw, _without_padding
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,11 +56,11 @@ def test_every_trained_parameter_gets_a_gradient(small) -> None:
 @EACH
 def test_masks_follow_the_step_and_nothing_else(small) -> None:
     objective, batch = small
-    objective.draw = ("train", 5)
+    objective.draw = Draw("train", 5)
     first = {name: loss.item() for name, loss in objective(batch).items()}
     torch.manual_seed(99)
     again = {name: loss.item() for name, loss in objective(batch).items()}
-    objective.draw = ("train", 6)
+    objective.draw = Draw("train", 6)
     other = {name: loss.item() for name, loss in objective(batch).items()}
     assert first == again and first != other
 
@@ -95,8 +96,6 @@ def test_predict_is_a_row_a_video(small) -> None:
 
 @EACH
 def test_padding_does_not_count_in_evaluation(small) -> None:
-    from pretrain.objectives.objective import _without_padding
-
     objective, batch = small
     padded = {**batch, "weight": torch.tensor([1.0, 0.0, 1.0, 0.0])}
     kept, rows = _without_padding(padded)

@@ -105,7 +105,9 @@ def videomae_pretrain(facts: dict, t: dict) -> None:
     assert_close(tokens, t["output/encoder_tokens"], **ACTIVATION)
     assert_close(model.decoder(tokens, keep, predict), t["output/pred"], **ACTIVATION)
     assert_close(model.target(video, predict), t["target/labels"], **ACTIVATION)
-    assert torch.equal(unseen_first(predict, keep, hidden.shape[1])[1].bool().sum(1), t["target/loss_token_mask"].sum(1))
+    assert torch.equal(
+        unseen_first(predict, keep, hidden.shape[1])[1].bool().sum(1), t["target/loss_token_mask"].sum(1)
+    )
 
     # Reading only the tokens that can be in the loss must not change it.
     most = int(t["target/loss_token_mask"].sum(1).max())
@@ -286,12 +288,8 @@ def groups(facts: dict, t: dict) -> None:
         named = [(n, torch.nn.Parameter(torch.empty((2, 2) if _matrix(n, matrices) else 2))) for n in order]
         ours = parameter_groups(named, c["weight_decay"], c["layer_decay"] or 1.0)
         back = {id(parameter): n for n, parameter in named}
-        ours = {
-            (round(g["lr_scale"], 12), g["weight_decay"]): sorted(back[id(p)] for p in g["params"]) for g in ours
-        }
-        theirs = {
-            (round(g["lr_scale"], 12), g["weight_decay"]): sorted(g["params"]) for g in c["groups_in_order"]
-        }
+        ours = {(round(g["lr_scale"], 12), g["weight_decay"]): sorted(back[id(p)] for p in g["params"]) for g in ours}
+        theirs = {(round(g["lr_scale"], 12), g["weight_decay"]): sorted(g["params"]) for g in c["groups_in_order"]}
         assert ours == theirs, name
         if c["layer_decay"]:
             depth = len(c["scales_by_layer_id"]) - 2

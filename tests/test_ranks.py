@@ -10,9 +10,10 @@ from tests.test_objectives import EACH
 
 @EACH
 def test_two_ranks_equal_one(tmp_path: Path, recipe: list[str]) -> None:
-    one = fit(tmp_path / "one", recipe)
+    one = fit(tmp_path / "one", recipe, "--data.init_args.views=2")
     two = tmp_path / "two"
-    run(arguments(two, recipe, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.micro_batch=1"))
+    spread = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.micro_batch=1"]  # accumulates twice
+    run(arguments(two, recipe, "--data.init_args.views=2", *spread))
     ours, theirs = weights(one, 6), weights(two / "run", 6)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():

@@ -47,7 +47,14 @@ def test_workers_and_accumulation_change_no_batch(tmp_path: Path) -> None:
     fit(one, RECIPE, *record(one), "--data.init_args.micro_batch=2")
     stop = ["--trainer.callbacks+=tests.runs.StopAt", "--trainer.callbacks.step=3"]
     fit(other, RECIPE, *record(other), "--data.init_args.micro_batch=2", *stop)
-    fit(other, RECIPE, *record(other), "--data.init_args.micro_batch=2", "--data.init_args.workers=2", "--ckpt_path=auto")
+    fit(
+        other,
+        RECIPE,
+        *record(other),
+        "--data.init_args.micro_batch=2",
+        "--data.init_args.workers=2",
+        "--ckpt_path=auto",
+    )
     assert names(other) == names(one) and len(names(one)) == 12
     same(weights(one / "run", 6), weights(other / "run", 6))
 

@@ -1,5 +1,7 @@
 """Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
 
+from typing import NamedTuple
+
 import lightning.pytorch as pl
 import numpy as np
 import torch
@@ -18,6 +20,15 @@ Batch = dict[str, Tensor | list[str]]
 _STREAMS = {"train": 0, "val": 1, "test": 2, "predict": 3}
 
 
+class Draw(NamedTuple):
+    """What the dice of a batch depend on: the stage, the step, and which part of the step's global batch this is."""
+
+    stage: str = "train"
+    step: int = 0
+    part: int = 0
+    parts: int = 1
+
+
 class Objective(pl.LightningModule):
     """Steps, optimiser, schedule, logging and dice; closed to methods, which only say what their losses are.
 
@@ -26,6 +37,8 @@ class Objective(pl.LightningModule):
 
     Args:
         optim: the optimiser and its schedule.
+        global_batch: videos an optimiser step over all ranks, which rates are scaled to; the command line takes it and
+            `seed` from where the recipe states them.
         weights: a checkpoint to start from (official, transformers' or ours); a resumed run has its own.
         seed: of the masks, which depend on the seed and the step alone.
         recompute: recompute activations in the backward pass; compile: compile the blocks. Neither changes a result.
@@ -35,6 +48,7 @@ class Objective(pl.LightningModule):
     def __init__(
         self,
         optim: AdamW | None = None,
+        global_batch: int = 256,
         weights: str | None = None,
         seed: int = 0,
         recompute: bool = False,
@@ -44,11 +58,12 @@ class Objective(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.optim = optim or AdamW()
+        self.global_batch = global_batch
         self.weights = weights
         self.seed = seed
         self.recompute, self.compile_blocks = recompute, compile
         self.normalize = Normalize(mean, std)
-        self.draw = ("train", 0)
+        self.draw = Draw()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, by name; they are summed."""
@@ -61,8 +76,8 @@ class Objective(pl.LightningModule):
     # Steps
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        accumulate = self.trainer.accumulate_grad_batches
-        self.draw = ("train", self.global_step * accumulate + batch_idx % accumulate)
+        parts = self.trainer.accumulate_grad_batches
+        self.draw = Draw("train", self.global_step, batch_idx % parts, parts)
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log_losses("train", losses, total, on_step=True, prog_bar=True)
@@ -76,12 +91,12 @@ class Objective(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[list[str], dict[str, Tensor]]:
         """Names and what `predict` makes of them, without the rows that only fill up a batch."""
-        self.draw = ("predict", batch_idx)
+        self.draw = Draw("predict", batch_idx)
         batch, _ = _without_padding(batch)
         return batch["name"], self.predict(batch)
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
-        self.draw = (stage, batch_idx)
+        self.draw = Draw(stage, batch_idx)
         batch, rows = _without_padding(batch)
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
@@ -97,18 +112,23 @@ class Objective(pl.LightningModule):
 
     def dice(self, device: torch.device) -> torch.Generator:
         """A generator for the masks of this step: a function of (seed, stage, step), so that a resume draws the same."""
-        stage, step = self.draw
-        state = np.random.SeedSequence((self.seed, _STREAMS[stage], step)).generate_state(1, np.uint64)
+        words = self.seed, _STREAMS[self.draw.stage], self.draw.step
+        state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         return torch.Generator(device).manual_seed(int(state[0]) >> 1)
 
     def noise(self, dice: torch.Generator, rows: int, width: int) -> Tensor:
-        """Uniform noise `[rows, width]` of this rank.
+        """Uniform noise `[rows, width]` for the rows of this batch.
 
-        The noise of all ranks is drawn and every `world`-th row taken, as the data deals samples to ranks: so a global
-        batch meets the same masks however many ranks share it.
+        The noise of the step's global batch is drawn and this batch's rows are taken, as the data deals them: video
+        (part * m + i) * world + rank is row i of a rank's part, views outermost. So a global batch meets the same masks
+        however it is divided among ranks and accumulated parts.
         """
         rank, world = (self.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
-        return torch.rand(rows * world, width, generator=dice, device=dice.device)[rank::world]
+        _, _, part, parts = self.draw
+        m = self.global_batch // (world * parts) if self.training else rows
+        m = m if m and rows % m == 0 else rows
+        noise = torch.rand(rows // m, parts, m, world, width, generator=dice, device=dice.device)
+        return noise[:, part, :, rank].flatten(0, 1)
 
     # Optimiser
 
@@ -125,13 +145,13 @@ class Objective(pl.LightningModule):
         self.recompute = self.compile_blocks = False  # Lightning may ask more than once
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optim.build(self)
+        return self.optim.build(self, self.global_batch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         total = self.trainer.max_steps
         if total < 1:
             raise MisconfigurationException("the schedule needs the length of the run: set trainer.max_steps")
-        lr, decay = self.optim.set_rates(self.trainer.optimizers[0], self.global_step, total)
+        lr, decay = self.optim.set_rates(self.trainer.optimizers[0], self.global_step, total, self.global_batch)
         self.log_dict({"lr": lr, "weight_decay": decay})
 
     def configure_gradient_clipping(

@@ -1,5 +1,7 @@
 """VideoMAE V2: hide most of a video from the encoder, decode half of what is hidden, compare pixels (arXiv 2303.16727)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,8 +9,7 @@ from models.decoders import PixelDecoder
 from models.encoder import Encoder
 from pretrain.losses import masked_mse, pixel_target
 from pretrain.masking import Mask, RunningCell, Tube, complement, tokens_in_loss, unseen_first
-from pretrain.objectives.objective import IMAGENET_MEAN, IMAGENET_STD, Batch, Objective
-from pretrain.optim import AdamW
+from pretrain.objectives.objective import Batch, Objective
 
 
 class VideoMAE(Objective):
@@ -19,7 +20,7 @@ class VideoMAE(Objective):
         mask: which tokens the encoder sees.
         decoder_mask: which tokens are decoded; None decodes all that are hidden, which is VideoMAE V1.
         normalize_target: predict pixels normalised a token and channel.
-        optim, weights, seed, recompute, compile, mean, std: see `Objective`.
+        base: see `Objective`.
     """
 
     def __init__(
@@ -29,15 +30,9 @@ class VideoMAE(Objective):
         mask: Mask | None = None,
         decoder_mask: RunningCell | None = None,
         normalize_target: bool = True,
-        optim: AdamW | None = None,
-        weights: str | None = None,
-        seed: int = 0,
-        recompute: bool = False,
-        compile: bool = False,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        **base: Any,
     ) -> None:
-        super().__init__(optim, weights, seed, recompute, compile, mean, std)
+        super().__init__(**base)
         if decoder.positions.grid != encoder.grid or decoder.embed.in_features != encoder.width:
             raise ValueError(
                 f"encoder and decoder differ: token grid {encoder.grid} and {decoder.positions.grid}, "
