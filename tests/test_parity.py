@@ -5,6 +5,7 @@ A kind that is not known here fails.
 """
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import models
+from datamodules import sampling, transforms
 from models.convert import videomae as names
 from models.convert.rules import to_ours, to_theirs
 from models.layers import sinusoid_table
@@ -262,6 +264,52 @@ def tube_and_random(facts: dict, t: dict) -> None:
                 noise = torch.stack([torch.from_numpy(dice.permutation(mask.width(grid))) for _ in range(2)])
                 hidden = torch.ones(2, tokens, dtype=torch.bool).scatter(1, mask(noise, grid), False)
                 assert torch.equal(hidden, t[f"{name}/{'x'.join(map(str, grid))}_r{ratio}_seed{seed}"].flatten(1))
+
+
+@checks("frame_and_crop_sampling")
+def videomae_sampling(facts: dict, t: dict) -> None:
+    seeded = np.random.RandomState
+    for c in facts["pretrain"]:
+        index = sampling.dense(c["video_len"], c["frames"], c["stride"], seeded(c["seed"]))
+        assert index.tolist() == c["indices"], c
+    for c in facts["classification_dense"]:
+        dice = seeded(c["seed"]) if c["mode"] == "train" else None
+        assert sampling.span(c["video_len"], c["clip_len"], c["stride"], dice).tolist() == c["indices"], c
+    for c in facts["rawframes_sparse"]:
+        frames, segments = c["num_frames"], c["segments"]
+        if c["mode"] == "test":
+            index = sampling.segments_view(frames, 2 * segments, 0, 1)
+        else:
+            index = sampling.raw_segments(frames, segments, seeded(c["seed"]) if c["mode"] == "train" else None)
+        assert (index + 1).tolist() == c["indices"], c  # files of extracted frames count from 1
+    for c in (facts["classification_test_views_dense"], facts["classification_test_views_sparse"]):
+        for v in c["views"]:
+            clip, which = (v["video_len"], c["clip_len"]), (v["temporal_view"], c["n_temporal"])
+            view = sampling.segments_view(*clip, *which) if c["sparse"] else sampling.dense_view(*clip, c["stride"], *which)
+            assert view.tolist() == v["frames"], v
+            assert transforms.view_offset(*c["frame_hw"], v["spatial_view"], c["n_spatial"]) == (v["top"], v["left"]), v
+    for c in facts["multi_scale_crop"]:
+        dice = random.Random(c["seed"])
+        for box in c["crop_w_h_left_top"]:
+            assert list(transforms.MultiScaleCrop().box(*c["image_w_h"], c["input_size"], dice)) == box, c
+
+
+@checks("frame_sampling")
+def umt_sampling(facts: dict, t: dict) -> None:
+    seeded = np.random.RandomState
+    for c in facts["kinetics_sparse"]:
+        dice = random.Random(c["seed"]) if c["mode"] == "train" else None
+        index = sampling.spaced(c["video_len"], c["frames"], dice, c.get("temporal_view", 0), c.get("of", 1))
+        assert index.tolist() == c["indices"], c
+    for c in facts["pretrain_sparse"] + facts["ssv2"]:
+        length, segments, mode = c["video_len"], c["segments"], c.get("mode", "train")
+        if mode == "train":
+            index = sampling.segments(length, segments, seeded(c["seed"]))
+        elif mode == "validation":
+            index = sampling.segments_centre(length, segments)
+        else:
+            index = sampling.segments_view(length, 2 * segments, 0, 1)
+        assert index.tolist() == c["indices"], c
 
 
 @checks("cosine_scheduler")

