@@ -1,4 +1,4 @@
-"""VideoClassifier: an encoder, pooling, a norm and a linear head, the form that VideoMAE V2 and UMT are fine-tuned in."""
+"""VideoClassifier: an encoder, pooling, a norm and a linear head, as VideoMAE V2 and UMT are fine-tuned."""
 
 import torch
 from torch import Tensor, nn

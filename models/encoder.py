@@ -8,7 +8,7 @@ from models.layers import Grid
 
 
 class Encoder(nn.Module):
-    """Video to tokens. Subclasses set `width`, `grid`, `tubelet`, `patch`, and hold `blocks` for sharding and recompute."""
+    """Video to tokens. Subclasses set `width`, `grid`, `tubelet` and `patch`, and hold their `blocks`."""
 
     width: int
     grid: Grid

@@ -132,7 +132,7 @@ def take_patches(video: Tensor, index: Tensor | None, tubelet: int, patch: int) 
     Only what is taken is copied, so that a tenth of the tokens costs a tenth of the traffic.
     """
     cut = video.unflatten(4, (-1, patch)).unflatten(3, (-1, patch)).unflatten(2, (-1, tubelet))
-    b, _, t, _, h, _, w, _ = cut.shape  # [B, C, t, tubelet, h, p, w, p]
+    b, _, _, _, h, _, w, _ = cut.shape  # [B, C, t, tubelet, h, p, w, p]
     if index is None:
         return cut.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(1, 3)
     batch = torch.arange(b, device=video.device)[:, None]

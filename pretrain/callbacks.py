@@ -17,7 +17,7 @@ from pretrain.pictures import sheet, write_png
 
 
 class Throughput(pl.Callback):
-    """Logs clips a second over all ranks, the share of time spent waiting for data, and memory, on the progress bar too.
+    """Logs clips a second over all ranks, the share of time spent waiting for data, and memory.
 
     Args:
         window: steps of micro-batches that one figure is taken over.

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs, then renames: a kill or a full disk leaves the earlier checkpoints as they were."""
+    """Writes beside the target, syncs, renames: a kill or a full disk leaves earlier checkpoints as they were."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         if "://" in str(path):
@@ -39,7 +39,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class KeepRecipe(pl.Callback):
-    """Puts the resolved recipe into the run folder as config.yaml and into every checkpoint, so that each explains itself.
+    """Puts the resolved recipe into the run folder (config.yaml) and into every checkpoint: each explains itself.
 
     Args:
         recipe: what a user would pass with `-c` to run the same again.

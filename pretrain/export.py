@@ -21,8 +21,8 @@ def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], ou
 
     Args:
         ckpt: a checkpoint of `fit`, or a run folder (its newest checkpoint).
-        to: transformers (a folder for `from_pretrained`), safetensors (our names), official (a .pth that the method's own
-            repository loads).
+        to: transformers (a folder for `from_pretrained`), safetensors (our names), official (a .pth that the
+            method's own repository loads).
         out: folder to write; it must not exist or be empty.
         decoder: with the decoder of masked pretraining; False leaves the encoder alone.
     """
@@ -166,7 +166,7 @@ def _none_left(unknown: list[str]) -> None:
 
 def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
     """What a stranger needs to know: method, sizes, how to load it, and the whole recipe."""
-    e = model.encoder
+    e, (mean, std) = model.encoder, model.normalize.values
     parameters = sum(p.numel() for p in e.parameters()) / 1e6
     load: dict[str, Callable[[], str]] = {
         "transformers": lambda: 'from transformers import VideoMAEModel\nmodel = VideoMAEModel.from_pretrained("PATH")',
@@ -179,9 +179,9 @@ tags: [video, self-supervised, {type(model).__name__.lower()}]
 ---
 # {type(model).__name__} encoder, {parameters:.1f} M parameters
 
-Trained with [Tubelet](https://pypi.org/project/tubelet/): {type(model).__name__}, {facts["step"]} steps, `{facts["checkpoint"]}`.
-Input: {e.frames} frames of {e.size} x {e.size} pixels, normalised by mean {model.normalize.values[0]} and deviation
-{model.normalize.values[1]}; one token a tubelet of {e.tubelet} frames of {e.patch} x {e.patch} pixels, {e.width} channels.
+Trained with Tubelet: {type(model).__name__}, {facts["step"]} steps, `{facts["checkpoint"]}`.
+Input: {e.frames} frames of {e.size} x {e.size} pixels, normalised by mean {mean} and deviation {std};
+one token a tubelet of {e.tubelet} frames of {e.patch} x {e.patch} pixels, {e.width} channels.
 
 ```python
 {load[to]()}

@@ -24,7 +24,9 @@ def _visible(tokens: int, ratio: float) -> int:
     """Tokens left visible of `tokens`: the official count, `tokens - int(ratio * tokens)`."""
     visible = tokens - int(ratio * tokens)
     if not 0 < visible < tokens:
-        raise ValueError(f"mask ratio {ratio} leaves {visible} of {tokens} tokens visible: at least one must be, and one hidden")
+        raise ValueError(
+            f"mask ratio {ratio} leaves {visible} of {tokens} tokens visible: at least one must be, and one hidden"
+        )
     return visible
 
 

@@ -285,7 +285,11 @@ def videomae_sampling(facts: dict, t: dict) -> None:
     for c in (facts["classification_test_views_dense"], facts["classification_test_views_sparse"]):
         for v in c["views"]:
             clip, which = (v["video_len"], c["clip_len"]), (v["temporal_view"], c["n_temporal"])
-            view = sampling.segments_view(*clip, *which) if c["sparse"] else sampling.dense_view(*clip, c["stride"], *which)
+            view = (
+                sampling.segments_view(*clip, *which)
+                if c["sparse"]
+                else sampling.dense_view(*clip, c["stride"], *which)
+            )
             assert view.tolist() == v["frames"], v
             assert transforms.view_offset(*c["frame_hw"], v["spatial_view"], c["n_spatial"]) == (v["top"], v["left"]), v
     for c in facts["multi_scale_crop"]:

@@ -7,7 +7,6 @@ import torch
 import yaml
 
 import models
-from pretrain.cli import main
 from pretrain.export import build
 from tests.runs import fit
 from tests.test_objectives import resolved

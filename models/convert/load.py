@@ -91,9 +91,7 @@ def load_weights(
     return report
 
 
-def _recognise(
-    theirs: dict[str, Tensor], where: str
-) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
+def _recognise(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
     """The layout's name, the tensors under our names, and which of their names each is made of."""
     on_disk = {videomae.on_disk_name(name): name for name in theirs}
     found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)

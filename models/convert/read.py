@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 # Harmless things that official checkpoints keep beside the weights: their arguments and numpy numbers.
-_SAFE = [argparse.Namespace, np.dtype, np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar]
+_SAFE = [
+    argparse.Namespace,
+    np.dtype,
+    np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar,
+]
 _SAFE += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
 
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
@@ -20,7 +24,7 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file, or a folder of transformers'.
 
-    Wrappers (`model`, `module`, `state_dict`) and the prefixes that compiling, wrapping and older code leave are removed.
+    Wrappers (`model`, `module`, `state_dict`) and the prefixes that compiling, wrapping and older code leave go.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no weights.
@@ -59,7 +63,9 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(_SAFE):
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read as weights alone (cut short, or holding pickled code): {error}") from error
+        raise ValueError(
+            f"{file} cannot be read as weights alone (cut short, or holding pickled code): {error}"
+        ) from error
     return _unwrap(found, file)
 
 

@@ -10,7 +10,10 @@ def _official_blocks(ours: str, theirs: str) -> Rules:
     modules = ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
     plain = {f"{ours}.{{i}}.{name}": f"{theirs}.{{i}}.{name}" for name in modules}
     single = ("attn.qkv.weight", "attn.q_bias", "attn.v_bias", "attn.scale")
-    scales = {f"{ours}.{{i}}.ls1.gamma": f"{theirs}.{{i}}.gamma_1", f"{ours}.{{i}}.ls2.gamma": f"{theirs}.{{i}}.gamma_2"}
+    scales = {
+        f"{ours}.{{i}}.ls1.gamma": f"{theirs}.{{i}}.gamma_1",
+        f"{ours}.{{i}}.ls2.gamma": f"{theirs}.{{i}}.gamma_2",
+    }
     return {**with_suffixes(plain), **{f"{ours}.{{i}}.{name}": f"{theirs}.{{i}}.{name}" for name in single}, **scales}
 
 
@@ -55,7 +58,9 @@ def _transformers_blocks(ours: str, theirs: str) -> Rules:
                 f"{ours}.{{i}}.mlp.fc2": f"{theirs}.{{i}}.output.dense",
             }
         ),
-        f"{ours}.{{i}}.attn.qkv.weight": tuple(f"{attention}.attention.{part}.weight" for part in ("query", "key", "value")),
+        f"{ours}.{{i}}.attn.qkv.weight": tuple(
+            f"{attention}.attention.{part}.weight" for part in ("query", "key", "value")
+        ),
         # The names on disk, which transformers 4 and 5 both read; in memory version 5 says query.bias and value.bias.
         f"{ours}.{{i}}.attn.q_bias": f"{attention}.attention.q_bias",
         f"{ours}.{{i}}.attn.v_bias": f"{attention}.attention.v_bias",
