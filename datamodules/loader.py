@@ -1,12 +1,28 @@
 """A loader whose place in the run is the trainer's step, in a form that Lightning leaves as it is."""
 
+import time
 from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader, DistributedSampler
 
 
 class Loader(DataLoader):
-    """A loader whose place is the trainer's step. The empty state says to Lightning that it resumes in mid-epoch."""
+    """A loader whose place is the trainer's step. The empty state says to Lightning that it resumes in mid-epoch.
+
+    `waited` counts the seconds that it has kept its reader waiting.
+    """
+
+    waited = 0.0
+
+    def __iter__(self) -> Iterator:
+        batches = super().__iter__()
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
 
     def state_dict(self) -> dict:
         return {}

@@ -111,7 +111,9 @@ def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dic
     VideoMAEImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=mean, image_std=std
     ).save_pretrained(folder)
-    return f"{kind.__name__}, features equal to {compare(model, VideoMAEModel.from_pretrained(folder)):.1e}"
+    loaded = kind.from_pretrained(folder)
+    encoder = loaded.videomae if decoder else loaded
+    return f"{kind.__name__}, features equal to {compare(model, encoder):.1e}"
 
 
 def transformers_config(model: VideoMAE):

@@ -1,4 +1,4 @@
-"""Which tokens are seen: masks are functions from uniform noise to indices, so that who draws the noise decides the rest.
+"""Which tokens are seen: masks are functions from uniform noise to indices; who draws the noise decides the rest.
 
 B samples, N = t * h * w tokens, K kept tokens, M predicted tokens. Noise is `[B, width]` in [0, 1); only its order
 or its quarter matters, so any ranking serves as well.

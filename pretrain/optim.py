@@ -9,7 +9,7 @@ from torch import nn
 
 
 def cosine(step: int, total: int, warmup: int, peak: float, floor: float, start: float = 0.0) -> float:
-    """The value at `step`: linear from `start` to `peak` in `warmup` steps, both included, then half a cosine to `floor`.
+    """The value at `step`: linear from `start` to `peak` in `warmup` steps, both included, then a cosine to `floor`.
 
     The peak is taken twice and the floor never reached (VideoMAE V2 `utils.py: cosine_scheduler`).
     """

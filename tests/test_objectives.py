@@ -96,7 +96,7 @@ def test_predict_is_a_row_a_video(small) -> None:
 
 @EACH
 def test_padding_does_not_count_in_evaluation(small) -> None:
-    objective, batch = small
+    _, batch = small
     padded = {**batch, "weight": torch.tensor([1.0, 0.0, 1.0, 0.0])}
     kept, rows = _without_padding(padded)
     assert rows == 2 and kept["name"] == ["a", "c"] and torch.equal(kept["video"], batch["video"][[0, 2]])

@@ -1,6 +1,6 @@
 """Ours equals the official code: one test a reference case, `pytest tests/test_parity.py --references DIR`.
 
-A case is NAME.json (its `kind`, its configuration) and NAME.safetensors (weights, inputs, outputs of the official code).
+A case is NAME.json (its `kind` and configuration) and NAME.safetensors (weights, inputs, outputs of the official code).
 A kind that is not known here fails.
 """
 

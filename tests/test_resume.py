@@ -108,7 +108,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pyte
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
-    """Files may not grow beyond a limit that a checkpoint exceeds: the write fails, what was there stays and resumes."""
+    """Files may not grow beyond a limit that a checkpoint exceeds: the write fails, what was there stays."""
     run = fit(tmp_path, RECIPE, *record(tmp_path), "--trainer.max_steps=3")
     before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
     limit = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-"]

@@ -1,4 +1,4 @@
-"""The main job from end to end, each step the command that a user would type: `make demo`, or `python tools/demo.py`."""
+"""The main job from end to end, each step a command that a user would type (`make demo`)."""
 
 import argparse
 import importlib.util
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # also from a checkout that is not installed
 RUN = "videomae_tiny"
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     first, last = losses(run)
     picture = max((run / "reconstructions").glob("*.png"))
     print(
-        f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Loss on the training clips: {first:.3f} -> {last:.3f}."
+        f"\nDone in {(time.monotonic() - began) / 60:.1f} minutes. Training loss: {first:.3f} -> {last:.3f}."
         f"\n  shards        {shards}"
         f"\n  run           {run} (tensorboard --logdir {run})"
         f"\n  Hugging Face  {export} (features differ by {difference:.1e} from ours)"
@@ -77,7 +78,7 @@ def command(*words: object) -> None:
 def compare(run: Path, export: Path) -> float:
     """Largest difference between features of our checkpoint and of the exported folder, in this process."""
     import torch
-    from transformers import VideoMAEModel
+    from transformers import VideoMAEForPreTraining
 
     from pretrain.export import load_objective
 
@@ -85,7 +86,7 @@ def compare(run: Path, export: Path) -> float:
     e = ours.encoder
     video = torch.randint(0, 256, (2, 3, e.frames, e.size, e.size), generator=torch.Generator().manual_seed(0))
     video = ours.normalize(video.to(torch.uint8))
-    theirs = VideoMAEModel.from_pretrained(export).eval()
+    theirs = VideoMAEForPreTraining.from_pretrained(export).videomae.eval()
     with torch.no_grad():
         expected = ours.predict({"video": video})["features"]
         found = theirs(video.transpose(1, 2)).last_hidden_state.mean(1)

@@ -111,7 +111,7 @@ class Objective(pl.LightningModule):
     # Dice
 
     def dice(self, device: torch.device) -> torch.Generator:
-        """A generator for the masks of this step: a function of (seed, stage, step), so that a resume draws the same."""
+        """A generator for the masks of this step, a function of (seed, stage, step): a resume draws the same."""
         words = self.seed, _STREAMS[self.draw.stage], self.draw.step
         state = np.random.SeedSequence(words).generate_state(1, np.uint64)
         return torch.Generator(device).manual_seed(int(state[0]) >> 1)

@@ -1,4 +1,4 @@
-"""VideoMAE V2: hide most of a video from the encoder, decode half of what is hidden, compare pixels (arXiv 2303.16727)."""
+"""VideoMAE V2: hide most of a video from the encoder, decode half of the rest, compare pixels (arXiv 2303.16727)."""
 
 from typing import Any
 
@@ -98,7 +98,7 @@ class VideoMAE(Objective):
     def _paste(self, video: Tensor, index: Tensor, pixels: Tensor) -> Tensor:
         """`video` with the tokens of `index` `[B, M]` replaced by `pixels` `[B, M, tubelet * p * p * 3]`."""
         e = self.encoder
-        (t, h, w), out = e.grid, video.clone()
+        (_, h, w), out = e.grid, video.clone()
         cut = out.unflatten(4, (-1, e.patch)).unflatten(3, (-1, e.patch)).unflatten(2, (-1, e.tubelet))
         tokens = pixels.unflatten(2, (e.tubelet, e.patch, e.patch, 3)).permute(0, 1, 5, 2, 3, 4)
         rows = torch.arange(len(video), device=video.device)[:, None]
