@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.convert import videomae as names
 from models.convert.rules import to_theirs
+from pretrain.checkpoint import newest_checkpoint, whole
 from pretrain.objectives import Objective, VideoMAE
 
 
@@ -45,13 +46,13 @@ def load_objective(path: str) -> tuple[Objective, dict[str, Any]]:
 
     The checkpoint carries its recipe, so nothing else is needed. ValueError if it does not.
     """
-    from pretrain.checkpoint import newest_checkpoint
-
     file = Path(path)
     if file.is_dir():
         file = newest_checkpoint(file) or file
     if not file.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    if not whole(file):
+        raise ValueError(f"{file} is cut or damaged")
     saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if "recipe" not in saved:
         raise ValueError(f"{file} carries no recipe: only checkpoints of `python -m pretrain fit` can be exported")
