@@ -6,24 +6,28 @@ after its tar): a run that was killed goes on with the first shard that lacks on
 
 import hashlib
 import json
+import math
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from datamodules.crew import LIMIT, Crew
 from datamodules.decode import DecodeError
-from datamodules.encode import Piece, Recipe, prepare_video
+from datamodules.encode import Cut, Lost, Piece, Recipe, prepare_video
 from datamodules.files import find_videos, read_list
+from datamodules.report import write_page
 from datamodules.tars import write_index, write_shard
 
 PARTS = ".prepare"  # folder for the settings and a report for each finished shard
 REPORT = "report.json"
+PAGE = "report.html"
+MISSING = "missing.txt"
 
 
 def prepare(
@@ -34,8 +38,9 @@ def prepare(
     shard_samples: int = 256,
     workers: int | None = None,
     progress: bool = True,
+    limit: float = LIMIT,
 ) -> dict:
-    """Makes shards, their index and `report.json` in `out`; gives the report.
+    """Makes shards, their index, `report.json` and `report.html` in `out`; gives the report.
 
     Args:
         videos: a folder that is searched through all its depths, or a csv or jsonl list with a column `path`.
@@ -45,26 +50,58 @@ def prepare(
         shard_samples: videos to a shard.
         workers: processes; as many as there are cores by default.
         progress: shows a bar.
+        limit: seconds after which the work on one video is given up; 0 for never.
 
     Raises:
         FileNotFoundError: no video to prepare.
         ValueError: `out` was begun with other settings or another list.
     """
-    recipe = recipe or Recipe()
-    rows, folder = inputs(videos, root), Path(out)
+    return prepare_rows(inputs(videos, root), out, recipe or Recipe(), shard_samples, workers, progress, limit)
+
+
+def prepare_rows(
+    rows: Sequence[dict],
+    out: str,
+    recipe: Recipe,
+    shard_samples: int = 256,
+    workers: int | None = None,
+    progress: bool = True,
+    limit: float = LIMIT,
+    missing: Sequence[str] = (),
+) -> dict:
+    """As `prepare`, from rows: `path` to open, `name` to keep, and what goes into the json of each of its clips.
+
+    A row with `cuts` (a list of dicts of `start` and `end` in seconds, `name`, and more for the json) gives those
+    clips, others the whole video. `missing` names what was asked for and is not there: it is counted, and listed in a
+    file.
+    """
+    folder = Path(out)
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
     _claim(parts, rows, recipe, shard_samples)
     began, workers = time.time(), workers or os.cpu_count() or 1
-    shards = range(-(-len(rows) // shard_samples))
-    open_shards = [s for s in shards if not (parts / f"{s:06d}.json").exists()]
-    waiting = [row for s in open_shards for row in rows[s * shard_samples : (s + 1) * shard_samples]]
+    groups = _groups(rows, shard_samples)
+    open_shards = [s for s in range(len(groups)) if not (parts / f"{s:06d}.json").exists()]
+    waiting = [row for s in open_shards for row in groups[s]]
     bar = tqdm(total=len(rows), initial=len(rows) - len(waiting), disable=not progress, unit="video")
-    with bar, Crew(recipe, workers) as crew:
+    with bar, Crew(partial(_work, recipe=recipe), workers, limit) as crew:
         results = crew.run(waiting)
         for s in open_shards:
-            _make_shard(folder, s, rows[s * shard_samples : (s + 1) * shard_samples], results, bar)
-    return _finish(folder, [_read(parts / f"{s:06d}.json") for s in shards], recipe, time.time() - began)
+            _make_shard(folder, s, groups[s], results, bar)
+    done = [_read(parts / f"{s:06d}.json") for s in range(len(groups))]
+    return _finish(folder, done, recipe, time.time() - began, missing)
+
+
+def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
+    """Rows by shard: as many as give about `shard_samples` clips, as far as the rows tell."""
+    groups, room = [], 0
+    for row in rows:
+        if room <= 0:
+            groups.append([])
+            room = shard_samples
+        groups[-1].append(row)
+        room -= len(row.get("cuts", [row]))
+    return groups
 
 
 def inputs(videos: str, root: str | None = None) -> list[dict]:
@@ -82,7 +119,7 @@ def inputs(videos: str, root: str | None = None) -> list[dict]:
     return rows
 
 
-def _claim(parts: Path, rows: list[dict], recipe: Recipe, shard_samples: int) -> None:
+def _claim(parts: Path, rows: Sequence[dict], recipe: Recipe, shard_samples: int) -> None:
     """Notes the settings of this run, or makes sure that they are those of the run that is to be finished."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
     settings = {**asdict(recipe), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
@@ -105,28 +142,37 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
             pieces = next(results)
             bar.update()
             if isinstance(pieces, str):
-                report["dropped"].append({"name": row["name"], "reason": pieces})
-                tqdm.write(f"dropped {row['name']}: {pieces}") if not bar.disable else None
-                continue
+                pieces = [Lost(cut, pieces) for cut in row.get("cuts", [{}])]
             for i, piece in enumerate(pieces):
+                name = piece.meta.get("name", row["name"])
+                if isinstance(piece, Lost):
+                    report["dropped"].append({"name": name, "reason": piece.reason})
+                    if not bar.disable:
+                        tqdm.write(f"dropped {name}: {piece.reason}")
+                    continue
                 key = f"{number:06d}{place:06d}" + (f"-{i:04d}" if len(pieces) > 1 else "")
-                about = {k: v for k, v in vars(piece).items() if k not in ("data", "ending")}
-                report["kept"].append({"name": row["name"], "key": key, "bytes": len(piece.data), **about})
-                rest = {k: v for k, v in row.items() if k not in ("path", "name")}
-                yield key, piece.ending, piece.data, {**rest, "source": row["name"], **about}
+                about = {k: v for k, v in vars(piece).items() if k not in ("data", "ending", "meta")}
+                rest = {k: v for k, v in row.items() if k not in ("path", "name", "cuts")}
+                meta = {**rest, "source": row["name"], **piece.meta, **about}
+                words = len(meta["text"].split()) if meta.get("text") else None
+                report["kept"].append({"name": name, "key": key, "bytes": len(piece.data), "words": words, **about})
+                yield key, piece.ending, piece.data, meta
 
     row = write_shard(folder / f"shard-{number:06d}.tar", samples())
     report["row"] = row
     _write(folder / PARTS / f"{number:06d}.json", report)
 
 
-def _finish(folder: Path, parts: list[dict], recipe: Recipe, elapsed: float) -> dict:
+def _finish(folder: Path, parts: list[dict], recipe: Recipe, elapsed: float, missing: Sequence[str]) -> dict:
     write_index(folder, [part["row"] for part in parts])
+    if missing:
+        _replace(folder / MISSING, "".join(f"{name}\n" for name in missing))
     kept = [k for part in parts for k in part["kept"]]
     dropped = [d for part in parts for d in part["dropped"]]
     report = {
         "kept": len(kept),
         "dropped": len(dropped),
+        "missing": len(missing),
         "reasons": dict(Counter(d["reason"] for d in dropped).most_common()),
         "frames": sum(k["frames"] for k in kept),
         "seconds": round(sum(k["seconds"] for k in kept), 3),
@@ -138,56 +184,14 @@ def _finish(folder: Path, parts: list[dict], recipe: Recipe, elapsed: float) -> 
         "dropped_files": dropped,
     }
     _write(folder / REPORT, report)
+    write_page(folder / PAGE, report, kept)
     return report
 
 
-class Crew:
-    """Processes that prepare videos; what a video breaks, the next one does not notice."""
-
-    def __init__(self, recipe: Recipe, workers: int) -> None:
-        self.recipe, self.workers = recipe, workers
-        self.pool = ProcessPoolExecutor(workers)
-
-    def __enter__(self) -> "Crew":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
-
-    def run(self, rows: list[dict]) -> Iterator[list[Piece] | str]:
-        """For each row in turn its pieces, or the reason why there are none; works a few videos ahead."""
-        ahead: deque[tuple[dict, Future]] = deque()
-        rest = iter(rows)
-        for row in rest:
-            ahead.append((row, self._submit(row)))
-            if len(ahead) >= 4 * self.workers:
-                yield self._result(*ahead.popleft())
-        while ahead:
-            yield self._result(*ahead.popleft())
-
-    def _submit(self, row: dict) -> Future:
-        try:
-            return self.pool.submit(_work, row["path"], self.recipe)
-        except BrokenProcessPool:
-            self.pool = ProcessPoolExecutor(self.workers)
-            return self.pool.submit(_work, row["path"], self.recipe)
-
-    def _result(self, row: dict, future: Future) -> list[Piece] | str:
-        try:
-            return future.result()
-        except (
-            BrokenProcessPool
-        ):  # a decoder took its process down, perhaps on another video: this one alone, once more
-            try:
-                with ProcessPoolExecutor(1) as alone:
-                    return alone.submit(_work, row["path"], self.recipe).result()
-            except BrokenProcessPool:
-                return "it crashes the decoder"
-
-
-def _work(path: str, recipe: Recipe) -> list[Piece] | str:
+def _work(row: dict, recipe: Recipe) -> list[Piece | Lost] | str:
     try:
-        return prepare_video(path, recipe)
+        cuts = [Cut(cut["start"], cut.get("end", math.inf), cut) for cut in row["cuts"]] if "cuts" in row else None
+        return prepare_video(row["path"], recipe, cuts)
     except DecodeError as error:
         return error.reason
 
@@ -197,9 +201,14 @@ def _read(file: Path) -> dict:
 
 
 def _write(file: Path, content: dict) -> None:
+    _replace(file, json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def _replace(file: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     partial = file.with_name(f".{file.name}.partial")
     with open(partial, "w", encoding="utf-8", errors="surrogateescape") as stream:
-        json.dump(content, stream, ensure_ascii=False, indent=1)
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, file)

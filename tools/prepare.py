@@ -1,21 +1,27 @@
-"""Videos to shards: `python tools/prepare.py VIDEOS OUT`; an index for tars: `python tools/prepare.py index DIR`."""
+"""Videos to shards: `prepare.py VIDEOS OUT`; an index for tars: `prepare.py index DIR`; what encoding anew costs and
+brings: `prepare.py compare VIDEOS`."""
 
 import argparse
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.encode import Recipe
-from datamodules.prepare import REPORT, prepare
+from datamodules.options import add_arguments, recipe_of, tell
+from datamodules.prepare import prepare
 from datamodules.tars import index_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the tool; 0 where something was kept."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    commands = {"index": _index, "compare": _compare}
     try:
-        return _index(arguments[1:]) if arguments[:1] == ["index"] else _prepare(arguments)
+        if arguments and arguments[0] in commands:
+            return commands[arguments[0]](arguments[1:])
+        return _prepare(arguments)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -24,32 +30,34 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prepare.py", description=__doc__)
     parser.add_argument("videos", help="a folder, or a csv or jsonl list with a column `path` (and `text`, `label`)")
-    parser.add_argument("out", help="folder for the shards; run again after a kill to go on")
+    add_arguments(parser)
     parser.add_argument("--root", help="what relative paths of a list start from (default: its folder)")
-    parser.add_argument(
-        "--short-side", default="keep", type=_side, help="256, 320, ... or keep (default): never enlarges"
-    )
     parser.add_argument("--clip-seconds", type=float, help="cut each video in equal clips of about this length")
-    parser.add_argument(
-        "--crf", type=int, default=Recipe.crf, help="x264 quality where a video is encoded anew (default %(default)s)"
-    )
-    parser.add_argument(
-        "--keyframes", type=int, default=Recipe.keyframes, help="frames between keyframes (default %(default)s)"
-    )
-    parser.add_argument("--shard-samples", type=int, default=256, help="videos to a shard (default %(default)s)")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     a = parser.parse_args(arguments)
-    recipe = Recipe(a.short_side, a.clip_seconds, a.crf, a.keyframes)
-    report = prepare(a.videos, a.out, recipe, a.root, a.shard_samples, a.workers, not a.quiet)
-    print(
-        f"kept {report['kept']} clips in {report['shards']} shards: {report['frames']} frames, "
-        f"{report['seconds']:.0f} s of video, {report['bytes'] / 1e6:.1f} MB ({report['elapsed']} s of work)"
+    recipe = replace(recipe_of(a), clip_seconds=a.clip_seconds)
+    report = prepare(a.videos, a.out, recipe, a.root, a.shard_samples, a.workers, not a.quiet, a.limit)
+    return tell(report, Path(a.out))
+
+
+def _compare(arguments: list[str]) -> int:
+    from datamodules.compare import compare, table  # here, as it waits for torch
+
+    parser = argparse.ArgumentParser(
+        prog="prepare.py compare",
+        description="Encode videos in several ways; print size, quality and time to decode 16 frames at stride 4.",
     )
-    for reason, count in report["reasons"].items():
-        print(f"dropped {count}: {reason}")
-    print(f"written to {a.out}; all about it in {Path(a.out) / REPORT}")
-    return 0 if report["kept"] else 1
+    parser.add_argument("videos", help="a folder, or a csv or jsonl list with a column `path`; a handful is enough")
+    parser.add_argument("--root", help="what relative paths of a list start from (default: its folder)")
+    parser.add_argument("--rounds", type=int, default=5, help="clips from each video (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the measures to this file")
+    a = parser.parse_args(arguments)
+    rows, failed = compare(a.videos, root=a.root, rounds=a.rounds)
+    for name, reason in failed.items():
+        print(f"left out {name}: {reason}", file=sys.stderr)
+    print(table(rows))
+    if a.json:
+        a.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    return 0
 
 
 def _index(arguments: list[str]) -> int:
@@ -60,10 +68,6 @@ def _index(arguments: list[str]) -> int:
         print(f"warning: {tar} is {what}; its whole samples are indexed", file=sys.stderr)
     print(f"indexed {sum(row['samples'] for row in rows)} samples in {len(rows)} shards")
     return 0
-
-
-def _side(value: str) -> int | None:
-    return None if value == "keep" else int(value)
 
 
 if __name__ == "__main__":

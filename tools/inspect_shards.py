@@ -1,0 +1,40 @@
+"""What is in shards: `python tools/inspect_shards.py SHARDS [--out PNG]` prints a table and draws a contact sheet."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+from datamodules.contents import contact_sheet, survey, table, totals
+from datamodules.shards import Shards
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool; 1 where samples cannot be read."""
+    parser = argparse.ArgumentParser(prog="inspect_shards.py", description=__doc__)
+    parser.add_argument("shards", nargs="+", help="a folder of shards, or several")
+    parser.add_argument("--out", type=Path, help="contact sheet (png)")
+    parser.add_argument("--samples", type=int, default=1000, help="samples opened for the table (default %(default)s)")
+    parser.add_argument("--shown", type=int, default=24, help="samples on the sheet (default %(default)s)")
+    parser.add_argument("--frames", type=int, default=5, help="of each on the sheet (default %(default)s)")
+    a = parser.parse_args(arguments)
+    try:
+        source = Shards(a.shards)
+        values, failed = survey(source, a.samples)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(totals(source, values, failed))
+    print(table(values))
+    for name, reason in failed.items():
+        print(f"unreadable {name}: {reason}", file=sys.stderr)
+    if a.out:
+        a.out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(source, a.shown, a.frames).save(a.out)
+        print(f"drawn to {a.out}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

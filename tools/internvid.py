@@ -1,0 +1,153 @@
+"""InternVid-like data from a manifest and a folder of videos.
+
+    internvid.py build MANIFEST VIDEOS OUT       published (InternVid, WebVid) or own manifest -> clips -> shards
+    internvid.py select MANIFEST OUT ...         FLT, AES, DIV: thin a manifest out
+    internvid.py scenes VIDEOS OUT               own videos -> manifest of scenes (PySceneDetect)
+    internvid.py caption MANIFEST OUT ...        captions into a manifest, from a file or a captioner
+
+Videos are not downloaded here: yt-dlp fetches them by id (InternVid), video2dataset fetches whole tables of URLs
+(WebVid, whose own hosting is gone). A manifest does not license what it lists: that is for you to see to.
+"""
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+from datamodules.captions import join_captions, load_captioner, write_captions
+from datamodules.crew import LIMIT
+from datamodules.internvid import match, select, subset
+from datamodules.options import add_arguments, recipe_of, tell
+from datamodules.prepare import prepare_rows
+from datamodules.scenes import THRESHOLD, Scenes, write_scenes
+
+_MANIFEST = "jsonl, csv or parquet as InternVid or WebVid are published, or with `path` for `YoutubeID`"
+_CAPTIONER = "datamodules.captions:ImageToText"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool; 0 where something came of it."""
+    parser = argparse.ArgumentParser(
+        prog="internvid.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_build, _add_select, _add_scenes, _add_caption):
+        add(commands)
+    a = parser.parse_args(arguments)
+    try:
+        return a.run(a)
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _add_build(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("build", help="cut clips out of videos and pack them into shards")
+    parser.add_argument("manifest", help=_MANIFEST)
+    parser.add_argument("videos", help="folder, any depth: ID.mp4, PAGE_DIR/ID.mp4, `title [ID].webm`, ...")
+    add_arguments(parser)
+    parser.set_defaults(run=_build)
+
+
+def _build(a: argparse.Namespace) -> int:
+    rows, missing = match(a.manifest, a.videos)
+    report = prepare_rows(rows, a.out, recipe_of(a), a.shard_samples, a.workers, not a.quiet, a.limit, missing)
+    return tell(report, Path(a.out))
+
+
+def _add_select(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("select", help="thin a manifest out by the rules of InternVid's subsets")
+    parser.add_argument("manifest", help=_MANIFEST)
+    parser.add_argument("out", help="jsonl")
+    parser.add_argument(
+        "--subset", choices=["DIV", "FLT", "AES"], help="FLT: best 30 %% by --score, then DIV; AES: aesthetics >= 4"
+    )
+    parser.add_argument("--count", type=int, help="clips to draw as DIV does (published: 10647458); default: all")
+    parser.add_argument("--score", default="UMT_Score", help="column of similarity for FLT (default %(default)s)")
+    parser.add_argument("--share", type=float, help="keep this share of the highest --score")
+    parser.add_argument("--least", nargs=2, metavar=("COLUMN", "VALUE"), help="keep scores from this on")
+    parser.add_argument("--seconds", nargs=2, type=float, metavar=("MIN", "MAX"), help="of a clip; the makers: 1 120")
+    parser.add_argument("--seed", type=int, default=42, help="of the draw (default: the official %(default)s)")
+    parser.set_defaults(run=_select)
+
+
+def _select(a: argparse.Namespace) -> int:
+    rule = subset(a.subset or "DIV", a.count, a.score)
+    if a.subset == "DIV" and a.count is None:
+        raise ValueError("DIV draws a number of clips: give --count")
+    if a.share is not None:
+        rule = replace(rule, share=(a.score, a.share))
+    if a.least:
+        rule = replace(rule, least=(a.least[0], float(a.least[1])))
+    kept, total = select(a.manifest, a.out, replace(rule, seconds=a.seconds, seed=a.seed))
+    print(f"kept {kept} of {total} clips; written to {a.out}")
+    return 0 if kept else 1
+
+
+def _add_scenes(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("scenes", help="find the scenes of a folder of videos")
+    parser.add_argument("videos", help="a folder")
+    parser.add_argument("out", help="manifest (jsonl); run again after a kill to go on")
+    parser.add_argument(
+        "--threshold", type=float, default=THRESHOLD, help="change that is a cut (default: InternVid's %(default)s)"
+    )
+    parser.add_argument("--seconds", nargs=2, type=float, default=(0, math.inf), help="shortest and longest scene kept")
+    parser.add_argument(
+        "--motion",
+        nargs=2,
+        type=float,
+        default=(0, math.inf),
+        help="least and greatest mean change, to drop still ones",
+    )
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one video (default %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=_scenes)
+
+
+def _scenes(a: argparse.Namespace) -> int:
+    rule = Scenes(a.threshold, tuple(a.seconds), tuple(a.motion))
+    done = write_scenes(a.videos, a.out, rule, a.workers, a.limit, not a.quiet)
+    for name, reason in done["failed"].items():
+        print(f"left out {name}: {reason}", file=sys.stderr)
+    print(f"kept {done['kept']} of {done['scenes']} scenes in {done['videos']} videos; written to {a.out}")
+    return 0 if done["kept"] else 1
+
+
+def _add_caption(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("caption", help="put captions into a manifest")
+    parser.add_argument("manifest", help=_MANIFEST)
+    parser.add_argument("out", help="jsonl; run again after a kill to go on")
+    parser.add_argument("--captions", help="csv or jsonl with `name` (VIDEO_START_END, or VIDEO) and `caption`")
+    parser.add_argument("--videos", help="folder, for a captioner")
+    parser.add_argument(
+        "--captioner", default=_CAPTIONER, help="package.module:Class, called with frames (default %(default)s)"
+    )
+    parser.add_argument("--arguments", type=json.loads, default={}, help='of its making: \'{"model": "..."}\'')
+    parser.add_argument("--batch", type=int, default=16, help="clips at a time (default %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(run=_caption)
+
+
+def _caption(a: argparse.Namespace) -> int:
+    if (a.captions is None) == (a.videos is None):
+        raise ValueError("give --captions FILE, or --videos FOLDER for a captioner to look at")
+    if a.captions:
+        found, total = join_captions(a.manifest, a.captions, a.out)
+        print(f"{found} of {total} clips have a caption; written to {a.out}")
+        return 0 if found else 1
+    settings = {"captioner": a.captioner, "arguments": a.arguments}
+    captioner = load_captioner(a.captioner, a.arguments)
+    done = write_captions(a.manifest, a.videos, a.out, captioner, settings, a.batch, not a.quiet)
+    for name, reason in done["failed"].items():
+        print(f"no caption for {name}: {reason}", file=sys.stderr)
+    print(f"captioned {done['captioned']} clips, {done['kept']} had a caption; written to {a.out}")
+    return 0 if done["captioned"] + done["kept"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
