@@ -8,6 +8,7 @@ _HOMES = {
     "Sample": "source",
     "Synthetic": "synthetic",
     "Files": "files",
+    "Mixture": "mixture",
     "Shards": "shards",
     "Decoder": "decode",
     "DecodeError": "decode",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-from datamodules import transforms
+from datamodules import shared, transforms, watch
 from datamodules.decode import DecodeError, Decoder
 from datamodules.sampling import Sampler
 from datamodules.source import Sample, Source
@@ -54,10 +54,9 @@ class TrainBatches(Dataset):
             samples.append(sample)
             for view in range(clip.views):
                 draw = Draw(self.seed, n, 1 + view)
-                picture = clip.crop(frames, clip.size, draw)
+                picture = clip.crop(frames, clip.size, draw, video[view, i])
                 if clip.flip > 0 and draw.python.random() < clip.flip:
-                    picture = transforms.flip(picture)
-                video[view, i] = torch.from_numpy(picture)
+                    video[view, i] = torch.from_numpy(transforms.flip(picture))
         return {**collate(video, self.source, samples), "skipped": skipped}
 
     def _load(self, n: int, skipped: list[tuple[str, str]]) -> tuple[Sample, np.ndarray]:
@@ -65,8 +64,9 @@ class TrainBatches(Dataset):
         index = self.order(n)[1]
         for attempt in range(1 + ATTEMPTS):
             try:
+                watch.at(f"sample {index}")
                 sample = self.source[index]
-                with sample.open(self.clip.decoder) as video:
+                with watch.decoding(sample.name), sample.open(self.clip.decoder) as video:
                     indices = self.clip.sampler.draw(
                         len(video), self.clip.frames, self.clip.stride, Draw(self.seed, n, 0)
                     )
@@ -103,6 +103,7 @@ class EvalBatches(Dataset):
                 weight[:, i] = 0
             sample = Sample("", "", "", 0)  # stands in where not even the list's entry can be read
             try:
+                watch.at(f"sample {n % len(self.source)}")
                 sample = self.source[n % len(self.source)]
                 self._fill(video[:, i], sample)
             except DecodeError as error:
@@ -116,7 +117,7 @@ class EvalBatches(Dataset):
     def _fill(self, out: torch.Tensor, sample: Sample) -> None:
         """Writes a sample's views to `out` [V, T, H, W, 3], clips outermost."""
         clip = self.clip
-        with sample.open(clip.decoder) as video:
+        with watch.decoding(sample.name), sample.open(clip.decoder) as video:
             wanted = [clip.sampler.view(len(video), clip.frames, clip.stride, c, self.clips) for c in range(self.clips)]
             frames = video.frames(np.concatenate(wanted))
         for c, part in enumerate(np.split(frames, self.clips)):
@@ -127,11 +128,7 @@ class EvalBatches(Dataset):
 
 def empty_video(views: int, micro: int, frames: int, size: int) -> torch.Tensor:
     """uint8 [V, m, T, H, W, C], in a worker straight in shared memory: handing it over then copies nothing."""
-    shape = (views, micro, frames, size, size, 3)
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)), device="cpu")
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+    return shared.empty((views, micro, frames, size, size, 3))
 
 
 def collate(video: torch.Tensor, source: Source, samples: list[Sample]) -> dict:

@@ -60,7 +60,7 @@ class Decoder(ABC):
     """Opens videos. Choose one by class in a recipe: `decoder: {class_path: PyAV}`."""
 
     def open(self, content: str | bytes, name: str | None = None) -> Video:
-        """Opens a path or the bytes of a file.
+        """Opens a path or the bytes of a file; a picture is a video of one frame.
 
         Args:
             content: where the video is, or what is in it.
@@ -69,11 +69,16 @@ class Decoder(ABC):
         Raises:
             DecodeError: the file is missing, empty, no video, damaged at its head, or holds no frame.
         """
+        from datamodules.images import Picture, is_picture
+
         name = name if name is not None else content if isinstance(content, str) else f"<{len(content)} bytes>"
         if isinstance(content, str) and not os.path.isfile(content):
             raise DecodeError(name, "no such file")
-        if (os.path.getsize(content) if isinstance(content, str) else len(content)) == 0:
+        head = _head(content, name)
+        if not head:
             raise DecodeError(name, "the file is empty (0 bytes)")
+        if is_picture(head):
+            return Picture(content, name)
         video = self._open(content, name)
         if len(video) < 1:
             video.close()
@@ -82,6 +87,17 @@ class Decoder(ABC):
 
     @abstractmethod
     def _open(self, content: str | bytes, name: str) -> Video: ...
+
+
+def _head(content: str | bytes, name: str) -> bytes:
+    """The first bytes of a file, which tell a picture."""
+    if not isinstance(content, str):
+        return bytes(content[:12])
+    try:
+        with open(content, "rb") as file:
+            return file.read(12)
+    except OSError as error:
+        raise DecodeError(name, error) from None
 
 
 class Decord(Decoder):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.images import IMAGE_SUFFIXES
 from datamodules.source import Sample, Source, Strings
 
 VIDEO_SUFFIXES = {
@@ -35,25 +36,26 @@ class Files(Source):
     Args:
         path: a csv file with a header row, a jsonl file (an object a line), a folder that is searched for videos
             through all its depths, or one video. Of a list's columns `path` is required; `text` (or `caption`) and
-            `label` (an integer) are used.
+            `label` (an integer) are used. A list may name pictures too, which are videos of one frame.
         root: what relative paths of a list start from; the list's own folder by default.
+        pictures: search a folder for pictures as well as videos.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no video in the folder.
         ValueError: the list has no `path` column, a line without one, or a label that is no integer.
     """
 
-    def __init__(self, path: str, root: str | None = None) -> None:
+    def __init__(self, path: str, root: str | None = None, pictures: bool = False) -> None:
         where = Path(path)
         if not where.exists():
             raise FileNotFoundError(f"no list or folder of videos at {path}")
         if where.is_dir():
-            rows = [{"path": str(file), "name": file.relative_to(where).as_posix()} for file in find_videos(where)]
+            found = find_videos(where, pictures)
+            rows = [{"path": str(file), "name": file.relative_to(where).as_posix()} for file in found]
             if not rows:
-                raise FileNotFoundError(
-                    f"no video in {path}: none of its files ends in {' '.join(sorted(VIDEO_SUFFIXES))}"
-                )
-        elif where.suffix.lower() in VIDEO_SUFFIXES:
+                suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if pictures else VIDEO_SUFFIXES
+                raise FileNotFoundError(f"no video in {path}: none of its files ends in {' '.join(sorted(suffixes))}")
+        elif where.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
             rows = [{"path": str(where), "name": where.name}]
         else:
             rows = list(read_list(where))
@@ -76,9 +78,10 @@ class Files(Source):
         return Sample(self.names[index], path, text, label if label != _NO_LABEL else None)
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """Every file with a video's ending under `folder`, in order of path."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+def find_videos(folder: Path, pictures: bool = False) -> list[Path]:
+    """Every file with a video's ending (or a picture's, too) under `folder`, in order of path."""
+    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if pictures else VIDEO_SUFFIXES
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
 
 
 def read_list(path: Path) -> Iterator[dict]:

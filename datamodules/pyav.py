@@ -16,6 +16,7 @@ from datamodules.decode import DecodeError, Video
 # Codecs in which a frame that is marked as no reference is never one, so that leaving it out changes no other.
 # (HEVC's mark holds within a temporal layer only, AV1 and VP9 hide frames in packets.)
 _SKIPPABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
+_DAMAGE = (av.FFmpegError, OSError, IndexError)  # the last: PyAV's, of a damaged ts that gains streams midway
 
 
 class PyAVVideo(Video):
@@ -26,7 +27,7 @@ class PyAVVideo(Video):
         try:
             self._open()
             self._index(keep)
-        except (av.FFmpegError, OSError) as error:
+        except _DAMAGE as error:
             self.close()
             raise DecodeError(name, error) from None
         except DecodeError:
@@ -95,7 +96,7 @@ class PyAVVideo(Video):
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         try:
             found = self._by_count(wanted) if self.frame_pts is None else self._by_stamp(wanted)
-        except (av.FFmpegError, OSError) as error:
+        except _DAMAGE as error:
             raise DecodeError(self.name, error) from None
         missing = [int(i) for i in wanted if i not in found]
         if missing:

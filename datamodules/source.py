@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.decode import Decoder, Video
+from datamodules.stream import Order
 
 
 @dataclass
@@ -40,6 +41,14 @@ class Source(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index`; reads what it must and decodes nothing. DecodeError where it cannot be read."""
+
+    def order(self, seed: int, lanes: int) -> Order:
+        """The order of training: a callable that maps a global number to (epoch, index)."""
+        return Order(self.counts, seed, lanes)
+
+    def state(self) -> dict:
+        """What, beyond its length, its order depends on; compared on resume."""
+        return {}
 
 
 class Strings:

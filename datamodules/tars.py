@@ -15,6 +15,7 @@ import numpy as np
 
 from datamodules.decode import DecodeError
 from datamodules.files import VIDEO_SUFFIXES
+from datamodules.images import IMAGE_SUFFIXES
 
 INDEX = "shards.csv"
 COLUMNS = ("shard", "samples", "bytes", "texts", "labels")
@@ -68,6 +69,9 @@ def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]
             wrong = f"cut off ({error})"
         if not wrong and _at(file, end, 512) != bytes(512):  # tarfile takes half a header for the end
             wrong = "cut off: it has no end mark"
+        for s in samples.values():  # a picture beside a video is its thumbnail
+            if "image" in s and "video" not in s:
+                s["video"] = s["image"]
         whole = {key: s for key, s in samples.items() if "video" in s}
         metas = {key: _read_meta(file, key, s) for key, s in whole.items()}
         sums = {key: checksum(_at(file, s["video"].offset_data - 512, 512)) for key, s in whole.items()}
@@ -126,7 +130,8 @@ def _note(samples: dict[str, dict], member: tarfile.TarInfo) -> None:
     folder, _, base = member.name.rpartition("/")
     stem, dot, ending = base.partition(".")
     if member.isfile() and dot and stem:
-        part = "video" if f".{ending.lower()}" in VIDEO_SUFFIXES else ending.lower()
+        suffix = f".{ending.lower()}"
+        part = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else ending.lower()
         samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[part] = member
 
 

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from datamodules.batches import Clip, EvalBatches, TrainBatches
 from datamodules.decode import Decoder, PyAV
 from datamodules.loader import Loader, Numbers
+from datamodules.mixture import Mixture  # noqa: F401 recipes name it by its short name
 from datamodules.sampling import Dense, Sampler
 from datamodules.source import Source
-from datamodules.stream import Order
 from datamodules.transforms import Crop, MultiScaleCrop
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class VideoData(LightningDataModule):
         seed: of order, frames, crops and flips.
         failure_budget: share of the videos seen that may be unreadable before the run stops.
         failure_grace: that many unreadable ones never stop it.
+        decode_seconds: a video whose decoding takes longer is given up and counts as unreadable, even where the
+            decoder hangs (its process is replaced); null for no limit. Without workers there is none.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class VideoData(LightningDataModule):
         seed: int = 0,
         failure_budget: float = 0.01,
         failure_grace: int = 16,
+        decode_seconds: float | None = 60.0,
     ) -> None:
         super().__init__()
         named = {"global_batch": global_batch, "frames": frames, "stride": stride, "size": size, "views": views}
@@ -99,6 +102,7 @@ class VideoData(LightningDataModule):
         self.workers, self.prefetch, self.seed = workers, prefetch, seed
         self.lanes = lanes if lanes is not None else default_lanes(train, global_batch)
         self.failure_budget, self.failure_grace = failure_budget, failure_grace
+        self.decode_seconds = decode_seconds
         self.failed: dict[str, list[tuple[str, str]]] = {}
         self.seen: dict[str, int] = {}
 
@@ -136,7 +140,7 @@ class VideoData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Micro-batches from the trainer's step to the end of the run."""
-        order = Order(self.train.counts, self.seed, self.lanes)
+        order = self.train.order(self.seed, self.lanes)
         micro = self.global_batch // (self.world * self.accumulate)
         batches = TrainBatches(self.train, order, self.clip, self.seed, self.rank, self.world, micro, self.accumulate)
         self._align_progress()
@@ -173,6 +177,7 @@ class VideoData(LightningDataModule):
             prefetch_factor=self.prefetch if workers else None,
             persistent_workers=keep and workers > 0,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            limit=self.decode_seconds,
         )
 
     def _align_progress(self) -> None:
@@ -218,7 +223,8 @@ class VideoData(LightningDataModule):
         return self._order_state() if self.train is not None else {}
 
     def _order_state(self) -> dict:
-        return {"seed": self.seed, "global_batch": self.global_batch, "lanes": self.lanes, "samples": len(self.train)}
+        order = {"seed": self.seed, "global_batch": self.global_batch, "lanes": self.lanes, "samples": len(self.train)}
+        return {**order, **self.train.state()}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Refuses to resume with another order: samples would be lost or come twice."""

@@ -1,0 +1,294 @@
+"""Shards elsewhere: by ranges or whole, through a cache that many processes share, from stores that fail."""
+
+import os
+import pickle
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from datamodules.batches import Clip, TrainBatches
+from datamodules.decode import DecodeError, PyAV
+from datamodules.remote import Cache, _locked
+from datamodules.sampling import Dense
+from datamodules.shards import Shards
+from datamodules.stream import Order
+from datamodules.tars import write_index, write_shard
+from datamodules.transforms import CentreCrop
+from tests import videos
+
+SHARDS, EACH = 6, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six shards of four samples; sample i has text "text i"."""
+    folder = tmp_path_factory.mktemp("shards")
+    video = Path(videos.make(folder / "v.mp4", frames=12)).read_bytes()
+    (folder / "v.mp4").unlink()
+    rows = []
+    for s in range(SHARDS):
+        samples = [(f"{i:06d}", "mp4", video, {"text": f"text {i}"}) for i in range(s * EACH, (s + 1) * EACH)]
+        rows.append(write_shard(folder / f"s-{s}.tar", samples))
+    write_index(folder, rows)
+    return folder
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder on 127.0.0.1; `ranges`: knows parts. `trouble(path)` may say "error", "drop" or "missing"."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path, ranges: bool = True) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder, self.ranges, self.trouble, self.asked = folder, ranges, lambda path: None, []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that leaves is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        file, part = self.server.folder / self.path.lstrip("/"), self.headers.get("Range")
+        self.server.asked.append((file.name, part))
+        trouble = self.server.trouble(file.name)
+        if not file.is_file() or trouble == "missing":
+            return self.answer(404, b"no such file")
+        if trouble == "error":
+            return self.answer(503, b"busy")
+        data = file.read_bytes()
+        if part and self.server.ranges:
+            first, last = (int(x) for x in re.fullmatch(r"bytes=(\d+)-(\d+)", part).groups())
+            return self.answer(206, data[first : last + 1], trouble == "drop")
+        self.answer(200, data, trouble == "drop")
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, data: bytes, drop: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[: len(data) // 2] if drop else data)
+        if drop:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
+    yield server
+    server.shutdown()
+
+
+def shards(address: str, tmp_path: Path, **options: object) -> Shards:
+    return Shards(address, **{"cache": str(tmp_path / "cache"), "backoff": 0.01, "retries": 2, **options})
+
+
+def check(source: Shards, local: Shards) -> None:
+    assert source.counts.tolist() == local.counts.tolist() and source.texts == local.texts
+    for i in (23, 0, 4, 5, 11, 4):
+        assert source[i] == local[i]
+
+
+def addresses(folder: Path) -> dict[str, str]:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/bucket/shards", recursive=True)
+    return {
+        "file": f"file://{folder}",
+        "memory": "memory://bucket/shards/",
+        "pipe": f"pipe:cat '{folder}/'{{}}",
+    }
+
+
+@pytest.mark.parametrize("kind", ["file", "memory", "pipe"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_samples_are_those_of_the_folder(folder: Path, tmp_path: Path, kind: str, whole: bool) -> None:
+    source = shards(addresses(folder)[kind], tmp_path, whole=whole)
+    check(source, Shards(str(folder)))
+    kept = len(list((tmp_path / "cache").glob("*.tar"))) if (tmp_path / "cache").exists() else 0
+    assert kept == (4 if whole or kind == "pipe" else 0)
+    assert pickle.loads(pickle.dumps(source))[7].text == "text 7"
+
+
+def test_http_reads_parts(folder: Path, tmp_path: Path, server: Server) -> None:
+    source = shards(server.url, tmp_path)
+    assert {name for name, _ in server.asked} == {"shards.csv"}  # a start opens no shard
+    check(source, Shards(str(folder)))
+    tars = [part for name, part in server.asked if name.endswith(".tar")]
+    assert len(tars) == 6 and all(tars)  # one request a sample, for a part
+    assert not (tmp_path / "cache").exists()
+
+
+def test_http_that_knows_no_parts_goes_through_the_cache(folder: Path, tmp_path: Path, server: Server) -> None:
+    server.ranges = False
+    source = shards(server.url, tmp_path)
+    check(source, Shards(str(folder)))
+    check(source, Shards(str(folder)))
+    fetched = Counter(name for name, _ in server.asked if name.endswith(".tar"))
+    assert len(fetched) == 4 and len(list((tmp_path / "cache").glob("*.tar"))) == 4
+
+
+def test_local_and_remote_folders_join(folder: Path, tmp_path: Path, server: Server) -> None:
+    source = shards([str(folder), server.url], tmp_path)
+    assert len(source) == 48 and source[1] == source[25]
+
+
+@pytest.mark.parametrize("trouble", ["error", "drop", "missing"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_interrupted_is_tried_again(
+    folder: Path, tmp_path: Path, server: Server, trouble: str, whole: bool
+) -> None:
+    failures = Counter()
+
+    def twice(name: str) -> str | None:
+        failures[name] += 1
+        return trouble if failures[name] <= 2 else None
+
+    server.trouble = twice
+    check(shards(server.url, tmp_path, whole=whole, retries=4), Shards(str(folder)))
+
+
+@pytest.mark.parametrize("what", [".tar", ".idx"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_stays_away_is_a_decode_error(tmp_path: Path, server: Server, what: str, whole: bool) -> None:
+    source = shards(server.url, tmp_path, whole=whole)
+    server.trouble = lambda name: "drop" if name == f"s-1{what}" else None
+    with pytest.raises(DecodeError, match=r"s-1.tar.*in 3 attempts") as error:
+        source[EACH]
+    assert "127.0.0.1" in error.value.reason
+    assert source[0].text == "text 0"
+    server.trouble = lambda name: None
+    assert source[EACH].text == f"text {EACH}"  # and nothing half-read is kept
+
+
+def test_failures_reach_the_batch_and_are_named(tmp_path: Path, server: Server) -> None:
+    source = shards(server.url, tmp_path, retries=0)
+    server.trouble = lambda name: "drop" if name == "s-2.tar" else None
+    clip = Clip(4, 1, 16, 1, 0.0, Dense(), CentreCrop(), PyAV())
+    batches = TrainBatches(source, Order(source.counts, lanes=2), clip, 0, 0, 1, 6, 1)
+    rows = [batches[k] for k in range(4)]
+    skipped = [entry for batch in rows for entry in batch["skipped"]]
+    assert len(skipped) >= EACH and {name.split("/")[0] for name, _ in skipped} == {"s-2.tar"}
+    assert all(len(batch["name"]) == 6 for batch in rows)
+
+
+def test_a_wrong_address_and_a_wrong_package(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no index of the shards at .*nowhere.*Is the address right"):
+        shards(f"{server.url}/nowhere", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no index.*false shards.csv. ended with 1"):
+        shards("pipe:false {}", tmp_path)
+    with pytest.raises(ValueError, match=r"has no \{\} where the name of a file goes"):
+        shards("pipe:cat x", tmp_path)
+    with pytest.raises((ImportError, FileNotFoundError), match=r"tubelet\[remote\]|no index of the shards"):
+        shards("s3://no-such-bucket/folder", tmp_path, retries=0, options={"anon": True, "endpoint_url": server.url})
+
+
+def test_an_index_of_another_tar_is_noticed(tmp_path: Path, folder: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in folder.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    (other / "s-0.tar").write_bytes((other / "s-1.tar").read_bytes()[512:] + bytes(512))
+    with pytest.raises(ValueError, match=r"s-0.tar is not what its index describes.*prepare.py index"):
+        shards(f"file://{other}", tmp_path)[0]
+
+
+# The cache
+
+
+def write(size: int, times: list | None = None, pause: float = 0.0):
+    def fetch(path: Path) -> None:
+        time.sleep(pause)
+        path.write_bytes(bytes([65]) * size)
+        if times is not None:
+            times.append(path.name)
+
+    return fetch
+
+
+def test_the_longest_unused_leaves_and_the_limit_holds(tmp_path: Path) -> None:
+    cache, fetched = Cache(str(tmp_path), 300), []
+    for name in ("a", "b", "c", "a", "d", "a", "b"):
+        os.close(cache.open(name, 100, write(100, fetched)))
+        time.sleep(0.01)
+        assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 300
+    assert fetched == [f"{x}.partial" for x in "abcdb"]  # d drove out b, b then c
+    with pytest.raises(ValueError, match="raise cache_bytes"):
+        cache.open("large", 301, write(301))
+
+
+def test_a_file_that_leaves_stays_with_its_readers(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 100)
+    descriptor = cache.open("a", 100, write(100))
+    os.close(cache.open("b", 100, write(100)))
+    assert not (tmp_path / "a").exists() and os.pread(descriptor, 200, 0) == b"A" * 100
+    os.close(descriptor)
+
+
+def test_a_fetch_that_fails_leaves_nothing_behind_its_name(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 100)
+
+    def fails(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise DecodeError("a", "gone")
+
+    with pytest.raises(DecodeError):
+        cache.open("a", 100, fails)
+    assert not (tmp_path / "a").exists()
+    for name in ("b", *map(str, range(200))):  # what was left half takes up no room, whoever comes next
+        os.close(cache.open(name, 100, write(100)))
+        with pytest.raises(DecodeError):
+            cache.open("a", 100, fails)
+
+
+def test_those_who_wait_fetch_once(tmp_path: Path) -> None:
+    cache, fetched = Cache(str(tmp_path), 1000), []
+    with ThreadPoolExecutor(8) as pool:
+        for descriptor in pool.map(lambda _: cache.open("a", 100, write(100, fetched, 0.1)), range(8)):
+            os.close(descriptor)
+    assert len(fetched) == 1
+
+
+def busy(arguments: tuple[str, int]) -> int:
+    """Reads many files through a cache for two; 0 where each was right and the limit held."""
+    folder, seed = arguments
+    cache, wrong = Cache(folder, 2500), 0
+    for i in range(30):
+        name = f"f{(i * (seed + 3) + seed) % 7}"
+        descriptor = cache.open(name, 1000, write(1000, None, 0.002))
+        wrong += os.pread(descriptor, 2000, 0) != b"A" * 1000
+        os.close(descriptor)
+        with _locked(Path(folder) / ".lock"):  # else a file could be seen under both its names
+            sizes = sum(file.stat().st_size for file in os.scandir(folder))
+        wrong += sizes > 2500
+    return wrong
+
+
+def test_processes_share_a_small_cache(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        assert list(pool.map(busy, [(str(tmp_path), seed) for seed in range(4)])) == [0, 0, 0, 0]
+
+
+def test_a_cache_smaller_than_a_shard_says_so_at_the_start(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"largest shard at pipe:.*raise cache_bytes"):
+        shards(f"pipe:cat '{folder}/'{{}}", tmp_path, cache_bytes=100)

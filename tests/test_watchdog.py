@@ -1,0 +1,314 @@
+"""Samples that hang or kill their worker are named, counted and left out; the run goes on with the same batches."""
+
+import ctypes
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from datamodules import PyAV, Synthetic, VideoData, shared, watch
+from datamodules.batches import Clip, TrainBatches
+from datamodules.decode import DecodeError, Video
+from datamodules.loader import Loader, pinned
+from datamodules.sampling import Dense
+from datamodules.source import Sample
+from datamodules.stream import Order
+from datamodules.transforms import CentreCrop
+from datamodules.workers import Workers
+from tests.test_data import Toy, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+LIMIT = 0.6
+
+
+class Trouble(Video):
+    """A video in whose decoding something happens; `pause` hangs in native code and holds the interpreter's lock."""
+
+    fps = 24.0
+
+    def __init__(self, video: Video, what: str) -> None:
+        self.video, self.what, self.name, self.size = video, what, video.name, video.size
+
+    def __len__(self) -> int:
+        return len(self.video)
+
+    def _decode(self, wanted: np.ndarray) -> np.ndarray:
+        if self.what == "hang":
+            ctypes.PyDLL(None).pause()
+        elif self.what == "broken":
+            raise DecodeError(self.name, "broken")
+        elif self.what == "bug":
+            raise ZeroDivisionError("a bug")
+        elif self.what == "slow":
+            time.sleep(LIMIT / 3)
+        else:
+            os.kill(os.getpid(), getattr(signal, self.what))
+        return self.video._decode(wanted)
+
+
+class Odd(Synthetic):
+    """Generated videos of which some make trouble."""
+
+    def __init__(self, trouble: dict[int, str], samples: int = 24) -> None:
+        super().__init__(samples, size=16)
+        self.trouble = trouble
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        if what := self.trouble.get(index):
+            sample.content = Trouble(sample.content, what)
+        return sample
+
+
+def batches(trouble: dict[int, str]) -> TrainBatches:
+    source = Odd(trouble)
+    clip = Clip(4, 4, 16, 2, 0.5, Dense(), CentreCrop(), PyAV())
+    return TrainBatches(source, Order(len(source), 0), clip, 0, 0, 1, 4, 1)
+
+
+def load(trouble: dict[int, str], count: int = 6, workers: int = 2, limit: float | None = LIMIT) -> list[dict]:
+    crew = Workers(batches(trouble), workers, 2, limit)
+    try:
+        return list(crew.run(range(count)))
+    finally:
+        crew.close()
+
+
+def same(a: list[dict], b: list[dict]) -> None:
+    assert [x["name"] for x in a] == [x["name"] for x in b]
+    assert all((x["video"] == y["video"]).all() for x, y in zip(a, b, strict=True))
+
+
+def test_workers_give_what_one_process_gives() -> None:
+    expected = [batches({})[k] for k in range(20)]
+    for count in (1, 3):
+        same(load({}, 20, count), expected)
+
+
+REASONS = {
+    "hang": rf"given up after {LIMIT} s of decoding",
+    "SIGKILL": r"its worker died of SIGKILL \(is the machine out of memory\?\)",
+    "SIGSEGV": "its worker died of SIGSEGV",
+}
+
+
+@pytest.mark.parametrize("what", REASONS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_trouble_is_named_and_left_out(what: str, workers: int) -> None:
+    """The batches are those that a sample which merely cannot be read leaves."""
+    expected = [batches({3: "broken", 17: "broken"})[k] for k in range(6)]
+    began = time.perf_counter()
+    got = load({3: what, 17: what}, workers=workers)
+    assert time.perf_counter() - began < 10
+    same(got, expected)
+    skipped = [entry for batch in got for entry in batch["skipped"]]
+    named = {name for batch in expected for name, _ in batch["skipped"]}
+    assert {name for name, _ in skipped} == named == {f"synthetic-0-{i:08d}" for i in (3, 17)}
+    assert all(re.fullmatch(REASONS[what], reason) for _, reason in skipped)
+
+
+def test_all_kinds_at_once_within_a_run(caplog: pytest.LogCaptureFixture) -> None:
+    """A Trainer over two passes: each bad sample costs its own place only, and is counted each time it is due."""
+    trouble = {2: "hang", 5: "SIGSEGV", 11: "broken", 20: "SIGKILL"}
+
+    def run(source: Odd, workers: int) -> tuple[Toy, VideoData]:
+        toy = Toy()
+        data = VideoData(source, global_batch=4, micro_batch=2, size=16, frames=4, workers=workers, decode_seconds=0.6)
+        trainer(max_steps=12).fit(toy, datamodule=data)
+        return toy, data
+
+    expected, _ = run(Odd(dict.fromkeys(trouble, "broken")), 0)
+    toy, data = run(Odd(trouble), 2)
+    assert toy.seen == expected.seen and len(toy.seen) == 24
+    names = [name for name, _ in data.failed["train"]]
+    assert set(names) == {f"synthetic-0-{i:08d}" for i in trouble} and data.seen["train"] == 48
+    assert "skipped synthetic-0-00000002: given up after 0.6 s of decoding" in caplog.text
+
+
+def test_over_the_budget_the_run_stops_and_names_them() -> None:
+    data = VideoData(
+        *(Odd(dict.fromkeys(range(24), "SIGSEGV")),),
+        **{"global_batch": 1, "size": 16, "frames": 4, "workers": 1, "failure_grace": 0, "failure_budget": 0.1},
+    )
+    with pytest.raises(RuntimeError, match=r"its worker died of SIGSEGV"):
+        trainer(max_steps=12).fit(Toy(), datamodule=data)
+
+
+def test_slow_samples_are_no_trouble() -> None:
+    """The limit is for one sample: four that take a third of it each are well."""
+    got = load(dict.fromkeys(range(24), "slow"), 2)
+    assert not any(batch["skipped"] for batch in got)
+
+
+def test_a_bug_reaches_the_reader_with_its_place() -> None:
+    with pytest.raises(ZeroDivisionError, match="a bug") as error:
+        load(dict.fromkeys(range(24), "bug"))
+    assert "In a loading process, at item 0" in error.value.__notes__[0] and "_decode" in error.value.__notes__[0]
+
+
+class Dies(Dataset):
+    def __getitem__(self, k: int) -> dict:
+        os._exit(3)
+
+
+def test_workers_that_die_for_no_sample_end_the_run() -> None:
+    workers = Workers(Dies(), 2, 2, None)
+    try:
+        with pytest.raises(
+            RuntimeError, match=r"its worker ended with 3, before its first sample.*data.init_args.work"
+        ):
+            next(workers.run(range(3)))
+    finally:
+        workers.close()
+
+
+def test_killed_workers_are_replaced_between_batches() -> None:
+    expected = [batches({})[k] for k in range(12)]
+    workers, got = Workers(batches({}), 2, 2, LIMIT), []
+    try:
+        for k, batch in enumerate(workers.run(range(12))):
+            got.append(batch)
+            if k in (2, 7):
+                for worker in workers.workers:
+                    worker.process.kill()
+    finally:
+        workers.close()
+    same(got, expected)
+    assert not any(batch["skipped"] for batch in got)  # a kill from outside is no sample's fault
+
+
+def test_a_run_that_is_left_does_not_disturb_the_next() -> None:
+    loader = Loader(batches({}), batch_size=None, sampler=range(8), num_workers=2, persistent_workers=True)
+    for _ in range(3):
+        for k, _ in enumerate(loader):
+            if k == 2:
+                break
+    expected = [batches({})[k] for k in range(8)]
+    same(list(loader), expected)
+    first = [worker.process.pid for worker in loader._kept.workers]
+    same(list(loader), expected)
+    assert [worker.process.pid for worker in loader._kept.workers] == first
+    processes = [worker.process for worker in loader._kept.workers]
+    del loader
+    gc.collect()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_batches_outlive_their_workers_and_leave_no_memory() -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))
+    kept = load({}, 10)
+    assert all(batch["video"].float().mean() > 0 for batch in kept)  # readable and their own
+    kept[0]["video"].fill_(7)
+    assert (kept[1]["video"] != 7).any()
+    maps = Path("/proc/self/maps").read_text().count("memfd:batch")
+    assert maps == 10
+    del kept
+    gc.collect()
+    assert "memfd:batch" not in Path("/proc/self/maps").read_text()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_what_a_reader_keeps_is_not_written_over() -> None:
+    """Also where only a part of a batch is kept, or a view that Python has no other hold on."""
+    workers = Workers(batches({}), 1, 2, None)
+    try:
+        kept, copies = [], []
+        for k, batch in enumerate(workers.run(range(30))):
+            part = batch["video"][k % 8, :, 1:]
+            if k % 3 == 0:
+                kept.append(part)
+                copies.append(part.clone())
+        assert all((a == b).all() for a, b in zip(kept, copies, strict=True))
+        assert 10 < len(workers.workers[0].buffers) < 16  # ten kept, and a few that take turns
+    finally:
+        workers.close()
+
+
+def test_shared_memory_is_used_again_when_all_have_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "active", True)
+    tensor = shared.empty((2, 3, 5))
+    part = tensor.flatten(0, 1)[1:]
+    assert shared.lend(torch.zeros(3)) is None
+    buffer = shared.lend(part)
+    del tensor, part
+    gc.collect()
+    assert not buffer.free  # its reader has it still
+    other = shared.empty((2, 3, 5))
+    assert shared.lend(other) is not buffer
+    shared.returned([buffer.number])
+    again = shared.empty((5, 6))
+    assert shared.lend(again) is buffer
+    unsent = shared.empty((2, 3, 4))
+    place = unsent.data_ptr()
+    del unsent
+    assert shared.empty((24,)).data_ptr() == place
+
+
+def test_pinned_batches_are_one_ahead_and_end_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
+    made = []
+
+    def source() -> Iterator[dict]:
+        for i in range(6):
+            made.append(i)
+            yield {"video": torch.tensor([i]), "name": [str(i)]}
+        raise DecodeError("x", "the end")
+
+    got = pinned(source())
+    assert next(got) == {"video": torch.tensor([1]), "name": ["0"]}
+    time.sleep(0.2)
+    assert 1 < len(made) <= 4
+    got.close()
+    with pytest.raises(DecodeError, match="the end"):
+        list(pinned(source()))
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, signal, sys\nsys.path.insert(0, sys.argv[1])\n"
+        "from datamodules.workers import Workers\n"
+        "class Items:\n    def __getitem__(self, k): return {'k': k}\n"
+        "if __name__ == '__main__':\n"
+        "    workers = Workers(Items(), 2, 2, None)\n"
+        "    next(workers.run(range(9)))\n"
+        "    print(*[w.process.pid for w in workers.workers], flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, script, root], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL and len(pids) == 2
+    deadline = time.monotonic() + 12
+    while any(Path(f"/proc/{pid}/cmdline").exists() and _alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a worker outlives its parent"
+        time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_notes_cost_nothing_and_hold_any_name() -> None:
+    note = watch.Note()
+    for name in ("a.mp4", "", "видео 視頻 \udcff", "x" * 5000):
+        note.write(name, 2.5)
+        assert note.read() == (name.encode("utf-8", "surrogateescape")[:1024].decode("utf-8", "replace"), 2.5)
+    began = time.perf_counter()
+    for _ in range(1000):
+        with watch.decoding("a/video.mp4"):
+            pass
+    assert (time.perf_counter() - began) / 1000 < 1e-4

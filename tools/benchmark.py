@@ -1,0 +1,61 @@
+"""What a machine makes of it: `python tools/benchmark.py data --videos DIR` times loading."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool."""
+    parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (add_data,):  # each adds its command, with the function that runs it
+        add(commands)
+    a = parser.parse_args(arguments)
+    try:
+        report, table = a.run(a)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table)
+    if a.json:
+        Path(a.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def add_data(commands: argparse._SubParsersAction) -> None:
+    """`data`: clips a second of the loader, of its decoder alone and of the field's common way."""
+    parser = commands.add_parser("data", help="loading: clips a second", description=add_data.__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--videos", help="a folder, a csv or jsonl list, or one video")
+    what.add_argument("--shards", nargs="+", help="folders or URLs of shards")
+    parser.add_argument("--decoder", default="PyAV", choices=("PyAV", "Decord", "TorchCodec"), help="(default PyAV)")
+    parser.add_argument("--count", type=int, default=20, help="videos (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
+    parser.add_argument("--frames", type=int, default=16, help="of a clip (default %(default)s)")
+    parser.add_argument("--stride", type=int, default=4, help="between them (default %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="pixels of a view (default %(default)s)")
+    parser.add_argument("--views", type=int, default=4, help="of each decoded clip (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="also time the loader with as many processes")
+    parser.add_argument("--json", help="write all of it to this file")
+    parser.set_defaults(run=data)
+
+
+def data(a: argparse.Namespace) -> tuple[dict, str]:
+    """Report and table of `data`."""
+    import datamodules
+    from datamodules.benchmark import measure, table
+
+    source = datamodules.Files(a.videos) if a.videos else datamodules.Shards(a.shards)
+    decoder = getattr(datamodules, a.decoder)()
+    report = measure(
+        source, decoder, a.frames, a.stride, a.size, a.views, videos=a.count, rounds=a.rounds, workers=a.workers
+    )
+    return report, table(report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
