@@ -1,15 +1,19 @@
 """What you ship: encoders, decoders, heads and their weights. Torch only."""
 
 from models.classifier import VideoClassifier
+from models.clip import CLIP_SIZES, CLIPVision
 from models.convert import LoadReport, load_weights
-from models.decoders import DECODER_SIZES, PixelDecoder
+from models.decoders import DECODER_SIZES, FeatureDecoder, PixelDecoder
 from models.encoder import Encoder
 from models.vit import SIZES, VideoViT
 
 __all__ = [
+    "CLIP_SIZES",
     "DECODER_SIZES",
     "SIZES",
+    "CLIPVision",
     "Encoder",
+    "FeatureDecoder",
     "LoadReport",
     "PixelDecoder",
     "VideoClassifier",

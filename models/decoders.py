@@ -1,4 +1,6 @@
-"""PixelDecoder: VideoMAE's light transformer that predicts the pixels of hidden tokens from the visible ones."""
+"""Tokens to what a model is pretrained to predict: VideoMAE's pixels, and the features of UMT's teacher."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,3 +71,38 @@ class PixelDecoder(nn.Module):
         start = tokens.shape[1]
         stop = x.shape[1] if read is None else start + read
         return self.head(self.norm(x[:, start:stop]))
+
+
+class FeatureDecoder(nn.Module):
+    """Tokens of several layers to a teacher's features: a linear layer and a norm each, and no attention.
+
+    Args:
+        encoder_width: channels of the tokens that come in.
+        out: channels of the teacher's features.
+        layers: how many layers are compared, each with its own head.
+        patch, tubelet, frames, size: as in the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder_width: int = 768,
+        out: int = 512,
+        layers: int = 6,
+        patch: int = 16,
+        tubelet: int = 1,
+        frames: int = 8,
+        size: int = 224,
+    ) -> None:
+        super().__init__()
+        self.positions = FixedPositions(token_grid(frames, size, tubelet, patch), encoder_width)
+        self.heads = nn.ModuleList(Linear(encoder_width, out) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(out, 1e-6) for _ in range(layers))
+
+    def forward(self, layers: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
+        """Predictions `[B, K, out]` of each of `layers` `[B, K, D]`, whose tokens stand at `keep` `[B, K]`.
+
+        The encoder has added their positions before; they are added once more (UMT `modeling_pretrain.py`).
+        """
+        positions = self.positions(keep)
+        pairs = zip(self.heads, self.norms, layers, strict=True)
+        return [norm(head(x + positions.to(x.dtype))) for head, norm, x in pairs]

@@ -26,6 +26,7 @@ class Encoder(nn.Module):
             taps: numbers of blocks whose outputs are wanted too.
 
         Returns:
-            The tokens; with `taps`, the tokens and the tapped outputs in the order of `taps`.
+            The tokens; with `taps`, the tokens and the tapped outputs in the order of `taps`, each through the final
+            norm, which the last block's output and the tokens share.
         """
         raise NotImplementedError

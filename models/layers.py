@@ -143,10 +143,10 @@ def take_patches(video: Tensor, index: Tensor | None, tubelet: int, patch: int) 
 class PatchEmbed(nn.Module):
     """Tubelets of pixels to tokens: a Conv3d whose stride is its kernel, applied to the kept tubelets alone."""
 
-    def __init__(self, width: int, tubelet: int, patch: int, channels: int = 3) -> None:
+    def __init__(self, width: int, tubelet: int, patch: int, channels: int = 3, bias: bool = True) -> None:
         super().__init__()
         self.tubelet, self.patch = tubelet, patch
-        self.proj = nn.Conv3d(channels, width, (tubelet, patch, patch), (tubelet, patch, patch))
+        self.proj = nn.Conv3d(channels, width, (tubelet, patch, patch), (tubelet, patch, patch), bias=bias)
 
     def forward(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
         patches = take_patches(video, keep, self.tubelet, self.patch).flatten(2)  # [B, K, C*tubelet*p*p]
@@ -178,6 +178,21 @@ def resize_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     return x.permute(3, 0, 1, 2).flatten(0, 2)
 
 
+def saved_grid(tokens: int, grid: Grid, made_for: Grid) -> Grid:
+    """The grid of a saved table of `tokens` rows: the model's own, what it was `made_for`, or square at one of their
+    lengths or at the 8 time slices that the unmasked teacher is pretrained with."""
+    for known in (grid, made_for):
+        if tokens == math.prod(known):
+            return known
+    for t in (8, grid[0]) if made_for == grid else (made_for[0], 8, grid[0]):
+        side = math.isqrt(tokens // t)
+        if t * side * side == tokens:
+            return t, side, side
+    raise ValueError(
+        f"a position table of {tokens} rows fits no grid of square frames: set the encoder's made_for to its (t, h, w)"
+    )
+
+
 class Normalize(nn.Module):
     """Pixels to what an encoder was trained on: uint8 `[B, 3, T, H, W]` to zero mean and unit deviation a channel.
 
@@ -204,16 +219,17 @@ class Normalize(nn.Module):
 
 
 class FixedPositions(nn.Module):
-    """A sinusoid position table: recomputed, never trained, never saved.
+    """A sinusoid position table: recomputed, never trained.
 
     `made_for` is the grid that the weights were trained at: where it differs from `grid`, the trained table is resized,
-    so that a model fine-tuned at more frames or pixels starts from positions that it knows.
+    so that a model fine-tuned at more frames or pixels starts from positions that it knows. Such a table is saved with
+    the weights, as UMT's fine-tuning does; one that can be recomputed from the grid is not.
     """
 
     def __init__(self, grid: Grid, width: int, made_for: Grid | None = None) -> None:
         super().__init__()
-        self.grid, self.made_for = grid, made_for or grid
-        self.register_buffer("table", torch.empty(math.prod(grid), width), persistent=False)
+        self.grid, self.made_for = grid, tuple(made_for or grid)
+        self.register_buffer("table", torch.empty(math.prod(grid), width), persistent=self.made_for != grid)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -225,3 +241,28 @@ class FixedPositions(nn.Module):
     def forward(self, index: Tensor | None = None) -> Tensor:
         """The rows of `index` `[B, K]`, or the whole table `[N, D]`."""
         return self.table if index is None else self.table[index]
+
+    def fit_table(self, table: Tensor) -> Tensor:
+        """A saved table `[M, D]`, brought to this grid."""
+        return resize_table(table, saved_grid(len(table), self.grid, self.made_for), self.grid)
+
+
+class LearntPositions(nn.Module):
+    """A position table that is trained and saved."""
+
+    def __init__(self, grid: Grid, width: int, made_for: Grid | None = None) -> None:
+        super().__init__()
+        self.grid, self.made_for = grid, tuple(made_for or grid)
+        self.table = nn.Parameter(torch.empty(math.prod(grid), width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, index: Tensor | None = None) -> Tensor:
+        """The rows of `index` `[B, K]`, or the whole table `[N, D]`."""
+        return self.table if index is None else self.table[index]
+
+    def fit_table(self, table: Tensor) -> Tensor:
+        """A saved table `[M, D]`, brought to this grid."""
+        return resize_table(table, saved_grid(len(table), self.grid, self.made_for), self.grid)

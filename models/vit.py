@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoder import Encoder
-from models.layers import Block, FixedPositions, Grid, PatchEmbed, token_grid
+from models.layers import Block, FixedPositions, Grid, LearntPositions, PatchEmbed, token_grid
 
 # Named sizes: VideoMAE V2 `models/modeling_finetune.py`; "giant" has the odd patch 14 and MLP 48/11.
 SIZES: dict[str, dict[str, int]] = {
@@ -34,6 +34,7 @@ class VideoViT(Encoder):
         cosine: VideoMAE V2's optional cosine attention.
         norm: a LayerNorm at the end; mean-pooling classifiers have theirs after the pooling instead.
         made_for: the token grid that pretrained weights were trained at, if it differs.
+        learn_positions: train the position table in place of the fixed one.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class VideoViT(Encoder):
         cosine: bool = False,
         norm: bool = True,
         made_for: Grid | None = None,
+        learn_positions: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.patch, self.tubelet = width, patch, tubelet
         self.frames, self.size = frames, size
         self.grid = token_grid(frames, size, tubelet, patch)
         self.patch_embed = PatchEmbed(width, tubelet, patch)
-        self.positions = FixedPositions(self.grid, width, made_for)
+        self.positions = (LearntPositions if learn_positions else FixedPositions)(self.grid, width, made_for)
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(width, heads, mlp, rate, layer_scale, cosine) for rate in rates)
         self.norm = nn.LayerNorm(width, 1e-6) if norm else nn.Identity()
@@ -77,6 +79,7 @@ class VideoViT(Encoder):
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in taps:
-                tapped[i] = x
-        x = self.norm(x)
+                tapped[i] = self.norm(x)
+        last = len(self.blocks) - 1
+        x = tapped[last] if last in tapped else self.norm(x)
         return (x, [tapped[i] for i in taps]) if taps else x

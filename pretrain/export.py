@@ -11,10 +11,12 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.convert import umt as umt_names
 from models.convert import videomae as names
 from models.convert.rules import to_theirs
+from models.vit import VideoViT
 from pretrain.checkpoint import newest_checkpoint, whole
-from pretrain.objectives import Objective, VideoMAE
+from pretrain.objectives import UMT, Objective, VideoMAE
 
 
 def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], out: str, decoder: bool = True) -> None:
@@ -72,9 +74,10 @@ def build(settings: dict[str, Any]) -> Objective:
 
 
 def to_official(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
-    """`checkpoint.pth` with the weights under `model`, in the names of VideoMAE V2's pretraining code."""
+    """`checkpoint.pth` with the weights under `model`, in the names of the method's own pretraining code."""
     state = encoder_state(model, decoder)
-    theirs, unknown = to_theirs(names.OFFICIAL_PRETRAIN, state)
+    rules = umt_names.OFFICIAL_PRETRAIN if isinstance(model, UMT) else names.OFFICIAL_PRETRAIN
+    theirs, unknown = to_theirs(rules, state)
     _none_left(unknown)
     torch.save({"model": theirs}, folder / "checkpoint.pth")
     return f"checkpoint.pth, {len(theirs)} tensors in the official names"
@@ -92,11 +95,12 @@ def to_safetensors(model: Objective, folder: Path, decoder: bool, settings: dict
 
 
 def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
-    """A folder for `VideoMAEModel` and `VideoMAEForPreTraining`, checked by loading it and comparing outputs."""
-    from transformers import VideoMAEForPreTraining, VideoMAEImageProcessor, VideoMAEModel
+    """A folder for `from_pretrained`, checked by loading it and comparing outputs: transformers' VideoMAE where that is
+    the method, else the encoder with a modelling file of its own."""
+    from transformers import VideoMAEForPreTraining, VideoMAEModel
 
     if not isinstance(model, VideoMAE):
-        raise ValueError(f"transformers has no class for {type(model).__name__}: export to safetensors")
+        return to_modeling_file(model, folder)
     kind = VideoMAEForPreTraining if decoder else VideoMAEModel
     rules = names.TRANSFORMERS if decoder else names.TRANSFORMERS_MODEL
     theirs = kind(transformers_config(model))
@@ -107,14 +111,49 @@ def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dic
     _none_left(missing)
     theirs.load_state_dict({live[name]: tensor for name, tensor in state.items()}, strict=False)
     theirs.save_pretrained(folder)  # writes the names that transformers 4 and 5 both read
-    size = model.encoder.size
-    mean, std = model.normalize.values
-    VideoMAEImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=mean, image_std=std
-    ).save_pretrained(folder)
+    _save_processor(model, folder)
     loaded = kind.from_pretrained(folder)
     encoder = loaded.videomae if decoder else loaded
     return f"{kind.__name__}, features equal to {compare(model, encoder):.1e}"
+
+
+def to_modeling_file(model: Objective, folder: Path) -> str:
+    """The encoder for `AutoModel.from_pretrained(folder, trust_remote_code=True)`, with the file that defines it."""
+    from models.convert.modeling_videovit import VideoViTConfig, VideoViTModel
+
+    e = model.encoder
+    if not isinstance(e, VideoViT) or e.blocks[0].attn.scale is not None:
+        raise ValueError(f"the modelling file has no {type(e).__name__} of these options: export to safetensors")
+    block = e.blocks[0]
+    config = VideoViTConfig(
+        image_size=e.size,
+        num_frames=e.frames,
+        patch_size=e.patch,
+        tubelet_size=e.tubelet,
+        hidden_size=e.width,
+        num_hidden_layers=len(e.blocks),
+        num_attention_heads=block.attn.heads,
+        intermediate_size=block.mlp.fc1.out_features,
+        layer_scale=not isinstance(block.ls1, nn.Identity),
+        final_norm=isinstance(e.norm, nn.LayerNorm),
+    )
+    theirs = VideoViTModel(config)
+    theirs.load_state_dict({**e.state_dict(), "positions.table": e.positions.table.detach()})
+    VideoViTConfig.register_for_auto_class()
+    VideoViTModel.register_for_auto_class("AutoModel")
+    theirs.save_pretrained(folder)
+    _save_processor(model, folder)
+    difference = compare(model, VideoViTModel.from_pretrained(folder))
+    return f"VideoViTModel with its modelling file, features equal to {difference:.1e}"
+
+
+def _save_processor(model: Objective, folder: Path) -> None:
+    from transformers import VideoMAEImageProcessor
+
+    size, (mean, std) = model.encoder.size, model.normalize.values
+    VideoMAEImageProcessor(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=mean, image_std=std
+    ).save_pretrained(folder)
 
 
 def transformers_config(model: VideoMAE):
@@ -146,7 +185,7 @@ def transformers_config(model: VideoMAE):
 
 
 @torch.no_grad()
-def compare(model: VideoMAE, theirs: nn.Module) -> float:
+def compare(model: Objective, theirs: nn.Module) -> float:
     """Largest difference of the encoder's features on random video; ValueError where it is not rounding."""
     e = model.encoder
     video = torch.randn(1, 3, e.frames, e.size, e.size, generator=torch.Generator().manual_seed(0))
@@ -170,9 +209,11 @@ def _none_left(unknown: list[str]) -> None:
 def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
     """What a stranger needs to know: method, sizes, how to load it, and the whole recipe."""
     e, (mean, std) = model.encoder, model.normalize.values
+    auto = "VideoMAEModel" if isinstance(model, VideoMAE) else "AutoModel"
+    trust = "" if isinstance(model, VideoMAE) else ", trust_remote_code=True"
     parameters = sum(p.numel() for p in e.parameters()) / 1e6
     load: dict[str, Callable[[], str]] = {
-        "transformers": lambda: 'from transformers import VideoMAEModel\nmodel = VideoMAEModel.from_pretrained("PATH")',
+        "transformers": lambda: f'from transformers import {auto}\nmodel = {auto}.from_pretrained("PATH"{trust})',
         "safetensors": lambda: 'import models\nreport = models.load_weights(encoder, "PATH")',
         "official": lambda: 'torch.load("PATH/checkpoint.pth")["model"]',
     }

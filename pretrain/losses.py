@@ -1,5 +1,9 @@
 """Losses and their targets: functions of tensors."""
 
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.layers import take_patches
@@ -29,3 +33,28 @@ def masked_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Squared error averaged over values, then over the tokens of the batch that `weight` `[B, M]` marks with 1."""
     error = (prediction.float() - target).square().mean(dim=-1)
     return (error * weight).sum() / weight.sum()
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """The mean of 2 - 2 cos over vectors of length 1, which is their squared distance."""
+    return (2 - 2 * (a * b).sum(dim=-1)).mean()
+
+
+# How UMT may compare features, by the names of its official code.
+ALIGNMENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l2": squared_distance,
+    "mse": F.mse_loss,
+    "smooth_l1": F.smooth_l1_loss,
+}
+
+
+def alignment(student: Sequence[Tensor], teacher: Sequence[Tensor], loss: str = "l2") -> Tensor:
+    """How far features are from a teacher's, layer by layer, both brought to length 1; the mean of the layers.
+
+    Args:
+        student, teacher: a layer each, `[B, K, D]`.
+        loss: a name in `ALIGNMENT`.
+    """
+    pairs = zip(student, teacher, strict=True)
+    unit = [(F.normalize(s.float(), dim=-1), F.normalize(t.float(), dim=-1)) for s, t in pairs]
+    return torch.stack([ALIGNMENT[loss](s, t) for s, t in unit]).mean()

@@ -11,12 +11,18 @@ from models.layers import Grid
 
 
 class Mask:
-    """The contract: `width(grid)` numbers of noise a sample in, indices of tokens in raster order out."""
+    """The contract: `width(grid)` numbers of noise a sample in, indices of tokens in raster order out.
+
+    `attention` `[B, t, h * w]` is how much a teacher looks at each token, for masks that are guided by one.
+    `even`: whether each time slice has as many tokens.
+    """
+
+    even = False
 
     def width(self, grid: Grid) -> int:
         raise NotImplementedError
 
-    def __call__(self, noise: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
 
@@ -39,7 +45,7 @@ class Random(Mask):
     def width(self, grid: Grid) -> int:
         return grid[0] * grid[1] * grid[2]
 
-    def __call__(self, noise: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         visible = _visible(noise.shape[1], self.ratio)
         return noise.argsort(dim=1)[:, :visible].sort(dim=1).values
 
@@ -47,13 +53,15 @@ class Random(Mask):
 class Tube(Mask):
     """Hide the same `ratio` of places in every time slice (VideoMAE, 3.2; V2 `masking_generator.py`)."""
 
+    even = True
+
     def __init__(self, ratio: float = 0.9) -> None:
         self.ratio = ratio
 
     def width(self, grid: Grid) -> int:
         return grid[1] * grid[2]
 
-    def __call__(self, noise: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         t, h, w = grid
         visible = _visible(h * w, self.ratio)
         place = noise.argsort(dim=1)[:, :visible].sort(dim=1).values
@@ -89,11 +97,39 @@ class RunningCell(Mask):
         phase = (place + at(t, t, 1, 1) + at(4, 4, 1, 1, 1) + 1) % 4
         return (phase < int(4 * self.ratio)).flatten(1)
 
-    def __call__(self, noise: Tensor, grid: Grid) -> Tensor:
+    def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         maps = self.maps(grid, noise.device)
         decoded = maps.shape[1] - int(maps.shape[1] * self.ratio)  # every phase has as many: the cell tiles the slice
         index = maps.int().argsort(dim=1, stable=True)[:, :decoded]
         return index[(noise[:, 0] * 4).long().clamp(max=3)]
+
+
+class Attention(Mask):
+    """Hide `ratio` of each time slice, and rather what a teacher overlooks (UMT, 3.2: "attention-guided").
+
+    Visible tokens are drawn without replacement with chances in proportion to the attention. The largest of
+    `attention / e`, for exponential `e`, are such a draw, and the one that `torch.multinomial` makes of the same `e`.
+    A weight of 0, as half precision may have it, counts as the smallest number: it is drawn last.
+    """
+
+    even = True
+
+    def __init__(self, ratio: float = 0.8) -> None:
+        self.ratio = ratio
+
+    def width(self, grid: Grid) -> int:
+        return grid[0] * grid[1] * grid[2]
+
+    def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
+        t, h, w = grid
+        if attention is None:
+            raise ValueError("masking by attention needs a teacher's, which this method has not: use Tube or Random")
+        visible = _visible(h * w, self.ratio)
+        exponential = -torch.log1p(-noise.unflatten(1, (t, h * w)))
+        weight = attention.to(noise.dtype).clamp(min=torch.finfo(torch.float32).tiny)
+        place = (weight.log() - exponential.log()).topk(visible, dim=2).indices.sort(dim=2).values
+        slices = torch.arange(t, device=noise.device) * (h * w)
+        return (place + slices[:, None]).flatten(1)  # [B, t * visible]
 
 
 def complement(keep: Tensor, tokens: int) -> Tensor:

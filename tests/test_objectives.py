@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 # A row a method. It buys the tests here, and those of resuming and of ranks.
 ROWS = {
     "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
+    "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
 }
 EACH = pytest.mark.parametrize("recipe", ROWS.values(), ids=list(ROWS))
 

@@ -18,12 +18,17 @@ from torch.testing import assert_close
 
 import models
 from datamodules import sampling, transforms
+from models.convert import clip as clip_names
+from models.convert import umt as umt_names
 from models.convert import videomae as names
 from models.convert.rules import to_ours, to_theirs
-from models.layers import sinusoid_table
-from pretrain.masking import Random, RunningCell, Tube, unseen_first
-from pretrain.objectives import VideoMAE
+from models.layers import FixedPositions, sinusoid_table
+from pretrain.losses import alignment
+from pretrain.masking import Attention, Random, RunningCell, Tube, unseen_first
+from pretrain.objectives import UMT, VideoMAE
+from pretrain.objectives.umt import last_blocks, resize_frames
 from pretrain.optim import AdamW, cosine, layer_of, parameter_groups
+from pretrain.teachers import Frozen
 
 # Tolerances of the references' README: fp32 on any CPU.
 ACTIVATION = {"atol": 5e-5, "rtol": 1e-4}
@@ -403,3 +408,223 @@ def _into_transformers(model: torch.nn.Module, state: dict) -> None:
     fixed = {name for name in live if "position_embeddings" in name}
     assert live.keys() - fixed == state.keys()
     model.load_state_dict({live[name]: tensor for name, tensor in state.items()}, strict=False)
+
+
+def reference_noise(seed: int, shape: torch.Size) -> torch.Tensor:
+    """The uniform numbers whose exponentials `torch.multinomial` draws from `seed` on a CPU."""
+    torch.manual_seed(seed)
+    return -torch.expm1(-torch.empty(shape).exponential_(1).double())
+
+
+def hidden_by(keep: torch.Tensor, tokens: int) -> torch.Tensor:
+    return torch.ones(len(keep), tokens, dtype=torch.bool).scatter(1, keep, False)
+
+
+@checks("umt_attention_mask")
+def attention_mask(facts: dict, t: dict) -> None:
+    for i, c in enumerate(facts["cases"]):
+        attention = t[f"case{i}/cls_attention"]
+        noise = reference_noise(c["seed"], attention.shape)
+        rows, tokens = c["batch"], c["frames"] * c["patches_per_frame"]
+        grid = c["frames"], 1, c["patches_per_frame"]
+        mask = Attention(c["mask_ratio"])
+        keep = mask(noise.view(rows, -1), grid, attention.view(rows, c["frames"], -1))
+        assert torch.equal(hidden_by(keep, tokens), t[f"case{i}/bool_masked"])
+        per_frame = (keep // c["patches_per_frame"]).view(rows, c["frames"], -1)
+        assert per_frame.shape[2] == c["n_visible_per_frame"] and (per_frame == per_frame[..., :1]).all()
+
+
+@checks("umt_attention_mask_marginals")
+def attention_mask_marginals(facts: dict, t: dict) -> None:
+    draws, n, keep = facts["draws"], facts["n"], facts["keep"]
+    noise = torch.rand(draws, n, generator=torch.Generator().manual_seed(0))
+    mask = Attention(1 - keep / n + 1e-9)
+    chosen = mask(noise, (1, 1, n), t["cls_attention"].expand(draws, 1, n))
+    assert chosen.shape == (draws, keep)
+    ours, theirs = torch.bincount(chosen.flatten(), minlength=n) / draws, t["visible_frequency"]
+    error = (theirs * (1 - theirs) * 2 / draws).sqrt() + 1 / draws
+    assert ((ours - theirs).abs() < 5 * error).all()
+
+
+def clip_tower(config: dict, weights: dict) -> models.CLIPVision:
+    """A vision tower of a case's sizes with its official weights; every key must find its place."""
+    mlp = weights["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
+    sizes = config["width"], config["layers"], config["heads"], mlp, config["patch"], config["res"], config["out"]
+    model = models.CLIPVision(*sizes)
+    report = models.load_weights(model, weights)
+    assert not report.unused and not report.missing, report
+    return model.eval()
+
+
+def unit(layers: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([F.normalize(layer, dim=-1) for layer in layers])
+
+
+@checks("clip_teacher", "clip_teacher_load")
+def clip_teacher(facts: dict, t: dict) -> None:
+    config, video = facts["config"], t["input/video"]
+    model = clip_tower(config, part(t, "teacher") or part(t, "ckpt"))
+    ours, _ = to_theirs(clip_names.OPENAI_VISUAL, model.state_dict())
+    for name, tensor in part(t, "loaded").items():
+        assert_close(ours[name].view_as(tensor), tensor, **TABLE)
+    taps = last_blocks(config["layers"], config["return_layers"], config.get("interval", 1))
+    if "returned_layers_ascending" in facts:
+        assert list(taps) == facts["returned_layers_ascending"]
+    expected = part(t, "output")
+    with torch.no_grad():
+        seen = model(video, taps=taps)
+        assert_close(unit(seen.features), expected["features"], **ACTIVATION)
+        if "features_unnormalised" in expected:
+            assert_close(torch.stack(seen.features), expected["features_unnormalised"], **ACTIVATION)
+        assert_close(seen.attention.flatten(0, 1), expected["cls_attention"], **ACTIVATION)
+        if "features_masked_input" in expected:
+            keep = indices(~t["input/mask"])
+            part_seen = model(video, keep, taps)
+            assert_close(unit(part_seen.features), expected["features_masked_input"], **ACTIVATION)
+            assert_close(part_seen.attention.flatten(0, 1), expected["cls_attention_masked_input"], **ACTIVATION)
+            # Choosing what is read after the fact, by either path, gives what reading all and picking gives.
+            for even in (True, False):
+                some = model(video, None, taps, lambda _: keep, even)
+                assert torch.equal(some.keep, keep)
+                picked = expected["features"].take_along_dim(keep[None, ..., None], 2)
+                assert_close(unit(some.features), picked, **ACTIVATION)
+
+
+def student(config: dict, weights: dict, teacher: models.CLIPVision | None = None) -> UMT:
+    """A UMT of a case's sizes with its official weights; without a teacher, one that is never asked."""
+    learnt = config.get("learnable_pos", False)
+    encoder = backbone({"mlp_ratio": 4, "tubelet_size": 1, **config}, learn_positions=learnt)
+    sizes = {name: encoder[name] for name in ("patch", "tubelet", "frames", "size")}
+    layers, out = config["return_layers"], config["out"]
+    decoder = models.FeatureDecoder(encoder["width"], out, layers, **sizes)
+    if teacher is None:
+        teacher = models.CLIPVision(8, config["depth"], 1, 8, sizes["patch"], sizes["size"], out)
+    frozen = Frozen(teacher, weights="never read")
+    frozen.weights = None
+    model = UMT(
+        models.VideoViT(**encoder),
+        decoder,
+        frozen,
+        Attention(config["mask_ratio"]),
+        config.get("interval", 1),
+        config["loss"],
+    )
+    report = models.load_weights(model, weights)
+    assert not report.unused and not report.missing, report
+    return model
+
+
+def check_student(model: UMT, facts: dict, t: dict, target: list[torch.Tensor], keep: torch.Tensor) -> None:
+    """Features, loss and gradients of the student, given what it sees and should say."""
+    _, layers = model.encoder(t["input/video"], keep, model.taps)
+    if "output/encoder_layers_normed" in t:
+        assert_close(torch.stack(layers), t["output/encoder_layers_normed"], **ACTIVATION)
+    features = model.decoder(layers, keep)
+    assert_close(unit(features), t["output/student_features"], **ACTIVATION)
+    loss = alignment(features, target, model.loss)
+    assert_close(loss, t["loss"].view(()), **LOSS)
+    assert_close(loss.item(), facts["loss"], **LOSS)
+    model.zero_grad()
+    loss.backward()
+    ours = official_gradients(model, umt_names.OFFICIAL_PRETRAIN)
+    assert len(ours) == len([p for p in model.parameters() if p.requires_grad])
+    for name, gradient in part(t, "grad").items():
+        assert_close(ours[name], gradient, **GRADIENT, msg=lambda m, name=name: f"gradient of {name}: {m}")
+    assert_close(torch.stack([g.norm() for g in ours.values()]).norm(), t["grad_norm"], **GRADIENT)
+
+
+@checks("umt_student_distill")
+def umt_student(facts: dict, t: dict) -> None:
+    config = facts["config"]
+    model = student(config, part(t, "student"))
+    assert list(model.taps) == facts.get("returned_layers_ascending", list(model.taps))
+    attention = t["input/cls_attention"]
+    noise = reference_noise(config["mask_seed"], attention.shape).view(config["batch"], -1)
+    keep = model.mask(noise, model.encoder.grid, attention.view(config["batch"], config["frames"], -1))
+    assert torch.equal(hidden_by(keep, noise.shape[1]), t["mask/bool_masked"])
+    target = list(t["input/teacher_features"].take_along_dim(keep[None, ..., None], 2))
+    assert_close(torch.stack(target), t["target/features"], **EXACT)
+    check_student(model, facts, t, target, keep)
+
+
+@checks("umt_end_to_end")
+def umt_end_to_end(facts: dict, t: dict) -> None:
+    config = facts["student"]
+    model = student(config, part(t, "student"), clip_tower(facts["teacher"], part(t, "teacher")))
+    video = t["input/video"]
+    assert_close(resize_frames(video, facts["teacher"]["res"]), t["teacher_input/video"], **ACTIVATION)
+    everything = model.teacher(t["teacher_input/video"], taps=model.teacher_taps)
+    assert_close(everything.attention.flatten(0, 1), t["output/cls_attention"], **ACTIVATION)
+    assert_close(unit(everything.features), t["output/teacher_features"], **ACTIVATION)
+    noise = reference_noise(config["mask_seed"], t["output/cls_attention"].shape).view(len(video), -1)
+    target, keep = model.teach(video, noise)
+    assert torch.equal(hidden_by(keep, noise.shape[1]), t["mask/bool_masked"])
+    assert_close(unit(target), t["target/features"], **ACTIVATION)
+    check_student(model, facts, t, target, keep)
+
+
+def umt_classifier(config: dict) -> models.VideoClassifier:
+    """Official fine-tuning always starts from the table of 8 x 14 x 14 tokens, resized where the grid differs."""
+    learnt = config.get("learnable_pos", False)
+    encoder = backbone({"mlp_ratio": 4, "tubelet_size": 1, **config}, norm=False, learn_positions=learnt)
+    return models.VideoClassifier(models.VideoViT(**encoder, made_for=(8, 14, 14)), config["classes"])
+
+
+@checks("umt_finetune")
+def umt_finetune(facts: dict, t: dict) -> None:
+    model, weights = umt_classifier(facts["config"]), part(t, "model")
+    if facts["pos_embed_is_parameter"] and not facts["config"].get("random_pos"):
+        assert_close(model.encoder.positions.table, weights["pos_embed"][0], **TABLE)
+    report = models.load_weights(model, weights)
+    assert not report.unused and not report.missing, report
+    assert_close(model.features(t["input/video"]), t["output/features"], **ACTIVATION)
+    logits = model(t["input/video"])
+    assert_close(logits, t["output/logits"], **ACTIVATION)
+    loss = F.cross_entropy(logits, t["input/labels"])
+    assert_close(loss, t["loss"].view(()), **LOSS)
+    loss.backward()
+    ours = official_gradients(model, names.OFFICIAL_FINETUNE)
+    assert "pos_embed" not in ours
+    for name, gradient in part(t, "grad").items():
+        assert_close(ours[name], gradient, **GRADIENT, msg=lambda m, name=name: f"gradient of {name}: {m}")
+
+
+@checks("umt_load_pretrained")
+def umt_load(facts: dict, t: dict) -> None:
+    before, after = part(t, "model_before"), part(t, "model_after")
+    model = umt_classifier(facts["classifier"])
+    models.load_weights(model, before)
+    report = models.load_weights(model, _saved({"model": part(t, "ckpt")}))
+    ours, _ = to_theirs(names.OFFICIAL_FINETUNE, model.state_dict())
+    assert ours.keys() == after.keys()
+    for name, tensor in after.items():
+        assert_close(ours[name], tensor, **(TABLE if name == "pos_embed" else EXACT))
+    loaded, _ = to_theirs(names.OFFICIAL_FINETUNE, {name: torch.empty(1) for name in report.loaded})
+    kept, _ = to_theirs(names.OFFICIAL_FINETUNE, {name: torch.empty(1) for name in report.missing})
+    assert sorted(loaded) == sorted(facts["loaded"]) and sorted(kept) == sorted(facts["kept"])
+
+
+@checks("umt_sinusoid_interpolated")
+def sinusoid_interpolated(facts: dict, t: dict) -> None:
+    for i, c in enumerate(facts["cases"]):
+        positions = FixedPositions((c["frames"], c["side"], c["side"]), c["dim"], made_for=(8, 14, 14))
+        assert_close(positions.table, t[f"case{i}/table"], **TABLE)
+        assert bool(positions.state_dict()) == c["is_parameter"]
+
+
+@checks("mixup_cutmix_batch")
+def mixup_and_cutmix(facts: dict, t: dict) -> None:
+    from timm.data import Mixup
+
+    a = facts["args"]
+    mix = Mixup(
+        a["mixup_alpha"], a["cutmix_alpha"], None, a["prob"], a["switch_prob"], a["mode"],
+        label_smoothing=a["label_smoothing"], num_classes=facts["classes"],
+    )  # fmt: skip
+    for seed in (c["seed"] for c in facts["cases"]):
+        video = t[f"seed{seed}/video"]
+        frames, mixed = video.flatten(1, 2).clone(), t[f"seed{seed}/mixed_video"]  # to timm, frames are channels
+        np.random.seed(seed)
+        made, target = mix(frames, t[f"seed{seed}/labels"])
+        assert_close(made.view_as(mixed), mixed, atol=1e-6, rtol=0)
+        assert_close(target, t[f"seed{seed}/mixed_target"], atol=1e-6, rtol=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.convert import videomae
+from models.convert import clip, umt, videomae
 from models.convert.read import read_tensors
 from models.convert.rules import Rules, to_ours
 from models.encoder import Encoder
@@ -17,9 +17,15 @@ log = logging.getLogger(__name__)
 
 # Name of a layout, a key that tells it, its rules (None: the names are ours). The first that fits is taken.
 _LAYOUTS: list[tuple[str, str, Rules | None]] = [
+    ("CLIP, OpenAI", "visual.conv1.weight", clip.OPENAI),
+    ("CLIP, OpenAI, vision alone", "conv1.weight", clip.OPENAI_VISUAL),
+    ("CLIP, transformers", "vision_model.embeddings.patch_embedding.weight", clip.TRANSFORMERS),
+    ("CLIP, transformers", "embeddings.patch_embedding.weight", clip.TRANSFORMERS_MODEL),
+    ("tubelet", "norm_pre.weight", None),
     ("transformers", "videomae.embeddings.patch_embeddings.projection.weight", videomae.TRANSFORMERS),
     ("transformers", "embeddings.patch_embeddings.projection.weight", videomae.TRANSFORMERS_MODEL),
     ("official pretraining", "encoder_to_decoder.weight", videomae.OFFICIAL_PRETRAIN),
+    ("official UMT pretraining", "clip_decoder.0.head.weight", umt.OFFICIAL_PRETRAIN),
     ("official fine-tuning", "patch_embed.proj.weight", videomae.OFFICIAL_FINETUNE),
     ("tubelet", "encoder.patch_embed.proj.weight", None),
 ]
@@ -50,7 +56,8 @@ def load_weights(
     """Load official, transformers' or our own weights into `model`; the keys tell which they are.
 
     Args:
-        model: an `Encoder`, a `VideoClassifier`, or what holds an `encoder` (and `decoder`), such as an objective.
+        model: an `Encoder`, a `CLIPVision`, a `VideoClassifier`, or what holds an `encoder` (and `decoder`),
+            such as an objective.
         path: a file, a transformers folder, or a state dict already read.
         classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
 
@@ -72,10 +79,11 @@ def load_weights(
         origin = {name.removeprefix("encoder."): o for name, o in origin.items() if name.startswith("encoder.")}
 
     target = model.state_dict()
+    fixed = _fit_positions(model, ours, target, where)
     fits = {name: name in target and target[name].shape == tensor.shape for name, tensor in ours.items()}
     wrong = [name for name in ours if name in target and not fits[name] and not name.startswith("head.")]
     loaded = [name for name in ours if fits[name]]
-    used = {their for name in loaded for their in origin[name]}
+    used = {their for name in [*loaded, *fixed] for their in origin[name]}
     report = LoadReport(
         source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
     )
@@ -105,7 +113,33 @@ def _recognise(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Te
         names = {videomae.our_scale_name(name): name for name in theirs}
         return layout, {mine: theirs[name] for mine, name in names.items()}, {m: (n,) for m, n in names.items()}
     ours, origin = to_ours(rules, {name: theirs[real] for name, real in on_disk.items()})
+    patches = next((name for name in ours if name.endswith("patch_embed.proj.weight")), None)
+    if patches is not None and ours[patches].ndim == 4:
+        ours[patches] = ours[patches].unsqueeze(2)  # an image's patches are one frame deep
     return layout, ours, {mine: tuple(on_disk[part] for part in parts) for mine, parts in origin.items()}
+
+
+def _fit_positions(model: nn.Module, ours: dict[str, Tensor], target: Mapping[str, Tensor], where: str) -> list[str]:
+    """Bring position tables to the model's grid; returns those that a fixed table of the model equals.
+
+    A fixed table that differs is refused: the weights were trained with other positions than the model would add.
+    """
+    equal = []
+    for name in [name for name in ours if name.rpartition(".")[2] in ("table", "pos_embed")]:
+        part = model
+        for step in name.split(".")[:-1]:
+            part = getattr(part, step, None)
+        if part is not None and hasattr(part, "fit_table"):
+            ours[name] = part.fit_table(ours[name])
+        table = getattr(part, "table", None)
+        if table is not None and name not in target:
+            if not torch.allclose(ours[name].to(table), table, atol=5e-3):
+                raise ValueError(
+                    f"{where} has a position table of its own, and the encoder's is fixed: give the encoder "
+                    "learn_positions: true, or made_for: the grid (t, h, w) that the weights were first trained at"
+                )
+            equal.append(name)
+    return equal
 
 
 def _check_blocks(report: LoadReport, ours: Mapping[str, Tensor], target: Mapping[str, Tensor], where: str) -> None:

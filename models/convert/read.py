@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.convert.script import is_script, read_script
+
 # Harmless things that official checkpoints keep beside the weights: their arguments and numpy numbers.
 _SAFE = [
     argparse.Namespace,
@@ -22,7 +24,8 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file, or a folder of transformers'.
+    """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
+    folder of transformers'.
 
     Wrappers (`model`, `module`, `state_dict`) and the prefixes that compiling, wrapping and older code leave go.
 
@@ -59,6 +62,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         except SafetensorError as error:
             raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
+    if is_script(file):
+        return read_script(file)
     try:
         with torch.serialization.safe_globals(_SAFE):
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))

@@ -6,6 +6,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+
+class Transposed(str):
+    """Their name of a matrix that they keep the other way round."""
+
+
+class Batched(str):
+    """Their name of a tensor that has a first dimension of 1 there."""
+
+
 # Our template -> theirs. `{i}` stands for a block number; a tuple of theirs is joined along dimension 0 into ours.
 Rules = Mapping[str, str | tuple[str, ...]]
 
@@ -25,13 +34,13 @@ def to_ours(rules: Rules, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
     for mine, their in rules.items():
         parts = (their,) if isinstance(their, str) else their
         for slots in _matches(parts[0], theirs):
-            names = tuple(part.format(**slots) for part in parts)
+            names = tuple(str(part).format(**slots) for part in parts)
             absent = [name for name in names if name not in theirs]
             if absent:
                 raise ValueError(f"the checkpoint has {names[0]} but not {absent[0]}: it is cut or of another kind")
             tensors = [theirs[name] for name in names]
             name = mine.format(**slots)
-            ours[name], origin[name] = tensors[0] if len(tensors) == 1 else torch.cat(tensors), names
+            ours[name], origin[name] = _turn_in(their, tensors[0]) if len(tensors) == 1 else torch.cat(tensors), names
     return ours, origin
 
 
@@ -43,9 +52,21 @@ def to_theirs(rules: Rules, ours: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
         for slots in _matches(mine, ours):
             name = mine.format(**slots)
             for part, tensor in zip(parts, ours[name].chunk(len(parts)), strict=True):
-                theirs[part.format(**slots)] = tensor.contiguous()
+                theirs[str(part).format(**slots)] = _turn_out(part, tensor).contiguous()
             used.add(name)
     return theirs, [name for name in ours if name not in used]
+
+
+def _turn_in(their: str, tensor: Tensor) -> Tensor:
+    if isinstance(their, Transposed):
+        return tensor.t()
+    return tensor.squeeze(0) if isinstance(their, Batched) else tensor
+
+
+def _turn_out(their: str, tensor: Tensor) -> Tensor:
+    if isinstance(their, Transposed):
+        return tensor.t()
+    return tensor.unsqueeze(0) if isinstance(their, Batched) else tensor
 
 
 def with_suffixes(rules: Rules, suffixes: tuple[str, ...] = (".weight", ".bias")) -> dict[str, str | tuple[str, ...]]:

@@ -3,7 +3,7 @@
 Ours: `encoder.*` (VideoViT), `decoder.*` (PixelDecoder), `fc_norm.*` and `head.*` (VideoClassifier).
 """
 
-from models.convert.rules import Rules, with_suffixes
+from models.convert.rules import Batched, Rules, with_suffixes
 
 
 def _official_blocks(ours: str, theirs: str) -> Rules:
@@ -17,8 +17,10 @@ def _official_blocks(ours: str, theirs: str) -> Rules:
     return {**with_suffixes(plain), **{f"{ours}.{{i}}.{name}": f"{theirs}.{{i}}.{name}" for name in single}, **scales}
 
 
-def _official_encoder(theirs: str) -> Rules:
+def official_encoder(theirs: str) -> Rules:
+    """The encoder that VideoMAE V2 and UMT share; a position table only where it is learnt or resized."""
     return {
+        "encoder.positions.table": Batched(f"{theirs}pos_embed"),
         **with_suffixes(
             {"encoder.patch_embed.proj": f"{theirs}patch_embed.proj", "encoder.norm": f"{theirs}norm"},
         ),
@@ -34,14 +36,14 @@ _DECODER = {
 
 # VideoMAE V2 `models/modeling_pretrain.py`: encoder and decoder.
 OFFICIAL_PRETRAIN: Rules = {
-    **_official_encoder("encoder."),
+    **official_encoder("encoder."),
     **_DECODER,
     **_official_blocks("decoder.blocks", "decoder.blocks"),
 }
 
 # VideoMAE V2 `models/modeling_finetune.py`: the encoder without a prefix, `fc_norm` and `head`.
 OFFICIAL_FINETUNE: Rules = {
-    **_official_encoder(""),
+    **official_encoder(""),
     **with_suffixes({"fc_norm": "fc_norm", "head": "head"}),
 }
 
@@ -93,7 +95,9 @@ TRANSFORMERS_MODEL: Rules = _transformers_encoder("")
 
 def on_disk_name(name: str) -> str:
     """One spelling for names that exist in two: transformers 5 says query.bias in memory and q_bias on disk; a bare
-    encoder of ours says ls1.gamma where the official code says gamma_1."""
+    encoder of ours says ls1.gamma and positions.table where the official code says gamma_1 and pos_embed."""
+    if name == "positions.table":
+        return "pos_embed"
     for memory, disk in (
         (".query.bias", ".q_bias"),
         (".value.bias", ".v_bias"),

@@ -1,6 +1,7 @@
 """The methods, a class each; recipes name them by these short names."""
 
 from pretrain.objectives.objective import Objective
+from pretrain.objectives.umt import UMT
 from pretrain.objectives.videomae import VideoMAE
 
-__all__ = ["Objective", "VideoMAE"]
+__all__ = ["UMT", "Objective", "VideoMAE"]

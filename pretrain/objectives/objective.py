@@ -6,12 +6,14 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 from models import load_weights
 from models.layers import Normalize
 from pretrain import parallel
 from pretrain.optim import AdamW
+from pretrain.teachers import Frozen
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,6 +43,7 @@ class Objective(pl.LightningModule):
             `seed` from where the recipe states them.
         weights: a checkpoint to start from (official, transformers' or ours); a resumed run has its own.
         seed: of the masks, which depend on the seed and the step alone.
+        metrics: by name, what validation and test make of `predict`'s outputs and the batch.
         recompute: recompute activations in the backward pass; compile: compile the blocks. Neither changes a result.
         mean, std: statistics that videos are normalised with.
     """
@@ -51,6 +54,7 @@ class Objective(pl.LightningModule):
         global_batch: int = 256,
         weights: str | None = None,
         seed: int = 0,
+        metrics: dict[str, Metric] | None = None,
         recompute: bool = False,
         compile: bool = False,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -63,6 +67,7 @@ class Objective(pl.LightningModule):
         self.seed = seed
         self.recompute, self.compile_blocks = recompute, compile
         self.normalize = Normalize(mean, std)
+        self.metrics = nn.ModuleDict(metrics or {})
         self.draw = Draw()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -78,6 +83,7 @@ class Objective(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.trainer.accumulate_grad_batches
         self.draw = Draw("train", self.global_step, batch_idx % parts, parts)
+        torch.manual_seed(self._word(self.draw.part, self.global_rank))  # what layers drop, such as stochastic depth
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log_losses("train", losses, total, on_step=True, prog_bar=True)
@@ -92,8 +98,8 @@ class Objective(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[list[str], dict[str, Tensor]]:
         """Names and what `predict` makes of them, without the rows that only fill up a batch."""
         self.draw = Draw("predict", batch_idx)
-        batch, _ = _without_padding(batch)
-        return batch["name"], self.predict(batch)
+        batch, rows = _without_padding(batch)
+        return batch["name"][:rows], {name: made[:rows] for name, made in self.predict(batch).items()}
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         self.draw = Draw(stage, batch_idx)
@@ -101,6 +107,12 @@ class Objective(pl.LightningModule):
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log_losses(stage, losses, total, on_epoch=True, sync_dist=True, batch_size=rows, prog_bar=True)
+        if self.metrics:
+            outputs = self.predict(batch)
+            real = [{key: value[:rows] for key, value in part.items()} for part in (outputs, batch)]
+            for name, metric in self.metrics.items():
+                metric.update(*real)
+                self.log(f"{stage}/{name}", metric, on_epoch=True, prog_bar=True, batch_size=rows)
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **how) -> None:
         self.log(f"{stage}/loss", total.detach(), **how)
@@ -112,9 +124,12 @@ class Objective(pl.LightningModule):
 
     def dice(self, device: torch.device) -> torch.Generator:
         """A generator for the masks of this step, a function of (seed, stage, step): a resume draws the same."""
-        words = self.seed, _STREAMS[self.draw.stage], self.draw.step
-        state = np.random.SeedSequence(words).generate_state(1, np.uint64)
-        return torch.Generator(device).manual_seed(int(state[0]) >> 1)
+        return torch.Generator(device).manual_seed(self._word())
+
+    def _word(self, *more: int) -> int:
+        """A seed made of (seed, stage, step) and what else it is to depend on."""
+        words = self.seed, _STREAMS[self.draw.stage], self.draw.step, *more
+        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
     def noise(self, dice: torch.Generator, rows: int, width: int) -> Tensor:
         """Uniform noise `[rows, width]` for the rows of this batch.
@@ -136,6 +151,9 @@ class Objective(pl.LightningModule):
         if self.weights is not None:
             load_weights(self, self.weights)
             self.weights = None
+        for module in self.modules():
+            if isinstance(module, Frozen) and stage != "predict":
+                module.load()
 
     def configure_model(self) -> None:
         if self.recompute:
@@ -163,9 +181,10 @@ class Objective(pl.LightningModule):
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        # One pass gives the norm for the log and clips by it.
-        limit = gradient_clip_val or float("inf")
-        self.log("grad_norm", torch.nn.utils.clip_grad_norm_(self.parameters(), limit))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+        self.log("grad_norm", norm)
 
 
 def _without_padding(batch: Batch) -> tuple[Batch, int]:

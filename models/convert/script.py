@@ -1,0 +1,84 @@
+"""Tensors out of a TorchScript archive, such as OpenAI's CLIP files, without running the program that it holds."""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+}
+
+
+class _Part:
+    """A module of the archive: its attributes alone."""
+
+
+class _Reader(pickle.Unpickler):
+    """Knows the modules' attributes and tensors; anything else that a pickle may ask for is refused."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(archive.open(f"{root}data.pkl"))
+        self.archive, self.root = archive, root
+        self.storages: dict[str, torch.UntypedStorage] = {}
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.startswith("__torch__"):
+            return _Part
+        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+            return _rebuild
+        if module == "torch.jit._pickle":
+            return lambda value, *_: value
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+    def persistent_load(self, saved: tuple) -> tuple[torch.UntypedStorage, torch.dtype]:
+        _, dtype, key, *_ = saved
+        if key not in self.storages:
+            content = bytearray(self.archive.read(f"{self.root}data/{key}"))
+            self.storages[key] = torch.frombuffer(content, dtype=torch.uint8).untyped_storage()
+        return self.storages[key], dtype
+
+
+def _rebuild(storage: tuple[torch.UntypedStorage, torch.dtype], offset: int, size, stride, *_: object) -> Tensor:
+    content, dtype = storage
+    return torch.empty(0, dtype=dtype).set_(content, offset, size, stride)
+
+
+def is_script(file: Path) -> bool:
+    """Whether a file is a TorchScript archive: these keep constants of a program."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def read_script(file: Path) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive by their dotted names. ValueError where it holds more than a module."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
+            return dict(_tensors(_Reader(archive, root).load(), ""))
+    except (pickle.UnpicklingError, zipfile.BadZipFile, KeyError, StopIteration) as error:
+        raise ValueError(f"{file} is a TorchScript archive that cannot be read as weights alone: {error}") from error
+
+
+def _tensors(part: _Part, prefix: str):
+    for name, value in vars(part).items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, _Part):
+            yield from _tensors(value, f"{prefix}{name}.")
