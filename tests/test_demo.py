@@ -18,7 +18,10 @@ def test_the_demo_from_videos_to_picture(tmp_path: Path) -> None:
     small = ["size=64", "frames=8", "stride=2", "workers=0"]
     out = tmp_path / "out"
     command = [sys.executable, "tools/demo.py", "--videos", videos, "--out", out, "--steps", "8", "--"]
-    command += [f"--data.init_args.{option}" for option in small] + ["--trainer.accelerator=cpu", "--trainer.log_every_n_steps=2"]
+    command += [f"--data.init_args.{option}" for option in small] + [
+        "--trainer.accelerator=cpu",
+        "--trainer.log_every_n_steps=2",
+    ]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     for words in ("kept 3 clips", "dropped 1", "Training loss:", "features equal to"):

@@ -13,7 +13,19 @@ FORBIDDEN = {
     "datamodules": ("models", "pretrain", "tools"),
     "pretrain": ("tools",),
 }
-HEAVY = ("transformers", "deepspeed", "flash_attn", "open_clip", "torchcodec", "decord", "av", "cv2", "webdataset", "scenedetect", "pyarrow")
+HEAVY = (
+    "transformers",
+    "deepspeed",
+    "flash_attn",
+    "open_clip",
+    "torchcodec",
+    "decord",
+    "av",
+    "cv2",
+    "webdataset",
+    "scenedetect",
+    "pyarrow",
+)
 FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob("*.py"))]
 
 
