@@ -27,5 +27,5 @@ def test_the_demo_from_videos_to_picture(tmp_path: Path) -> None:
     for words in ("kept 3 clips", "dropped 1", "Training loss:", "features equal to"):
         assert words in done.stdout, done.stdout[-3000:]
     assert (out / "shards" / "shards.csv").exists() and (out / "export" / "model.safetensors").exists()
-    (picture,) = (out / "videomae_tiny" / "reconstructions").glob("*.png")
+    picture = max((out / "videomae_tiny" / "reconstructions").glob("*.png"))
     assert str(picture) in done.stdout and picture.stat().st_size > 5_000

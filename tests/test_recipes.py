@@ -62,6 +62,23 @@ def test_videomae_has_the_published_sizes_and_rates(size: str, capsys: pytest.Ca
         assert optim.base_min_lr * batch / 256 == pytest.approx(floor)
 
 
+# Student with its linear decoders, and teacher, in millions: counted with the official code.
+UMT_MILLIONS = {"b": (88.0, 86.2), "l": (307.8, 303.9)}
+
+
+@pytest.mark.parametrize("size", UMT_MILLIONS)
+def test_umt_has_the_published_sizes_and_rates(size: str, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / f"recipes/umt_{size}.yaml")])
+    with torch.device("meta"):
+        objective = build(truth["model"])
+    parts = objective, objective.teacher.model
+    assert tuple(round(sum(p.numel() for p in part.parameters()) / 1e6, 1) for part in parts) == UMT_MILLIONS[size]
+    batch, optim = truth["data"]["init_args"]["global_batch"], objective.optim
+    assert batch == 2048 and objective.mask.ratio == 0.8 and len(objective.taps) == 6
+    assert optim.base_lr * batch / 256 == pytest.approx(1.2e-3)
+    assert optim.base_min_lr * batch / 256 == pytest.approx(8e-5)
+
+
 def test_one_key_changes_all_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml")], "--data.init_args.frames=32")
     parts = truth["model"]["init_args"]

