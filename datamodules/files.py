@@ -104,12 +104,7 @@ def read_list(path: Path) -> Iterator[dict]:
 def _json_rows(path: Path, file: Iterator[str]) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(file, 1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number} is no JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number} is no JSON object")
+            row = json_object(path, number, line)
             _need_path(path, list(row))
             yield number, row
 
@@ -135,4 +130,15 @@ def _clean(path: Path, number: int, row: dict) -> dict:
             raise ValueError(
                 f"{path}, line {number}: label {row['label']!r} is no integer; number the classes from 0"
             ) from None
+    return row
+
+
+def json_object(path: Path, number: int, line: str) -> dict:
+    """The object on line `number` of a jsonl file; ValueError names the line."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number} is no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {number} is no JSON object")
     return row

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.files import VIDEO_SUFFIXES
+from datamodules.files import VIDEO_SUFFIXES, json_object
 from datamodules.subsets import at_least, diverse, lasting, top
 
 _VIDEO = ("YoutubeID", "videoid", "path")
@@ -77,19 +77,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
                 reader = csv.DictReader(file)
                 yield from ((reader.line_num, row) for row in reader)
             else:
-                yield from ((n, _object(path, n, line)) for n, line in enumerate(file, 1) if line.strip())
+                yield from ((n, json_object(path, n, line)) for n, line in enumerate(file, 1) if line.strip())
     else:
         raise ValueError(f"{path} is no manifest: those end in .jsonl, .csv or .parquet")
-
-
-def _object(path: Path, number: int, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number} is no JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{path}, line {number} is no JSON object")
-    return row
 
 
 def _parquet(path: Path) -> Iterator[dict]:

@@ -126,14 +126,7 @@ def to_modeling_file(model: Objective, folder: Path) -> str:
         raise ValueError(f"the modelling file has no {type(e).__name__} of these options: export to safetensors")
     block = e.blocks[0]
     config = VideoViTConfig(
-        image_size=e.size,
-        num_frames=e.frames,
-        patch_size=e.patch,
-        tubelet_size=e.tubelet,
-        hidden_size=e.width,
-        num_hidden_layers=len(e.blocks),
-        num_attention_heads=block.attn.heads,
-        intermediate_size=block.mlp.fc1.out_features,
+        **_encoder_sizes(e),
         layer_scale=not isinstance(block.ls1, nn.Identity),
         final_norm=isinstance(e.norm, nn.LayerNorm),
     )
@@ -156,6 +149,21 @@ def _save_processor(model: Objective, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def _encoder_sizes(e: VideoViT) -> dict[str, int]:
+    """An encoder's sizes in the words of transformers' configs."""
+    block = e.blocks[0]
+    return {
+        "image_size": e.size,
+        "num_frames": e.frames,
+        "patch_size": e.patch,
+        "tubelet_size": e.tubelet,
+        "hidden_size": e.width,
+        "num_hidden_layers": len(e.blocks),
+        "num_attention_heads": block.attn.heads,
+        "intermediate_size": block.mlp.fc1.out_features,
+    }
+
+
 def transformers_config(model: VideoMAE):
     """transformers' config of a VideoMAE; ValueError for options that its class does not have."""
     from transformers import VideoMAEConfig
@@ -165,14 +173,7 @@ def transformers_config(model: VideoMAE):
     if block.attn.scale is not None or not isinstance(block.ls1, nn.Identity):
         raise ValueError("transformers' VideoMAE has neither cosine attention nor layer scale: export to safetensors")
     return VideoMAEConfig(
-        image_size=e.size,
-        patch_size=e.patch,
-        num_frames=e.frames,
-        tubelet_size=e.tubelet,
-        hidden_size=e.width,
-        num_hidden_layers=len(e.blocks),
-        num_attention_heads=block.attn.heads,
-        intermediate_size=block.mlp.fc1.out_features,
+        **_encoder_sizes(e),
         layer_norm_eps=1e-6,
         qkv_bias=True,
         use_mean_pooling=False,
