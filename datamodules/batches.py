@@ -3,7 +3,7 @@
 Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all videos' view 0, then view 1, ...).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class TrainBatches(Dataset):
         video = empty_video(clip.views, self.micro, clip.frames, clip.size)
         for i, n in enumerate(slots(k, self.rank, self.world, self.micro, self.accumulate)):
             sample, frames = self._load(n, skipped)
+            if isinstance(sample.text, list):
+                sample = replace(sample, text=sample.text[mix(self.seed, n, -1) % len(sample.text)])
             samples.append(sample)
             for view in range(clip.views):
                 draw = Draw(self.seed, n, 1 + view)

@@ -12,11 +12,12 @@ from datamodules.stream import Order
 
 @dataclass
 class Sample:
-    """One sample. `content` is a path, the bytes of a file, or a video that needs no decoder."""
+    """One sample. `content` is a path, the bytes of a file, or a video that needs no decoder; `text` one caption or
+    several, of which training takes one at a time."""
 
     name: str
     content: str | bytes | Video
-    text: str | None = None
+    text: str | list[str] | None = None
     label: int | None = None
 
     def open(self, decoder: Decoder) -> Video:

@@ -26,8 +26,9 @@ class VideoData(LightningDataModule):
 
     A training batch is a dict of `video` uint8 [B, C, T, H, W] (channels last in memory) and `name`, a list of B
     strings; and `text` (list of B strings) and `label` (int64 [B]) where every sample of the source has one. B =
-    views * micro_batch, in view-major order: all videos' view 0, then view 1, and so on. An evaluation batch also has
-    `weight` float [B], 0 for rows that only pad or could not be read.
+    views * micro_batch, in view-major order: all videos' view 0, then view 1, and so on. Of several captions of a video
+    training draws one. An evaluation batch has them all (a list of lists of strings then), and `weight` float [B], 0
+    for rows that only pad or could not be read.
 
     Set `trainer.max_steps`: one Lightning epoch is the whole run. A resumed run (`--ckpt_path`) goes on with the next
     batch whatever the number of workers, and whatever the world size as long as it divides the global batch.

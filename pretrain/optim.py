@@ -1,7 +1,7 @@
 """AdamW as the field uses it: which parameters decay, which learn slower, and what the rates are at a step."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,9 +41,17 @@ class AdamW:
     eps: float = 1e-8
     layer_decay: float = 1.0
 
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay is for this parameter."""
+        return decays(name, parameter)
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of `step` for a global batch of 256."""
+        return cosine(step, total, self.warmup_steps, self.base_lr, self.base_min_lr, self.base_start_lr)
+
     def build(self, model: nn.Module, global_batch: int = 256) -> torch.optim.AdamW:
         """The optimiser over the trained parameters of `model`; each group carries `lr_scale` and `decays`."""
-        groups = parameter_groups(model, self.weight_decay, self.layer_decay)
+        groups = parameter_groups(model, self.weight_decay, self.layer_decay, self.decays)
         return torch.optim.AdamW(groups, lr=self.base_lr * global_batch / 256, betas=self.betas, eps=self.eps)
 
     def set_rates(
@@ -51,21 +59,36 @@ class AdamW:
     ) -> tuple[float, float]:
         """Write the rates of `step` into the groups; returns learning rate and weight decay. A function of the step
         alone, so that nothing about it has to be saved or restored."""
-        scale = global_batch / 256
-        lr = cosine(
-            step,
-            total,
-            self.warmup_steps,
-            self.base_lr * scale,
-            self.base_min_lr * scale,
-            self.base_start_lr * scale,
-        )
+        lr = self.rate(step, total) * global_batch / 256
         end = self.weight_decay if self.weight_decay_end is None else self.weight_decay_end
         decay = cosine(step, total, 0, self.weight_decay, end)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
             group["weight_decay"] = decay if group["decays"] else 0.0
         return lr, decay
+
+
+@dataclass
+class ClampedAdamW(AdamW):
+    """AdamW as ViCLIP and UMT stage 2 have it: one curve from 0 over the peak to 0, cut off at the floor below.
+
+    Args:
+        spared: last parts of names that do not decay, beside vectors and biases; a scalar decays unless it is spared.
+    """
+
+    spared: tuple[str, ...] = ()
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        last = name.rpartition(".")[2]
+        return parameter.ndim != 1 and last != "bias" and last not in self.spared
+
+    def rate(self, step: int, total: int) -> float:
+        """Source: InternVideo1 `Pretrain/ViCLIP/utils/scheduler.py`."""
+        if step < self.warmup_steps:
+            share = step / self.warmup_steps
+        else:
+            share = (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, total - self.warmup_steps))) / 2
+        return max(self.base_min_lr, self.base_lr * share)
 
 
 _NEVER_DECAYS = ("bias", "scale", "mask_token", "cls_token")
@@ -91,7 +114,10 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def parameter_groups(
-    model: nn.Module | Iterable[tuple[str, nn.Parameter]], weight_decay: float, layer_decay: float = 1.0
+    model: nn.Module | Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    decays: Callable[[str, nn.Parameter], bool] = decays,
 ) -> list[dict]:
     """Parameters that train, in groups of one weight decay and one `lr_scale` = layer_decay ** (depth + 1 - layer).
 

@@ -1,14 +1,12 @@
 """Recompute and compilation of transformer blocks, applied from outside, so that models know nothing of either."""
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import Block
 
-
-def blocks(model: nn.Module) -> list[Block]:
-    """Every transformer block inside `model`, in order."""
-    return [module for module in model.modules() if isinstance(module, Block)]
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Every transformer block inside `model`, in order: what stands in a list called `blocks`."""
+    return [block for name, module in model.named_modules() if name.split(".")[-1] == "blocks" for block in module]
 
 
 def recompute(model: nn.Module) -> None:
@@ -18,11 +16,12 @@ def recompute(model: nn.Module) -> None:
         _replace_forward(block)
 
 
-def _replace_forward(block: Block) -> None:
+def _replace_forward(block: nn.Module) -> None:
     forward = block.forward
 
-    def recomputed(x):
-        return checkpoint(forward, x, use_reentrant=False) if x.requires_grad else forward(x)
+    def recomputed(*inputs):
+        needed = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        return checkpoint(forward, *inputs, use_reentrant=False) if needed else forward(*inputs)
 
     block.forward = recomputed
 

@@ -43,7 +43,8 @@ class Objective(pl.LightningModule):
             `seed` from where the recipe states them.
         weights: a checkpoint to start from (official, transformers' or ours); a resumed run has its own.
         seed: of the masks, which depend on the seed and the step alone.
-        metrics: by name, what validation and test make of `predict`'s outputs and the batch.
+        metrics: by name, what validation and test make of `predict`'s outputs and the batch: a number, or a dict of
+            them. One with a method `attach` is told the objective before the first batch.
         recompute: recompute activations in the backward pass; compile: compile the blocks. Neither changes a result.
         mean, std: statistics that videos are normalised with.
     """
@@ -68,6 +69,7 @@ class Objective(pl.LightningModule):
         self.recompute, self.compile_blocks = recompute, compile
         self.normalize = Normalize(mean, std)
         self.metrics = nn.ModuleDict(metrics or {})
+        self.needs: tuple[str, ...] = ("video",)  # what of a batch the losses are made of; a method may need more
         self.draw = Draw()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -83,6 +85,12 @@ class Objective(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.trainer.accumulate_grad_batches
         self.draw = Draw("train", self.global_step, batch_idx % parts, parts)
+        for field in self.needs:
+            if field not in batch:
+                raise MisconfigurationException(
+                    f"{type(self).__name__} learns from {' and '.join(self.needs)}, and the training data have no "
+                    f"`{field}`, or not for every sample: add it to the list or the shards, or leave out those without"
+                )
         torch.manual_seed(self._word(self.draw.part, self.global_rank))  # what layers drop, such as stochastic depth
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
@@ -104,15 +112,40 @@ class Objective(pl.LightningModule):
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         self.draw = Draw(stage, batch_idx)
         batch, rows = _without_padding(batch)
-        losses = self(batch)
-        total = torch.stack(list(losses.values())).sum()
-        self._log_losses(stage, losses, total, on_epoch=True, sync_dist=True, batch_size=rows, prog_bar=True)
+        if all(field in batch and not _several(batch[field]) for field in self.needs):
+            losses = self(batch)
+            total = torch.stack(list(losses.values())).sum()
+            self._log_losses(stage, losses, total, on_epoch=True, sync_dist=True, batch_size=rows, prog_bar=True)
         if self.metrics:
             outputs = self.predict(batch)
             real = [{key: value[:rows] for key, value in part.items()} for part in (outputs, batch)]
-            for name, metric in self.metrics.items():
+            for metric in self.metrics.values():
                 metric.update(*real)
-                self.log(f"{stage}/{name}", metric, on_epoch=True, prog_bar=True, batch_size=rows)
+
+    def on_validation_epoch_start(self) -> None:
+        self._open_metrics()
+
+    def on_test_epoch_start(self) -> None:
+        self._open_metrics()
+
+    def on_validation_epoch_end(self) -> None:
+        self._close_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._close_metrics("test")
+
+    def _open_metrics(self) -> None:
+        for metric in self.metrics.values():
+            metric.reset()
+            if hasattr(metric, "attach"):
+                metric.attach(self)  # one that asks the model for more than `predict` gives
+
+    def _close_metrics(self, stage: str) -> None:
+        for name, metric in self.metrics.items():
+            found = metric.compute()
+            parts = found.items() if isinstance(found, dict) else [("", found)]
+            values = {f"{stage}/{name}/{part}".rstrip("/"): value for part, value in parts}
+            self.log_dict(values, prog_bar=len(values) == 1, sync_dist=True)
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **how) -> None:
         self.log(f"{stage}/loss", total.detach(), **how)
@@ -185,6 +218,11 @@ class Objective(pl.LightningModule):
         if gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
         self.log("grad_norm", norm)
+
+
+def _several(values: Tensor | list) -> bool:
+    """Whether samples have lists of a field, such as several captions: there is no one loss of those."""
+    return isinstance(values, list) and any(isinstance(value, list) for value in values)
 
 
 def _without_padding(batch: Batch) -> tuple[Batch, int]:

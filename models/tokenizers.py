@@ -1,0 +1,156 @@
+"""Words to numbers: the tokenizers of CLIP and BERT, from well-kept libraries, in the form that our text towers take.
+
+Letters in shapes: B texts, L places of a text.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CACHED_WORDS = 200_000
+
+
+class Tokenizer:
+    """The contract: `tokenizer(texts)` gives int64 `[B, context]`, padded with `pad`.
+
+    A text that is too long is cut, and its end still marked. Special ids that a tokenizer does not have are None.
+    """
+
+    context: int
+    vocabulary: int
+    pad: int = 0
+    start: int | None = None
+    end: int | None = None
+    mask: int | None = None
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+
+class CLIPTokenizer(Tokenizer):
+    """CLIP's byte-pair tokenizer (open_clip's, which brings the vocabulary): start, words in lower case, end, zeros.
+
+    Args:
+        context: places of a text; the last of a text that is cut holds the end.
+    """
+
+    vocabulary, start, end = 49408, 49406, 49407
+
+    def __init__(self, context: int = 32) -> None:
+        if context < 2:
+            raise ValueError(f"a context of {context} has no room for start and end: give it 2 places or more")
+        self.context = context
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        bpe = _byte_pairs()
+        if len(bpe.cache) > _CACHED_WORDS:  # it would keep every word of every caption
+            _byte_pairs.cache_clear()
+        ids = torch.zeros(len(texts), self.context, dtype=torch.long)
+        for row, text in zip(ids, texts, strict=True):
+            words = [_OFFICIAL.get(word, word) for word in bpe.encode(text)[: self.context - 2]]
+            row[: len(words) + 2] = torch.tensor([self.start, *words, self.end])
+        return ids
+
+
+# A caption may spell CLIP's own special words. open_clip has renamed them; as further words they get further numbers.
+_SPELT = ("<|startoftext|>", "<|endoftext|>")
+_OFFICIAL = {49408: CLIPTokenizer.start, 49409: CLIPTokenizer.end}
+
+
+@functools.cache
+def _byte_pairs():
+    from open_clip.tokenizer import SimpleTokenizer
+
+    patterns = [re.escape(word) for word in _SPELT]  # it joins them into one regular expression as they are
+    bpe = SimpleTokenizer(additional_special_tokens=patterns, clean="lower")
+    bpe.cache.update(zip(_SPELT, patterns, strict=True))
+    return bpe
+
+
+class BertTokenizer(Tokenizer):
+    """BERT's word pieces (transformers'): [CLS], words in lower case, [SEP], zeros.
+
+    Args:
+        vocabulary: a vocab.txt, a folder that `from_pretrained` reads, or a name on the hub.
+        context: places of a text.
+
+    Raises:
+        FileNotFoundError: the vocabulary is neither there nor to be had from the hub.
+    """
+
+    def __init__(self, vocabulary: str = "bert-base-uncased", context: int = 32) -> None:
+        self.context, self.source = context, vocabulary
+        pieces = _word_pieces(vocabulary)
+        self.vocabulary = len(pieces)
+        self.pad, self.mask = pieces.pad_token_id, pieces.mask_token_id
+        self.start, self.end = pieces.cls_token_id, pieces.sep_token_id
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        pieces = _word_pieces(self.source)
+        return pieces(
+            list(texts), padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
+        ).input_ids
+
+
+@functools.cache
+def _word_pieces(source: str):
+    try:
+        from transformers import BertTokenizerFast
+    except ImportError as error:
+        raise ImportError("BERT's tokenizer needs transformers: pip install 'tubelet[hf]'") from error
+    try:
+        return BertTokenizerFast(vocab_file=source) if source.endswith(".txt") else _pretrained(source)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no BERT vocabulary at {source!r}, nor on the hub from here: name a vocab.txt or a folder of "
+            "bert-base-uncased by model.init_args.words.init_args.tokenizer.init_args.vocabulary"
+        ) from error
+
+
+def _pretrained(source: str):
+    from transformers import BertTokenizerFast
+
+    return BertTokenizerFast.from_pretrained(source)
+
+
+_DELETED = re.compile(r"[,.'!?\"()*#:;~]")
+_SPACED = str.maketrans("-/", "  ")
+_SPACES = re.compile(r"\s{2,}")
+
+
+def clean_caption(text: str, words: int | None = None) -> str:
+    """A caption or prompt as ViCLIP and UMT feed it: lower case, without punctuation, in single spaces.
+
+    Args:
+        text: may be empty, and may become so.
+        words: keep that many.
+
+    Source: InternVideo1 `Pretrain/ViCLIP/dataset/utils.py: pre_text`.
+    """
+    text = _DELETED.sub("", text.lower()).translate(_SPACED).replace("<person>", "person")
+    text = _SPACES.sub(" ", text).rstrip("\n").strip(" ")
+    return text if words is None else " ".join(text.split(" ")[:words])
+
+
+@dataclass
+class Words:
+    """How a method reads texts: cleaned or not, then numbered by its tokenizer.
+
+    Args:
+        tokenizer: of the text tower's weights.
+        clean: by `clean_caption`, as ViCLIP and UMT stage 2 do with captions and prompts alike.
+    """
+
+    tokenizer: Tokenizer
+    clean: bool = True
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Ids `[B, L]`. ValueError for what is no text."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise ValueError(f"a caption should be a string, and one is {type(text).__name__}: {text!r:.80}")
+        return self.tokenizer([clean_caption(text) for text in texts] if self.clean else texts)

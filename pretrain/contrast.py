@@ -1,0 +1,94 @@
+"""Video against text: features of all ranks, similarities, and the losses that pull pairs together.
+
+Letters in shapes: B pairs of a rank, G pairs of all ranks, D channels, T frames (or texts) of one sample.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gather(x: Tensor, exact: bool = True) -> Tensor:
+    """`x` of all ranks, `[B, ...]` to `[G, ...]`, in order of rank; `x` itself where there is one process.
+
+    Args:
+        exact: the gradient of a rank's own rows is the sum of what all ranks ask of them, so that gradients averaged
+            over ranks are those of one process with the whole batch. False keeps what the rank itself asks of them, as
+            the released ViCLIP and UMT do: averaged, that is 1 / world of the gradient.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x
+    return _Gather.apply(x, exact)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, exact: bool) -> Tensor:
+        ctx.rows, ctx.exact = len(x), exact
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        if ctx.exact:
+            gradient = gradient.contiguous().clone()
+            dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.rows
+        return gradient[start : start + ctx.rows], None
+
+
+def similarity(video: Tensor, text: Tensor, temperature: Tensor | float, pool: str = "mean") -> Tensor:
+    """Cosines over the temperature, `[videos, texts]`.
+
+    Args:
+        video: `[videos, D]`, or `[videos, T, D]` with a feature a frame.
+        text: `[texts, D]`, or `[texts, T, D]` with several wordings.
+        pool: mean or max, over the similarities of a sample's frames or wordings.
+
+    Source: InternVideo1 `Pretrain/ViCLIP/models/criterions.py: get_sim`.
+    """
+    video, text = F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    if video.ndim == 3:
+        cosines = torch.einsum("vtd,xd->vtx", video, text)
+        cosines = cosines.mean(1) if pool == "mean" else cosines.amax(1)
+    elif text.ndim == 3:
+        cosines = torch.einsum("vd,xtd->vtx", video, text)
+        cosines = cosines.mean(1) if pool == "mean" else cosines.amax(1)
+    else:
+        cosines = video @ text.t()
+    return cosines / temperature
+
+
+def contrastive_loss(video_to_text: Tensor, same: Tensor | None = None, text_to_video: Tensor | None = None) -> Tensor:
+    """Cross entropy of similarities `[G, G]` both ways, the mean of the two.
+
+    Args:
+        same: True where row and column are a pair, `[G, G]`; those of a row share its target. None: the diagonal.
+        text_to_video: where it is not the transpose.
+
+    Source: InternVideo1 `Pretrain/ViCLIP/models/criterions.py: VTC_VTM_Loss.vtc_loss`.
+    """
+    if text_to_video is None:
+        text_to_video = video_to_text.t()
+    if same is None:
+        target = torch.arange(len(video_to_text), device=video_to_text.device)
+    else:
+        target = same.to(video_to_text.dtype)
+        target = target / target.sum(dim=1, keepdim=True)
+    return (F.cross_entropy(video_to_text, target) + F.cross_entropy(text_to_video, target)) / 2
+
+
+def same_pairs(keys: Tensor) -> Tensor:
+    """True where two samples have one key, `[G, G]` of keys `[G]`."""
+    return keys[:, None] == keys
+
+
+def keys(names: Sequence[str], device: torch.device | None = None) -> Tensor:
+    """A number for each name, int64 `[B]`: equal on every rank and in every run, and different for different names."""
+    digests = [hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
+    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], device=device)

@@ -1,0 +1,35 @@
+"""Which words of a text are hidden: functions from uniform noise to ids and labels, as masks are for video.
+
+B texts, L places, V words of the vocabulary. Labels are the hidden words' ids, and `IGNORED` elsewhere.
+"""
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+def hidden_words(noise: Tensor, allowed: Tensor, ratio: float) -> Tensor:
+    """True where a word is hidden, `[B, L]`: each allowed place by itself, where `noise` is below `ratio`.
+
+    Source: CoTrain `modules/clip_module.py: mask_text_ids`, UMT `multi_modality/models/criterions.py: MLMLoss.mask`.
+    """
+    return (noise < ratio) & allowed
+
+
+def labels_of(ids: Tensor, hidden: Tensor) -> Tensor:
+    """The ids that are hidden, `IGNORED` elsewhere: int64 `[B, L]`."""
+    return torch.where(hidden, ids.long(), torch.full_like(ids, IGNORED, dtype=torch.long))
+
+
+def bert_words(ids: Tensor, hidden: Tensor, noise: Tensor, mask: int, vocabulary: int) -> Tensor:
+    """What BERT sees of `ids` `[B, L]`: of the hidden words 80 % are the mask, 10 % any word, 10 % themselves.
+
+    Args:
+        noise: uniform `[B, L]`: below 0.8 the mask; then, to 0.9, the word at that tenth's share of the vocabulary.
+        mask: its id.
+        vocabulary: V.
+    """
+    other = ((noise - 0.8) / 0.1 * vocabulary).long().clamp(0, vocabulary - 1).to(ids.dtype)
+    seen = torch.where(noise < 0.8, torch.full_like(ids, mask), torch.where(noise < 0.9, other, ids))
+    return torch.where(hidden, seen, ids)
