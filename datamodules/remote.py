@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from zlib import crc32
 
 from datamodules.decode import DecodeError
@@ -64,16 +64,17 @@ class Store:
 
         return self._persist(name, attempt)
 
-    def copy(self, file: str, target: Path, size: int, name: str) -> None:
-        """Writes a file of `size` bytes over what is at `target`."""
+    def copy(self, file: str, out: BinaryIO, size: int, name: str) -> None:
+        """Writes a file of `size` bytes over what is in `out`, open for writing."""
 
         def attempt() -> None:
-            with open(target, "r+b") as out:
-                self._copy(file, out)
-                if out.tell() != size:
-                    raise OSError(f"{out.tell()} of {size} bytes came")
+            out.seek(0)
+            self._copy(file, out)
+            if out.tell() != size:
+                raise OSError(f"{out.tell()} of {size} bytes came")
 
         self._persist(name, attempt)
+        out.truncate()  # an attempt that failed may have written more
 
     def _persist(self, name: str, attempt: Callable[[], T]) -> T:
         for number in range(1 + self.retries):
@@ -133,7 +134,7 @@ class Url(Store):
         fs, path = self._fs()
         return fs.cat_file(f"{path}/{file}", start=offset, end=offset + size)
 
-    def _copy(self, file: str, out: object) -> None:
+    def _copy(self, file: str, out: BinaryIO) -> None:
         fs, path = self._fs()
         with fs.open(f"{path}/{file}", "rb") as source:
             shutil.copyfileobj(source, out, 2**20)
@@ -159,7 +160,7 @@ class Pipe(Store):
     def _all(self, file: str) -> bytes:
         return self._run(file, subprocess.PIPE)
 
-    def _copy(self, file: str, out: object) -> None:
+    def _copy(self, file: str, out: BinaryIO) -> None:
         self._run(file, out)
         out.seek(os.lseek(out.fileno(), 0, os.SEEK_CUR))  # the command wrote past what this object knows of
 
@@ -182,9 +183,12 @@ class Cache:
     def __init__(self, folder: str, limit: int) -> None:
         self.folder, self.limit = Path(folder).expanduser(), limit
 
-    def open(self, file: str, size: int, fetch: Callable[[Path], None]) -> int:
+    def open(self, file: str, size: int, fetch: Callable[[BinaryIO], None]) -> int:
         """Descriptor of a file, which the caller closes. Where it is not there, `fetch` writes it, once for all
         processes that wait. A file that leaves stays readable to those who have it open.
+
+        `fetch` gets an open file of full length, never its path: opened anew for writing it would be empty for a
+        moment, in which others take the room for free.
 
         Raises:
             ValueError: it is larger than the whole cache.
@@ -201,8 +205,8 @@ class Cache:
             with _locked(self._lock(file)):
                 descriptor = _open(path)
                 if descriptor is None:
-                    self._reserve(partial, size)
-                    fetch(partial)
+                    with self._reserve(partial, size) as out:
+                        fetch(out)
                     with _locked(self.folder / ".lock"):  # nobody counts or removes files meanwhile
                         os.replace(partial, path)
                         descriptor = os.open(path, os.O_RDONLY)
@@ -212,8 +216,9 @@ class Cache:
     def _lock(self, file: str) -> Path:
         return self.folder / f".lock-{crc32(file.encode()) % _LOCKS:02d}"
 
-    def _reserve(self, partial: Path, size: int) -> None:
-        """Makes room and takes it by a file of full length; waits while what is coming in fills the cache."""
+    def _reserve(self, partial: Path, size: int) -> BinaryIO:
+        """Makes room and takes it by a file of full length, which comes open for writing; waits while what is coming
+        in fills the cache."""
         while True:
             with _locked(self.folder / ".lock"):
                 partial.unlink(missing_ok=True)
@@ -223,9 +228,9 @@ class Cache:
                     if total + size > self.limit and self._remove(path, self._lock(partial.stem)):
                         total -= other
                 if total + size <= self.limit:
-                    with open(partial, "wb") as file:
-                        file.truncate(size)
-                    return
+                    out = open(partial, "wb")  # noqa: SIM115 (the caller closes it)
+                    out.truncate(size)
+                    return out
             time.sleep(0.05)
 
     def _files(self) -> Iterator[os.DirEntry]:
@@ -267,8 +272,7 @@ class RemoteTar:
         size = max(0, min(size, self.size - offset))
         if self.cache is None:
             return self.store.read(self.file, offset, size, name) if size else b""
-        fetch = lambda path: self.store.copy(self.file, path, self.size, name)  # noqa: E731
-        descriptor = self.cache.open(self.key, self.size, fetch)
+        descriptor = self.cache.open(self.key, self.size, lambda out: self.store.copy(self.file, out, self.size, name))
         try:
             return os.pread(descriptor, size, offset)
         finally:
