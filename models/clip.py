@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models.layers import Grid, PatchEmbed, attend, resize_table, token_grid
@@ -23,19 +24,20 @@ CLIP_SIZES: dict[str, dict[str, int]] = {
 
 
 class CLIPAttention(nn.Module):
-    """Self-attention with one fused projection and biases throughout, as torch's MultiheadAttention has it."""
+    """Self-attention with one fused projection and biases throughout, as torch's MultiheadAttention has it; `causal`
+    lets a token see itself and those before it."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, causal=self.causal).transpose(1, 2).flatten(2))
 
     def queries(self, x: Tensor) -> Tensor:
         """`[B, heads, N, d]` of `x` `[B, N, D]`."""
@@ -70,18 +72,40 @@ class CLIPMLP(nn.Module):
 
 
 class CLIPBlock(nn.Module):
-    """A pre-norm transformer block of CLIP."""
+    """A pre-norm transformer block of CLIP; `drop_path` is the chance to drop a branch."""
 
-    def __init__(self, width: int, heads: int, mlp: int) -> None:
+    def __init__(self, width: int, heads: int, mlp: int, drop_path: float = 0.0, causal: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, 1e-5)
-        self.attn = CLIPAttention(width, heads)
+        self.attn = CLIPAttention(width, heads, causal)
         self.norm2 = nn.LayerNorm(width, 1e-5)
         self.mlp = CLIPMLP(width, mlp)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def start_blocks(blocks: nn.ModuleList, width: int) -> None:
+    """Weights of new blocks as CLIP starts them (OpenAI `clip/model.py: CLIP.initialize_parameters`)."""
+    inner = width**-0.5 * (2 * len(blocks)) ** -0.5
+    for block in blocks:
+        nn.init.normal_(block.attn.qkv.weight, std=width**-0.5)
+        nn.init.normal_(block.attn.proj.weight, std=inner)
+        nn.init.normal_(block.mlp.fc1.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(block.mlp.fc2.weight, std=inner)
+        for linear in (block.attn.qkv, block.attn.proj):
+            nn.init.zeros_(linear.bias)
+
+
+def fit_clip_table(table: Tensor, grid: Grid) -> Tensor:
+    """A position table `[1 + n, D]` brought to `grid`'s rows and columns: bicubic, the class token's row as it is."""
+    side = math.isqrt(len(table) - 1)
+    if side * side != len(table) - 1:
+        raise ValueError(f"CLIP's position table has {len(table)} rows, which is no class token and a square")
+    patches = resize_table(table[1:].float(), (1, side, side), (1, *grid[1:])).to(table.dtype)
+    return torch.cat((table[:1], patches))
 
 
 class Seen(NamedTuple):
@@ -137,11 +161,8 @@ class CLIPVision(nn.Module):
             nn.init.normal_(self.proj.weight, std=self.width**-0.5)
 
     def fit_table(self, table: Tensor) -> Tensor:
-        """A saved position table `[1 + n, D]`, brought to this size: bicubic, the class token's row as it is."""
-        side = math.isqrt(len(table) - 1)
-        if side * side != len(table) - 1:
-            raise ValueError(f"CLIP's position table has {len(table)} rows, which is no class token and a square")
-        return torch.cat((table[:1], resize_table(table[1:].float(), (1, side, side), self.grid).to(table.dtype)))
+        """A saved position table, brought to this size."""
+        return fit_clip_table(table, self.grid)
 
     def forward(
         self,

@@ -35,12 +35,12 @@ def flash_kernel():
     return flash_attn_func
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, causal: bool = False) -> Tensor:
     """Softmax attention of `[B, heads, N, d]`: flash-attn's kernel in half precision on a GPU, else torch's own."""
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and flash_kernel() is not None:
-        out = flash_kernel()(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), softmax_scale=scale)
-        return out.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, scale=scale)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return flash_kernel()(q, k, v, softmax_scale=scale, causal=causal).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, scale=scale, is_causal=causal)
 
 
 class Attention(nn.Module):

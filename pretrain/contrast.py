@@ -83,6 +83,22 @@ def contrastive_loss(video_to_text: Tensor, same: Tensor | None = None, text_to_
     return (F.cross_entropy(video_to_text, target) + F.cross_entropy(text_to_video, target)) / 2
 
 
+def pair_loss(
+    video: Tensor, text: Tensor, keys: Tensor, temperature: Tensor, alone: bool = False, exact: bool = True
+) -> Tensor:
+    """The contrastive loss of pairs over all ranks; samples of one key are positives of each other.
+
+    Args:
+        video, text: features, `[B, D]` (or `[B, T, D]`, see `similarity`).
+        keys: `[B]`, from `keys`.
+        alone: this rank's pairs only, as in evaluation, where ranks may have different numbers of them.
+        exact: see `gather`.
+    """
+    if not alone:
+        video, text, keys = gather(video, exact), gather(text, exact), gather(keys)
+    return contrastive_loss(similarity(video, text, temperature), same_pairs(keys))
+
+
 def same_pairs(keys: Tensor) -> Tensor:
     """True where two samples have one key, `[G, G]` of keys `[G]`."""
     return keys[:, None] == keys

@@ -8,20 +8,35 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.convert import clip, umt, videomae
+from models.clip import CLIPVision
+from models.convert import clip, umt, viclip, videomae
 from models.convert.read import read_tensors
-from models.convert.rules import Rules, to_ours
+from models.convert.rules import Rules, prefixed, to_ours
 from models.encoder import Encoder
+from models.text import CLIPText
+from models.viclip import inflate
 
 log = logging.getLogger(__name__)
 
 # Name of a layout, a key that tells it, its rules (None: the names are ours). The first that fits is taken.
 _LAYOUTS: list[tuple[str, str, Rules | None]] = [
-    ("CLIP, OpenAI", "visual.conv1.weight", clip.OPENAI),
-    ("CLIP, OpenAI, vision alone", "conv1.weight", clip.OPENAI_VISUAL),
-    ("CLIP, transformers", "vision_model.embeddings.patch_embedding.weight", clip.TRANSFORMERS),
-    ("CLIP, transformers", "embeddings.patch_embedding.weight", clip.TRANSFORMERS_MODEL),
+    ("official ViCLIP", "vision_encoder.temporal_positional_embedding", viclip.OFFICIAL),
+    ("CLIP, OpenAI", "visual.conv1.weight", {**prefixed(clip.OPENAI, "encoder."), **clip.OPENAI_TEXT}),
+    ("CLIP, OpenAI, vision alone", "conv1.weight", prefixed(clip.OPENAI_VISUAL, "encoder.")),
+    ("CLIP, OpenAI, text alone", "token_embedding.weight", clip.OPENAI_TEXT),
+    (
+        "CLIP, transformers",
+        "vision_model.embeddings.patch_embedding.weight",
+        {**prefixed(clip.TRANSFORMERS, "encoder."), **clip.TRANSFORMERS_TEXT},
+    ),
+    (
+        "CLIP, transformers",
+        "embeddings.patch_embedding.weight",
+        prefixed(clip.TRANSFORMERS_MODEL, "encoder."),
+    ),
+    ("CLIP, transformers, text alone", "text_model.embeddings.token_embedding.weight", clip.TRANSFORMERS_TEXT),
     ("tubelet", "norm_pre.weight", None),
+    ("tubelet", "token_embed.weight", None),
     ("transformers", "videomae.embeddings.patch_embeddings.projection.weight", videomae.TRANSFORMERS),
     ("transformers", "embeddings.patch_embeddings.projection.weight", videomae.TRANSFORMERS_MODEL),
     ("official pretraining", "encoder_to_decoder.weight", videomae.OFFICIAL_PRETRAIN),
@@ -56,8 +71,8 @@ def load_weights(
     """Load official, transformers' or our own weights into `model`; the keys tell which they are.
 
     Args:
-        model: an `Encoder`, a `CLIPVision`, a `VideoClassifier`, or what holds an `encoder` (and `decoder`),
-            such as an objective.
+        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `VideoClassifier`, or what holds an `encoder` (and
+            `decoder`, or `text`), such as an objective.
         path: a file, a transformers folder, or a state dict already read.
         classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
 
@@ -74,11 +89,13 @@ def load_weights(
     source, ours, origin = _recognise(theirs, where)
     if classes is not None:
         ours.update({name: ours[name][torch.as_tensor(classes)] for name in ours if name.startswith("head.")})
-    if isinstance(model, Encoder):
-        ours = {name.removeprefix("encoder."): t for name, t in ours.items() if name.startswith("encoder.")}
-        origin = {name.removeprefix("encoder."): o for name, o in origin.items() if name.startswith("encoder.")}
+    part = "encoder." if isinstance(model, Encoder | CLIPVision) else "text." if isinstance(model, CLIPText) else None
+    if part is not None and any(name.startswith(part) for name in ours):
+        ours = {name.removeprefix(part): tensor for name, tensor in ours.items() if name.startswith(part)}
+        origin = {name.removeprefix(part): o for name, o in origin.items() if name.startswith(part)}
 
     target = model.state_dict()
+    _deepen_patches(ours, target)
     fixed = _fit_positions(model, ours, target, where)
     fits = {name: name in target and target[name].shape == tensor.shape for name, tensor in ours.items()}
     wrong = [name for name in ours if name in target and not fits[name] and not name.startswith("head.")]
@@ -113,10 +130,13 @@ def _recognise(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Te
         names = {videomae.our_scale_name(name): name for name in theirs}
         return layout, {mine: theirs[name] for mine, name in names.items()}, {m: (n,) for m, n in names.items()}
     ours, origin = to_ours(rules, {name: theirs[real] for name, real in on_disk.items()})
-    patches = next((name for name in ours if name.endswith("patch_embed.proj.weight")), None)
-    if patches is not None and ours[patches].ndim == 4:
-        ours[patches] = ours[patches].unsqueeze(2)  # an image's patches are one frame deep
     return layout, ours, {mine: tuple(on_disk[part] for part in parts) for mine, parts in origin.items()}
+
+
+def _deepen_patches(ours: dict[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Patches of a picture become the model's tubelets: all their weight on the middle frame, as ViCLIP starts."""
+    for name in [name for name in ours if name.endswith("patch_embed.proj.weight") and ours[name].ndim == 4]:
+        ours[name] = inflate(ours[name], target[name].shape[2] if name in target else 1)
 
 
 def _fit_positions(model: nn.Module, ours: dict[str, Tensor], target: Mapping[str, Tensor], where: str) -> list[str]:
@@ -144,11 +164,11 @@ def _fit_positions(model: nn.Module, ours: dict[str, Tensor], target: Mapping[st
 
 def _check_blocks(report: LoadReport, ours: Mapping[str, Tensor], target: Mapping[str, Tensor], where: str) -> None:
     """Half a transformer is worse than none: blocks left over or left out mean another architecture."""
-    for part in ("encoder.", "decoder.", ""):
+    for part in ("encoder.", "decoder.", "text.", ""):
         stems = (f"{part}blocks.", f"{part}patch_embed.")
         theirs = {name for name in ours if name.startswith(stems)}
         mine = {name for name in target if name.startswith(stems)}
-        if mine and (theirs or part != "decoder.") and theirs != mine:
+        if mine and (theirs or part not in ("decoder.", "text.")) and theirs != mine:
             odd = sorted(mine - theirs) or sorted(theirs - mine)
             side = "not in the checkpoint" if mine - theirs else "not in the model"
             raise ValueError(

@@ -69,6 +69,11 @@ def _turn_out(their: str, tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(0) if isinstance(their, Batched) else tensor
 
 
+def prefixed(rules: Rules, mine: str) -> Rules:
+    """The same rules for a part of ours that stands under a name."""
+    return {mine + name: theirs for name, theirs in rules.items()}
+
+
 def with_suffixes(rules: Rules, suffixes: tuple[str, ...] = (".weight", ".bias")) -> dict[str, str | tuple[str, ...]]:
     """Rules about modules, told once, become rules about their parameters."""
     return {

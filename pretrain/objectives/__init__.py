@@ -2,6 +2,7 @@
 
 from pretrain.objectives.objective import Objective
 from pretrain.objectives.umt import UMT
+from pretrain.objectives.viclip import ViCLIP
 from pretrain.objectives.videomae import VideoMAE
 
-__all__ = ["UMT", "Objective", "VideoMAE"]
+__all__ = ["UMT", "Objective", "ViCLIP", "VideoMAE"]

@@ -1,0 +1,87 @@
+"""CLIPText: CLIP's text tower, a causal transformer whose feature is the token at the end of the text.
+
+Notable: fewer places than OpenAI's 77 (ViCLIP has 32); words may be hidden, each behind one learnt embedding.
+
+Letters in shapes: B texts, L places, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from models.clip import CLIPBlock, start_blocks
+
+# Named sizes of OpenAI's release; `out` is the width that image and text share.
+TEXT_SIZES: dict[str, dict[str, int]] = {
+    "base": {"width": 512, "depth": 12, "heads": 8, "mlp": 2048, "out": 512},
+    "large": {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "out": 768},
+}
+
+
+class CLIPText(nn.Module):
+    """CLIP's text tower.
+
+    Args:
+        width, depth, heads, mlp: channels, blocks, attention heads, hidden channels of the MLP.
+        out: channels of the feature.
+        vocabulary: ids; the largest of a text marks its end.
+        context: places. A longer table is cut to them when weights are loaded, a shorter one goes on with zeros.
+        hides: own an embedding for hidden words.
+    """
+
+    def __init__(
+        self,
+        width: int = 512,
+        depth: int = 12,
+        heads: int = 8,
+        mlp: int = 2048,
+        out: int = 512,
+        vocabulary: int = 49408,
+        context: int = 32,
+        hides: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width, self.context, self.out = width, context, out
+        self.token_embed = nn.Embedding(vocabulary, width)
+        self.pos_embed = nn.Parameter(torch.empty(context, width))
+        self.mask_embed = nn.Parameter(torch.empty(width)) if hides else None
+        self.blocks = nn.ModuleList(CLIPBlock(width, heads, mlp, causal=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, 1e-5)
+        self.proj = nn.Linear(width, out, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as OpenAI's `CLIP.initialize_parameters` does."""
+        nn.init.normal_(self.token_embed.weight, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.01)
+        nn.init.normal_(self.proj.weight, std=self.width**-0.5)
+        if self.mask_embed is not None:
+            nn.init.normal_(self.mask_embed, std=0.02)
+        start_blocks(self.blocks, self.width)
+
+    def fit_table(self, table: Tensor) -> Tensor:
+        """A saved position table `[n, D]`: its first `context` rows, then zeros (ViCLIP `clip_text.py`)."""
+        rows = table[: self.context]
+        return torch.cat((rows, rows.new_zeros(self.context - len(rows), rows.shape[1])))
+
+    def forward(self, ids: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The feature `[B, out]`, not of length 1, and the tokens `[B, L, D]` of texts `ids` `[B, L]`.
+
+        Args:
+            hidden: True where a word is hidden, `[B, L]`; its id still tells where the text ends.
+
+        Raises:
+            ValueError: more places than the tower has, or words to hide and no embedding for them.
+        """
+        if ids.shape[1] > self.context:
+            raise ValueError(f"texts of {ids.shape[1]} places, and the text tower has {self.context}: set one of them")
+        x = self.token_embed(ids)  # [B, L, D]
+        if hidden is not None:
+            if self.mask_embed is None:
+                raise ValueError("the text tower hides no words: give it hides: true")
+            x = torch.where(hidden[..., None], self.mask_embed.to(x.dtype), x)
+        x = x + self.pos_embed[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        end = x[torch.arange(len(x), device=x.device), ids.argmax(dim=1)]
+        return self.proj(end), x
