@@ -178,6 +178,17 @@ def resize_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     return x.permute(3, 0, 1, 2).flatten(0, 2)
 
 
+def fit_rows(table: Tensor, rows: int, zeros: bool = False) -> Tensor:
+    """A table `[n, D]` with another number of rows: cut where shorter; where longer interpolated linearly, or gone on
+    with zeros (ViCLIP `clip_vision.py: interpolate_pos_embed_vit`; its inference copy's `load_state_dict`)."""
+    if rows <= len(table):
+        return table[:rows]
+    if zeros:
+        return torch.cat((table, table.new_zeros(rows - len(table), table.shape[1])))
+    longer = F.interpolate(table.t()[None].float(), size=rows, mode="linear", align_corners=False)
+    return longer[0].t().to(table.dtype)
+
+
 def saved_grid(tokens: int, grid: Grid, made_for: Grid) -> Grid:
     """The grid of a saved table of `tokens` rows: the model's own, what it was `made_for`, or square at one of their
     lengths or at the 8 time slices that the unmasked teacher is pretrained with."""

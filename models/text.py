@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.clip import CLIPBlock, start_blocks
+from models.layers import fit_rows
 
 # Named sizes of OpenAI's release; `out` is the width that image and text share.
 TEXT_SIZES: dict[str, dict[str, int]] = {
@@ -60,8 +61,7 @@ class CLIPText(nn.Module):
 
     def fit_table(self, table: Tensor) -> Tensor:
         """A saved position table `[n, D]`: its first `context` rows, then zeros (ViCLIP `clip_text.py`)."""
-        rows = table[: self.context]
-        return torch.cat((rows, rows.new_zeros(self.context - len(rows), rows.shape[1])))
+        return fit_rows(table, self.context, zeros=True)
 
     def forward(self, ids: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The feature `[B, out]`, not of length 1, and the tokens `[B, L, D]` of texts `ids` `[B, L]`.

@@ -9,12 +9,11 @@ Letters in shapes: B batch, T frames, N = t * h * w tokens, K kept tokens, D wid
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip import CLIPBlock, fit_clip_table, start_blocks
 from models.encoder import Encoder
-from models.layers import Grid, PatchEmbed, token_grid
+from models.layers import Grid, PatchEmbed, fit_rows, token_grid
 
 
 class TimeTable(nn.Module):
@@ -33,18 +32,9 @@ class TimeTable(nn.Module):
         return fit_rows(table, len(self.table))
 
 
-def fit_rows(table: Tensor, rows: int) -> Tensor:
-    """A table `[n, D]` with another number of rows: interpolated linearly where longer, cut where shorter
-    (ViCLIP `clip_vision.py: interpolate_pos_embed_vit`)."""
-    if rows <= len(table):
-        return table[:rows]
-    longer = F.interpolate(table.t()[None].float(), size=rows, mode="linear", align_corners=False)
-    return longer[0].t().to(table.dtype)
-
-
 def inflate(kernel: Tensor, depth: int, centre: bool = True) -> Tensor:
-    """A kernel over pictures `[D, C, p, p]` for `depth` frames, `[D, C, depth, p, p]`: all of it on the middle frame, or
-    spread evenly (ViCLIP `clip_vision.py: inflate_weight`)."""
+    """A kernel over pictures `[D, C, p, p]` for `depth` frames, `[D, C, depth, p, p]`: all of it on the middle frame,
+    or spread evenly (ViCLIP `clip_vision.py: inflate_weight`)."""
     if not centre:
         return kernel.unsqueeze(2).repeat(1, 1, depth, 1, 1) / depth
     deep = kernel.new_zeros(*kernel.shape[:2], depth, *kernel.shape[2:])

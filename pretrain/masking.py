@@ -69,6 +69,25 @@ class Tube(Mask):
         return (place[:, None] + slices[None, :, None]).flatten(1)  # [B, t * visible]
 
 
+class RandomFrames(Mask):
+    """Hide `ratio` of each time slice, other places in each (InternVideo1 `clip_module.py: mask_visual`)."""
+
+    even = True
+
+    def __init__(self, ratio: float = 0.9) -> None:
+        self.ratio = ratio
+
+    def width(self, grid: Grid) -> int:
+        return grid[0] * grid[1] * grid[2]
+
+    def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
+        t, h, w = grid
+        visible = _visible(h * w, self.ratio)
+        place = noise.unflatten(1, (t, h * w)).argsort(dim=2)[..., :visible].sort(dim=2).values
+        slices = torch.arange(t, device=noise.device) * (h * w)
+        return (place + slices[:, None]).flatten(1)  # [B, t * visible]
+
+
 class RunningCell(Mask):
     """VideoMAE V2's decoder mask: in each 2 x 2 cell a window of predicted places moves on by one every time slice.
 

@@ -51,7 +51,8 @@ def to_theirs(rules: Rules, ours: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
         parts = (their,) if isinstance(their, str) else their
         for slots in _matches(mine, ours):
             name = mine.format(**slots)
-            for part, tensor in zip(parts, ours[name].chunk(len(parts)), strict=True):
+            tensors = ours[name].chunk(len(parts)) if len(parts) > 1 else [ours[name]]
+            for part, tensor in zip(parts, tensors, strict=True):
                 theirs[str(part).format(**slots)] = _turn_out(part, tensor).contiguous()
             used.add(name)
     return theirs, [name for name in ours if name not in used]
