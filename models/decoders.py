@@ -81,6 +81,7 @@ class FeatureDecoder(nn.Module):
         out: channels of the teacher's features.
         layers: how many layers are compared, each with its own head.
         patch, tubelet, frames, size: as in the encoder.
+        eps: of the norms; 1e-5 in UMT's second stage.
     """
 
     def __init__(
@@ -92,11 +93,12 @@ class FeatureDecoder(nn.Module):
         tubelet: int = 1,
         frames: int = 8,
         size: int = 224,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.positions = FixedPositions(token_grid(frames, size, tubelet, patch), encoder_width)
         self.heads = nn.ModuleList(Linear(encoder_width, out) for _ in range(layers))
-        self.norms = nn.ModuleList(nn.LayerNorm(out, 1e-6) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(out, eps) for _ in range(layers))
 
     def forward(self, layers: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
         """Predictions `[B, K, out]` of each of `layers` `[B, K, D]`, whose tokens stand at `keep` `[B, K]`.

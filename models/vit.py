@@ -67,14 +67,20 @@ class VideoViT(Encoder):
     def forward(
         self, video: Tensor, keep: Tensor | None = None, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """See `Encoder.forward`. Raises ValueError where the clip is not of the size that the model was made for."""
-        if video.shape[2:] != (self.frames, self.size, self.size):
+        """See `Encoder.forward`. Raises ValueError where the clip is not of the size that the model was made for.
+
+        Where a token is one frame deep, a clip of one frame is a picture, which every such encoder takes: it stands in
+        the first frame's places, whose rows of the sinusoid table are the table of a picture.
+        """
+        picture = video.shape[2] == self.tubelet == 1
+        if video.shape[3:] != (self.size, self.size) or not (picture or video.shape[2] == self.frames):
             raise ValueError(
                 f"the encoder was made for {self.frames} frames of {self.size} x {self.size} pixels and was given "
                 f"{tuple(video.shape[2:])}: set the encoder's frames and size, or the data's"
             )
         x = self.patch_embed(video, keep)
-        x = x + self.positions(keep).to(x.dtype)
+        positions = self.positions()[: x.shape[1]] if keep is None else self.positions(keep)
+        x = x + positions.to(x.dtype)
         tapped = {}
         for i, block in enumerate(self.blocks):
             x = block(x)

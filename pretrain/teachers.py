@@ -1,11 +1,17 @@
-"""Teachers: models that are run, never trained and never saved."""
+"""Teachers: models that are run, never trained and never saved; and what a student learns of a frozen CLIP."""
 
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from models import load_weights
+from models.clip import CLIPVision
+from models.decoders import FeatureDecoder
+from models.encoder import Encoder
+from models.layers import Grid
+from pretrain.masking import Mask
 
 
 class Frozen(nn.Module):
@@ -84,3 +90,56 @@ def _draw_weights(model: nn.Module, seed: int) -> None:
         for module in model.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
+
+
+def teach(
+    teacher: Frozen, video: Tensor, taps: tuple[int, ...], mask: Mask | None, noise: Tensor, grid: Grid
+) -> tuple[list[Tensor], Tensor]:
+    """A frozen CLIP's features `[B, K, out]` of each tapped layer, at the tokens `keep` `[B, K]` that it chose.
+
+    Args:
+        video: the student's, normalised; the teacher sees it at its own size.
+        mask: chooses by the teacher's attention and by `noise`; None: all tokens, and no noise is looked at.
+        grid: of the student's tokens, as many a frame as the teacher's.
+    """
+    seen = teacher(
+        resize_frames(video, teacher.model.size),
+        taps=taps,
+        choose=None if mask is None else lambda attention: mask(noise, grid, attention),
+        even=mask is None or mask.even,
+    )
+    return seen.features, seen.keep
+
+
+def check_student(encoder: Encoder, decoder: FeatureDecoder, clip: CLIPVision) -> None:
+    """A ValueError where student, decoder and teacher cannot be compared token by token, channel by channel."""
+    if encoder.tubelet != 1 or encoder.grid[1:] != clip.grid[1:]:
+        raise ValueError(
+            f"the student's tokens are {encoder.tubelet} frames deep and {encoder.grid[1:]} a slice, the teacher's "
+            f"1 and {clip.grid[1:]}: they are compared one by one, so sizes and patches must give the same"
+        )
+    if decoder.positions.grid != encoder.grid or decoder.heads[0].in_features != encoder.width:
+        raise ValueError(
+            f"student and decoder differ: token grid {encoder.grid} and {decoder.positions.grid}, "
+            f"width {encoder.width} and {decoder.heads[0].in_features} (encoder_width)"
+        )
+    if decoder.heads[0].out_features != clip.out:
+        raise ValueError(
+            f"the decoder makes {decoder.heads[0].out_features} channels and the teacher {clip.out}: set its `out`"
+        )
+
+
+def last_blocks(depth: int, layers: int, interval: float) -> tuple[int, ...]:
+    """The numbers of `layers` blocks, the last one and others at `interval` before it, in ascending order."""
+    found = tuple(depth - 1 - int(i * interval) for i in reversed(range(layers)))
+    if found[0] < 0 or len(set(found)) < layers:
+        raise ValueError(f"{layers} layers at an interval of {interval} do not fit into {depth} blocks")
+    return found
+
+
+def resize_frames(video: Tensor, size: int) -> Tensor:
+    """`[B, C, T, H, W]` to `size` pixels square: bicubic without antialiasing, as the official loop does."""
+    if video.shape[3:] == (size, size):
+        return video
+    frames = F.interpolate(video.flatten(1, 2), (size, size), mode="bicubic", align_corners=False)
+    return frames.unflatten(1, video.shape[1:3])

@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.decoders import FeatureDecoder
@@ -10,7 +9,7 @@ from models.encoder import Encoder
 from pretrain.losses import alignment
 from pretrain.masking import Attention, Mask
 from pretrain.objectives.objective import Batch, Objective
-from pretrain.teachers import Frozen
+from pretrain.teachers import Frozen, check_student, last_blocks, resize_frames, teach  # noqa: F401
 
 
 class UMT(Objective):
@@ -37,25 +36,12 @@ class UMT(Objective):
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        clip, layers = teacher.model, len(decoder.heads)
-        if encoder.tubelet != 1 or encoder.grid[1:] != clip.grid[1:]:
-            raise ValueError(
-                f"the student's tokens are {encoder.tubelet} frames deep and {encoder.grid[1:]} a slice, the teacher's "
-                f"1 and {clip.grid[1:]}: they are compared one by one, so sizes and patches must give the same"
-            )
-        if decoder.positions.grid != encoder.grid or decoder.heads[0].in_features != encoder.width:
-            raise ValueError(
-                f"student and decoder differ: token grid {encoder.grid} and {decoder.positions.grid}, "
-                f"width {encoder.width} and {decoder.heads[0].in_features} (encoder_width)"
-            )
-        if decoder.heads[0].out_features != clip.out:
-            raise ValueError(
-                f"the decoder makes {decoder.heads[0].out_features} channels and the teacher {clip.out}: set its `out`"
-            )
+        check_student(encoder, decoder, teacher.model)
         self.encoder, self.decoder, self.teacher = encoder, decoder, teacher
         self.mask = mask or Attention()
+        layers = len(decoder.heads)
         self.taps = last_blocks(len(encoder.blocks), layers, interval)
-        self.teacher_taps = last_blocks(len(clip.blocks), layers, interval)
+        self.teacher_taps = last_blocks(len(teacher.model.blocks), layers, interval)
         self.loss = loss
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -68,13 +54,7 @@ class UMT(Objective):
         grid = self.encoder.grid
         if noise is None:
             noise = self.noise(self.dice(video.device), video.shape[0], self.mask.width(grid))
-        seen = self.teacher(
-            resize_frames(video, self.teacher.model.size),
-            taps=self.teacher_taps,
-            choose=lambda attention: self.mask(noise, grid, attention),
-            even=self.mask.even,
-        )
-        return seen.features, seen.keep
+        return teach(self.teacher, video, self.teacher_taps, self.mask, noise, grid)
 
     def align(self, video: Tensor, keep: Tensor, target: list[Tensor]) -> Tensor:
         """How far the student, who sees the tokens `keep` `[B, K]`, is from the teacher's `target` on them."""
@@ -85,19 +65,3 @@ class UMT(Objective):
         """The mean of all tokens, `features [B, D]`, and the largest value of each channel, `peaks [B, D]`."""
         tokens = self.encoder(self.normalize(batch["video"]))
         return {"features": tokens.mean(dim=1), "peaks": tokens.amax(dim=1)}
-
-
-def last_blocks(depth: int, layers: int, interval: float) -> tuple[int, ...]:
-    """The numbers of `layers` blocks, the last one and others at `interval` before it, in ascending order."""
-    found = tuple(depth - 1 - int(i * interval) for i in reversed(range(layers)))
-    if found[0] < 0 or len(set(found)) < layers:
-        raise ValueError(f"{layers} layers at an interval of {interval} do not fit into {depth} blocks")
-    return found
-
-
-def resize_frames(video: Tensor, size: int) -> Tensor:
-    """`[B, C, T, H, W]` to `size` pixels square: bicubic without antialiasing, as the official loop does."""
-    if video.shape[3:] == (size, size):
-        return video
-    frames = F.interpolate(video.flatten(1, 2), (size, size), mode="bicubic", align_corners=False)
-    return frames.unflatten(1, video.shape[1:3])
