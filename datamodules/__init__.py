@@ -21,9 +21,14 @@ _HOMES = {
     "Span": "sampling",
     "Segments": "sampling",
     "Spaced": "sampling",
+    "Sparse": "sampling",
     "Crop": "transforms",
     "MultiScaleCrop": "transforms",
     "CentreCrop": "transforms",
+    "RandomResizedCrop": "framing",
+    "View": "framing",
+    "Squares": "framing",
+    "Squash": "framing",
     "Order": "stream",
 }
 __all__ = list(_HOMES)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from datamodules import shared, transforms, watch
 from datamodules.decode import DecodeError, Decoder
+from datamodules.framing import Squares, View
 from datamodules.sampling import Sampler
 from datamodules.source import Sample, Source
 from datamodules.stream import Draw, Order, mix, slots
@@ -30,6 +31,7 @@ class Clip:
     sampler: Sampler
     crop: transforms.Crop
     decoder: Decoder
+    view: View = Squares()  # noqa: RUF009 it has no state
 
 
 class TrainBatches(Dataset):
@@ -69,9 +71,8 @@ class TrainBatches(Dataset):
                 watch.at(f"sample {index}")
                 sample = self.source[index]
                 with watch.decoding(sample.name), sample.open(self.clip.decoder) as video:
-                    indices = self.clip.sampler.draw(
-                        len(video), self.clip.frames, self.clip.stride, Draw(self.seed, n, 0)
-                    )
+                    length, draw = sample.length(video), Draw(self.seed, n, 0)
+                    indices = self.clip.sampler.draw(length, self.clip.frames, self.clip.stride, draw)
                     return sample, video.frames(indices)
             except DecodeError as error:
                 skipped.append((error.name, error.reason))
@@ -120,11 +121,12 @@ class EvalBatches(Dataset):
         """Writes a sample's views to `out` [V, T, H, W, 3], clips outermost."""
         clip = self.clip
         with watch.decoding(sample.name), sample.open(clip.decoder) as video:
-            wanted = [clip.sampler.view(len(video), clip.frames, clip.stride, c, self.clips) for c in range(self.clips)]
+            length = sample.length(video)
+            wanted = [clip.sampler.view(length, clip.frames, clip.stride, c, self.clips) for c in range(self.clips)]
             frames = video.frames(np.concatenate(wanted))
         for c, part in enumerate(np.split(frames, self.clips)):
             for s in range(self.crops):
-                picture = transforms.view(part, clip.size, s, self.crops)
+                picture = clip.view(part, clip.size, s, self.crops)
                 out[c * self.crops + s] = torch.from_numpy(np.ascontiguousarray(picture))
 
 

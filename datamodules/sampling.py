@@ -2,7 +2,8 @@
 
 The functions are the rules; the classes choose them in a recipe. Letters: `length` frames in the video, `frames` in
 the clip, `stride` between them. Indices are 0-based and inside the video, however short it is.
-Sources: VideoMAEv2 29eab1e (`dataset/`), unmasked_teacher 4fb4049 (`single_modality/datasets/`).
+Sources: VideoMAEv2 29eab1e (`dataset/`), unmasked_teacher 4fb4049 (`single_modality/datasets/`, and
+`multi_modality/dataset/video_utils.py`, which ViCLIP shares).
 """
 
 import random
@@ -84,6 +85,64 @@ def spaced(length: int, frames: int, rng: random.Random | None = None, view: int
     return np.array(edges[:-1]) + int(width / (views + 1) * (view + 1))
 
 
+def borders(length: int, frames: int) -> np.ndarray:
+    """ViCLIP, UMT stage 2: where n parts begin, and the end, [n + 1]; n = `frames`, or `length` where that is less."""
+    return np.linspace(0, length, min(frames, length) + 1).astype(np.int64)
+
+
+def padded(indices: np.ndarray, frames: int) -> np.ndarray:
+    """Fewer indices than asked: the last one again (ViCLIP)."""
+    return np.r_[indices, np.full(frames - len(indices), indices[-1], np.int64)]
+
+
+def sparse(length: int, frames: int, rng: random.Random | None = None, view: int = 0, views: int = 1) -> np.ndarray:
+    """ViCLIP, UMT stage 2: a random frame of each part; without `rng` the middle one ("rand" and "middle" there).
+
+    Of several views each takes the middle of its own share of every part: together they cover the video evenly, and
+    the only one is the official middle.
+    """
+    edges = borders(length, frames)
+    if rng is not None:
+        return padded(np.array([rng.randrange(a, b) for a, b in pairwise(edges.tolist())]), frames)
+    width = np.diff(edges)
+    first, end = (edges[:-1] + width * v // views for v in (view, view + 1))
+    return padded((first + np.maximum(first, end - 1)) // 2, frames)
+
+
+def sparse_released(length: int, frames: int, rng: random.Random, fallback: np.random.RandomState) -> np.ndarray:
+    """As the released ViCLIP draws: never a part's last frame, and where a part has no other, any frames in order."""
+    parts = list(pairwise(borders(length, frames).tolist()))
+    if min(b - a for a, b in parts) < 2:
+        return padded(np.sort(fallback.permutation(length)[: len(parts)]), frames)
+    return padded(np.array([rng.randrange(a, b - 1) for a, b in parts]), frames)
+
+
+def sparse_first(length: int, frames: int, offset: int = 0) -> np.ndarray:
+    """ViCLIP's "first": the frame `offset` after the beginning of each part, its last one where it is shorter."""
+    edges = borders(length, frames)
+    return padded(np.minimum(edges[:-1] + offset, edges[1:] - 1), frames)
+
+
+def per_second(length: int, fps: float, rate: float, most: int | None = None) -> np.ndarray:
+    """ViCLIP's "fps2": `rate` frames a second of a video of `fps`, each in the middle of its time, `most` at most.
+
+    As many as there are: none of a video shorter than half a period.
+    """
+    count = int(np.ceil(length / fps * rate))
+    indices = np.around((np.arange(count) + 0.5) / rate * fps).astype(np.int64)
+    return indices[indices < length][:most]
+
+
+def every_nth(length: int, frames: int) -> np.ndarray:
+    """The demo of ViCLIP: `frames` times the whole part of length / frames, from the first frame."""
+    return np.minimum(max(length // frames, 1) * np.arange(frames), length - 1)
+
+
+def ends_included(length: int, frames: int) -> np.ndarray:
+    """The demo of InternVideo: evenly from the first frame to the last."""
+    return np.linspace(0, length - 1, frames).astype(np.int64)
+
+
 class Sampler(ABC):
     """A rule for training and its fixed views for evaluation."""
 
@@ -134,3 +193,23 @@ class Spaced(Sampler):
 
     def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
         return spaced(length, frames, None, view, views)
+
+
+class Sparse(Sampler):
+    """One frame of each of `frames` nearly equal parts of the whole video (ViCLIP, UMT stage 2): a random one in
+    training, the middle one in evaluation, where `views` views divide every part among them.
+
+    Args:
+        released: draw as the released code does (`sparse_released`): for runs that must match it.
+    """
+
+    def __init__(self, released: bool = False) -> None:
+        self.released = released
+
+    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+        if self.released:
+            return sparse_released(length, frames, draw.python, draw.numpy)
+        return sparse(length, frames, draw.python)
+
+    def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
+        return sparse(length, frames, None, view, views)

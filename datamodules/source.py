@@ -6,23 +6,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.decode import Decoder, Video
+from datamodules.decode import DecodeError, Decoder, Video
 from datamodules.stream import Order
 
 
 @dataclass
 class Sample:
     """One sample. `content` is a path, the bytes of a file, or a video that needs no decoder; `text` one caption or
-    several, of which training takes one at a time."""
+    several, of which training takes one at a time; clips are cut from its first `end` seconds, or from all of it."""
 
     name: str
     content: str | bytes | Video
     text: str | list[str] | None = None
     label: int | None = None
+    end: float | None = None
 
     def open(self, decoder: Decoder) -> Video:
         """The video, opened; DecodeError where that is not possible."""
         return self.content if isinstance(self.content, Video) else decoder.open(self.content, self.name)
+
+    def length(self, video: Video) -> int:
+        """Frames of `video` that clips may be cut from, by its mean frame rate; DecodeError where `end` needs that
+        and it has none."""
+        if self.end is None or len(video) == 1:
+            return len(video)
+        if not video.fps > 0:
+            raise DecodeError(self.name, f"no frame rate, so that its first {self.end:g} seconds cannot be told")
+        return max(1, min(len(video), int(self.end * video.fps)))
 
 
 class Source(ABC):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import Clip, EvalBatches, TrainBatches
 from datamodules.decode import Decoder, PyAV
+from datamodules.framing import RandomResizedCrop, Squares, Squash, View  # noqa: F401 named in recipes
 from datamodules.loader import Loader, Numbers
 from datamodules.mixture import Mixture  # noqa: F401 recipes name it by its short name
 from datamodules.sampling import Dense, Sampler
@@ -45,10 +46,12 @@ class VideoData(LightningDataModule):
         size: H = W of a clip, in pixels.
         views: crops of each decoded clip in training (repeated augmentation).
         sampler: rule for the frames; by default neighbouring frames at the stride.
-        crop: rule for the training crop; by default the multi-scale crop. Evaluation resizes the short side to `size`.
+        crop: rule for the training crop; by default the multi-scale crop.
+        view: how evaluation makes a picture size x size; by default the short side to `size` and squares along the
+            long one. `Squash` takes the whole picture, whatever its shape.
         flip: probability of mirroring a training view.
         test_clips: clips of each video in `test`, spread over its length.
-        test_crops: squares of each clip in `test`, spread along its long side.
+        test_crops: squares of each clip in `test`, spread along its long side; 1 with `Squash`.
         decoder: what reads the videos; PyAV by default.
         workers: processes that load, a device; by default the cores there are for each device, 16 at most.
         prefetch: batches that each worker keeps ready.
@@ -76,6 +79,7 @@ class VideoData(LightningDataModule):
         views: int = 1,
         sampler: Sampler | None = None,
         crop: Crop | None = None,
+        view: View | None = None,
         flip: float = 0.0,
         test_clips: int = 1,
         test_crops: int = 1,
@@ -97,8 +101,10 @@ class VideoData(LightningDataModule):
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.clip = Clip(
             *(frames, stride, size, views, flip),
-            *(sampler or Dense(), crop or MultiScaleCrop(), decoder or PyAV()),
+            *(sampler or Dense(), crop or MultiScaleCrop(), decoder or PyAV(), view or Squares()),
         )
+        if isinstance(view, Squash) and test_crops != 1:
+            raise ValueError(f"Squash sees the whole picture, once: test_crops must be 1, not {test_crops}")
         self.test_clips, self.test_crops = test_clips, test_crops
         self.workers, self.prefetch, self.seed = workers, prefetch, seed
         self.lanes = lanes if lanes is not None else default_lanes(train, global_batch)
@@ -149,7 +155,7 @@ class VideoData(LightningDataModule):
         return self._loader(batches, Numbers(position, self.trainer.max_steps * self.accumulate), keep=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        """All of `val`: the middle clip, the middle square."""
+        """All of `val`: the middle clip, one picture of it."""
         return self._evaluation(self.val, 1, 1, keep=True)
 
     def test_dataloader(self) -> DataLoader | list:
@@ -157,7 +163,7 @@ class VideoData(LightningDataModule):
         return self._evaluation(self.test, self.test_clips, self.test_crops)
 
     def predict_dataloader(self) -> DataLoader | list:
-        """All of `predict`: the middle clip, the middle square."""
+        """All of `predict`: the middle clip, one picture of it."""
         return self._evaluation(self.predict, 1, 1)
 
     def _evaluation(self, source: Source | None, clips: int, crops: int, keep: bool = False) -> DataLoader | list:

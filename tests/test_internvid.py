@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tools import internvid
 
-REFERENCE = Path(__file__).parent / "data/div_sampling_a.json"
+REFERENCE = Path(__file__).parent / "references/div_sampling_a.json"
 IDS = ("abcdefghijk", "-bcd_fghijk", "lmnopqrstuv")
 
 
