@@ -3,10 +3,12 @@
 Letters in shapes: B texts, L places of a text.
 """
 
+import contextlib
 import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -74,6 +76,8 @@ def _byte_pairs():
 class BertTokenizer(Tokenizer):
     """BERT's word pieces (transformers'): [CLS], words in lower case, [SEP], zeros.
 
+    The vocabulary is read when it is first asked for anything, so that a recipe can be looked at without it.
+
     Args:
         vocabulary: a vocab.txt, a folder that `from_pretrained` reads, or a name on the hub.
         context: places of a text.
@@ -82,18 +86,24 @@ class BertTokenizer(Tokenizer):
         FileNotFoundError: the vocabulary is neither there nor to be had from the hub.
     """
 
+    vocabulary = property(lambda self: len(self._pieces))
+    pad = property(lambda self: self._pieces.pad_token_id)
+    mask = property(lambda self: self._pieces.mask_token_id)
+    start = property(lambda self: self._pieces.cls_token_id)
+    end = property(lambda self: self._pieces.sep_token_id)
+
     def __init__(self, vocabulary: str = "bert-base-uncased", context: int = 32) -> None:
         self.context, self.source = context, vocabulary
-        pieces = _word_pieces(vocabulary)
-        self.vocabulary = len(pieces)
-        self.pad, self.mask = pieces.pad_token_id, pieces.mask_token_id
-        self.start, self.end = pieces.cls_token_id, pieces.sep_token_id
+
+    @property
+    def _pieces(self):
+        return _word_pieces(self.source)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        pieces = _word_pieces(self.source)
-        return pieces(
-            list(texts), padding="max_length", truncation=True, max_length=self.context, return_tensors="pt"
-        ).input_ids
+        if not len(texts):
+            return torch.zeros(0, self.context, dtype=torch.long)
+        how = {"padding": "max_length", "truncation": True, "max_length": self.context}
+        return self._pieces(list(texts), **how, return_tensors="pt").input_ids
 
 
 @functools.cache
@@ -102,19 +112,26 @@ def _word_pieces(source: str):
         from transformers import BertTokenizerFast
     except ImportError as error:
         raise ImportError("BERT's tokenizer needs transformers: pip install 'tubelet[hf]'") from error
-    try:
-        return BertTokenizerFast(vocab_file=source) if source.endswith(".txt") else _pretrained(source)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no BERT vocabulary at {source!r}, nor on the hub from here: name a vocab.txt or a folder of "
-            "bert-base-uncased by model.init_args.words.init_args.tokenizer.init_args.vocabulary"
-        ) from error
+    if not source.endswith(".txt"):
+        with contextlib.suppress(OSError):
+            return _whole(BertTokenizerFast.from_pretrained(source), source)
+    elif Path(source).is_file():
+        return _whole(BertTokenizerFast(source), source)
+    raise _absent(source)
 
 
-def _pretrained(source: str):
-    from transformers import BertTokenizerFast
+def _whole(pieces, source: str):
+    """The tokenizer, if it knows words: transformers 5 makes one of five special words where it finds no vocabulary."""
+    if len(pieces) <= len(set(pieces.all_special_tokens)):
+        raise _absent(source)
+    return pieces
 
-    return BertTokenizerFast.from_pretrained(source)
+
+def _absent(source: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"no BERT vocabulary at {source!r}, nor on the hub from here: set the BertTokenizer's `vocabulary` to a "
+        "vocab.txt or a folder of bert-base-uncased"
+    )
 
 
 _DELETED = re.compile(r"[,.'!?\"()*#:;~]")
