@@ -1,5 +1,8 @@
 """What a representation is worth: torchmetrics that take `predict`'s outputs and the batch."""
 
+from pretrain.metrics.choice import Accuracy, MultipleChoice
 from pretrain.metrics.knn import KNN
+from pretrain.metrics.retrieval import Retrieval
+from pretrain.metrics.zero_shot import ZeroShot
 
-__all__ = ["KNN"]
+__all__ = ["KNN", "Accuracy", "MultipleChoice", "Retrieval", "ZeroShot"]

@@ -1,0 +1,165 @@
+"""ZeroShot: actions told from videos by nothing but their names, put into sentences and compared.
+
+Letters in shapes: B videos, C classes, P templates, D channels.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torchmetrics.utilities import dim_zero_cat
+
+from pretrain.metrics.asking import Asking, averages, some
+from pretrain.metrics.ranking import ranks, within
+
+# ActionCLIP's, as ViCLIP and InternVideo take them (InternVideo1 `Pretrain/ViCLIP/dataset/text_prompt.py`).
+TEMPLATES = (
+    "a photo of action {}",
+    "a picture of action {}",
+    "Human action of {}",
+    "{}, an action",
+    "{} this is an action",
+    "{}, a video of action",
+    "Playing action of {}",
+    "{}",
+    "Playing a kind of action, {}",
+    "Doing a kind of action, {}",
+    "Look, the human is {}",
+    "Can you recognize the action of {}?",
+    "Video classification of {}",
+    "A video of {}",
+    "The man is {}",
+    "The woman is {}",
+)
+
+
+class ZeroShot(Asking):
+    """Percentages of videos whose class is the most similar one (`top1`), among the five most similar (`top5`), and
+    the mean of the two (`average`, which ViCLIP's tables print).
+
+    Classes of equal similarity count against the model. Scores of a video's views are averaged. Features of the
+    sentences are computed once an evaluation, on every rank. The state is a row of C scores a video.
+
+    Args:
+        classes: names in order of their labels; a file of them (a line each, or json: a list, or names and numbers);
+            or by default what the evaluated source calls its `classes`.
+        templates: sentences with a `{}` for the name.
+        scale: none for the mean of the templates' cosines (ViCLIP); a number, such as CLIP's 100, for the mean of
+            their softmaxes over classes at that scale (InternVideo1).
+        features: the name of the outputs to take.
+    """
+
+    def __init__(
+        self,
+        classes: list[str] | str | None = None,
+        templates: Sequence[str] = TEMPLATES,
+        scale: float | None = None,
+        features: str = "features",
+    ) -> None:
+        super().__init__()
+        self.given = read_classes(classes) if isinstance(classes, str) else classes
+        self.templates, self.scale, self.name = list(templates), scale, features
+        wrong = [template for template in self.templates if "{}" not in template]
+        if wrong or not self.templates:
+            raise ValueError(f"a template of ZeroShot is a sentence with a {{}} for the class, not {wrong or 'none'}")
+        self.add_strings("names")
+        for state in ("scores", "labels", "counts"):
+            self.add_state(state, [], dist_reduce_fx="cat")
+
+    def attach(self, objective: nn.Module) -> None:
+        super().attach(objective)
+        self.classes = _checked(self.given or _classes_of_source(objective))
+        sentences = [template.replace("{}", name) for name in self.classes for template in self.templates]
+        self._texts = self.encode(sentences).unflatten(0, (len(self.classes), len(self.templates)))  # [C, P, D]
+
+    def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor | list[str]]) -> None:
+        if "label" not in batch:
+            raise MisconfigurationException("ZeroShot needs the class of each video: give the data a `label`")
+        rows = list(zip(batch["name"], batch["label"].tolist(), strict=True))
+        for name, label in rows:
+            if not 0 <= label < len(self.classes):
+                raise MisconfigurationException(
+                    f"{name!r} has the label {label}, and the {len(self.classes)} classes ({self.classes[0]!r} to "
+                    f"{self.classes[-1]!r}) have the numbers 0 to {len(self.classes) - 1}: is it another list?"
+                )
+        videos, scores, counts = averages(rows, template_scores(outputs[self.name].cpu(), self._texts, self.scale))
+        self.put("names", [name for name, _ in videos])
+        self.labels.append(torch.tensor([label for _, label in videos], dtype=torch.long, device=self.device))
+        self.scores.append(scores.float().to(self.device))
+        self.counts.append(counts.to(self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        rows = list(zip(self.take("names"), dim_zero_cat(self.labels).tolist(), strict=True))
+        some(rows)
+        videos, scores, counts = averages(rows, dim_zero_cat(self.scores), dim_zero_cat(self.counts))
+        own = torch.tensor([label for _, label in videos])
+        right = own[:, None] == torch.arange(scores.shape[1])
+        found = ranks(scores.float(), right)
+        one, five = within(found, 1), within(found, 5)
+        self.facts = {
+            "videos": len(videos),
+            "classes": len(self.classes),
+            "classes with a video": len(set(own.tolist())),
+            "templates": len(self.templates),
+            "score": "mean of cosines" if self.scale is None else f"mean of softmaxes at scale {self.scale:g}",
+            "views": int(counts.max()),
+        }
+        results = {"top1": one, "top5": five, "average": (one + five) / 2}
+        return {name: value.float().to(self.device) for name, value in results.items()}
+
+
+def template_scores(video: Tensor, texts: Tensor, scale: float | None = None) -> Tensor:
+    """How well each class fits, float64 `[B, C]`: the mean over templates of cosines, or of softmaxes over classes.
+
+    Args:
+        video: `[B, D]`, of which the product with a unit text is the cosine.
+        texts: unit `[C, P, D]`.
+        scale: of the cosines before the softmax; none for no softmax.
+
+    Source: InternVideo1 `Pretrain/ViCLIP/tasks/retrieval_utils.py`, `Pretrain/Multi-Modalities-Pretraining` CoTrain
+    `modules/objectives.py: compute_zs_classify`; one template at scale 100 is `viclip.py: get_predict_label`.
+    """
+    if scale is None:
+        return video.double() @ texts.double().mean(dim=1).t()
+    cosines = torch.einsum("bd,cpd->bcp", video.double(), texts.double())
+    return (scale * cosines).softmax(dim=1).mean(dim=2)
+
+
+def read_classes(path: str) -> list[str]:
+    """Names in order of their labels, from a file: a line each, or json (a list; names to numbers, or the reverse)."""
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no list of classes at {path}")
+    if file.suffix.lower() != ".json":
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    found = json.loads(file.read_text(encoding="utf-8-sig"))
+    if isinstance(found, list):
+        return [str(name) for name in found]
+    by_name = all(isinstance(value, int) for value in found.values())
+    numbers = {int(n): name for name, n in found.items()} if by_name else {int(n): name for n, name in found.items()}
+    if sorted(numbers) != list(range(len(found))):
+        raise ValueError(f"{path} should number its {len(found)} classes from 0 to {len(found) - 1}, each once")
+    return [numbers[n] for n in range(len(numbers))]
+
+
+def _checked(classes: list[str]) -> list[str]:
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice:
+        raise MisconfigurationException(f"the class list has {twice[0]!r} twice: no video could be told to be of one")
+    return list(classes)
+
+
+def _classes_of_source(objective: nn.Module) -> list[str]:
+    trainer = getattr(objective, "_trainer", None)
+    data = getattr(trainer, "datamodule", None)
+    source = getattr(data, "test" if trainer is not None and trainer.testing else "val", None)
+    found = getattr(source, "classes", None)
+    if not found:
+        raise MisconfigurationException(
+            f"ZeroShot does not know the names of the classes, nor does {type(source).__name__}, what is evaluated: "
+            "give it `classes`, a list or a file of them"
+        )
+    return list(found)

@@ -1,0 +1,72 @@
+"""A model of texts and videos without weights, batches for it, and its metrics over gloo processes."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTH = 16
+
+
+def vector(text: str) -> Tensor:
+    """A unit vector that depends on the text alone, `[D]`."""
+    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+    return F.normalize(torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed)), dim=0)
+
+
+class Fake(nn.Module):
+    """Texts are vectors by their letters; a match is how near a text is to the mean of the tokens, seen otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+        self.turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(5)))[0]
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        self.asked.append(len(texts))
+        return torch.stack([vector(text) for text in texts])
+
+    def match(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
+        return ((tokens.mean(dim=1) @ self.turn) * (self.encode_text(texts) @ self.turn.t())).sum(dim=1)
+
+
+def batches(outputs: dict[str, Tensor], batch: dict, sizes: Sequence[int], views: int = 1) -> list[tuple[dict, dict]]:
+    """`views` x M rows, view-major, cut into batches of so many videos as a loader would deal them."""
+    videos, start, cut = len(batch["name"]) // views, 0, []
+    for size in sizes:
+        rows = [view * videos + i for view in range(views) for i in range(start, min(start + size, videos))]
+        take = lambda value, rows=rows: value[rows] if isinstance(value, Tensor) else [value[i] for i in rows]  # noqa: E731
+        cut.append(tuple({key: take(value) for key, value in part.items()} for part in (outputs, batch)))
+        start += size
+    assert start >= videos
+    return cut
+
+
+def judge(metric: Callable, cut: list[tuple[dict, dict]], model: nn.Module | None = None):
+    """The metric, made and fed, with what it says."""
+    made, model = metric(), model or Fake()
+    if hasattr(made, "attach"):
+        made.attach(model)
+    for outputs, batch in cut:
+        made.update(outputs, batch)
+    found = made.compute()
+    return made, found if isinstance(found, dict) else {"": found}
+
+
+def over_ranks(metric: Callable, shares: list[list[tuple[dict, dict]]]) -> list[dict[str, Tensor]]:
+    """What the metric says on each of as many gloo processes, of which each is fed its share."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_rank, (len(shares), metric, shares, folder), nprocs=len(shares))
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(len(shares))]
+
+
+def _rank(rank: int, world: int, metric: Callable, shares: list, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.save(judge(metric, shares[rank])[1], Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
