@@ -8,7 +8,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -105,7 +106,34 @@ def measure(
     Raises:
         ValueError: not one video can be read.
     """
+    with _one_thread():
+        return _measure(source, decoder, frames, stride, size, views, videos, rounds, workers, micro)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker; afterwards torch has its threads again, on whose number sums depend in their last bits."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measure(
+    source: Source,
+    decoder: Decoder | None,
+    frames: int,
+    stride: int,
+    size: int,
+    views: int,
+    videos: int,
+    rounds: int,
+    workers: int,
+    micro: int,
+) -> dict:
+    pool = shared.Pool()
     timer = Timed(decoder or PyAV())
     clip = Clip(frames, stride, size, views, 0.5, Dense(), MultiScaleCrop(), timer)
     loader = TrainBatches(source, Order(len(source), shuffle=False), clip, 0, 0, 1, 1, 1)
@@ -116,11 +144,11 @@ def measure(
 
     def load(n: int) -> None:
         timer.seconds = timer.cpu = 0.0
-        shared.active = True  # as in a worker, whose memory is used again
+        shared.pool = pool  # as in a worker, whose memory is used again
         try:
             loader[n]
         finally:
-            shared.active = False
+            shared.pool = None
         inside[n].append((timer.seconds, timer.cpu))
 
     ways = {

@@ -218,7 +218,7 @@ def work(pipe: connection.Connection, dataset: Dataset, memory: object, doomed: 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    shared.active = True
+    shared.pool = shared.Pool()
     watch.use(watch.Note(memory))
     watch.doom(doomed)
     while True:
@@ -229,7 +229,7 @@ def work(pipe: connection.Connection, dataset: Dataset, memory: object, doomed: 
             serial, number, returned = pipe.recv()
         except EOFError:
             return
-        shared.returned(returned)
+        shared.pool.returned(returned)
         _answer(pipe, serial, _make(dataset, number), parent)
 
 
@@ -251,7 +251,7 @@ def _answer(pipe: connection.Connection, serial: int, item: dict | Exception, pa
     buffer = None
     if isinstance(item, dict):
         for name, value in item.items():
-            if isinstance(value, torch.Tensor) and (buffer := shared.lend(value)) is not None:
+            if isinstance(value, torch.Tensor) and (buffer := shared.pool.lend(value)) is not None:
                 item = {**item, name: View(value)}
                 break
     new = buffer is not None and not buffer.known

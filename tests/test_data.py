@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import sys
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -172,13 +173,11 @@ def test_step_one_hundred_thousand_costs_no_more() -> None:
     source = Synthetic(1000, size=32)
     clip = Clip(16, 4, 32, 1, 0.0, Dense(), MultiScaleCrop(), PyAV())
     batches = TrainBatches(source, Order(source.counts, 0), clip, seed=0, rank=0, world=1, micro=2, accumulate=3)
-    import time
-
     times = []
-    for k in (0, 300_000, 0, 300_000, 0, 300_000):
-        began = time.perf_counter()
+    for k in (0, 300_000) * 5:
+        began = time.process_time()  # not the clock: others use this machine too
         batches[k]
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     assert min(times[1::2]) < 3 * min(times[::2]) + 0.005
 
 

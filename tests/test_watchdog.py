@@ -234,24 +234,35 @@ def test_what_a_reader_keeps_is_not_written_over() -> None:
         workers.close()
 
 
-def test_shared_memory_is_used_again_when_all_have_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "active", True)
-    tensor = shared.empty((2, 3, 5))
+def test_shared_memory_is_used_again_when_all_have_let_go() -> None:
+    pool = shared.Pool()
+    tensor = pool.empty((2, 3, 5))
     part = tensor.flatten(0, 1)[1:]
-    assert shared.lend(torch.zeros(3)) is None
-    buffer = shared.lend(part)
+    assert pool.lend(torch.zeros(3)) is None
+    buffer = pool.lend(part)
     del tensor, part
     gc.collect()
     assert not buffer.free  # its reader has it still
-    other = shared.empty((2, 3, 5))
-    assert shared.lend(other) is not buffer
-    shared.returned([buffer.number])
-    again = shared.empty((5, 6))
-    assert shared.lend(again) is buffer
-    unsent = shared.empty((2, 3, 4))
+    other = pool.empty((2, 3, 5))
+    assert pool.lend(other) is not buffer
+    pool.returned([buffer.number])
+    again = pool.empty((5, 6))
+    assert pool.lend(again) is buffer
+    unsent = pool.empty((2, 3, 4))
     place = unsent.data_ptr()
     del unsent
-    assert shared.empty((24,)).data_ptr() == place
+    assert pool.empty((24,)).data_ptr() == place
+
+
+def test_workers_share_no_memory_that_their_parent_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children inherit a parent's buffers themselves, not copies: two that filled the same one mixed their batches."""
+    expected = [batches({})[k] for k in range(10)]
+    monkeypatch.setattr(shared, "pool", shared.Pool())
+    used = shared.empty((2 * 4 * 4 * 16 * 16 * 3,))
+    assert len(used) == expected[0]["video"].numel()
+    del used  # free again: the first that a worker would take
+    for _ in range(3):
+        same(load({}, 10), expected)
 
 
 def test_pinned_batches_are_one_ahead_and_end_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
