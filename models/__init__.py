@@ -1,27 +1,36 @@
 """What you ship: encoders, decoders, heads and their weights. Torch only."""
 
+from models.bert import BERT_SIZES, Bert
 from models.classifier import VideoClassifier
 from models.clip import CLIP_SIZES, CLIPVision
 from models.convert import LoadReport, load_weights
 from models.decoders import DECODER_SIZES, FeatureDecoder, PixelDecoder
 from models.encoder import Encoder
+from models.fusion import FusionDecoder
 from models.text import TEXT_SIZES, CLIPText
+from models.tokenizers import BertTokenizer, CLIPTokenizer, Words
 from models.viclip import ViCLIPVision
 from models.vit import SIZES, VideoViT
 
 __all__ = [
+    "BERT_SIZES",
     "CLIP_SIZES",
     "DECODER_SIZES",
     "SIZES",
     "TEXT_SIZES",
+    "Bert",
+    "BertTokenizer",
     "CLIPText",
+    "CLIPTokenizer",
     "CLIPVision",
     "Encoder",
     "FeatureDecoder",
+    "FusionDecoder",
     "LoadReport",
     "PixelDecoder",
     "ViCLIPVision",
     "VideoClassifier",
     "VideoViT",
+    "Words",
     "load_weights",
 ]

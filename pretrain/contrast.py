@@ -99,6 +99,34 @@ def pair_loss(
     return contrastive_loss(similarity(video, text, temperature), same_pairs(keys))
 
 
+def hard_negatives(similar: Tensor, same: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """One column for each row, drawn by the softmax of its similarities but never one of the same pair.
+
+    Args:
+        similar: over the temperature, `[B, G]`.
+        same: True where row and column are a pair, `[B, G]`.
+        noise: uniform `[B, G]`: the largest of weight / exponential is the draw, as in `masking.Attention`.
+
+    Returns:
+        The columns, `[B]`, and 1.0 where a row has any other pair (else its column says nothing), `[B]`.
+
+    Source: unmasked_teacher `multi_modality/models/criterions.py: VTC_VTM_Loss.vtm_loss`, whose softmax runs over the
+    pairs too before they are set to 0: the same draw. It replaces what is no number by a small weight; here it shows.
+    """
+    exponential = -torch.log1p(-noise.float()).clamp(max=-torch.finfo(torch.float32).tiny)
+    drawn = (similar.float() - exponential.log()).masked_fill(same, -torch.inf)
+    return drawn.argmax(dim=1), (~same.all(dim=1)).float()
+
+
+def mean_of_counted(values: Tensor, counts: Tensor, alone: bool = False) -> Tensor:
+    """The mean of `values` where `counts` is 1: over all ranks, so that what ranks give averages to the mean of all,
+    however many each of them counts; 0 where nothing counts. `alone`: over this rank's."""
+    total = counts.sum()
+    if not alone:
+        total = gather(total[None]).mean()
+    return (values * counts).sum() / total.clamp(min=1e-6)
+
+
 def same_pairs(keys: Tensor) -> Tensor:
     """True where two samples have one key, `[G, G]` of keys `[G]`."""
     return keys[:, None] == keys

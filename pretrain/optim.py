@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from jsonargparse import set_parsing_settings
 from torch import nn
 
 
@@ -90,6 +91,8 @@ class ClampedAdamW(AdamW):
             share = (1 + math.cos(math.pi * (step - self.warmup_steps) / max(1, total - self.warmup_steps))) / 2
         return max(self.base_min_lr, self.base_lr * share)
 
+
+set_parsing_settings(subclasses_enabled=[AdamW])  # else a recipe could name AdamW only, as it is a dataclass
 
 _NEVER_DECAYS = ("bias", "scale", "mask_token", "cls_token")
 

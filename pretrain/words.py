@@ -9,11 +9,17 @@ from torch import Tensor
 IGNORED = -100
 
 
-def hidden_words(noise: Tensor, allowed: Tensor, ratio: float) -> Tensor:
+def hidden_words(noise: Tensor, allowed: Tensor, ratio: float, least_one: bool = False) -> Tensor:
     """True where a word is hidden, `[B, L]`: each allowed place by itself, where `noise` is below `ratio`.
+
+    Args:
+        least_one: hide the word of least noise in any case, where there is a word at all.
 
     Source: CoTrain `modules/clip_module.py: mask_text_ids`, UMT `multi_modality/models/criterions.py: MLMLoss.mask`.
     """
+    if least_one:
+        least = noise.masked_fill(~allowed, 2.0).amin(dim=1, keepdim=True)
+        return ((noise < ratio) | (noise == least)) & allowed
     return (noise < ratio) & allowed
 
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 ROWS = {
     "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
     "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
+    "viclip": ["-c", str(ROOT / "recipes/viclip_tiny.yaml")],
+    "vilp": ["-c", str(ROOT / "recipes/vilp_tiny.yaml")],
 }
 EACH = pytest.mark.parametrize("recipe", ROWS.values(), ids=list(ROWS))
 
@@ -35,7 +37,8 @@ def small(capsys: pytest.CaptureFixture, recipe: list[str]) -> tuple[Objective, 
     truth = resolved(capsys, recipe, "--data.init_args.frames=4", "--data.init_args.size=32")
     torch.manual_seed(0)
     video = torch.randint(0, 256, (4, 3, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    batch = {"video": video, "name": list("abcd"), "text": ["a red circle moves left"] * 4, "label": torch.arange(4)}
+    text = ["a red circle moves left", "a green square moves up", "a blue cross moves right", "a yellow triangle"]
+    batch = {"video": video, "name": list("abcd"), "text": text, "label": torch.arange(4)}
     return build(truth["model"]), batch
 
 

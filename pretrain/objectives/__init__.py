@@ -2,7 +2,10 @@
 
 from pretrain.objectives.objective import Objective
 from pretrain.objectives.umt import UMT
+from pretrain.objectives.umt2 import UMT2
 from pretrain.objectives.viclip import ViCLIP
 from pretrain.objectives.videomae import VideoMAE
+from pretrain.objectives.videoqa import VideoQA
+from pretrain.objectives.vilp import ViLP
 
-__all__ = ["UMT", "Objective", "ViCLIP", "VideoMAE"]
+__all__ = ["UMT", "UMT2", "Objective", "ViCLIP", "ViLP", "VideoMAE", "VideoQA"]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.text import CLIPText
@@ -13,6 +12,7 @@ from models.viclip import ViCLIPVision
 from pretrain.contrast import keys, pair_loss
 from pretrain.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
+from pretrain.towers import read, unit_texts, unit_videos
 
 
 class ViCLIP(Objective):
@@ -72,28 +72,18 @@ class ViCLIP(Objective):
         return self.mask(self.noise(self.dice(video.device), len(video), self.mask.width(grid)), grid)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """Features of texts, `[B, D]`, not of length 1."""
-        ids = read(self.words, texts, self.device)
+        """Features of texts, `[B, out]`, not of length 1."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            return self.text(ids)[0]
+            return self.text(read(self.words, texts, self.device))[0]
 
-    @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
-        """Unit features `[B, D]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
-        return F.normalize(self.encoder.look(self.normalize(video))[0].float(), dim=-1)
+        """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
+        return unit_videos(self.encoder, self.normalize(video))
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str], at_once: int = 256) -> Tensor:
-        """Unit features `[n, D]` of any number of texts."""
-        parts = [self.embed(texts[i : i + at_once]) for i in range(0, len(texts), at_once)]
-        return F.normalize(torch.cat(parts).float(), dim=-1)
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit features `[n, out]` of any number of texts."""
+        return unit_texts(self.embed, texts)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`features` `[B, D]`, whose product with `encode_text`'s is the cosine."""
+        """`features` `[B, out]`, whose product with `encode_text`'s is the cosine."""
         return {"features": self.encode_video(batch["video"])}
-
-
-def read(words: Words, texts: Sequence[str], device: torch.device) -> Tensor:
-    """Ids `[B, L]` of CLIP's texts, no longer than the longest of them: what comes after the end cannot be seen."""
-    ids = words(texts)
-    return ids[:, : int(ids.argmax(dim=1).max()) + 1].to(device)

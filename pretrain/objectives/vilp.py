@@ -1,0 +1,128 @@
+"""ViLP: an image-text model becomes a video-text model cheaply, by dropped patches and hidden words (2310.19554)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.fusion import FusionDecoder
+from models.text import CLIPText
+from models.tokenizers import CLIPTokenizer, Words
+from models.viclip import ViCLIPVision
+from pretrain.contrast import keys, pair_loss
+from pretrain.masking import Mask
+from pretrain.objectives.objective import Batch, Objective
+from pretrain.towers import read, unit_texts, unit_videos
+from pretrain.words import hidden_words
+
+
+class ViLP(Objective):
+    """Contrast of videos and texts, and the hidden words of a text told from the video's patches that are left.
+
+    Args:
+        encoder, text: the towers, of one `out`; `text` hides words. `weights` of CLIP start both.
+        fusion: tells hidden words.
+        words: how captions are read; by default cleaned, then CLIP's tokenizer at the text tower's context.
+        mask: which patches are seen in training; None: all, as in evaluation.
+        word_ratio: of words that are hidden; one of each text always is.
+        contrast_with: the text with hidden words, which costs no second pass, or the whole one.
+        freeze_text: train neither the text tower's blocks nor its tables; what stands for hidden words trains.
+        word_weight: of the loss of hidden words against that of contrast.
+        temperature, temperature_min, exact_gather, positives: see `ViCLIP`.
+        base: see `Objective`.
+    """
+
+    def __init__(
+        self,
+        encoder: ViCLIPVision,
+        text: CLIPText,
+        fusion: FusionDecoder,
+        words: Words | None = None,
+        mask: Mask | None = None,
+        word_ratio: float = 0.15,
+        contrast_with: Literal["hidden", "whole"] = "hidden",
+        freeze_text: bool = True,
+        word_weight: float = 1.0,
+        temperature: float = 0.01,
+        temperature_min: float = 0.01,
+        exact_gather: bool = True,
+        positives: Literal["name", "text"] = "name",
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if encoder.out != text.out:
+            raise ValueError(f"the towers differ: the video's `out` is {encoder.out}, the text's {text.out}")
+        if (fusion.width, fusion.video_width) != (text.width, encoder.width):
+            raise ValueError(
+                f"the fusion decoder is made for texts of width {fusion.width} and videos of {fusion.video_width}, and "
+                f"the towers have {text.width} and {encoder.width}: set its width and video_width"
+            )
+        if text.mask_embed is None:
+            raise ValueError("ViLP hides words: give the text tower hides: true")
+        self.encoder, self.text, self.fusion, self.mask = encoder, text, fusion, mask
+        self.words = words or Words(CLIPTokenizer(text.context))
+        self.needs = ("video", "text")
+        self.freeze_text = freeze_text
+        text.requires_grad_(not freeze_text)
+        text.mask_embed.requires_grad_(True)
+        self.word_ratio, self.word_weight, self.contrast_with = word_ratio, word_weight, contrast_with
+        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.temperature_min, self.exact_gather, self.positives = temperature_min, exact_gather, positives
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        video = self.normalize(batch["video"])
+        dice, grid = self.dice(video.device), self.encoder.grid
+        keep = None
+        if self.mask is not None and self.training:
+            keep = self.mask(self.noise(dice, len(video), self.mask.width(grid)), grid)
+        feature, tokens = self.encoder.look(video, keep)
+        ids = read(self.words, batch["text"], video.device)
+        hidden = self.hide(ids, self.noise(dice, len(ids), self.text.context)[:, : ids.shape[1]])
+        text, states = self.text(ids, hidden)
+        if self.contrast_with == "whole":
+            text = self.embed(batch["text"])
+        with torch.no_grad():
+            self.temperature.clamp_(min=self.temperature_min)
+        same = keys(batch[self.positives], video.device)
+        return {
+            "contrast": pair_loss(feature, text, same, self.temperature, not self.training, self.exact_gather),
+            "words": self.word_weight * self.tell(states, tokens, ids, hidden),
+        }
+
+    def hide(self, ids: Tensor, noise: Tensor) -> Tensor:
+        """True where a word is hidden, `[B, L]`: never start, end or padding, and one of each text at least."""
+        return hidden_words(noise, self._words(ids), self.word_ratio, least_one=True)
+
+    def _words(self, ids: Tensor) -> Tensor:
+        place, end = torch.arange(ids.shape[1], device=ids.device), ids.argmax(dim=1, keepdim=True)
+        return (place > 0) & (place < end)
+
+    def tell(self, states: Tensor, video: Tensor, ids: Tensor, hidden: Tensor) -> Tensor:
+        """Cross entropy of the hidden words, the mean over each text's and then over texts, so that it does not matter
+        how a batch is divided. A text without words counts as 0."""
+        end = ids.argmax(dim=1, keepdim=True)
+        told = self.fusion(states, video, torch.arange(ids.shape[1], device=ids.device) <= end)
+        row, place = hidden.nonzero(as_tuple=True)
+        scores = self.fusion.scores(told[row, place], self.text.token_embed.weight)
+        loss = F.cross_entropy(scores.float(), ids[row, place], reduction="none")
+        share = hidden.sum(dim=1).clamp(min=1)[row] * len(ids)
+        return (loss / share).sum()
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Features of whole texts, `[B, out]`, not of length 1."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
+            return self.text(read(self.words, texts, self.device))[0]
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
+        return unit_videos(self.encoder, self.normalize(video))
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit features `[n, out]` of any number of texts."""
+        return unit_texts(self.embed, texts)
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """`features` `[B, out]`, whose product with `encode_text`'s is the cosine."""
+        return {"features": self.encode_video(batch["video"])}

@@ -1,0 +1,29 @@
+"""What methods with a video and a text tower do alike: read texts, and give both sides vectors of length 1."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.tokenizers import Words
+from models.viclip import ViCLIPVision
+
+
+def read(words: Words, texts: Sequence[str], device: torch.device) -> Tensor:
+    """Ids `[B, L]` of CLIP's texts, no longer than the longest of them: what comes after the end cannot be seen."""
+    ids = words(texts)
+    return ids[:, : int(ids.argmax(dim=1).max()) + 1].to(device)
+
+
+@torch.no_grad()
+def unit_videos(encoder: ViCLIPVision, video: Tensor) -> Tensor:
+    """Features `[B, out]` of `video` `[B, 3, T, H, W]`, normalised, all of whose patches are seen."""
+    return F.normalize(encoder.look(video)[0].float(), dim=-1)
+
+
+@torch.no_grad()
+def unit_texts(embed: Callable[[Sequence[str]], Tensor], texts: Sequence[str], at_once: int = 256) -> Tensor:
+    """Features `[n, out]` of any number of texts, `at_once` at a time."""
+    parts = [embed(texts[i : i + at_once]) for i in range(0, len(texts), at_once)]
+    return F.normalize(torch.cat(parts).float(), dim=-1)
