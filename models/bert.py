@@ -139,7 +139,8 @@ class Bert(nn.Module):
         if not 0 <= fusion <= depth:
             raise ValueError(f"fusion {fusion} is not between 0 and the depth {depth}: it counts the layers below it")
         self.width, self.source, self.fusion = width, source, fusion
-        self.vocabulary, self.context, self.causal, self.dropout = vocabulary, context, causal, dropout
+        self.vocabulary, self.context, self.pad = vocabulary, context, pad
+        self.causal, self.dropout = causal, dropout
         self.token_embed = Table(vocabulary, width, padding_idx=pad)
         self.pos_embed = nn.Parameter(torch.empty(context, width))
         self.type_embed = Table(2, width)  # BERT has two kinds of sentence; here all are of the first

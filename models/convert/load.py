@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.bert import Bert
 from models.clip import CLIPVision
-from models.convert import clip, umt, viclip, videomae
+from models.convert import bert, clip, umt, umt2, viclip, videomae
 from models.convert.read import read_tensors
 from models.convert.rules import Rules, prefixed, to_ours
 from models.encoder import Encoder
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 # Name of a layout, a key that tells it, its rules (None: the names are ours). The first that fits is taken.
 _LAYOUTS: list[tuple[str, str, Rules | None]] = [
     ("official ViCLIP", "vision_encoder.temporal_positional_embedding", viclip.OFFICIAL),
+    ("official UMT stage 2", "text_encoder.bert.embeddings.word_embeddings.weight", umt2.OFFICIAL),
+    ("official UMT stage 2, fine-tuned", "text_encoder.embeddings.word_embeddings.weight", umt2.OFFICIAL_TUNED),
+    ("BERT, transformers", "bert.embeddings.word_embeddings.weight", bert.TRANSFORMERS),
+    ("BERT, transformers", "embeddings.word_embeddings.weight", bert.TRANSFORMERS_MODEL),
     ("CLIP, OpenAI", "visual.conv1.weight", {**prefixed(clip.OPENAI, "encoder."), **clip.OPENAI_TEXT}),
     ("CLIP, OpenAI, vision alone", "conv1.weight", prefixed(clip.OPENAI_VISUAL, "encoder.")),
     ("CLIP, OpenAI, text alone", "token_embedding.weight", clip.OPENAI_TEXT),
@@ -71,8 +76,8 @@ def load_weights(
     """Load official, transformers' or our own weights into `model`; the keys tell which they are.
 
     Args:
-        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `VideoClassifier`, or what holds an `encoder` (and
-            `decoder`, or `text`), such as an objective.
+        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `VideoClassifier`, or what holds an `encoder`
+            (and `decoder`, or `text`), such as an objective. Weights of a text tower alone may fill that part of it.
         path: a file, a transformers folder, or a state dict already read.
         classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
 
@@ -89,18 +94,19 @@ def load_weights(
     source, ours, origin = _recognise(theirs, where)
     if classes is not None:
         ours.update({name: ours[name][torch.as_tensor(classes)] for name in ours if name.startswith("head.")})
-    part = "encoder." if isinstance(model, Encoder | CLIPVision) else "text." if isinstance(model, CLIPText) else None
-    if part is not None and any(name.startswith(part) for name in ours):
+    part = next((part for part in _parts(model) if any(name.startswith(part) for name in ours)), None)
+    if part is not None:
         ours = {name.removeprefix(part): tensor for name, tensor in ours.items() if name.startswith(part)}
         origin = {name.removeprefix(part): o for name, o in origin.items() if name.startswith(part)}
 
     target = model.state_dict()
+    ours, origin = umt2.start_answers(ours, origin, target)
     _deepen_patches(ours, target)
     fixed = _fit_positions(model, ours, target, where)
     fits = {name: name in target and target[name].shape == tensor.shape for name, tensor in ours.items()}
     wrong = [name for name in ours if name in target and not fits[name] and not name.startswith("head.")]
     loaded = [name for name in ours if fits[name]]
-    used = {their for name in [*loaded, *fixed] for their in origin[name]}
+    used = {their for name in [*loaded, *fixed] for their in origin[name]} | bert.repeated(theirs)
     report = LoadReport(
         source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
     )
@@ -116,9 +122,16 @@ def load_weights(
     return report
 
 
+def _parts(model: nn.Module) -> tuple[str, ...]:
+    """Where in a checkpoint of several parts a model that is one of them stands, the first that is there."""
+    if isinstance(model, CLIPVision):
+        return "teacher.", "encoder."
+    return ("encoder.",) if isinstance(model, Encoder) else ("text.",) if isinstance(model, CLIPText | Bert) else ()
+
+
 def _recognise(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
     """The layout's name, the tensors under our names, and which of their names each is made of."""
-    on_disk = {videomae.on_disk_name(name): name for name in theirs}
+    on_disk = {bert.on_disk_name(videomae.on_disk_name(name)): name for name in theirs}
     found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)
     if found is None:
         raise ValueError(
@@ -163,12 +176,19 @@ def _fit_positions(model: nn.Module, ours: dict[str, Tensor], target: Mapping[st
 
 
 def _check_blocks(report: LoadReport, ours: Mapping[str, Tensor], target: Mapping[str, Tensor], where: str) -> None:
-    """Half a transformer is worse than none: blocks left over or left out mean another architecture."""
+    """Half a transformer is worse than none: blocks left over or left out mean another architecture.
+
+    Of an objective's towers some may be absent: a decoder or a text tower, or the encoder where a text tower is there;
+    and plain BERT has nothing that looks at a video.
+    """
+    absent = {"decoder.", "text."} | {"encoder." for name in ours if name.startswith("text.")}
     for part in ("encoder.", "decoder.", "text.", ""):
         stems = (f"{part}blocks.", f"{part}patch_embed.")
         theirs = {name for name in ours if name.startswith(stems)}
         mine = {name for name in target if name.startswith(stems)}
-        if mine and (theirs or part not in ("decoder.", "text.")) and theirs != mine:
+        if not any(".cross." in name for name in theirs):
+            mine = {name for name in mine if ".cross." not in name}
+        if mine and (theirs or part not in absent) and theirs != mine:
             odd = sorted(mine - theirs) or sorted(theirs - mine)
             side = "not in the checkpoint" if mine - theirs else "not in the model"
             raise ValueError(

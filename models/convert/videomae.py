@@ -99,8 +99,8 @@ def on_disk_name(name: str) -> str:
     if name == "positions.table":
         return "pos_embed"
     for memory, disk in (
-        (".query.bias", ".q_bias"),
-        (".value.bias", ".v_bias"),
+        (".attention.query.bias", ".attention.q_bias"),
+        (".attention.value.bias", ".attention.v_bias"),
         (".ls1.gamma", ".gamma_1"),
         (".ls2.gamma", ".gamma_2"),
     ):

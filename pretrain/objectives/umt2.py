@@ -1,0 +1,290 @@
+"""UMT, second stage: a video and its text meet by contrast, by matching and by hidden words, while the student keeps to
+its unmasked teacher (arXiv 2303.16058, section 3.3).
+
+Letters in shapes: B pairs, G pairs to draw negatives from, K visible tokens, L places of a text, D the shared width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.bert import Bert
+from models.decoders import FeatureDecoder
+from models.encoder import Encoder
+from models.tokenizers import Words
+from pretrain.contrast import gather, hard_negatives, keys, mean_of_counted, pair_loss, similarity
+from pretrain.losses import alignment
+from pretrain.masking import Mask
+from pretrain.objectives.objective import Batch, Objective
+from pretrain.teachers import Frozen, check_student, last_blocks, teach
+from pretrain.words import IGNORED, bert_words, hidden_words, labels_of
+
+
+class UMT2(Objective):
+    """A student of videos and a reader of texts, whose upper layers look at the video.
+
+    A loss of weight 0 is not computed, and its parts must not be given.
+
+    Args:
+        encoder: the student, with tokens one frame deep.
+        text: BERT, whose upper layers look at `encoder.width` channels.
+        words: how texts are read.
+        embed: D, the width in which video and text are compared.
+        decoder, teacher: for alignment, as in `UMT`; a mask by attention needs the teacher too.
+        mask: which tokens the student sees, in training; None: all.
+        image_mask: the same for batches of pictures, whose frames are all alike: they are seen as clips of one frame.
+            None: no batch is looked at for that.
+        contrast_weight, matching_weight, words_weight, alignment_weight: of the losses.
+        hide: share of the words that are hidden and guessed.
+        temperature: where it starts; kept between `temperature_min` and `temperature_max`.
+        per_frame: compare a text with each frame of a video that is seen whole, and average: what every frame says
+            counts. False: with the mean of all tokens, as where some are hidden.
+        positives: what makes two samples of a batch one: the video's name, or the caption.
+        negatives: matching draws them from this rank's pairs, as released, or from all, whose tokens then travel.
+        exact_gather: the true gradient over ranks; False is the released code's, smaller by the number of ranks.
+        interval, loss: of alignment, as in `UMT`.
+        base: see `Objective`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        text: Bert,
+        words: Words,
+        embed: int = 512,
+        decoder: FeatureDecoder | None = None,
+        teacher: Frozen | None = None,
+        mask: Mask | None = None,
+        image_mask: Mask | None = None,
+        contrast_weight: float = 1.0,
+        matching_weight: float = 1.0,
+        words_weight: float = 1.0,
+        alignment_weight: float = 1.0,
+        hide: float = 0.5,
+        temperature: float = 0.07,
+        temperature_min: float = 0.001,
+        temperature_max: float = 0.5,
+        per_frame: bool = True,
+        positives: Literal["name", "text"] = "name",
+        negatives: Literal["rank", "all"] = "rank",
+        exact_gather: bool = True,
+        interval: float = 1,
+        loss: Literal["l2", "mse", "smooth_l1"] = "l2",
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        self.needs = ("video", "text")
+        self.weigh = {
+            "contrast": contrast_weight,
+            "matching": matching_weight,
+            "words": words_weight,
+            "alignment": alignment_weight,
+        }
+        _check_parts(self.weigh, encoder, text, words, decoder, teacher)
+        self.encoder, self.text, self.words, self.decoder, self.teacher = encoder, text, words, decoder, teacher
+        self.taps = self.teacher_taps = ()
+        if decoder is not None:
+            self.taps = last_blocks(len(encoder.blocks), len(decoder.heads), interval)
+            self.teacher_taps = last_blocks(len(teacher.model.blocks), len(decoder.heads), interval)
+        self.pool_norm = nn.LayerNorm(encoder.width, 1e-6)
+        self.video_proj = nn.Linear(encoder.width, embed)
+        self.text_proj = nn.Linear(text.width, embed)
+        self.match_head = nn.Linear(text.width, 2) if matching_weight else None
+        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.temperature_range = temperature_min, temperature_max
+        self.mask, self.image_mask, self.hide, self.per_frame = mask, image_mask, hide, per_frame
+        self.positives, self.negatives, self.exact_gather, self.loss = positives, negatives, exact_gather, loss
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            self.temperature.clamp_(*self.temperature_range)
+        video, dice = self.normalize(self.look(batch["video"])), self.dice(batch["video"].device)
+        ids, seen = self.read(batch["text"])
+        same = keys(batch[self.positives], video.device)
+
+        keep, target = self.choose(video, dice)
+        tokens, layers = self.see(video, keep)
+        states = self.text.read(ids, seen)
+        a, b = self.pool(tokens, keep is None), self.text_proj(states[:, 0])
+
+        losses = {"contrast": pair_loss(a, b, same, self.temperature, not self.training, self.exact_gather)}
+        if self.weigh["matching"]:
+            losses["matching"] = self.matching_loss(tokens, states, seen, *self.draw_negatives(a, b, same, dice))
+        if self.weigh["words"]:
+            losses["words"] = self.words_loss(tokens, seen, *self.hide_words(ids, seen, dice))
+        if self.weigh["alignment"]:
+            losses["alignment"] = alignment(self.decoder(layers, keep), target, self.loss)
+        return {name: self.weigh[name] * loss for name, loss in losses.items()}
+
+    # What is seen
+
+    def look(self, video: Tensor) -> Tensor:
+        """`video` `[B, C, T, H, W]`, or its first frame where the batch is one of pictures, on this rank and all."""
+        if self.image_mask is None or video.shape[2] == 1:
+            return video
+        still = (video == video[:, :, :1]).all().int()[None]
+        return video[:, :, :1] if (gather(still) if self.training else still).all() else video
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids of texts, and True where they have a word: two of `[B, L]`.
+
+        L is the longest text's, for padding changes nothing; where ranks exchange texts, it is the most that fit.
+        """
+        ids = self.words(texts)
+        seen = ids != self.words.tokenizer.pad
+        if self.negatives == "rank" or not self.training:
+            longest = int(seen.any(dim=0).nonzero().max()) + 1
+            ids, seen = ids[:, :longest], seen[:, :longest]
+        return ids.to(self.device), seen.to(self.device)
+
+    def choose(self, video: Tensor, dice: torch.Generator) -> tuple[Tensor | None, list[Tensor] | None]:
+        """The tokens `[B, K]` that the student sees (None: all), and what the teacher says of them, `[B, K, out]` each
+        layer (None: it is not asked)."""
+        grid = (video.shape[2], *self.encoder.grid[1:])
+        mask = self.image_mask if grid[0] == 1 and self.image_mask is not None else self.mask
+        noise = None if mask is None else self.noise(dice, len(video), mask.width(grid))
+        if self.teacher is not None:
+            target, keep = teach(self.teacher, video, self.teacher_taps, mask, noise, grid)
+            return keep, target
+        return None if mask is None else mask(noise, grid), None
+
+    def see(self, video: Tensor, keep: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The student's tokens `[B, K, C]` of a normalised video, and those of the layers that are aligned."""
+        return self.encoder(video, keep, self.taps) if self.taps else (self.encoder(video, keep), [])
+
+    def pool(self, tokens: Tensor, whole: bool) -> Tensor:
+        """Tokens `[B, K, C]` to what is compared with texts: `[B, T, D]`, of a `whole` video a vector a frame, or
+        `[B, 1, D]`."""
+        a_frame = self.encoder.grid[1] * self.encoder.grid[2] if whole and self.per_frame else tokens.shape[1]
+        return self.video_proj(self.pool_norm(tokens.unflatten(1, (-1, a_frame)).mean(dim=2)))
+
+    # Losses
+
+    def across(self, x: Tensor) -> Tensor:
+        """`x` of all ranks in training, where negatives come from all; else this rank's."""
+        return gather(x, self.exact_gather) if self.training and self.negatives == "all" else x
+
+    @torch.no_grad()
+    def draw_negatives(
+        self, video: Tensor, text: Tensor, same: Tensor, dice: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """For each text a video of another pair and for each video such a text: where they stand among `across`'s, two
+        of `[B]`, and 1.0 where there is any, `[B]`."""
+        videos, texts, others = self.across(video), self.across(text), self.across(same)
+        rows, pairs = len(video), len(others)
+        # A number for each pair orders them alike however they are divided among ranks.
+        noise = self.noise(dice, rows, 2 * pairs + 1)
+        order = self.across(noise[:, -1]).argsort().argsort()
+        for_text, for_video = (noise[:, i * pairs : (i + 1) * pairs][:, order] for i in range(2))
+        pair = same[:, None] == others
+        wrong_video, any_ = hard_negatives(similarity(videos, text, self.temperature).t(), pair, for_text)
+        wrong_text, _ = hard_negatives(similarity(video, texts, self.temperature), pair, for_video)
+        return wrong_video, wrong_text, any_
+
+    def match_logits(self, tokens: Tensor, states: Tensor, seen: Tensor) -> Tensor:
+        """Whether text and video are a pair, no and yes, `[B, 2]`."""
+        return self.match_head(self.text.fuse(states, seen, tokens)[:, 0])
+
+    def matching_loss(
+        self, tokens: Tensor, states: Tensor, seen: Tensor, wrong_video: Tensor, wrong_text: Tensor, any_: Tensor
+    ) -> Tensor:
+        """Tell pairs from others: each pair, its text with a wrong video, its video with a wrong text."""
+        all_tokens, all_states, all_seen = self.across(tokens), self.across(states), self.across(seen.int()).bool()
+        logits = self.match_logits(
+            torch.cat((tokens, all_tokens[wrong_video], tokens)),
+            torch.cat((states, states, all_states[wrong_text])),
+            torch.cat((seen, seen, all_seen[wrong_text])),
+        )  # [3 B, 2]
+        pairs = torch.ones_like(any_)
+        error = F.cross_entropy(logits.float(), torch.cat((pairs, 0 * pairs, 0 * pairs)).long(), reduction="none")
+        return mean_of_counted(error, torch.cat((pairs, any_, any_)), not self.training)
+
+    def hide_words(self, ids: Tensor, seen: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What is read in place of `ids` `[B, L]`, and the words to guess, `IGNORED` elsewhere. The start is never
+        hidden, the end may be."""
+        tokenizer = self.words.tokenizer
+        noise = self.noise(dice, len(ids), 2 * tokenizer.context).to(ids.device).unflatten(1, (2, -1))
+        noise = noise[:, :, : ids.shape[1]]
+        hidden = hidden_words(noise[:, 0], seen & (ids != tokenizer.start), self.hide)
+        return bert_words(ids, hidden, noise[:, 1], tokenizer.mask, tokenizer.vocabulary), labels_of(ids, hidden)
+
+    def words_loss(self, tokens: Tensor, seen: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
+        """Guess hidden words `labels` `[B, L]` from the rest, `ids` `[B, L]`, and from the video."""
+        guess = self.text.words(self.text(ids, seen, tokens))  # [B, L, V]
+        error = F.cross_entropy(guess.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return mean_of_counted(error, (labels != IGNORED).flatten().float(), not self.training)
+
+    # What metrics ask
+
+    @torch.no_grad()
+    def encode_video(self, video: Tensor) -> Tensor:
+        """`[B, D]` of `video` `[B, 3, T, H, W]`, all of whose tokens are seen: its product with a text's is the cosine,
+        or the mean of the frames' cosines."""
+        return self.predict({"video": video})["features"]
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str], at_once: int = 256) -> Tensor:
+        """Unit features `[n, D]` of any number of texts."""
+        parts = [self.text.read(*self.read(texts[i : i + at_once]))[:, 0] for i in range(0, len(texts), at_once)]
+        return F.normalize(self.text_proj(torch.cat(parts)).float(), dim=-1)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """`features` `[B, D]`, see `encode_video`, and `tokens` `[B, N, C]`, which `match` takes."""
+        tokens = self.encoder(self.normalize(batch["video"]))
+        return {"features": F.normalize(self.pool(tokens, True).float(), dim=-1).mean(dim=1), "tokens": tokens}
+
+    @torch.no_grad()
+    def match(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
+        """How well each video, of `tokens` `[n, N, C]`, and the text beside it match, `[n]`."""
+        if self.match_head is None:
+            raise ValueError("a UMT2 without a matching loss has no head to match by: give it a matching_weight")
+        number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        _, seen = read = self.read(list(number))
+        states = self.text.read(*read)
+        rows = torch.tensor([number[text] for text in texts], device=states.device)
+        return self.match_logits(tokens, states[rows], seen[rows])[:, 1].float()
+
+
+def _check_parts(
+    weigh: dict[str, float],
+    encoder: Encoder,
+    text: Bert,
+    words: Words,
+    decoder: FeatureDecoder | None,
+    teacher: Frozen | None,
+) -> None:
+    """A ValueError where a part is missing, would not train, or does not fit."""
+    if weigh["contrast"] <= 0:
+        raise ValueError("contrast_weight must be above 0: contrast finds the wrong pairs that matching learns from")
+    aligned, guesses, fuses = weigh["alignment"] > 0, weigh["words"] > 0, weigh["matching"] + weigh["words"] > 0
+    if aligned != (decoder is not None) or (aligned and teacher is None):
+        raise ValueError("alignment needs a decoder and a teacher, and nothing else the decoder: see alignment_weight")
+    if guesses != (text.head is not None):
+        raise ValueError("hidden words need the text tower's `head`, and nothing else does: see words_weight")
+    if fuses != (text.fusion < len(text.blocks)):
+        raise ValueError(
+            f"of {len(text.blocks)} layers {text.fusion} read text alone (`fusion`): matching and hidden words need "
+            "some above them, and nothing else does"
+        )
+    if aligned:
+        check_student(encoder, decoder, teacher.model)
+    check_text(encoder, text, words)
+
+
+def check_text(encoder: Encoder, text: Bert, words: Words) -> None:
+    """A ValueError where the text tower cannot look at the encoder's tokens or read the tokenizer's words."""
+    tokenizer = words.tokenizer
+    if text.source != encoder.width:
+        raise ValueError(f"the text tower looks at {text.source} channels (`source`), the encoder has {encoder.width}")
+    if tokenizer.context > text.context:
+        raise ValueError(
+            f"the tokenizer gives {tokenizer.context} places, the text tower has {text.context}: `context`"
+        )
+    if not text.pos_embed.is_meta and tokenizer.vocabulary > text.vocabulary:  # a recipe may be looked at without it
+        raise ValueError(
+            f"the tokenizer knows {tokenizer.vocabulary} words, the text tower {text.vocabulary}: `vocabulary`"
+        )
