@@ -48,9 +48,9 @@ class CLIPTokenizer(Tokenizer):
         self.context = context
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        bpe = _byte_pairs()
+        bpe = byte_pairs()
         if len(bpe.cache) > _CACHED_WORDS:  # it would keep every word of every caption
-            _byte_pairs.cache_clear()
+            byte_pairs.cache_clear()
         ids = torch.zeros(len(texts), self.context, dtype=torch.long)
         for row, text in zip(ids, texts, strict=True):
             words = [_OFFICIAL.get(word, word) for word in bpe.encode(text)[: self.context - 2]]
@@ -64,7 +64,7 @@ _OFFICIAL = {49408: CLIPTokenizer.start, 49409: CLIPTokenizer.end}
 
 
 @functools.cache
-def _byte_pairs():
+def byte_pairs():
     from open_clip.tokenizer import SimpleTokenizer
 
     patterns = [re.escape(word) for word in _SPELT]  # it joins them into one regular expression as they are

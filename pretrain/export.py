@@ -12,11 +12,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.convert import umt as umt_names
+from models.convert import viclip as viclip_names
 from models.convert import videomae as names
-from models.convert.rules import to_theirs
+from models.convert.rules import Rules, to_theirs
 from models.vit import VideoViT
+from pretrain import export_pair
 from pretrain.checkpoint import newest_checkpoint, whole
-from pretrain.objectives import UMT, Objective, VideoMAE
+from pretrain.objectives import UMT, Objective, ViCLIP, VideoMAE, ViLP
+
+# What the official code of each method calls its parts; ViLP, which has none, gives its towers ViCLIP's names.
+OFFICIAL: dict[type[Objective], Rules] = {
+    VideoMAE: names.OFFICIAL_PRETRAIN,
+    UMT: umt_names.OFFICIAL_PRETRAIN,
+    ViCLIP: viclip_names.OFFICIAL,
+    ViLP: viclip_names.OFFICIAL,
+}
+_ENCODERS = ("encoder.", "text.", "temperature")
+_NOT_SHIPPED = ("metrics.", "normalize.")
 
 
 def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], out: str, decoder: bool = True) -> None:
@@ -27,7 +39,7 @@ def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], ou
         to: transformers (a folder for `from_pretrained`), safetensors (our names), official (a .pth that the
             method's own repository loads).
         out: folder to write; it must not exist or be empty.
-        decoder: with the decoder of masked pretraining; False leaves the encoder alone.
+        decoder: with what pretraining adds (a decoder, a fusion of text and video); False leaves the encoders alone.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -76,8 +88,9 @@ def build(settings: dict[str, Any]) -> Objective:
 def to_official(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
     """`checkpoint.pth` with the weights under `model`, in the names of the method's own pretraining code."""
     state = encoder_state(model, decoder)
-    rules = umt_names.OFFICIAL_PRETRAIN if isinstance(model, UMT) else names.OFFICIAL_PRETRAIN
-    theirs, unknown = to_theirs(rules, state)
+    if type(model) not in OFFICIAL:
+        raise ValueError(f"{type(model).__name__} has no official layout: export to safetensors or transformers")
+    theirs, unknown = to_theirs(OFFICIAL[type(model)], state)
     _none_left(unknown)
     torch.save({"model": theirs}, folder / "checkpoint.pth")
     return f"checkpoint.pth, {len(theirs)} tensors in the official names"
@@ -88,7 +101,7 @@ def to_safetensors(model: Objective, folder: Path, decoder: bool, settings: dict
     state = encoder_state(model, decoder)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
     arguments = settings["init_args"]
-    parts = {part: arguments[part] for part in ("encoder", "decoder") if any(name.startswith(part) for name in state)}
+    parts = {part: arguments[part] for part in arguments if any(name.startswith(f"{part}.") for name in state)}
     mean, std = model.normalize.values
     (folder / "config.json").write_text(json.dumps({**parts, "mean": mean, "std": std}, indent=2) + "\n")
     return f"model.safetensors, {len(state)} tensors in our names"
@@ -99,6 +112,8 @@ def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dic
     the method, else the encoder with a modelling file of its own."""
     from transformers import VideoMAEForPreTraining, VideoMAEModel
 
+    if isinstance(model, export_pair.Pair):
+        return export_pair.to_transformers(model, folder)
     if not isinstance(model, VideoMAE):
         return to_modeling_file(model, folder)
     kind = VideoMAEForPreTraining if decoder else VideoMAEModel
@@ -197,14 +212,19 @@ def compare(model: Objective, theirs: nn.Module) -> float:
 
 
 def encoder_state(model: Objective, decoder: bool) -> dict[str, Tensor]:
-    """The encoder's tensors, with the decoder's where wanted and there."""
-    wanted = ("encoder.", "decoder.") if decoder else ("encoder.",)
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(wanted)}
+    """The towers' tensors, with those of decoders and heads where wanted and there."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_NOT_SHIPPED)}
+    if decoder:
+        return state
+    return {n: tensor for n, tensor in state.items() if n.startswith(_ENCODERS) and not n.endswith("mask_embed")}
 
 
 def _none_left(unknown: list[str]) -> None:
     if unknown:
-        raise ValueError(f"{len(unknown)} tensors have no place in that layout, the first is {unknown[0]}")
+        raise ValueError(
+            f"{len(unknown)} tensors have no place in that layout, the first is {unknown[0]}: --decoder false leaves "
+            "out what pretraining added, and safetensors have room for all"
+        )
 
 
 def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
@@ -215,7 +235,7 @@ def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
     parameters = sum(p.numel() for p in e.parameters()) / 1e6
     load: dict[str, Callable[[], str]] = {
         "transformers": lambda: f'from transformers import {auto}\nmodel = {auto}.from_pretrained("PATH"{trust})',
-        "safetensors": lambda: 'import models\nreport = models.load_weights(encoder, "PATH")',
+        "safetensors": lambda: 'import models\nreport = models.load_weights(model, "PATH")',
         "official": lambda: 'torch.load("PATH/checkpoint.pth")["model"]',
     }
     return f"""---

@@ -26,6 +26,7 @@ _LAYOUTS: list[tuple[str, str, Rules | None]] = [
     ("official UMT stage 2, fine-tuned", "text_encoder.embeddings.word_embeddings.weight", umt2.OFFICIAL_TUNED),
     ("BERT, transformers", "bert.embeddings.word_embeddings.weight", bert.TRANSFORMERS),
     ("BERT, transformers", "embeddings.word_embeddings.weight", bert.TRANSFORMERS_MODEL),
+    ("tubelet for transformers", "vision.time.table", viclip.EXPORTED),
     ("CLIP, OpenAI", "visual.conv1.weight", {**prefixed(clip.OPENAI, "encoder."), **clip.OPENAI_TEXT}),
     ("CLIP, OpenAI, vision alone", "conv1.weight", prefixed(clip.OPENAI_VISUAL, "encoder.")),
     ("CLIP, OpenAI, text alone", "token_embedding.weight", clip.OPENAI_TEXT),
