@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
+from datamodules.annotations import Annotated  # noqa: F401 recipes name it by its short name
 from datamodules.batches import Clip, EvalBatches, TrainBatches
 from datamodules.decode import Decoder, PyAV
 from datamodules.framing import RandomResizedCrop, Squares, Squash, View  # noqa: F401 named in recipes
