@@ -55,7 +55,7 @@ class Synthetic(Source):
             if word not in known:
                 raise ValueError(f"Synthetic knows no {word!r}; the words are {', '.join(sorted(known))}")
         every = [(s, c, d) for s in SHAPES for c in COLOURS for d in DIRECTIONS]
-        self.classes = [" ".join(e) for e in every] if label == "combination" else [*_values(label)]
+        self.classes = [_told(*e) for e in every] if label == "combination" else [*_values(label)]
         self.combinations = [
             e for e in every if (not only or _matches(e, only)) and not _matches(e, exclude)
         ]  # a label's number does not depend on what is left out
@@ -74,11 +74,14 @@ class Synthetic(Source):
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
         shape, colour, direction = combination = self.combinations[index % len(self.combinations)]
-        value = {"shape": shape, "colour": colour, "direction": direction, "combination": " ".join(combination)}
+        value = {"shape": shape, "colour": colour, "direction": direction, "combination": _told(*combination)}
         name = f"synthetic-{self.seed}-{index:08d}"
         video = _Shapes(self, name, combination, mix(self.seed, index))
-        text = f"a {colour} {shape} moves {direction}"
-        return Sample(name, video, text, self.classes.index(value[self.label]))
+        return Sample(name, video, f"a {_told(*combination)}", self.classes.index(value[self.label]))
+
+
+def _told(shape: str, colour: str, direction: str) -> str:
+    return f"{colour} {shape} moves {direction}"
 
 
 def _values(label: str) -> Sequence[str]:

@@ -79,6 +79,31 @@ def test_umt_has_the_published_sizes_and_rates(size: str, capsys: pytest.Capture
     assert optim.base_min_lr * batch / 256 == pytest.approx(8e-5)
 
 
+# Towers in millions, counted with the official code (text at 32 places); peak rate and global batch of its scripts.
+VICLIP = {"b": (86.2, 63.4, 2e-4, 1024), "l": (304.0, 123.6, 4e-4, 32768)}
+
+
+@pytest.mark.parametrize("stage", ["", "_unmasked"])
+@pytest.mark.parametrize("size", VICLIP)
+def test_viclip_has_the_published_sizes_and_rates(size: str, stage: str, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / f"recipes/viclip_{size}{stage}.yaml")])
+    with torch.device("meta"):
+        objective = build(truth["model"])
+    video, text, peak, batch = VICLIP[size]
+    parts = (objective.encoder, video), (objective.text, text)
+    for part, millions in parts:
+        assert round(sum(p.numel() for p in part.parameters()) / 1e6, 1) == millions
+    peak, batch = (4e-6, 2048) if stage else (peak, batch)
+    assert truth["data"]["init_args"]["global_batch"] == batch
+    assert objective.optim.base_lr * batch / 256 == pytest.approx(peak)
+    assert objective.optim.base_min_lr * batch / 256 == pytest.approx(0.01 * peak)
+    assert (objective.mask is None) == bool(stage) and objective.freeze_text
+    # What the official code decays of this model: all matrices but the tables.
+    spared = {n for n, p in objective.named_parameters() if p.requires_grad and not objective.optim.decays(n, p)}
+    assert {"temperature", "encoder.cls_token", "encoder.pos_embed", "encoder.time.table"} <= spared
+    assert not any(n.endswith("proj.weight") for n in spared)
+
+
 def test_one_key_changes_all_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml")], "--data.init_args.frames=32")
     parts = truth["model"]["init_args"]

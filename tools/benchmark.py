@@ -1,8 +1,9 @@
-"""What a machine makes of it: `python tools/benchmark.py data --videos DIR` times loading."""
+"""What a machine makes of it: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step."""
 
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
@@ -12,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the tool."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_data,):  # each adds its command, with the function that runs it
+    for add in (add_data, add_train):  # each adds its command, with the function that runs it
         add(commands)
     a = parser.parse_args(arguments)
     try:
@@ -55,6 +56,34 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
         source, decoder, a.frames, a.stride, a.size, a.views, videos=a.count, rounds=a.rounds, workers=a.workers
     )
     return report, table(report)
+
+
+def add_train(commands: argparse._SubParsersAction) -> None:
+    """`train`: a step, forward and backward, at a published size in float32. Of umt against the same maths done plainly
+    and against what the machine can multiply; of vilp with and without dropped patches, in seconds and memory."""
+    parser = commands.add_parser("train", help="training: a step", description=add_train.__doc__)
+    parser.add_argument("--method", choices=("umt", "vilp"), default="umt", help="(default umt)")
+    parser.add_argument("--size", choices=("base", "large"), default="base", help="(default base)")
+    parser.add_argument("--batch", type=int, default=2, help="clips a step (default %(default)s)")
+    parser.add_argument("--frames", type=int, default=8, help="of a clip (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="(default cpu)")
+    parser.add_argument("--json", help="write all of it to this file")
+    parser.set_defaults(run=train)
+
+
+def train(a: argparse.Namespace) -> tuple[dict, str]:
+    """Report and table of `train`."""
+    settings = {"size": a.size, "batch": a.batch, "frames": a.frames, "rounds": a.rounds, "device": a.device}
+    if a.method == "umt":
+        from pretrain.benchmark import umt
+
+        speed = umt(**settings)
+        return {"settings": settings, **asdict(speed), "gain": speed.gain, "mfu": speed.mfu}, str(speed)
+    from pretrain.dropping import measure, table
+
+    costs = measure(**settings)
+    return {"settings": settings, "costs": [asdict(cost) for cost in costs]}, table(costs)
 
 
 if __name__ == "__main__":
