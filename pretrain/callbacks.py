@@ -9,9 +9,11 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pretrain.index import describe, open_index
 from pretrain.objectives.objective import Draw
 from pretrain.pictures import sheet, write_png
 
@@ -118,29 +120,47 @@ class Progress(TQDMProgressBar):
 class Features(BasePredictionWriter):
     """Writes what `predict` yields to safetensors: each tensor a row a video, the names in the file's metadata.
 
+    Beside them `index.json` says of which model and videos they are, so that `tools/search.py` needs nothing else.
+
     Args:
         folder: where to; the run folder's `features/` by default.
         rows: videos a file; files are written as they fill, so that memory does not grow with the data.
+        outputs: which tensors; all by default, but for `tokens`, which take a thousand times the room.
     """
 
-    def __init__(self, folder: str | None = None, rows: int = 10_000) -> None:
+    def __init__(self, folder: str | None = None, rows: int = 10_000, outputs: list[str] | None = None) -> None:
         super().__init__("batch")
-        self.folder, self.rows = folder, rows
+        self.folder, self.rows, self.outputs = folder, rows, outputs
+        self.settings: dict = {}  # the `model` and `data` parts of the resolved recipe, from the command line
         self.names: list[str] = []
         self.parts: list[dict[str, Tensor]] = []
-        self.files = 0
+        self.files = self.written = 0
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.folder = self.folder or str(Path(trainer.log_dir or ".") / "features")  # log_dir asks all ranks
+        if self.settings:
+            about = describe(self.settings, trainer, pl_module)  # asks all ranks where a model is in parts
+            if trainer.is_global_zero:
+                open_index(Path(self.folder), about)
+            trainer.strategy.barrier("index")
 
     def write_on_batch_end(
         self, trainer: pl.Trainer, pl_module, prediction, batch_indices: Sequence[int] | None, *_: object
     ) -> None:
         names, tensors = prediction
         self.names += names
-        self.parts.append({name: tensor.cpu() for name, tensor in tensors.items()})
+        self.parts.append({name: tensor.cpu() for name, tensor in self._chosen(tensors).items()})
         if len(self.names) >= self.rows:
             self._write(trainer)
+
+    def _chosen(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        wanted = self.outputs if self.outputs is not None else [name for name in tensors if name != "tokens"]
+        lost = [name for name in wanted if name not in tensors]
+        if lost:
+            raise MisconfigurationException(
+                f"features.outputs names {lost[0]!r}, and the model predicts {', '.join(tensors)}"
+            )
+        return {name: tensors[name] for name in wanted}
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.names:
@@ -152,10 +172,13 @@ class Features(BasePredictionWriter):
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"features{rank}-{self.files:05d}.safetensors"
         tensors = {name: torch.cat([part[name] for part in self.parts]).contiguous() for name in self.parts[0]}
+        place = {"rank": trainer.global_rank, "world": trainer.world_size, "before": self.written}
+        metadata = {"names": json.dumps(self.names), "place": json.dumps(place)}
         draft = path.with_suffix(".draft")
-        save_file(tensors, draft, metadata={"names": json.dumps(self.names)})
+        save_file(tensors, draft, metadata=metadata)
         draft.replace(path)
         print(f"{len(self.names)} videos: {path}")
+        self.written += len(self.names)
         self.names, self.parts, self.files = [], [], self.files + 1
 
 

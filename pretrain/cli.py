@@ -1,5 +1,6 @@
 """python -m pretrain {fit,validate,test,predict,export}: LightningCLI with our defaults."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from pretrain.callbacks import Features, Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe, newest_checkpoint
-from pretrain.metrics import KNN  # noqa: F401 named in recipes
+from pretrain.metrics import KNN, Accuracy, MultipleChoice, Retrieval, ZeroShot  # noqa: F401 named in recipes
 from pretrain.objectives import Objective
+from pretrain.results import Results
+from pretrain.wise import WiseFT  # noqa: F401 named in recipes
 
 # Recipes may refer to any of their own keys, from any file, and see what the command line changed.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -36,12 +39,18 @@ class CLI(LightningCLI):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
         parser.add_class_arguments(Features, "features")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
+        self.command = shlex.join(["python", "-m", "pretrain", *(sys.argv[1:] if args is None else args)])
+        super().parse_arguments(parser, args)
+
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         self._dump_config()
         recipe = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         keep = KeepRecipe(recipe, self.config_dump["model"])
         features = self._get(self.config_init, "features")
-        self.trainer_defaults["callbacks"] = [Throughput(), features, keep, FinalCheckpoint()]
+        features.settings = settings = {part: self.config_dump[part] for part in ("model", "data")}
+        results = [Results(settings, self.command)] if self.subcommand == "test" else []
+        self.trainer_defaults["callbacks"] = [Throughput(), features, keep, FinalCheckpoint(), *results]
         trainer = self._get(self.config_init, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]

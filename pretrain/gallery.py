@@ -1,5 +1,7 @@
 """Answers to queries as a picture: a block a query, a tile a video with its frames, its place and its score."""
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -88,29 +90,40 @@ def _tile(
             _line(draw, (x + 6, y + 6 + 13 * i), line, own - 12, 10, _PALE)
     for i, line in enumerate(tile.lines):
         ink = _INK if i else _GREEN if tile.right else _PALE
-        _line(draw, (x, bottom + 2 + i * _LINE), line, width, 11, ink)
+        _line(draw, (x, bottom + 2 + i * _LINE), line, width, 11, ink, end=True)
 
 
 def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font=ImageFont.load_default(size)) > width and lines[-1]:
+        if draw.textlength(longer, font=_font(size)) > width and lines[-1]:
             lines.append(word)
         else:
             lines[-1] = longer
     return lines
 
 
-def _line(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, size: int, ink: tuple) -> None:
-    """As much of a line as fits; of a name the end, which tells it apart."""
-    font = ImageFont.load_default(size)
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """A font of many alphabets where there is one, else the one that Pillow brings."""
+    for name in ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf"):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
+
+
+def _line(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, size: int, ink: tuple, end: bool = False
+) -> None:
+    """As much of a line as fits: its beginning, or its end, which tells names apart."""
+    font = _font(size)
     text = " ".join(text.split()).encode("utf-8", "replace").decode()
+    cut = (lambda n: "..." + text[len(text) - n :]) if end else (lambda n: text[:n] + "...")
     if draw.textlength(text, font=font) > width:
         low, high = 0, len(text)
         while low < high:
             middle = (low + high + 1) // 2
-            fits = draw.textlength(text[:middle] + "...", font=font) <= width
-            low, high = (middle, high) if fits else (low, middle - 1)
-        text = text[:low] + "..."
+            low, high = (middle, high) if draw.textlength(cut(middle), font=font) <= width else (low, middle - 1)
+        text = cut(low)
     draw.text(corner, text, font=font, fill=ink)

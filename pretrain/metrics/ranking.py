@@ -24,6 +24,8 @@ def ranks(sim: Tensor, right: Tensor) -> Tensor:
     """
     if not bool(right.any(dim=1).all()):
         raise ValueError(f"query {int(right.any(dim=1).logical_not().nonzero()[0])} has no right candidate")
+    if len(sim) == 0:
+        return torch.zeros(0, dtype=torch.long)
     return torch.cat([_ranks(s, r) for s, r in zip(sim.split(_ROWS), right.split(_ROWS), strict=True)])
 
 

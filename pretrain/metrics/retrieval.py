@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from datamodules.contents import spread
+from pretrain.contrast import keys
 from pretrain.gallery import Row, Tile, gallery
 from pretrain.metrics.asking import Asking, averages, captions_of, some
 from pretrain.metrics.ranking import by_video, dual_softmax, ranks, recalls, rerank, top
@@ -175,10 +175,10 @@ class Retrieval(Asking):
         self.thumbnails.append(small)
 
     def _show(self, videos: list[str], texts: list[str], sim: Tensor, order: Tensor, right: Tensor) -> list[Row]:
-        """Queries evenly spaced over the captions, neither the best nor the worst, with the first videos of each."""
+        """Queries by the hash of their words, neither the best nor the worst, with the first videos of each."""
         frames = dim_zero_cat(self.thumbnails).permute(0, 2, 3, 1).cpu().numpy()
         seen = dict(zip(self.take("seen"), frames, strict=True))
-        chosen = spread(len(texts), self.pictures)
+        chosen = keys(texts).sort(stable=True).indices[: self.pictures]
         found = ranks(order[chosen], right[chosen]).tolist()
         rows = []
         for q, place in zip(chosen.tolist(), found, strict=True):
@@ -186,10 +186,10 @@ class Retrieval(Asking):
             missed = [] if right[q, first].any() else [int(order[q].masked_fill(~right[q], -torch.inf).argmax())]
             tiles = []
             for i, v in enumerate(first + missed):
-                number = f"{i + 1}." if i < len(first) else f"right one, {place}."
+                number = str(i + 1) if i < len(first) else f"right: {place}"
                 frame = [seen[videos[v]]] if videos[v] in seen else []
-                tiles.append(Tile(frame, [f"{number}  {sim[q, v]:.3f}", videos[v]], bool(right[q, v])))
-            rows.append(Row(texts[q], f"the right video is number {place} of {len(videos)}", tiles))
+                tiles.append(Tile(frame, [f"{number} · {sim[q, v]:.3f}", videos[v]], bool(right[q, v])))
+            rows.append(Row(texts[q], f"right: number {place} of {len(videos)} videos", tiles))
         return rows
 
 

@@ -1,0 +1,56 @@
+"""Search your own videos: `python tools/search.py "a man plays the guitar" --index FOLDER --out sheet.png`.
+
+The folder is what `python -m pretrain predict` wrote with a model of videos and texts; it knows its checkpoint and its
+videos.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool; 1 where videos that were found cannot be read, 2 where there is nothing to search."""
+    parser = argparse.ArgumentParser(prog="search.py", description=__doc__)
+    parser.add_argument("query", nargs="+", help="what to look for, in words; several queries in quotes each")
+    parser.add_argument("--index", type=Path, required=True, help="folder of features")
+    parser.add_argument("--top", type=int, default=10, help="videos a query (default %(default)s)")
+    parser.add_argument("--out", type=Path, help="contact sheet (png)")
+    parser.add_argument("--ckpt", help="the index's checkpoint, where it is not any more what the index says")
+    a = parser.parse_args(arguments)
+    from pretrain.index import read_index
+    from pretrain.pictures import write_png
+    from pretrain.search import Viewer, count, search, sheet, table, text_model
+
+    if a.top < 1 or not all(query.strip() for query in a.query):
+        parser.error("--top is 1 or more" if a.top < 1 else "a query is empty: say what to look for")
+    try:
+        about = read_index(a.index)
+        model = text_model(about, a.ckpt)
+        found = search(about["files"], model.encode_text(a.query).float().cpu(), a.top)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    hits = [hit for each in found for hit in each]
+    try:
+        viewer = Viewer(about)
+        for hit in hits:
+            viewer.look(hit, 3 if a.out else 1)
+    except (FileNotFoundError, ValueError) as error:
+        for hit in hits:
+            hit.lost = f"the videos cannot be looked up: {error}"
+    for query, each in zip(a.query, found, strict=True):
+        print(table(query, each) + "\n")
+    if a.out:
+        write_png(a.out, sheet(a.query, found, count(about["files"])))
+        print(f"drawn to {a.out}")
+    lost = {f"{hit.name}: {hit.lost}" for hit in hits if hit.lost}
+    for line in sorted(lost):
+        print(f"unreadable {line}", file=sys.stderr)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Weights between two checkpoints (WiSE-FT): `python tools/wise.py RUN CLIP.pt --alpha 0.5 --out mixed.ckpt`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool; 2 where a checkpoint is not as it should be."""
+    parser = argparse.ArgumentParser(prog="wise.py", description=__doc__)
+    parser.add_argument("tuned", help="a checkpoint of `fit`, or a run folder (its newest)")
+    parser.add_argument("start", help="what it started from: any checkpoint that its model can be given as `weights`")
+    parser.add_argument("--alpha", type=float, default=0.5, help="share of the tuned weights (default %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, for --ckpt_path and export")
+    a = parser.parse_args(arguments)
+    from pretrain.wise import write_mixed
+
+    try:
+        own = write_mixed(a.tuned, a.start, a.alpha, a.out)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    kept = f": {', '.join(own[:8])}" if own else ""
+    print(f"{a.out}: {a.alpha:g} x {a.tuned} + {1 - a.alpha:g} x {a.start}; {len(own)} tensors as in the first{kept}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
