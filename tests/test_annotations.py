@@ -8,11 +8,13 @@ from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from datamodules import Annotated, Join, Sparse, Squash, Table, VideoData
+from datamodules import Annotated, Join, Mixture, RandomResizedCrop, Sparse, Squash, Table, VideoData
 from datamodules.batches import EvalBatches, TrainBatches
 from pretrain.cli import main
 from tests import videos
@@ -340,11 +342,12 @@ def test_what_is_missing_is_named_with_where_it_comes_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     parts = [fragment(path.stem)[part] for part in ("train", "val", "test")]
+    parts += [s for p in parts if p and p["class_path"].endswith("Mixture") for s in p["init_args"]["sources"]]
     parts = [config for config in parts if config and config["class_path"].endswith("Annotated")]
     for config in parts:
         with pytest.raises(FileNotFoundError, match=r"no annotation file data/[\w/.-]+.*It comes from .*https?://"):
             source(config)
-    if path.stem not in ("files", "mixture", "shards", "synthetic", "test_only", "webvid_cc3m"):
+    if path.stem not in ("files", "mixture", "shards", "synthetic", "test_only"):
         assert parts
 
 
@@ -370,3 +373,53 @@ def test_batches_of_captions_and_labels(place) -> None:
     seen = {text for k in range(12) for text in train[k]["text"]}
     assert seen == {"one", "two", "three"}
     assert torch.equal(train[3]["video"], train[3]["video"]) and train[3]["text"] == train[3]["text"]
+
+
+def test_the_command_names_missing_data_before_a_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of this recipe's teacher are missing as well."""
+    monkeypatch.chdir(tmp_path)
+    recipes = (ROOT / "recipes/umt_b.yaml", ROOT / "recipes/data/msrvtt.yaml")
+    with pytest.raises(Exception, match=r"no annotation file data/msrvtt/MSRVTT_data\.json.*CLIP4Clip") as error:
+        main(["fit", *(a for r in recipes for a in ("-c", str(r))), "--trainer.accelerator=cpu"])
+    assert "ViT-B-16" not in str(error.value)
+
+
+def test_videos_and_pictures_mixed(place, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """WebVid's list beside COCO's, as recipes/data/webvid_cc3m.yaml mixes: with `strip` each step has one kind."""
+    head, rows = ["videoid", "contentUrl", "duration", "page_dir", "name"], ["PT00H00M10S", "000001_000050"]
+    names = [
+        ["21", "u", *rows, "a cat"],
+        ["22", "u", *rows, "a dog"],
+        ["23", "u", *rows, "a car"],
+        ["24", "u", *rows, "a"],
+    ]
+    images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in (9, 25)]
+    captions = [{"image_id": i, "id": i + n, "caption": f"photo {i} {n}"} for i in (9, 25) for n in range(2)]
+    place(
+        {
+            "webvid/results_2M_train.csv": table([head, *names]),
+            **{f"webvid/videos/{name}.mp4": None for name in ("000001_000050/21", "22")},
+            "coco/captions.json": {"images": images, "annotations": captions},
+        }
+    )
+    (tmp_path / "data/coco/train2014").mkdir()
+    for i in (9, 25):
+        Image.fromarray(np.full((20, 30, 3), i, np.uint8)).save(tmp_path / f"data/coco/train2014/{i:012d}.jpg")
+    webvid = source(fragment("webvid_cc3m")["train"]["init_args"]["sources"][0])
+    join = [Join(Table("data/coco/captions.json", entries="images"), "{image_id}", "{id}")]
+    coco = Annotated(
+        Table("data/coco/captions.json", entries="annotations"),
+        "data/coco/train2014",
+        "{file_name}",
+        text="{caption}",
+        join=join,
+    )
+    assert [s.text for s in webvid] == ["a cat", "a dog"] and "2 of the 3 videos" in caplog.text
+    assert [s.text for s in coco] == [["photo 9 0", "photo 9 1"], ["photo 25 0", "photo 25 1"]]
+    mixed = Mixture([webvid, coco], strip=2)
+    data = VideoData(mixed, global_batch=2, frames=4, size=16, workers=0, sampler=Sparse(), crop=RandomResizedCrop())
+    batches = TrainBatches(mixed, mixed.order(0, data.lanes), data.clip, 0, 0, 1, 2, 1)
+    kinds = [{"photo" in text for text in batches[k]["text"]} for k in range(6)]
+    assert all(len(kind) == 1 for kind in kinds) and {True} in kinds and {False} in kinds
+    still = next(batches[k]["video"] for k in range(6) if kinds[k] == {True})
+    assert (still == still[:, :, :1]).all()  # a picture is its one frame, again and again
