@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.metrics import Accuracy, MultipleChoice, ZeroShot
-from pretrain.metrics.zero_shot import TEMPLATES, read_classes, template_scores
+from pretrain.metrics.zero_shot import TEMPLATES, template_scores
 from tests.judged import WIDTH, Fake, batches, judge, over_ranks, vector
 
 VIDEOS = 11
@@ -117,15 +117,13 @@ def test_features_of_classes_are_made_once_an_evaluation() -> None:
 
 
 def test_classes_come_from_a_list_a_file_or_the_source(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("surfing\n\n ice skating \n")
+    (tmp_path / "a.txt").write_text("surfing\nice skating\n")
     (tmp_path / "list.json").write_text(json.dumps(["surfing", "ice skating"]))
     (tmp_path / "names.json").write_text(json.dumps({"ice skating": 1, "surfing": 0}))
-    (tmp_path / "numbers.json").write_text(json.dumps({"1": "ice skating", "0": "surfing"}))
     for file in tmp_path.iterdir():
-        assert read_classes(str(file)) == ["surfing", "ice skating"]
-    (tmp_path / "gap.json").write_text(json.dumps({"ice skating": 2, "surfing": 0}))
-    with pytest.raises(ValueError, match=r"number its 2 classes from 0 to 1"):
-        read_classes(str(tmp_path / "gap.json"))
+        metric = ZeroShot(str(file))
+        metric.attach(Fake())
+        assert metric.classes == ["surfing", "ice skating"]
     with pytest.raises(FileNotFoundError, match=r"no list of classes at .*none.txt"):
         ZeroShot(str(tmp_path / "none.txt"))
     metric, model = ZeroShot(), Fake()
@@ -142,6 +140,8 @@ def test_what_is_wrong_with_labels_and_templates_is_said() -> None:
     outputs, batch = clips()
     with pytest.raises(MisconfigurationException, match=r"'3.mp4' has the label 7, and the 7 classes \('surfing' to"):
         judge(KINDS["cosines"], [(outputs, {**batch, "label": torch.tensor([0, 1, 2, 7] + [0] * 7)})])
+    metric, found = judge(KINDS["cosines"], [(outputs, {**batch, "label": torch.full((VIDEOS,), -1)})])
+    assert found["top5"] == 0 and metric.facts["labels outside the list"] == VIDEOS
     with pytest.raises(MisconfigurationException, match="give the data a `label`"):
         judge(KINDS["cosines"], [(outputs, {"name": batch["name"]})])
     with pytest.raises(MisconfigurationException, match="'yoga' twice"):

@@ -3,7 +3,6 @@
 Letters in shapes: B videos, C classes, P templates, D channels.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
+from datamodules.classes import read_classes
 from pretrain.metrics.asking import Asking, averages, some
 from pretrain.metrics.ranking import ranks, within
 
@@ -40,12 +40,13 @@ class ZeroShot(Asking):
     """Percentages of videos whose class is the most similar one (`top1`), among the five most similar (`top5`), and
     the mean of the two (`average`, which ViCLIP's tables print).
 
-    Classes of equal similarity count against the model. Scores of a video's views are averaged. Features of the
-    sentences are computed once an evaluation, on every rank. The state is a row of C scores a video.
+    Classes of equal similarity count against the model, as does the label -1, a class outside the list. Scores of a
+    video's views are averaged. Features of the sentences are computed once an evaluation, on every rank. The state is
+    a row of C scores a video.
 
     Args:
-        classes: names in order of their labels; a file of them (a line each, or json: a list, or names and numbers);
-            or by default what the evaluated source calls its `classes`.
+        classes: names in order of their labels; a file of them (a line each, json, or csv: `read_classes`); or by
+            default what the evaluated source calls its `classes`.
         templates: sentences with a `{}` for the name.
         scale: none for the mean of the templates' cosines (ViCLIP); a number, such as CLIP's 100, for the mean of
             their softmaxes over classes at that scale (InternVideo1).
@@ -60,7 +61,9 @@ class ZeroShot(Asking):
         features: str = "features",
     ) -> None:
         super().__init__()
-        self.given = read_classes(classes) if isinstance(classes, str) else classes
+        if isinstance(classes, str) and not Path(classes).is_file():
+            raise FileNotFoundError(f"no list of classes at {classes}")
+        self.given = read_classes(classes, None, {}) if isinstance(classes, str) else classes
         self.templates, self.scale, self.name = list(templates), scale, features
         wrong = [template for template in self.templates if "{}" not in template]
         if wrong or not self.templates:
@@ -80,7 +83,7 @@ class ZeroShot(Asking):
             raise MisconfigurationException("ZeroShot needs the class of each video: give the data a `label`")
         rows = list(zip(batch["name"], batch["label"].tolist(), strict=True))
         for name, label in rows:
-            if not 0 <= label < len(self.classes):
+            if not -1 <= label < len(self.classes):
                 raise MisconfigurationException(
                     f"{name!r} has the label {label}, and the {len(self.classes)} classes ({self.classes[0]!r} to "
                     f"{self.classes[-1]!r}) have the numbers 0 to {len(self.classes) - 1}: is it another list?"
@@ -96,16 +99,17 @@ class ZeroShot(Asking):
         some(rows)
         videos, scores, counts = averages(rows, dim_zero_cat(self.scores), dim_zero_cat(self.counts))
         own = torch.tensor([label for _, label in videos])
-        right = own[:, None] == torch.arange(scores.shape[1])
-        found = ranks(scores.float(), right)
+        listed, found = own >= 0, torch.full_like(own, len(self.classes) + 1)
+        found[listed] = ranks(scores[listed].float(), own[listed, None] == torch.arange(len(self.classes)))
         one, five = within(found, 1), within(found, 5)
         self.facts = {
             "videos": len(videos),
             "classes": len(self.classes),
-            "classes with a video": len(set(own.tolist())),
+            "classes with a video": len(set(own[listed].tolist())),
             "templates": len(self.templates),
             "score": "mean of cosines" if self.scale is None else f"mean of softmaxes at scale {self.scale:g}",
             "views": int(counts.max()),
+            **({"labels outside the list": int((~listed).sum())} if not listed.all() else {}),
         }
         results = {"top1": one, "top5": five, "average": (one + five) / 2}
         return {name: value.float().to(self.device) for name, value in results.items()}
@@ -126,23 +130,6 @@ def template_scores(video: Tensor, texts: Tensor, scale: float | None = None) ->
         return video.double() @ texts.double().mean(dim=1).t()
     cosines = torch.einsum("bd,cpd->bcp", video.double(), texts.double())
     return (scale * cosines).softmax(dim=1).mean(dim=2)
-
-
-def read_classes(path: str) -> list[str]:
-    """Names in order of their labels, from a file: a line each, or json (a list; names to numbers, or the reverse)."""
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no list of classes at {path}")
-    if file.suffix.lower() != ".json":
-        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    found = json.loads(file.read_text(encoding="utf-8-sig"))
-    if isinstance(found, list):
-        return [str(name) for name in found]
-    by_name = all(isinstance(value, int) for value in found.values())
-    numbers = {int(n): name for name, n in found.items()} if by_name else {int(n): name for n, name in found.items()}
-    if sorted(numbers) != list(range(len(found))):
-        raise ValueError(f"{path} should number its {len(found)} classes from 0 to {len(found) - 1}, each once")
-    return [numbers[n] for n in range(len(numbers))]
 
 
 def _checked(classes: list[str]) -> list[str]:
