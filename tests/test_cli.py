@@ -55,7 +55,8 @@ def test_features_of_ones_own_videos(trained: Path, tmp_path: Path) -> None:
         f"--features.folder={tmp_path / 'out'}",
         "--data.init_args.micro_batch=1",
     )
-    (file,) = (tmp_path / "out").glob("*.safetensors")  # one video a batch, below: also a batch with nothing in it writes nothing
+    # One video a batch, above: also a batch with nothing in it writes nothing.
+    (file,) = (tmp_path / "out").glob("*.safetensors")
     names, tensors = read_features(file)
     assert sorted(Path(name).name for name in names) == sorted(["a b.mp4", "ключ.mp4", "c.mp4"])
     assert tensors["features"].shape == (3, 192)
