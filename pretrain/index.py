@@ -57,7 +57,7 @@ def open_index(folder: Path, about: dict[str, Any]) -> None:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `open_index` wrote, with `files`: those of the features, in order.
+    """What `open_index` wrote, with its `folder` and `files`: those of the features, in order.
 
     Raises:
         FileNotFoundError: no such folder, or no features in it.
@@ -78,4 +78,4 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder} is of a model without texts ({about['model']['class_path'].rpartition('.')[2]}): search takes "
             "features of one that knows both, such as ViCLIP"
         )
-    return {**about, "files": files}
+    return {**about, "folder": folder, "files": files}

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 
 from pretrain.pictures import write_png
 
@@ -31,9 +32,10 @@ class Results(pl.Callback):
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         folder = trainer.log_dir  # asks all ranks
+        unreadable = _of_all(getattr(trainer.datamodule, "failed", {}).get("test", []))
         if not trainer.is_global_zero:
             return
-        entry = self.entry(trainer, pl_module)
+        entry = self.entry(trainer, pl_module, [f"{name}: {reason}" for name, reason in unreadable])
         print(f"\n{section(entry)}")
         if folder is None or trainer.fast_dev_run:
             return
@@ -44,7 +46,7 @@ class Results(pl.Callback):
                 write_png(Path(folder) / entry["metrics"][name]["picture"], picture)
         print(f"written to {write(Path(folder), entry)}")
 
-    def entry(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+    def entry(self, trainer: pl.Trainer, pl_module: pl.LightningModule, unreadable: list[str]) -> dict[str, Any]:
         """All that is known of this evaluation."""
         model, data = (self.settings.get(part) or {} for part in ("model", "data"))
         model_args, data_args = model.get("init_args", {}), data.get("init_args", {})
@@ -60,7 +62,6 @@ class Results(pl.Callback):
                 "measured": dict(getattr(metric, "facts", {})),
                 "values": values,
             }
-        failed = getattr(trainer.datamodule, "failed", {}).get("test", [])
         what = {
             "model": type(pl_module).__name__,
             "weights": trainer.ckpt_path or model_args.get("weights") or "none: as initialised",
@@ -72,7 +73,7 @@ class Results(pl.Callback):
         return {
             "id": hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=4).hexdigest(),
             **what,
-            "unreadable": [f"{name}: {reason}" for name, reason in failed],
+            "unreadable": unreadable,
             "metrics": metrics,
             "losses": {key: v for key, v in found.items() if not any(_of(name, key) for name in metrics)},
             "precision": str(trainer.precision),
@@ -84,6 +85,15 @@ class Results(pl.Callback):
 
 
 _CLIP = ("frames", "stride", "size", "test_clips", "test_crops", "sampler", "view", "decoder")
+
+
+def _of_all(mine: list) -> list:
+    """What all ranks have, together."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    found: list = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return [one for each in found for one in each]
 
 
 def _of(metric: str, key: str) -> bool:

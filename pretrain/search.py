@@ -59,6 +59,9 @@ def text_model(about: dict[str, Any], checkpoint: str | None = None) -> Objectiv
         raise ValueError(
             "the index is of a model as it was initialised, without a checkpoint: its features mean nothing"
         )
+    beside = about["folder"].parent / "checkpoints" / os.path.basename(path)  # a run folder that was moved as a whole
+    if not os.path.exists(path) and beside.exists():
+        path = str(beside)
     if not os.path.exists(path):
         raise FileNotFoundError(f"the checkpoint of this index, {path}, is not there: say where it is by --ckpt")
     if os.path.isdir(path) or path.endswith(".ckpt"):

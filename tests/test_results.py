@@ -13,7 +13,7 @@ from pretrain.export import load_objective
 from pretrain.gallery import Row, Tile, gallery
 from pretrain.results import section, table, write
 from pretrain.wise import mix_into, mixed
-from tests.runs import ROOT, arguments, fit
+from tests.runs import ROOT, arguments, fit, run
 
 RECIPE = ["-c", str(ROOT / "recipes/viclip_tiny.yaml")]
 JUDGED = """
@@ -68,6 +68,24 @@ def test_a_table_json_and_a_picture(trained: Path, tmp_path: Path, capsys: pytes
     entries = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [e["clip"]["test_clips"] for e in entries] == [1, 2]
     assert (tmp_path / "run" / "results.md").read_text().count("## ViCLIP on Synthetic") == 2
+
+
+def test_two_ranks_and_small_batches_find_the_same(trained: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    found = []
+    for folder, more in (
+        (one, []),
+        (two, ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.micro_batch=3"]),
+    ):
+        folder.mkdir()
+        (folder / "judged.yaml").write_text(JUDGED)
+        recipe = [*RECIPE, "-c", str(folder / "judged.yaml"), f"--ckpt_path={checkpoint(trained)}", *more]
+        run(["test", *arguments(folder, recipe)[1:]])
+        found.append(json.loads((folder / "run" / "results.json").read_text())[0])
+    for name in ("retrieval", "zero_shot"):
+        a, b = (entry["metrics"][name] for entry in found)
+        assert a["measured"] == b["measured"] and a["values"] == pytest.approx(b["values"], abs=1e-4)
+    assert found[1]["devices"] == "2 x cpu"
 
 
 def test_weights_between_two_checkpoints_are_judged(trained: Path, tmp_path: Path) -> None:

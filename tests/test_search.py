@@ -167,6 +167,32 @@ def test_what_is_wrong_is_said(index: Path, trained: Path, tmp_path: Path, capsy
     assert "a query is empty" in capsys.readouterr().err
 
 
+def test_an_index_of_official_weights(trained: Path, videos: Path, tmp_path: Path, capsys) -> None:
+    """No run, no checkpoint of ours: the index names the weights; and a run folder may be moved as a whole."""
+    main(["export", f"--ckpt={trained}", "--to=official", f"--out={tmp_path / 'out'}"])
+    source = ["--data.init_args.predict=Files", f"--data.init_args.predict.init_args.path={videos}"]
+    weights = f"--model.init_args.weights={tmp_path / 'out' / 'checkpoint.pth'}"
+    (tmp_path / "run").mkdir()
+    main(["predict", *arguments(tmp_path, RECIPE, weights, *source)[1:]])
+    assert tool(["a red circle", "--index", str(tmp_path / "run/features"), "--top", "2"]) == 0
+    main(["predict", *arguments(tmp_path / "bare", RECIPE, *source)[1:]])
+    capsys.readouterr()
+    assert tool(["a red circle", "--index", str(tmp_path / "bare/run/features")]) == 2
+    assert "as it was initialised" in capsys.readouterr().err
+
+    away = tmp_path / "away"
+    shutil.copytree(trained / "checkpoints", away / "checkpoints")
+    predict_from = [
+        "predict",
+        *arguments(away.parent, RECIPE, *source)[1:],
+        "--features.folder",
+        str(away / "features"),
+    ]
+    main([*predict_from, f"--ckpt_path={away / 'checkpoints/step=0000002.ckpt'}"])
+    away.rename(tmp_path / "moved")
+    assert tool(["a red circle", "--index", str(tmp_path / "moved/features")]) == 0
+
+
 def test_an_index_is_never_mixed_with_another(trained: Path, videos: Path, index: Path, tmp_path: Path) -> None:
     mine = predict(trained, tmp_path, videos, "--features.rows=1", "--data.init_args.micro_batch=1")
     assert len(list(mine.glob("*.safetensors"))) == 5

@@ -77,7 +77,7 @@ class Retrieval(Asking):
         self.put("texts", [text for name in names for text in texts[name]])
         self.captions.append(torch.tensor([len(texts[name]) for name in names], device=self.device, dtype=torch.long))
         self.features.append(features.float().to(self.device))
-        self.counts.append(counts.to(self.device))
+        self.counts.append(counts.float().to(self.device))
         if self.rerank:
             if "tokens" not in outputs:
                 raise MisconfigurationException("rerank needs a model that predicts `tokens`; set rerank to 0 without")
@@ -119,7 +119,7 @@ class Retrieval(Asking):
         right = torch.zeros(len(texts), len(videos), dtype=torch.bool)
         for i, (video, text, _) in enumerate(order):
             right[row[text] if self.merge_texts else i, video] = True
-        sim = (self.encode(texts).double() @ features.t()).float()
+        sim = torch.cat([(part.double() @ features.t()).float() for part in self.encode(texts).split(4096)])
         self.facts = {"videos": len(videos), "captions": len(texts), "views": int(counts.max())}
         return videos, texts, sim, right
 

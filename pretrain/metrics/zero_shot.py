@@ -92,7 +92,7 @@ class ZeroShot(Asking):
         self.put("names", [name for name, _ in videos])
         self.labels.append(torch.tensor([label for _, label in videos], dtype=torch.long, device=self.device))
         self.scores.append(scores.float().to(self.device))
-        self.counts.append(counts.to(self.device))
+        self.counts.append(counts.float().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
         rows = list(zip(self.take("names"), dim_zero_cat(self.labels).tolist(), strict=True))
