@@ -43,6 +43,18 @@ class CLI(LightningCLI):
         self.command = shlex.join(["python", "-m", "pretrain", *(sys.argv[1:] if args is None else args)])
         super().parse_arguments(parser, args)
 
+    def instantiate_classes(self) -> None:
+        """Builds all parts; what one of them objects to is told by itself, without what the parser says around it."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, OSError) as error:
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if isinstance(cause, ValueError | OSError | ImportError):
+                raise MisconfigurationException(str(cause)) from error
+            raise
+
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         self._dump_config()
         recipe = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)

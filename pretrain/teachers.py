@@ -57,7 +57,7 @@ class Frozen(nn.Module):
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{error}: the teacher's weights belong there, or elsewhere by "
-                "--model.init_args.teacher.init_args.weights (README, 'Weights of teachers')"
+                "--model.init_args.teacher.init_args.weights (README, 'Weights to start from')"
             ) from error
         if report.missing:
             raise ValueError(

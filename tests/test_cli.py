@@ -176,15 +176,20 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data.init_args.size=40"], "image size 40 is not a multiple of the patch 16"),
-        (["--data.init_args.frames=7"], "7 frames are not a multiple of the tubelet 2"),
-        (["--data.init_args.size=48"], "even grid"),
-        (["--model.init_args.encoder.init_args.frames=16"], "encoder and decoder differ"),
+        (["--data.init_args.size=40"], "^image size 40 is not a multiple of the patch 16"),
+        (["--data.init_args.frames=7"], "^7 frames are not a multiple of the tubelet 2"),
+        (["--model.init_args.encoder.init_args.frames=16"], "^encoder and decoder differ"),
     ],
 )
 def test_sizes_that_do_not_fit(tmp_path: Path, options: list[str], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    """What a part objects to when it is built is all that is said."""
+    with pytest.raises(MisconfigurationException, match=words):
         fit(tmp_path, RECIPE, *options)
+
+
+def test_a_grid_that_the_decoder_s_mask_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="even grid"):
+        fit(tmp_path, RECIPE, "--data.init_args.size=48")
 
 
 def test_a_folder_that_holds_a_run(trained: Path) -> None:
