@@ -59,14 +59,17 @@ def judge(metric: Callable, cut: list[tuple[dict, dict]], model: nn.Module | Non
     return made, found if isinstance(found, dict) else {"": found}
 
 
-def over_ranks(metric: Callable, shares: list[list[tuple[dict, dict]]]) -> list[dict[str, Tensor]]:
-    """What the metric says on each of as many gloo processes, of which each is fed its share."""
+def over_ranks(jobs: list[tuple[Callable, list]]) -> list[list[dict[str, Tensor]]]:
+    """What each metric says on each of as many gloo processes as it has shares of batches, a share a process."""
+    world = len(jobs[0][1])
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (len(shares), metric, shares, folder), nprocs=len(shares))
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(len(shares))]
+        mp.spawn(_rank, (world, jobs, folder), nprocs=world)
+        said = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    return [list(each) for each in zip(*said, strict=True)]
 
 
-def _rank(rank: int, world: int, metric: Callable, shares: list, folder: str) -> None:
+def _rank(rank: int, world: int, jobs: list, folder: str) -> None:
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save(judge(metric, shares[rank])[1], Path(folder) / f"{rank}.pt")
+    torch.save([judge(metric, shares[rank])[1] for metric, shares in jobs], Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

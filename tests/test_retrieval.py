@@ -112,7 +112,7 @@ def test_two_ranks_equal_one() -> None:
         part = [{name: take(value) for name, value in some.items()} for some in (outputs, batch)]
         shares.append(batches(*part, [4, 3 if rank == 0 else 2, 1], 2))
     assert not shares[1][2][1]["name"]
-    for found in over_ranks(FULL, shares):
+    for found in over_ranks([(FULL, shares)])[0]:
         same(found, whole)
 
 

@@ -100,14 +100,19 @@ def test_views_are_averaged() -> None:
     assert metric.facts["views"] == 3
 
 
-@pytest.mark.parametrize(
-    ("kind", "make"), [(KINDS["softmaxes"], clips), (MultipleChoice, questions)], ids=["zero-shot", "choice"]
-)
-def test_two_ranks_equal_one(kind: partial, make) -> None:
-    whole = judge(kind, batches(*make(2), [VIDEOS], 2))[1]
-    parts = batches(*make(2), [2, 3, 4, 2, 1], 2)  # the last holds nothing, as padding leaves it
-    for found in over_ranks(kind, [[parts[0], parts[3], parts[4]], [parts[2], parts[1]]]):
-        same(found, whole)
+def test_two_ranks_equal_one() -> None:
+    jobs, whole = [], []
+    answers = (
+        {"answer": torch.arange(2 * VIDEOS) % 3},
+        {"label": torch.arange(2 * VIDEOS) % 2, "name": ["x"] * 2 * VIDEOS},
+    )
+    for kind, data in [*((k, clips(2)) for k in KINDS.values()), (MultipleChoice, questions(2)), (Accuracy, answers)]:
+        parts = batches(*data, [2, 3, 4, 2, 1], 2)  # the last holds nothing, as padding leaves it
+        jobs.append((kind, [[parts[0], parts[3], parts[4]], [parts[2], parts[1]]]))
+        whole.append(judge(kind, batches(*data, [VIDEOS], 2))[1])
+    for expected, both in zip(whole, over_ranks(jobs), strict=True):
+        for found in both:
+            same(found, expected)
 
 
 def test_features_of_classes_are_made_once_an_evaluation() -> None:
