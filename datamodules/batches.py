@@ -58,9 +58,9 @@ class TrainBatches(Dataset):
             samples.append(sample)
             for view in range(clip.views):
                 draw = Draw(self.seed, n, 1 + view)
-                picture = clip.crop(frames, clip.size, draw, video[view, i])
+                clip.crop(frames, clip.size, draw, video[view, i])
                 if clip.flip > 0 and draw.python.random() < clip.flip:
-                    video[view, i] = torch.from_numpy(transforms.flip(picture))
+                    transforms.flip(video[view, i].numpy())
         return {**collate(video, self.source, samples), "skipped": skipped}
 
     def _load(self, n: int, skipped: list[tuple[str, str]]) -> tuple[Sample, np.ndarray]:

@@ -140,6 +140,8 @@ def test_evaluation_squares(height: int, width: int) -> None:
     assert transforms.view(frames, 32, 2, 3).shape == (3, 32, 32, 3)
 
 
-def test_flip_mirrors() -> None:
-    frames = Rng(0).randint(0, 256, (2, 4, 6, 3), np.uint8)
-    assert (transforms.flip(frames)[:, :, 0] == frames[:, :, -1]).all()
+def test_flip_mirrors_in_place() -> None:
+    frames = Rng(0).randint(0, 256, (3, 2, 4, 7, 3), np.uint8)
+    before = frames.copy()
+    transforms.flip(frames[1])
+    assert (frames[1] == before[1, :, :, ::-1]).all() and (frames[[0, 2]] == before[[0, 2]]).all()
