@@ -15,11 +15,13 @@ from models.bert import Bert
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
 from models.tokenizers import Words
-from pretrain.contrast import gather, hard_negatives, keys, mean_of_counted, pair_loss, similarity
+from pretrain.contrast import gather, keys, mean_of_counted, pair_loss
+from pretrain.fusion import check_text, matching_loss, triple, wrong_pairs
 from pretrain.losses import alignment
 from pretrain.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
 from pretrain.teachers import Frozen, check_student, last_blocks, teach
+from pretrain.towers import unit_texts
 from pretrain.words import IGNORED, bert_words, hidden_words, labels_of
 
 
@@ -108,11 +110,14 @@ class UMT2(Objective):
         keep, target = self.choose(video, dice)
         tokens, layers = self.see(video, keep)
         states = self.text.read(ids, seen)
-        a, b = self.pool(tokens, keep is None), self.text_proj(states[:, 0])
+        whole = tokens.shape[1] == video.shape[2] * self.encoder.grid[1] * self.encoder.grid[2]
+        a, b = self.pool(tokens, whole), self.text_proj(states[:, 0])
 
         losses = {"contrast": pair_loss(a, b, same, self.temperature, not self.training, self.exact_gather)}
         if self.weigh["matching"]:
-            losses["matching"] = self.matching_loss(tokens, states, seen, *self.draw_negatives(a, b, same, dice))
+            *wrong, any_ = self.draw_negatives(a, b, same, dice)
+            logits = self.match_logits(*triple(tokens, states, seen, *wrong, self.across))
+            losses["matching"] = matching_loss(logits, any_, not self.training)
         if self.weigh["words"]:
             losses["words"] = self.words_loss(tokens, seen, *self.hide_words(ids, seen, dice))
         if self.weigh["alignment"]:
@@ -167,40 +172,14 @@ class UMT2(Objective):
         """`x` of all ranks in training, where negatives come from all; else this rank's."""
         return gather(x, self.exact_gather) if self.training and self.negatives == "all" else x
 
-    @torch.no_grad()
-    def draw_negatives(
-        self, video: Tensor, text: Tensor, same: Tensor, dice: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """For each text a video of another pair and for each video such a text: where they stand among `across`'s, two
-        of `[B]`, and 1.0 where there is any, `[B]`."""
-        videos, texts, others = self.across(video), self.across(text), self.across(same)
-        rows, pairs = len(video), len(others)
-        # A number for each pair orders them alike however they are divided among ranks.
-        noise = self.noise(dice, rows, 2 * pairs + 1)
-        order = self.across(noise[:, -1]).argsort().argsort()
-        for_text, for_video = (noise[:, i * pairs : (i + 1) * pairs][:, order] for i in range(2))
-        pair = same[:, None] == others
-        wrong_video, any_ = hard_negatives(similarity(videos, text, self.temperature).t(), pair, for_text)
-        wrong_text, _ = hard_negatives(similarity(video, texts, self.temperature), pair, for_video)
-        return wrong_video, wrong_text, any_
+    def draw_negatives(self, video: Tensor, text: Tensor, same: Tensor, dice: torch.Generator) -> tuple[Tensor, ...]:
+        """A wrong video for each text and a wrong text for each video, by what is compared; see `wrong_pairs`."""
+        noise = self.noise(dice, len(video), 2 * len(self.across(same)) + 1)
+        return wrong_pairs(video, text, same, self.temperature, noise, self.across)
 
     def match_logits(self, tokens: Tensor, states: Tensor, seen: Tensor) -> Tensor:
         """Whether text and video are a pair, no and yes, `[B, 2]`."""
         return self.match_head(self.text.fuse(states, seen, tokens)[:, 0])
-
-    def matching_loss(
-        self, tokens: Tensor, states: Tensor, seen: Tensor, wrong_video: Tensor, wrong_text: Tensor, any_: Tensor
-    ) -> Tensor:
-        """Tell pairs from others: each pair, its text with a wrong video, its video with a wrong text."""
-        all_tokens, all_states, all_seen = self.across(tokens), self.across(states), self.across(seen.int()).bool()
-        logits = self.match_logits(
-            torch.cat((tokens, all_tokens[wrong_video], tokens)),
-            torch.cat((states, states, all_states[wrong_text])),
-            torch.cat((seen, seen, all_seen[wrong_text])),
-        )  # [3 B, 2]
-        pairs = torch.ones_like(any_)
-        error = F.cross_entropy(logits.float(), torch.cat((pairs, 0 * pairs, 0 * pairs)).long(), reduction="none")
-        return mean_of_counted(error, torch.cat((pairs, any_, any_)), not self.training)
 
     def hide_words(self, ids: Tensor, seen: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is read in place of `ids` `[B, L]`, and the words to guess, `IGNORED` elsewhere. The start is never
@@ -219,17 +198,14 @@ class UMT2(Objective):
 
     # What metrics ask
 
-    @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
         """`[B, D]` of `video` `[B, 3, T, H, W]`, all of whose tokens are seen: its product with a text's is the cosine,
         or the mean of the frames' cosines."""
         return self.predict({"video": video})["features"]
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str], at_once: int = 256) -> Tensor:
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit features `[n, D]` of any number of texts."""
-        parts = [self.text.read(*self.read(texts[i : i + at_once]))[:, 0] for i in range(0, len(texts), at_once)]
-        return F.normalize(self.text_proj(torch.cat(parts)).float(), dim=-1)
+        return unit_texts(lambda some: self.text_proj(self.text.read(*self.read(some))[:, 0]), texts)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -273,18 +249,3 @@ def _check_parts(
     if aligned:
         check_student(encoder, decoder, teacher.model)
     check_text(encoder, text, words)
-
-
-def check_text(encoder: Encoder, text: Bert, words: Words) -> None:
-    """A ValueError where the text tower cannot look at the encoder's tokens or read the tokenizer's words."""
-    tokenizer = words.tokenizer
-    if text.source != encoder.width:
-        raise ValueError(f"the text tower looks at {text.source} channels (`source`), the encoder has {encoder.width}")
-    if tokenizer.context > text.context:
-        raise ValueError(
-            f"the tokenizer gives {tokenizer.context} places, the text tower has {text.context}: `context`"
-        )
-    if not text.pos_embed.is_meta and tokenizer.vocabulary > text.vocabulary:  # a recipe may be looked at without it
-        raise ValueError(
-            f"the tokenizer knows {tokenizer.vocabulary} words, the text tower {text.vocabulary}: `vocabulary`"
-        )

@@ -18,8 +18,8 @@ from models.bert import Bert
 from models.encoder import Encoder
 from models.tokenizers import Words
 from pretrain.contrast import mean_of_counted
+from pretrain.fusion import check_text
 from pretrain.objectives.objective import Batch, Objective
-from pretrain.objectives.umt2 import check_text
 
 
 class VideoQA(Objective):
