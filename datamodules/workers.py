@@ -88,7 +88,10 @@ class Workers:
             try:
                 while worker.pipe.poll():
                     self._take(worker, ready)
+                dead = not worker.process.is_alive()  # its pipe is not at its end if a child of ours has its other end
             except (EOFError, OSError):  # the pipe broke, perhaps within a message: whatever is missing is made again
+                dead = True
+            if dead:
                 self._replace(worker, self._how_it_died(worker))
         if self.limit is not None and time.monotonic() > self.looked + min(_LOOK, self.limit / 4):
             self.looked = time.monotonic()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,28 @@ def test_killed_workers_are_replaced_between_batches() -> None:
         workers.close()
     same(got, expected)
     assert not any(batch["skipped"] for batch in got)  # a kill from outside is no sample's fault
+
+
+def test_a_death_is_seen_though_another_process_holds_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that another thread forks while a worker starts has the worker's end too: the pipe never ends."""
+    pipe, held = get_context().Pipe, []
+
+    def keeping(duplex: bool = True) -> tuple:
+        ends = pipe(duplex)
+        held.append(os.dup(ends[1].fileno()))
+        return ends
+
+    context = get_context("fork")
+    monkeypatch.setattr(context, "Pipe", keeping, raising=False)
+    workers = Workers(batches({3: "SIGKILL"}), 2, 2, LIMIT, context)
+    try:
+        got = list(workers.run(range(6)))
+    finally:
+        workers.close()
+        for descriptor in held:
+            os.close(descriptor)
+    (name, reason), *others = [entry for batch in got for entry in batch["skipped"]]
+    assert name == "synthetic-0-00000003" and not others and re.fullmatch(REASONS["SIGKILL"], reason)
 
 
 def test_a_run_that_is_left_does_not_disturb_the_next() -> None:
