@@ -37,7 +37,7 @@ class Results(pl.Callback):
             return
         entry = self.entry(trainer, pl_module, [f"{name}: {reason}" for name, reason in unreadable])
         print(f"\n{section(entry)}")
-        if folder is None or not trainer.loggers:  # a run without a logger has no folder, and the working directory is none
+        if folder is None or not trainer.loggers:  # without a logger a run has no folder of its own
             return
         for name, metric in pl_module.metrics.items():
             picture = metric.picture() if hasattr(metric, "picture") else None
