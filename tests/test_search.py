@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from safetensors.torch import save_file
 
-from pretrain.callbacks import read_features
+from pretrain.callbacks import Features, read_features
 from pretrain.cli import main
 from pretrain.export import load_objective
 from pretrain.index import read_index
@@ -209,3 +209,11 @@ def test_features_of_a_model_without_texts_are_no_index(tmp_path: Path, videos: 
     main(["predict", *arguments(tmp_path, ROWS["videomae"], *source)[1:]])
     with pytest.raises(ValueError, match=r"a model without texts \(VideoMAE\)"):
         read_index(tmp_path / "run" / "features")
+
+
+def test_tokens_are_written_where_they_are_asked_for() -> None:
+    made = {"features": torch.zeros(1, 2), "tokens": torch.zeros(1, 9, 2)}
+    assert list(Features()._chosen(made)) == ["features"]
+    assert list(Features(outputs=["tokens"])._chosen(made)) == ["tokens"]
+    with pytest.raises(MisconfigurationException, match=r"names 'peaks', and the model predicts features, tokens"):
+        Features(outputs=["peaks"])._chosen(made)
