@@ -3,9 +3,11 @@
 import multiprocessing
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -26,18 +28,28 @@ class Cost:
     megabytes: float
 
 
+Sizes = dict[str, int]
+
+
 def measure(
-    size: str = "base", batch: int = 4, frames: int = 8, ratio: float = 0.9, rounds: int = 3, device: str = "cpu"
+    vision: Sizes = CLIP_SIZES["base"],
+    text: Sizes = TEXT_SIZES["base"],
+    batch: int = 2,
+    frames: int = 8,
+    ratio: float = 0.9,
+    rounds: int = 3,
+    device: str = "cpu",
 ) -> list[Cost]:
     """All patches, and `1 - ratio` of them, of the same videos and texts by the same weights.
 
     Args:
-        size: base (B/16) or large (L/14), at 224 pixels.
+        vision, text: sizes of the towers.
         batch, frames: pairs a step and frames a clip.
         rounds: how often each is timed, after one that is not.
         device: where to run, in float32.
     """
-    steps = {drop: _step(size, batch, frames, drop, device)[1] for drop in (0.0, ratio)}
+    settings = vision, text, batch, frames
+    steps = {drop: _step(*settings, drop, device)[1] for drop in (0.0, ratio)}
     seconds: dict[float, list[float]] = {drop: [] for drop in steps}
     for _ in range(rounds + 1):
         for drop, step in steps.items():
@@ -45,7 +57,7 @@ def measure(
             step()
             seconds[drop].append(time.perf_counter() - start)
     del steps
-    memory = {drop: _apart(size, batch, frames, drop, device) for drop in seconds}
+    memory = {drop: _apart(*settings, drop, device) for drop in seconds}
     return [Cost(drop, statistics.median(found[1:]), memory[drop] / 1e6) for drop, found in seconds.items()]
 
 
@@ -58,16 +70,17 @@ def table(costs: list[Cost]) -> str:
     return "\n".join(lines)
 
 
-def _step(size: str, batch: int, frames: int, ratio: float, device: str) -> tuple[ViLP, Callable[..., None]]:
+def _step(
+    vision: Sizes, text: Sizes, batch: int, frames: int, ratio: float, device: str
+) -> tuple[ViLP, Callable[..., None]]:
     torch.manual_seed(0)
-    vision, text = CLIP_SIZES[size], TEXT_SIZES[size]
     model = ViLP(
         ViCLIPVision(**vision, frames=frames),
         CLIPText(**text, hides=True),
         FusionDecoder(text["width"], 4, text["heads"], text["mlp"], vision["width"]),
         mask=Random(ratio) if ratio else None,
     ).to(device)
-    video = torch.randint(0, 256, (batch, 3, frames, 224, 224), dtype=torch.uint8, device=device)
+    video = torch.randint(0, 256, (batch, 3, frames, *(2 * [vision["size"]])), dtype=torch.uint8, device=device)
     names = [str(i) for i in range(batch)]
 
     def step(rows: int = batch) -> None:
@@ -94,17 +107,25 @@ def _apart(*settings) -> int:
         process.join()
 
 
-def _weigh(outbox, size: str, batch: int, frames: int, ratio: float, device: str) -> None:
-    model, step = _step(size, batch, frames, ratio, device)
+def _weigh(outbox, vision: Sizes, text: Sizes, batch: int, frames: int, ratio: float, device: str) -> None:
+    model, step = _step(vision, text, batch, frames, ratio, device)
     mask, model.mask = model.mask, Random(0.99)  # a small step first: it brings the gradients, and what libraries keep
     step(rows=1)
     model.mask = mask
     if device == "cpu":
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _peak()
         step()
-        outbox.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+        outbox.send(_peak() - before)
         return
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()
     outbox.send(torch.cuda.max_memory_allocated() - before)
+
+
+def _peak() -> int:
+    """The most bytes that this process has held at a time. `getrusage` would count its parent's where it was forked."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return next(1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 import models
+from pretrain.cli import main
 from pretrain.export import build
 from tests.runs import fit
 from tests.test_objectives import resolved
@@ -131,3 +132,34 @@ def test_tiny_recipes_run(path: Path, tmp_path: Path) -> None:
 def test_data_fragments_fit_any_recipe(path: Path, capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml"), "-c", str(path)])
     assert truth["data"]["init_args"]["size"] == 224 and truth["data"]["init_args"]["global_batch"] == 1024
+
+
+# What each task is asked of: the recipe and the data that its command names.
+JUDGED = {
+    "retrieval": ("viclip_l", "msrvtt"),
+    "zero_shot": ("viclip_l", "k400"),
+    "wise": ("viclip_l", "k400"),
+    "multiple_choice": ("viclip_l", "msrvtt_mc"),
+    "reranked": ("umt2_l", "msrvtt"),
+    "answers": ("umt2_b_msrvttqa", "msrvtt_qa"),
+    "directions": ("viclip_tiny", None),
+}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/eval").glob("*.yaml")), ids=lambda p: p.stem)
+def test_tasks_are_asked_of_a_recipe(path: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe, data = JUDGED[path.stem]
+    files = [f"recipes/{recipe}.yaml", *([f"recipes/data/{data}.yaml", "recipes/data/test_only.yaml"] if data else [])]
+    command = " ".join(path.read_text().replace("\\\n#", "").split())
+    for file in (*files, f"recipes/eval/{path.name}"):
+        assert f"-c {file}" in command, f"the command of {path.name} lacks {file}"
+    options = [option for file in (*files, path.relative_to(ROOT)) for option in ("-c", str(ROOT / file))]
+    with pytest.raises(SystemExit) as stop:
+        main(["test", *options, "--print_config"])
+    assert stop.value.code == 0
+    truth = yaml.safe_load(capsys.readouterr().out)
+    with torch.device("meta"):
+        objective = build({**truth["model"], "init_args": truth["model"]["init_args"] | {"weights": None}})
+    kinds = {type(metric).__name__ for metric in objective.metrics.values()}
+    assert path.stem == "wise" or len(kinds) == 1
+    assert path.stem != "wise" or "WiseFT" in str(truth["trainer"]["callbacks"])

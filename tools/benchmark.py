@@ -74,16 +74,18 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 
 def train(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `train`."""
-    settings = {"size": a.size, "batch": a.batch, "frames": a.frames, "rounds": a.rounds, "device": a.device}
+    settings = {"batch": a.batch, "frames": a.frames, "rounds": a.rounds, "device": a.device}
+    about = {"method": a.method, "size": a.size, **settings}
     if a.method == "umt":
         from pretrain.benchmark import umt
 
-        speed = umt(**settings)
-        return {"settings": settings, **asdict(speed), "gain": speed.gain, "mfu": speed.mfu}, str(speed)
+        speed = umt(a.size, **settings)
+        return {"settings": about, **asdict(speed), "gain": speed.gain, "mfu": speed.mfu}, str(speed)
+    from models import CLIP_SIZES, TEXT_SIZES
     from pretrain.dropping import measure, table
 
-    costs = measure(**settings)
-    return {"settings": settings, "costs": [asdict(cost) for cost in costs]}, table(costs)
+    costs = measure(CLIP_SIZES[a.size], TEXT_SIZES[a.size], **settings)
+    return {"settings": about, "costs": [asdict(cost) for cost in costs]}, table(costs)
 
 
 if __name__ == "__main__":
