@@ -45,7 +45,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predict(run_folder: Path, folder: Path, videos: Path, *more: str, command=main) -> Path:
     source = ["--data.init_args.predict=Files", f"--data.init_args.predict.init_args.path={videos}"]
     checkpoint = f"--ckpt_path={run_folder / 'checkpoints/step=0000002.ckpt'}"
-    command(["predict", *arguments(folder, RECIPE, checkpoint, *source, *more)[1:]])
+    clip = ["--data.init_args.stride=3", "--data.init_args.sampler=Dense"]
+    command(["predict", *arguments(folder, RECIPE, checkpoint, *source, *clip, *more)[1:]])
     return folder / "run" / "features"
 
 
@@ -87,7 +88,7 @@ def test_frames_are_those_that_the_model_saw(index: Path, videos: Path) -> None:
         viewer.look(hit)
         assert not hit.lost
         with PyAV().open(str(videos / name)) as video:
-            seen = Dense().view(len(video), 8, 8)
+            seen = Dense().view(len(video), 8, 3)
             assert np.array_equal(hit.frames[-1], video.frames(seen[-1:])[0])
     gone = Hit(0.0, "other.mp4", 0, 0, 1)
     viewer.look(gone)
