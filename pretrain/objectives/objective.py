@@ -41,7 +41,8 @@ class Objective(pl.LightningModule):
         optim: the optimiser and its schedule.
         global_batch: videos an optimiser step over all ranks, which rates are scaled to; the command line takes it and
             `seed` from where the recipe states them.
-        weights: a checkpoint to start from (official, transformers' or ours); a resumed run has its own.
+        weights: a checkpoint to start from (official, transformers' or ours), or several, each of which fills a part;
+            a resumed run has its own.
         seed: of the masks, which depend on the seed and the step alone.
         metrics: by name, what validation and test make of `predict`'s outputs and the batch: a number, or a dict of
             them. One with a method `attach` is told the objective before the first batch.
@@ -53,7 +54,7 @@ class Objective(pl.LightningModule):
         self,
         optim: AdamW | None = None,
         global_batch: int = 256,
-        weights: str | None = None,
+        weights: str | list[str] | None = None,
         seed: int = 0,
         metrics: dict[str, Metric] | None = None,
         recompute: bool = False,
@@ -181,9 +182,9 @@ class Objective(pl.LightningModule):
     # Optimiser
 
     def setup(self, stage: str) -> None:
-        if self.weights is not None:
-            load_weights(self, self.weights)
-            self.weights = None
+        for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
+            load_weights(self, path)
+        self.weights = None
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":
                 module.load()

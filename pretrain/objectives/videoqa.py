@@ -5,15 +5,16 @@ Letters in shapes: B questions, L places of one, A answers of the list, M places
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from datamodules.classes import read_classes
 from models.bert import Bert
 from models.encoder import Encoder
 from models.tokenizers import Words
@@ -34,7 +35,8 @@ class VideoQA(Objective):
         answer_decoder: a causal BERT with a head, each of whose layers (`fusion` 0) looks at the question, which has
             `text.width` channels. Weights of UMT's second stage start it as the text tower's upper layers.
         words: how questions are read; answers go through the same tokenizer, uncleaned.
-        answers: the list, or a file of it: one a line, or a json list, or a json object of each answer's number.
+        answers: the list, or a file of it: one a line, a json list, or a json object with each answer's number; by
+            default what the data call their `classes`.
         answer_context: places of an answer, with its start and ends.
         end: what is put after an answer; as released, its own mark once more.
         candidates: k, of how many answers, those whose first word is likeliest, the whole is looked at.
@@ -47,7 +49,7 @@ class VideoQA(Objective):
         text: Bert,
         answer_decoder: Bert,
         words: Words,
-        answers: list[str] | str,
+        answers: list[str] | str | None = None,
         answer_context: int = 5,
         end: str = " [SEP]",
         candidates: int = 128,
@@ -58,9 +60,10 @@ class VideoQA(Objective):
         _check_writer(text, answer_decoder, answer_context)
         self.needs = ("video", "text", "label")
         self.encoder, self.text, self.answer_decoder, self.words = encoder, text, answer_decoder, words
-        self.answers = read_answers(answers)
         self.answer_context, self.end, self.candidates = answer_context, end, candidates
-        self._ids: Tensor | None = None
+        self.given, self._answers, self._ids = answers, None, None
+        if answers is not None and not text.pos_embed.is_meta:  # a recipe may be looked at without the file
+            self._answers = read_answers(answers)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         chosen, counts = self.labels(batch)
@@ -68,6 +71,13 @@ class VideoQA(Objective):
         ids = self.answer_ids()[chosen]
         each = self.answer_errors(states, seen, ids, ids != self.answer_decoder.pad)
         return {"answer": mean_of_counted(each, counts, not self.training)}
+
+    @property
+    def answers(self) -> list[str]:
+        """The list, whose order gives the answers their numbers."""
+        if self._answers is None:
+            self._answers = read_answers(_answers_of_data(self) if self.given is None else self.given)
+        return self._answers
 
     def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The answers' numbers, `[B]`, and 1.0 where the list has the answer; a ValueError names a number too far."""
@@ -133,23 +143,30 @@ class VideoQA(Objective):
 
 
 def read_answers(answers: Sequence[str] | str) -> list[str]:
-    """The list, or what a file holds; a ValueError where an answer is missing or comes twice."""
+    """The list, or what a file holds; a ValueError where there is none or one comes twice."""
     if isinstance(answers, str):
-        path = Path(answers)
-        if not path.is_file():
-            raise FileNotFoundError(f"no list of answers at {path}: set model.init_args.answers to a file or a list")
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
-        answers = sorted(found, key=found.get) if isinstance(found, dict) else found
-        if isinstance(found, dict) and sorted(found.values()) != list(range(len(found))):
-            raise ValueError(f"the answers in {path} are not numbered from 0 to {len(found) - 1}")
-    answers = [str(answer) for answer in answers]
+        if not Path(answers).is_file():
+            raise FileNotFoundError(f"no list of answers at {answers}: set model.init_args.answers to a file or a list")
+        answers = read_classes(answers, None, {})
+    answers = list(answers)
     if not answers:
         raise ValueError("the list of answers is empty: set model.init_args.answers")
     if len(set(answers)) < len(answers):
         twice = max(answers, key=answers.count)
         raise ValueError(f"the answer {twice!r} is in the list {answers.count(twice)} times, so its number is unclear")
     return answers
+
+
+def _answers_of_data(objective: Objective) -> list[str]:
+    data = getattr(objective._trainer, "datamodule", None)
+    parts = (getattr(data, part, None) for part in ("train", "val", "test", "predict"))
+    lists = {tuple(found) for part in parts if (found := getattr(part, "classes", None))}
+    if len(lists) != 1:
+        raise MisconfigurationException(
+            f"VideoQA ranks a list of answers, and the data have {len(lists) or 'no'} such lists (`classes`): set "
+            "model.init_args.answers, or the `classes` of all parts of the data to one file"
+        )
+    return list(lists.pop())
 
 
 def _check_writer(text: Bert, answer_decoder: Bert, context: int) -> None:
