@@ -111,10 +111,13 @@ class Workers:
         if not since or time.monotonic() < since + self.limit:
             return
         worker.kill()
-        if worker.note.read() == (name, since):
+        if worker.process.exitcode not in (None, -signal.SIGKILL):  # dying takes its time, with a core dump above all
+            self._replace(worker, self._how_it_died(worker))
+        elif worker.note.read() == (name, since):
             self.suspects.add(name)
             self._replace(worker, f"given up after {self.limit:g} s of decoding")
-        else:  # it got on in the last moment
+        else:  # it got on in the last moment, and what it is at now is not to blame
+            worker.note.write("")
             self._replace(worker, "it was slow")
 
     def _how_it_died(self, worker: "Worker") -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from datamodules.workers import Workers
 from tests.test_data import Toy, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-LIMIT = 0.6
+LIMIT = 3.0  # seconds: on a busy machine a process may well wait for its turn for one
 
 
 class Trouble(Video):
@@ -97,7 +97,7 @@ def test_workers_give_what_one_process_gives() -> None:
 
 
 REASONS = {
-    "hang": rf"given up after {LIMIT} s of decoding",
+    "hang": rf"given up after {LIMIT:g} s of decoding",
     "SIGKILL": r"its worker died of SIGKILL \(is the machine out of memory\?\)",
     "SIGSEGV": "its worker died of SIGSEGV",
 }
@@ -108,9 +108,7 @@ REASONS = {
 def test_trouble_is_named_and_left_out(what: str, workers: int) -> None:
     """The batches are those that a sample which merely cannot be read leaves."""
     expected = [batches({3: "broken", 17: "broken"})[k] for k in range(6)]
-    began = time.perf_counter()
     got = load({3: what, 17: what}, workers=workers)
-    assert time.perf_counter() - began < 10
     same(got, expected)
     skipped = [entry for batch in got for entry in batch["skipped"]]
     named = {name for batch in expected for name, _ in batch["skipped"]}
@@ -124,7 +122,9 @@ def test_all_kinds_at_once_within_a_run(caplog: pytest.LogCaptureFixture) -> Non
 
     def run(source: Odd, workers: int) -> tuple[Toy, VideoData]:
         toy = Toy()
-        data = VideoData(source, global_batch=4, micro_batch=2, size=16, frames=4, workers=workers, decode_seconds=0.6)
+        data = VideoData(
+            source, global_batch=4, micro_batch=2, size=16, frames=4, workers=workers, decode_seconds=LIMIT
+        )
         trainer(max_steps=12).fit(toy, datamodule=data)
         return toy, data
 
@@ -133,7 +133,7 @@ def test_all_kinds_at_once_within_a_run(caplog: pytest.LogCaptureFixture) -> Non
     assert toy.seen == expected.seen and len(toy.seen) == 24
     names = [name for name, _ in data.failed["train"]]
     assert set(names) == {f"synthetic-0-{i:08d}" for i in trouble} and data.seen["train"] == 48
-    assert "skipped synthetic-0-00000002: given up after 0.6 s of decoding" in caplog.text
+    assert f"skipped synthetic-0-00000002: given up after {LIMIT:g} s of decoding" in caplog.text
 
 
 def test_over_the_budget_the_run_stops_and_names_them() -> None:
@@ -208,6 +208,22 @@ def test_a_death_is_seen_though_another_process_holds_the_pipe(monkeypatch: pyte
             os.close(descriptor)
     (name, reason), *others = [entry for batch in got for entry in batch["skipped"]]
     assert name == "synthetic-0-00000003" and not others and re.fullmatch(REASONS["SIGKILL"], reason)
+
+
+def test_a_death_that_takes_longer_than_the_limit_is_no_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, or with a core dump, seconds pass from the signal to the end that the reader sees."""
+    first = int(batches({})[0]["name"][0].rpartition("-")[2])
+    wait, reader, until = connection.wait, os.getpid(), time.monotonic() + LIMIT + 2
+
+    def late(ends: list, seconds: float | None) -> list:
+        if os.getpid() != reader or time.monotonic() > until:
+            return wait(ends, seconds)
+        time.sleep(0.1)
+        return []
+
+    monkeypatch.setattr(connection, "wait", late)
+    (_, reason), *others = [entry for batch in load({first: "SIGSEGV"}) for entry in batch["skipped"]]
+    assert not others and reason == REASONS["SIGSEGV"]
 
 
 def test_a_run_that_is_left_does_not_disturb_the_next() -> None:
@@ -300,8 +316,12 @@ def test_pinned_batches_are_one_ahead_and_end_with_their_reader(monkeypatch: pyt
 
     got = pinned(source())
     assert next(got) == {"video": torch.tensor([1]), "name": ["0"]}
+    deadline = time.monotonic() + 60
+    while len(made) < 2:
+        assert time.monotonic() < deadline, "nothing is made ahead"
+        time.sleep(0.01)
     time.sleep(0.2)
-    assert 1 < len(made) <= 4
+    assert len(made) <= 4
     got.close()
     with pytest.raises(DecodeError, match="the end"):
         list(pinned(source()))
@@ -320,10 +340,10 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = str(Path(__file__).parents[1])
-    done = subprocess.run([sys.executable, script, root], stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script, root], stdout=subprocess.PIPE, text=True, timeout=600, check=False)
     pids = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -signal.SIGKILL and len(pids) == 2
-    deadline = time.monotonic() + 12
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}/cmdline").exists() and _alive(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.1)
@@ -341,8 +361,8 @@ def test_notes_cost_nothing_and_hold_any_name() -> None:
     for name in ("a.mp4", "", "видео 視頻 \udcff", "x" * 5000):
         note.write(name, 2.5)
         assert note.read() == (name.encode("utf-8", "surrogateescape")[:1024].decode("utf-8", "replace"), 2.5)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(1000):
         with watch.decoding("a/video.mp4"):
             pass
-    assert (time.perf_counter() - began) / 1000 < 1e-4
+    assert (time.process_time() - began) / 1000 < 1e-4
