@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = {
     "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
     "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
+    "umt2": ["-c", str(ROOT / "recipes/umt2_tiny.yaml")],
     "viclip": ["-c", str(ROOT / "recipes/viclip_tiny.yaml")],
     "vilp": ["-c", str(ROOT / "recipes/vilp_tiny.yaml")],
 }
