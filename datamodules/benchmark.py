@@ -1,9 +1,9 @@
-"""How fast clips come: the loader, its decoder alone (the limit), and the field's common way, on the same frames.
+"""How fast clips come: the loader, its decoder alone (the limit), and the field's common way, on the same frames; and
+where the videos were prepared too, the loader and its decoder on those, in the same run.
 
-All three take turns on each video, so that whatever else the machine does hits them alike; medians over the rounds.
+All take turns on each video, so that whatever else the machine does hits them alike; medians over the rounds.
 """
 
-import io
 import os
 import platform
 import statistics
@@ -17,66 +17,45 @@ import torch
 
 from datamodules import shared
 from datamodules.batches import Clip, TrainBatches
-from datamodules.decode import DecodeError, Decoder, PyAV, Video
+from datamodules.common_way import common
+from datamodules.decode import DecodeError, Decoder, PyAV
 from datamodules.loader import Loader
+from datamodules.pairs import Pairs, pair
 from datamodules.sampling import Dense
+from datamodules.shards import Shards
 from datamodules.source import Sample, Source
+from datamodules.stopwatch import TimedDecoder, TimedSource
 from datamodules.stream import Draw, Order
 from datamodules.transforms import MultiScaleCrop
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Times = dict[int, list[tuple[float, float]]]  # by video, (seconds, processor seconds) of each round
 
 
 @dataclass
 class Row:
-    """One way of loading: seconds a video, and how many times the common way's speed."""
+    """One way of loading: seconds a video, and how many times the common way's speed, by the clock and by the
+    processor time (0 where that is not known)."""
 
     name: str
     seconds: float
     cpu_seconds: float
     clips_per_second: float
     speedup: float
+    cpu_speedup: float
 
 
-class Timed(Decoder):
-    """A decoder that counts the seconds it takes, of the clock and of the processor."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self.seconds, self.cpu = decoder, 0.0, 0.0
-
-    def open(self, content: str | bytes, name: str | None = None) -> Video:
-        return _TimedVideo(self, self.count(lambda: self.decoder.open(content, name)))
-
-    def _open(self, content: str | bytes, name: str) -> Video:
-        return self.open(content, name)
-
-    def count(self, work: Callable[[], object]) -> object:
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = work()
-        self.seconds += time.perf_counter() - wall
-        self.cpu += time.process_time() - cpu
-        return result
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker; afterwards torch has its threads again, on whose number sums depend in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
-class _TimedVideo(Video):
-    def __init__(self, timer: Timed, video: Video) -> None:
-        self.timer, self.video = timer, video
-        self.name, self.fps = video.name, video.fps
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.video.size
-
-    def __len__(self) -> int:
-        return len(self.video)
-
-    def _decode(self, wanted: np.ndarray) -> np.ndarray:
-        return self.timer.count(lambda: self.video._decode(wanted))
-
-    def close(self) -> None:
-        self.timer.count(self.video.close)
-
-
+@_one_thread()
 def measure(
     source: Source,
     decoder: Decoder | None = None,
@@ -88,6 +67,7 @@ def measure(
     rounds: int = 5,
     workers: int = 0,
     micro: int = 4,
+    prepared: Shards | None = None,
 ) -> dict:
     """Times the ways on the first `videos` of a source; a report for `table` or as JSON.
 
@@ -102,72 +82,35 @@ def measure(
         rounds: of all ways over all videos, after one that is not counted.
         workers: also times the loader with as many processes, which is what a run gets.
         micro: videos to a batch of those.
+        prepared: the same videos as `prepare` made them; those that it lacks are left out and counted.
 
     Raises:
-        ValueError: not one video can be read.
+        ValueError: not one video can be read, or none was prepared.
     """
-    with _one_thread():
-        return _measure(source, decoder, frames, stride, size, views, videos, rounds, workers, micro)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """As in a worker; afterwards torch has its threads again, on whose number sums depend in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _measure(
-    source: Source,
-    decoder: Decoder | None,
-    frames: int,
-    stride: int,
-    size: int,
-    views: int,
-    videos: int,
-    rounds: int,
-    workers: int,
-    micro: int,
-) -> dict:
-    pool = shared.Pool()
-    timer = Timed(decoder or PyAV())
-    clip = Clip(frames, stride, size, views, 0.5, Dense(), MultiScaleCrop(), timer)
-    loader = TrainBatches(source, Order(len(source), shuffle=False), clip, 0, 0, 1, 1, 1)
-    chosen, failed = _readable(loader, min(videos, len(source)))
+    pairs = pair(source, prepared) if prepared is not None else None
+    clip = Clip(frames, stride, size, views, 0.5, Dense(), MultiScaleCrop(), decoder or PyAV())
+    made = [_Load("the loader", pairs.source if pairs else source, clip)]
+    if pairs:
+        made.append(_Load("the loader, prepared", pairs.prepared, clip))
+    chosen, failed = _readable(made, min(videos, len(made[0].source)))
     if not chosen:
         raise ValueError(f"not one of {len(failed)} videos can be read; the last: {failed[-1]}")
-    inside: dict[int, list[tuple[float, float]]] = {n: [] for n in chosen}
-
-    def load(n: int) -> None:
-        timer.seconds = timer.cpu = 0.0
-        shared.pool = pool  # as in a worker, whose memory is used again
-        try:
-            loader[n]
-        finally:
-            shared.pool = None
-        inside[n].append((timer.seconds, timer.cpu))
-
-    ways = {
-        "the common way (decord, PIL, float)": lambda n: common(source[n], loader, n),
-        f"the decoder alone ({type(timer.decoder).__name__})": lambda n: decode(source[n], timer.decoder, loader, n),
-        "the loader": load,
+    kind = type(clip.decoder).__name__
+    ways: dict[str, Callable[[int], object]] = {
+        "the common way (decord, PIL, float)": lambda n: common(made[0].source[n], made[0].batches, n)
     }
-    times = _take_turns(ways, chosen, rounds)
-    seconds = {name: _median_sum(of) for name, of in times.items()}
-    if workers:
-        batches = TrainBatches(source, Order(len(source), shuffle=False), clip, 0, 0, 1, micro, 1)
-        seconds[f"the loader, {workers} processes"] = _parallel(batches, len(chosen), rounds, workers)
-    base = next(iter(seconds.values()))[0]
+    for load in made:
+        ways[f"the decoder alone ({kind}){load.name.removeprefix('the loader')}"] = load.decode
+        ways[load.name] = load
+    seconds = {name: _median_sum(of) for name, of in _take_turns(ways, chosen, rounds).items()}
+    for load in made if workers else ():
+        name = f"{load.name}, {workers} processes"
+        seconds[name] = _parallel(load.source, clip, micro, len(chosen), rounds, workers)
+    base, base_cpu = next(iter(seconds.values()))
     rows = [
-        Row(name, wall / len(chosen), cpu / len(chosen), views * len(chosen) / wall, base / wall)
-        for name, (wall, cpu) in seconds.items()
+        Row(name, t / len(chosen), c / len(chosen), views * len(chosen) / t, base / t, base_cpu / c if c else 0.0)
+        for name, (t, c) in seconds.items()
     ]
-    decoding = sum(statistics.median(t for t, _ in of[1:]) for of in inside.values())
-    whole = seconds["the loader"][0]
     return {
         "settings": {"frames": frames, "stride": stride, "size": size, "views": views, "rounds": rounds},
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
@@ -175,71 +118,62 @@ def _measure(
         "videos": len(chosen),
         "unreadable": failed,
         "rows": [asdict(row) for row in rows],
-        "loader": {"decode": decoding / len(chosen), "crops_and_batch": (whole - decoding) / len(chosen)},
+        "where": [{"name": load.name, **load.where(rounds)} for load in made],
+        **({"prepared": _sizes(pairs, chosen)} if pairs else {}),
     }
 
 
-def table(report: dict) -> str:
-    """A report in markdown, with a line that says where the loader's time goes."""
-    s = report["settings"]
-    head = ["way", "clips/s", "ms a video", "CPU ms a video", "speed-up"]
-    lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | ---: | ---: |"]
-    for row in report["rows"]:
-        wall, cpu = 1e3 * row["seconds"], 1e3 * row["cpu_seconds"]
-        cpu = f"{cpu:.1f}" if cpu else ""
-        lines.append(f"| {row['name']} | {row['clips_per_second']:.1f} | {wall:.1f} | {cpu} | {row['speedup']:.2f}x |")
-    decoding, rest = report["loader"]["decode"], report["loader"]["crops_and_batch"]
-    lines += [
-        "",
-        f"{report['videos']} videos, {s['views']} views of {s['frames']} frames at stride {s['stride']}, {s['size']} "
-        f"pixels; medians of {s['rounds']} rounds; {len(report['unreadable'])} videos unreadable.",
-        f"The loader's time: {1e3 * decoding:.1f} ms decoding, {1e3 * rest:.1f} ms crops and batch "
-        f"({100 * rest / decoding:.1f} % of the decoding).",
-    ]
-    return "\n".join(lines)
+class _Load:
+    """The loader on a source, a video a batch, in this process. Notes what of its processor time went where."""
+
+    def __init__(self, name: str, source: Source, clip: Clip) -> None:
+        self.name, self.source, self.clip = name, source, clip
+        self.reads, self.decoder = TimedSource(source), TimedDecoder(clip.decoder)
+        self.batches = _batches(self.reads, Clip(**{**vars(clip), "decoder": self.decoder}), 1)
+        self.pool, self.inside = shared.Pool(), {}
+
+    def __call__(self, n: int) -> None:
+        watches = self.reads.watch, self.decoder.watch
+        before = [watch.seconds for watch in watches]
+        shared.pool = self.pool  # as in a worker, whose memory is used again
+        try:
+            whole = time.process_time()
+            self.batches[n]
+            whole = time.process_time() - whole
+        finally:
+            shared.pool = None
+        read, decode = (watch.seconds - b for watch, b in zip(watches, before, strict=True))
+        self.inside.setdefault(n, []).append((read, decode, whole - read - decode))
+
+    def decode(self, n: int) -> np.ndarray:
+        """The frames of a video [T, H, W, 3] that the loader takes, and nothing else."""
+        return decode(self.source[n], self.clip, n)
+
+    def where(self, rounds: int) -> dict[str, float]:
+        """Processor seconds a video: `read`, `decode`, `crops_and_batch`; medians over the counted rounds."""
+        medians = [np.median(times[-rounds:], axis=0) for times in self.inside.values()]
+        return dict(zip(("read", "decode", "crops_and_batch"), np.mean(medians, axis=0).tolist(), strict=True))
 
 
-def common(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor:
-    """The field's common way: float [V, C, T, H, W] of a sample; the same frames and boxes as the loader's.
-
-    decord's whole-resolution `get_batch` at the wanted indices, PIL crop and resize of each frame for each view,
-    scaling to [0, 1] and normalisation as floats on the CPU (VideoMAE V2 29eab1e: `dataset/pretrain_datasets.py`,
-    `dataset/transforms.py`).
-    """
-    import decord
-    from PIL import Image
-
-    clip = loader.clip
-    source = sample.content if isinstance(sample.content, str) else io.BytesIO(sample.content)
-    reader = decord.VideoReader(source, num_threads=1, ctx=decord.cpu(0))
-    indices = clip.sampler.draw(len(reader), clip.frames, clip.stride, Draw(loader.seed, n, 0))
-    frames = [Image.fromarray(frame) for frame in reader.get_batch(indices.tolist()).asnumpy()]
-    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
-    out = []
-    for view in range(clip.views):
-        draw = Draw(loader.seed, n, 1 + view)
-        w, h, left, top = clip.crop.box(*frames[0].size, clip.size, draw.python)
-        cut = [f.crop((left, top, left + w, top + h)).resize((clip.size, clip.size), Image.BILINEAR) for f in frames]
-        video = torch.from_numpy(np.stack(cut)).permute(3, 0, 1, 2).contiguous().float().div(255)
-        out.append((video - mean) / std)
-    return torch.stack(out)
+def _batches(source: Source, clip: Clip, micro: int) -> TrainBatches:
+    return TrainBatches(source, Order(len(source), shuffle=False), clip, 0, 0, 1, micro, 1)
 
 
-def decode(sample: Sample, decoder: Decoder, loader: TrainBatches, n: int) -> np.ndarray:
-    """The loader's frames of a sample [T, H, W, 3], and nothing else."""
-    clip = loader.clip
-    with sample.open(decoder) as video:
-        return video.frames(clip.sampler.draw(len(video), clip.frames, clip.stride, Draw(loader.seed, n, 0)))
+def decode(sample: Sample, clip: Clip, n: int) -> np.ndarray:
+    """The frames [T, H, W, 3] of a sample that a loader with seed 0 takes at number n."""
+    with sample.open(clip.decoder) as video:
+        return video.frames(clip.sampler.draw(len(video), clip.frames, clip.stride, Draw(0, n, 0)))
 
 
-def _readable(loader: TrainBatches, count: int) -> tuple[list[int], list[str]]:
-    """Numbers of the videos that all ways can read, and what is wrong with the others. The first, uncounted round."""
+def _readable(made: list[_Load], count: int) -> tuple[list[int], list[str]]:
+    """Numbers of the videos that all ways can read, and what is wrong with the others."""
     chosen, failed = [], []
     for n in range(count):
         try:
-            sample = loader.source[n]
-            decode(sample, loader.clip.decoder.decoder, loader, n)
-            common(sample, loader, n)
+            sample = made[0].source[n]
+            for load in made:
+                load.decode(n)
+            common(sample, made[0].batches, n)
             chosen.append(n)
         except DecodeError as error:
             failed.append(str(error))
@@ -248,11 +182,9 @@ def _readable(loader: TrainBatches, count: int) -> tuple[list[int], list[str]]:
     return chosen, failed
 
 
-def _take_turns(
-    ways: dict[str, Callable[[int], object]], chosen: Sequence[int], rounds: int
-) -> dict[str, dict[int, list[tuple[float, float]]]]:
-    """(seconds, CPU seconds) of each way on each video in each round, the first of which warms up."""
-    times = {name: {n: [] for n in chosen} for name in ways}
+def _take_turns(ways: dict[str, Callable[[int], object]], chosen: Sequence[int], rounds: int) -> dict[str, Times]:
+    """The times of each way on each video; a first round warms up and is not counted."""
+    times: dict[str, Times] = {name: {n: [] for n in chosen} for name in ways}
     for turn in range(rounds + 1):
         for n in chosen:
             for name, way in ways.items():
@@ -263,19 +195,16 @@ def _take_turns(
     return times
 
 
-def _median_sum(of: dict[int, list[tuple[float, float]]]) -> tuple[float, float]:
+def _median_sum(of: Times) -> tuple[float, float]:
     """Sums over the videos of the medians over the rounds."""
-    walls, cpus = zip(*((_medians(times)) for times in of.values()), strict=True)
-    return sum(walls), sum(cpus)
+    wall, cpu = np.sum([np.median(times, axis=0) for times in of.values()], axis=0)
+    return float(wall), float(cpu)
 
 
-def _medians(times: list[tuple[float, float]]) -> tuple[float, float]:
-    return statistics.median(t for t, _ in times), statistics.median(t for _, t in times)
-
-
-def _parallel(batches: TrainBatches, videos: int, rounds: int, workers: int) -> tuple[float, float]:
+def _parallel(source: Source, clip: Clip, micro: int, videos: int, rounds: int, workers: int) -> tuple[float, float]:
     """Seconds for as many videos through processes that have warmed up; CPU seconds are not known here."""
-    count = max(2, -(-videos // batches.micro))
+    count = max(2, -(-videos // micro))
+    batches = _batches(source, clip, micro)
     loader = Loader(batches, batch_size=None, sampler=range(count), num_workers=workers, persistent_workers=True)
     times = []
     for _ in range(rounds + 1):
@@ -283,4 +212,12 @@ def _parallel(batches: TrainBatches, videos: int, rounds: int, workers: int) -> 
         for _ in loader:
             pass
         times.append(time.perf_counter() - began)
-    return statistics.median(times[1:]) * videos / (count * batches.micro), 0.0
+    return statistics.median(times[1:]) * videos / (count * micro), 0.0
+
+
+def _sizes(pairs: Pairs, chosen: Sequence[int]) -> dict:
+    """Bytes of the videos that were timed, before and after, and the names of those that were not prepared."""
+    contents = [pairs.source[n].content for n in chosen]
+    before = sum(os.path.getsize(c) if isinstance(c, str) else len(c) for c in contents)
+    after = sum(pairs.prepared_bytes[n] for n in chosen)
+    return {"source_bytes": before, "bytes": after, "ratio": after / before, "not_prepared": pairs.alone}

@@ -30,9 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
 def add_data(commands: argparse._SubParsersAction) -> None:
     """`data`: clips a second of the loader, of its decoder alone and of the field's common way."""
     parser = commands.add_parser("data", help="loading: clips a second", description=add_data.__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--videos", help="a folder, a csv or jsonl list, or one video")
-    what.add_argument("--shards", nargs="+", help="folders or URLs of shards")
+    parser.add_argument("--videos", help="a folder, a csv or jsonl list, or one video")
+    parser.add_argument(
+        "--shards",
+        nargs="+",
+        help="folders or URLs of shards; with --videos, what prepare.py made of those: both are timed in one run",
+    )
     parser.add_argument("--decoder", default="PyAV", choices=("PyAV", "Decord", "TorchCodec"), help="(default PyAV)")
     parser.add_argument("--count", type=int, default=20, help="videos (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
@@ -48,12 +51,17 @@ def add_data(commands: argparse._SubParsersAction) -> None:
 def data(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `data`."""
     import datamodules
-    from datamodules.benchmark import measure, table
+    from datamodules.benchmark import measure
+    from datamodules.benchmark_table import table
 
-    source = datamodules.Files(a.videos) if a.videos else datamodules.Shards(a.shards)
-    decoder = getattr(datamodules, a.decoder)()
+    if not a.videos and not a.shards:
+        raise ValueError("nothing to load: give --videos, --shards, or both")
+    sources = [datamodules.Files(a.videos)] if a.videos else []
+    sources += [datamodules.Shards(a.shards)] if a.shards else []
     report = measure(
-        source, decoder, a.frames, a.stride, a.size, a.views, videos=a.count, rounds=a.rounds, workers=a.workers
+        *(sources[0], getattr(datamodules, a.decoder)(), a.frames, a.stride, a.size, a.views),
+        **{"videos": a.count, "rounds": a.rounds, "workers": a.workers},
+        prepared=sources[1] if len(sources) == 2 else None,
     )
     return report, table(report)
 

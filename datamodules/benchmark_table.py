@@ -1,0 +1,30 @@
+"""What the benchmark of loading found, as a table and sentences."""
+
+
+def table(report: dict) -> str:
+    """A report in markdown, with lines that say where the loader's time goes and what preparing cost in bytes."""
+    s = report["settings"]
+    head = ["way", "clips/s", "ms a video", "CPU ms a video", "speed-up", "by CPU time"]
+    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    for row in report["rows"]:
+        known = row["cpu_seconds"] > 0
+        cpu, gain = (f"{1e3 * row['cpu_seconds']:.1f}", f"{row['cpu_speedup']:.2f}x") if known else ("", "")
+        clips, wall, speedup = row["clips_per_second"], 1e3 * row["seconds"], row["speedup"]
+        lines.append(f"| {row['name']} | {clips:.1f} | {wall:.1f} | {cpu} | {speedup:.2f}x | {gain} |")
+    lines += [
+        "",
+        f"{report['videos']} videos, {s['views']} views of {s['frames']} frames at stride {s['stride']}, {s['size']} "
+        f"pixels; medians of {s['rounds']} rounds; {len(report['unreadable'])} videos unreadable.",
+    ]
+    for where in report["where"]:
+        read, decoding, rest = (1e3 * where[key] for key in ("read", "decode", "crops_and_batch"))
+        lines.append(
+            f"Processor time of {where['name']}: {read:.1f} ms reading, {decoding:.1f} ms decoding, {rest:.1f} ms "
+            f"crops and batch ({100 * rest / decoding:.1f} % of the decoding)."
+        )
+    if sizes := report.get("prepared"):
+        lines.append(
+            f"Prepared: {sizes['bytes'] / 1e6:.2f} MB of {sizes['source_bytes'] / 1e6:.2f} MB, {sizes['ratio']:.2f}x "
+            f"the bytes of the source; {len(sizes['not_prepared'])} videos were not prepared."
+        )
+    return "\n".join(lines)
