@@ -12,23 +12,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.convert import umt as umt_names
+from models.convert import umt2 as umt2_names
 from models.convert import viclip as viclip_names
 from models.convert import videomae as names
-from models.convert.rules import Rules, to_theirs
+from models.convert.rules import to_theirs
 from models.vit import VideoViT
 from pretrain import export_pair
 from pretrain.checkpoint import newest_checkpoint, whole
-from pretrain.objectives import UMT, Objective, ViCLIP, VideoMAE, ViLP
+from pretrain.objectives import UMT, UMT2, Objective, ViCLIP, VideoMAE, VideoQA, ViLP
 
-# What the official code of each method calls its parts; ViLP, which has none, gives its towers ViCLIP's names.
-OFFICIAL: dict[type[Objective], Rules] = {
-    VideoMAE: names.OFFICIAL_PRETRAIN,
-    UMT: umt_names.OFFICIAL_PRETRAIN,
-    ViCLIP: viclip_names.OFFICIAL,
-    ViLP: viclip_names.OFFICIAL,
-}
-_ENCODERS = ("encoder.", "text.", "temperature")
 _NOT_SHIPPED = ("metrics.", "normalize.")
+_ONLY_TAUGHT = ("decoder.", "fusion.", "text.mask_embed")  # what pretraining adds to the model
 
 
 def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], out: str, decoder: bool = True) -> None:
@@ -88,12 +82,28 @@ def build(settings: dict[str, Any]) -> Objective:
 def to_official(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
     """`checkpoint.pth` with the weights under `model`, in the names of the method's own pretraining code."""
     state = encoder_state(model, decoder)
-    if type(model) not in OFFICIAL:
-        raise ValueError(f"{type(model).__name__} has no official layout: export to safetensors or transformers")
-    theirs, unknown = to_theirs(OFFICIAL[type(model)], state)
+    theirs, unknown = official_names(model, state)
     _none_left(unknown)
     torch.save({"model": theirs}, folder / "checkpoint.pth")
     return f"checkpoint.pth, {len(theirs)} tensors in the official names"
+
+
+def official_names(model: Objective, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A state dict as the method's own code saves it, and our names that have no place there.
+
+    ViLP, whose code was not released, gives its towers ViCLIP's names.
+    """
+    if isinstance(model, UMT2 | VideoQA):
+        return umt2_names.to_official(state, tuned=model.text.head is None)
+    rules = {
+        VideoMAE: names.OFFICIAL_PRETRAIN,
+        UMT: umt_names.OFFICIAL_PRETRAIN,
+        ViCLIP: viclip_names.OFFICIAL,
+        ViLP: viclip_names.OFFICIAL,
+    }
+    if type(model) not in rules:
+        raise ValueError(f"{type(model).__name__} has no official layout: export to safetensors or transformers")
+    return to_theirs(rules[type(model)], state)
 
 
 def to_safetensors(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
@@ -212,11 +222,9 @@ def compare(model: Objective, theirs: nn.Module) -> float:
 
 
 def encoder_state(model: Objective, decoder: bool) -> dict[str, Tensor]:
-    """The towers' tensors, with those of decoders and heads where wanted and there."""
-    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_NOT_SHIPPED)}
-    if decoder:
-        return state
-    return {n: tensor for n, tensor in state.items() if n.startswith(_ENCODERS) and not n.endswith("mask_embed")}
+    """The model's tensors, with those that pretraining adds to it where they are wanted and there."""
+    left_out = _NOT_SHIPPED if decoder else _NOT_SHIPPED + _ONLY_TAUGHT
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(left_out)}
 
 
 def _none_left(unknown: list[str]) -> None:

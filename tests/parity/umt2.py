@@ -15,6 +15,7 @@ from pretrain.objectives import UMT2, VideoQA
 from pretrain.teachers import Frozen, resize_frames
 from pretrain.words import IGNORED
 from tests.parity import CLOSE, part
+from tests.parity.judged import official, official_among_equals
 
 
 class Numbered(Tokenizer):
@@ -188,6 +189,11 @@ def umt_retrieval(facts: dict, t: dict) -> None:
     made = model.predict({"video": video})
     similar = made["features"] @ model.encode_text(texts).t()
     close(similar, t["out/i2t"], "similarity")
+    right = torch.zeros(rows, len(video), dtype=torch.bool)
+    for caption, of in facts["txt2img"].items():
+        right[int(caption), of] = True
+    assert official(similar.t(), similar, right) == facts["metrics"]["dual_encoder"]
+    official_among_equals(t["out/t2i_rerank"], t["out/i2t_rerank"], right, facts["metrics"]["rerank"])
     k = facts["k_test"]
     for scores, expected in ((similar, t["out/i2t_rerank"]), (similar.t(), t["out/t2i_rerank"])):
         found = torch.full_like(scores, -100.0)
