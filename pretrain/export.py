@@ -123,6 +123,7 @@ def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dic
     from transformers import VideoMAEForPreTraining, VideoMAEModel
 
     if isinstance(model, export_pair.Pair):
+        _save_processor(model, folder)
         return export_pair.to_transformers(model, folder)
     if not isinstance(model, VideoMAE):
         return to_modeling_file(model, folder)
@@ -246,6 +247,10 @@ def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
         "safetensors": lambda: 'import models\nreport = models.load_weights(model, "PATH")',
         "official": lambda: 'torch.load("PATH/checkpoint.pth")["model"]',
     }
+    if isinstance(model, export_pair.Pair) and to == "transformers":
+        load[to] = lambda: export_pair.EXAMPLE
+        if model.words.clean:
+            load[to] = lambda: export_pair.EXAMPLE + export_pair.CLEANED
     return f"""---
 library_name: {"transformers" if to == "transformers" else "tubelet"}
 tags: [video, self-supervised, {type(model).__name__.lower()}]

@@ -15,6 +15,14 @@ from pretrain.objectives import ViCLIP, ViLP
 
 Pair = ViCLIP | ViLP
 
+# How a model card says to use it.
+EXAMPLE = """from transformers import AutoModel, AutoTokenizer
+model = AutoModel.from_pretrained("PATH", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)
+words = tokenizer(["a man plays the guitar"], padding="max_length", truncation=True, return_tensors="pt")
+model(pixel_values, words.input_ids)  # [B, texts], cosines over the temperature, of frames [B, T, 3, H, W]"""
+CLEANED = "\n# it was trained on captions in lower case without , . ' ! ? \" ( ) * # : ; ~ and with spaces for - and /"
+
 
 def to_transformers(model: Pair, folder: Path) -> str:
     """A folder for `AutoModel.from_pretrained(folder, trust_remote_code=True)` and `AutoTokenizer`, checked by loading.
