@@ -1,8 +1,7 @@
-"""Frame indices and crops as the official code draws them, and resizing as PIL does it."""
+"""What holds of all frame indices and crops, and resizing as PIL does it. (That they are the official code's, number
+for number, is in `test_parity.py`.)"""
 
-import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,78 +10,7 @@ from PIL import Image
 from datamodules import sampling, transforms
 from datamodules.stream import Draw
 
-REFERENCES = Path(__file__).parent / "references"
-V2 = json.loads((REFERENCES / "v2_sampling.json").read_text())
-UMT = json.loads((REFERENCES / "umt_sampling.json").read_text())
 Rng = np.random.RandomState
-
-
-def same(got: np.ndarray, wanted: list[int]) -> None:
-    assert np.asarray(got).tolist() == wanted
-
-
-@pytest.mark.parametrize("c", V2["pretrain"], ids=str)
-def test_pretraining_indices(c: dict) -> None:
-    same(sampling.dense(c["video_len"], c["frames"], c["stride"], Rng(c["seed"])), c["indices"])
-
-
-@pytest.mark.parametrize("c", V2["classification_dense"], ids=str)
-def test_classification_indices(c: dict) -> None:
-    rng = Rng(c["seed"]) if c["mode"] == "train" else None
-    same(sampling.span(c["video_len"], c["clip_len"], c["stride"], rng), c["indices"])
-
-
-@pytest.mark.parametrize("c", V2["rawframes_sparse"], ids=str)
-def test_indices_of_extracted_frames(c: dict) -> None:
-    """The official ones count from 1."""
-    length, segments = c["num_frames"], c["segments"]
-    if c["mode"] == "test":
-        got = sampling.segments_view(length, 2 * segments, 0, 1)
-    else:
-        got = sampling.raw_segments(length, segments, Rng(c["seed"]) if c["mode"] == "train" else None)
-    same(got + 1, c["indices"])
-
-
-@pytest.mark.parametrize("kind", ["dense", "sparse"])
-def test_test_views(kind: str) -> None:
-    c = V2[f"classification_test_views_{kind}"]
-    for v in c["views"]:
-        where = (v["video_len"], c["clip_len"])
-        at = (v["temporal_view"], c["n_temporal"])
-        same(
-            sampling.dense_view(*where, c["stride"], *at) if kind == "dense" else sampling.segments_view(*where, *at),
-            v["frames"],
-        )
-        assert transforms.view_offset(*c["frame_hw"], v["spatial_view"], c["n_spatial"]) == (v["top"], v["left"])
-
-
-@pytest.mark.parametrize("c", V2["multi_scale_crop"], ids=str)
-def test_multi_scale_crops(c: dict) -> None:
-    rng, crop = random.Random(c["seed"]), transforms.MultiScaleCrop()
-    for box in c["crop_w_h_left_top"]:
-        same(crop.box(*c["image_w_h"], c["input_size"], rng), box)
-
-
-@pytest.mark.parametrize("c", UMT["kinetics_sparse"], ids=str)
-def test_umt_fine_tuning_indices(c: dict) -> None:
-    rng = random.Random(c["seed"]) if c["mode"] == "train" else None
-    same(sampling.spaced(c["video_len"], c["frames"], rng, c.get("temporal_view", 0), c.get("of", 1)), c["indices"])
-
-
-@pytest.mark.parametrize("c", UMT["pretrain_sparse"] + [c for c in UMT["ssv2"] if c["mode"] == "train"], ids=str)
-def test_umt_segments(c: dict) -> None:
-    same(sampling.segments(c["video_len"], c["segments"], Rng(c["seed"])), c["indices"])
-
-
-@pytest.mark.parametrize("c", [c for c in UMT["ssv2"] if c["mode"] != "train"], ids=str)
-def test_umt_something_something(c: dict) -> None:
-    length, segments = c["video_len"], c["segments"]
-    if c["mode"] == "validation":
-        same(sampling.segments_centre(length, segments), c["indices"])
-    else:
-        same(sampling.segments_view(length, 2 * segments, 0, 1), c["indices"])
-        views = [sampling.segments_view(length, segments, v, 2) for v in range(2)]
-        same(np.sort(np.concatenate(views)), c["indices"])
 
 
 @pytest.mark.parametrize(
@@ -96,6 +24,40 @@ def test_indices_rise_and_lie_inside(sampler: sampling.Sampler, length: int) -> 
     clips += [sampler.view(length, 16, 4, v, views) for views in (1, 2, 5) for v in range(views)]
     for clip in clips:
         assert clip.shape == (16,) and clip.min() >= 0 and clip.max() < length and (np.diff(clip) >= 0).all()
+
+
+@pytest.mark.parametrize("length", [1, 7, 16, 17, 300])
+def test_segments_of_extracted_frames_rise_and_lie_inside(length: int) -> None:
+    for clip in [sampling.raw_segments(length, 16)] + [sampling.raw_segments(length, 16, Rng(n)) for n in range(20)]:
+        assert clip.shape == (16,) and clip.min() >= 0 and clip.max() < length and (np.diff(clip) >= 0).all()
+
+
+@pytest.mark.parametrize("length", [1, 15, 31, 32, 33, 300])
+@pytest.mark.parametrize("views", [2, 3])
+def test_the_views_of_segments_share_out_one_finer_view(length: int, views: int) -> None:
+    parts = [sampling.segments_view(length, 16, view, views) for view in range(views)]
+    assert (np.sort(np.concatenate(parts)) == sampling.segments_view(length, 16 * views, 0, 1)).all()
+
+
+@pytest.mark.parametrize("width, height", [(340, 256), (256, 340), (320, 240), (224, 224), (568, 320), (255, 341)])
+def test_multi_scale_crops_lie_inside_and_differ(width: int, height: int) -> None:
+    dice, crop = random.Random(0), transforms.MultiScaleCrop()
+    boxes = {crop.box(width, height, 224, dice) for _ in range(300)}
+    for w, h, left, top in boxes:
+        assert 0 <= left <= left + w <= width and 0 <= top <= top + h <= height
+        assert min(w, h) >= int(0.66 * min(width, height)) and max(w, h) / min(w, h) < 1.25
+        assert all(side == 224 or abs(side - 224) > 2 for side in (w, h))  # what nearly fits is not resized
+    assert len(boxes) > 50
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 5])
+@pytest.mark.parametrize("height, width", [(240, 320), (320, 240), (224, 224)])
+def test_squares_of_a_view_reach_from_end_to_end(height: int, width: int, views: int) -> None:
+    offsets = [transforms.view_offset(height, width, view, views) for view in range(views)]
+    room = max(height, width) - min(height, width)
+    assert all(min(offset) == 0 and max(offset) <= room for offset in offsets)
+    assert offsets == sorted(offsets) and (views > 1 or max(offsets[0]) == room // 2)
+    assert views == 1 or (max(offsets[0]), max(offsets[-1])) == (0, room)
 
 
 def test_a_single_view_is_the_middle() -> None:
