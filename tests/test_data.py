@@ -1,11 +1,8 @@
-"""The data module in a real Trainer: batches, resume, elasticity, evaluation, failures, and lists."""
+"""The data module in a real Trainer: batches, resume, evaluation, and what is refused."""
 
-import json
 import logging
-import os
 import pickle
 import sys
-import time
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -20,9 +17,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import Files, PyAV, Synthetic, VideoData
 from datamodules.batches import Clip, TrainBatches
 from datamodules.sampling import Dense
-from datamodules.source import Source, Strings
+from datamodules.source import Source
 from datamodules.stream import Order
-from datamodules.transforms import CentreCrop, MultiScaleCrop
+from datamodules.transforms import CentreCrop
 from datamodules.video import accumulation, default_lanes
 from tests import videos
 
@@ -169,70 +166,6 @@ def test_resume_from_checkpoints_saved_elsewhere(run: tuple[Toy, Path], tmp_path
     assert toy.seen == reference.seen[18:] and t.global_step == 12
 
 
-def test_step_one_hundred_thousand_costs_no_more() -> None:
-    source = Synthetic(1000, size=32)
-    clip = Clip(16, 4, 32, 1, 0.0, Dense(), MultiScaleCrop(), PyAV())
-    batches = TrainBatches(source, Order(source.counts, 0), clip, seed=0, rank=0, world=1, micro=2, accumulate=3)
-    times = []
-    for k in (0, 300_000) * 5:
-        began = time.process_time()  # not the clock: others use this machine too
-        batches[k]
-        times.append(time.process_time() - began)
-    assert min(times[1::2]) < 3 * min(times[::2]) + 0.005
-
-
-def worlds_batches(world: int, steps: range, source: Source) -> list[tuple[str, int]]:
-    clip, micro = Clip(4, 4, 16, 1, 0.0, Dense(), MultiScaleCrop(), PyAV()), 2
-    a = 8 // (world * micro)
-    parts = [TrainBatches(source, Order(source.counts, 7, 2), clip, 7, r, world, micro, a) for r in range(world)]
-    rows = []
-    for k in range(steps.start * a, steps.stop * a):
-        for part in parts:
-            batch = part[k]
-            rows += zip(batch["name"], (int(v.long().sum()) for v in batch["video"]), strict=True)
-    return rows
-
-
-def test_pixels_are_the_same_in_every_world() -> None:
-    """Two epochs of 40 videos; the last one changes its world twice on the way."""
-    source = Synthetic(40, size=16)
-    one = worlds_batches(1, range(10), source)
-    assert sorted(worlds_batches(4, range(10), source)) == sorted(one)
-    mixed = (
-        worlds_batches(2, range(3), source)
-        + worlds_batches(4, range(3, 7), source)
-        + worlds_batches(1, range(7, 10), source)
-    )
-    assert sorted(mixed) == sorted(one)
-    assert Counter(name for name, _ in one[:40]) == Counter(f"synthetic-0-{i:08d}" for i in range(40))
-
-
-def test_two_real_ranks_share_each_step(tmp_path: Path) -> None:
-    """Two gloo processes take disjoint halves of what one takes; Lightning must not put a sampler of its own in."""
-    import subprocess
-
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import os, sys, json\nsys.path.insert(0, sys.argv[1])\n"
-        "from tests.test_data import Toy, trainer, data\n"
-        "toy, t = Toy(), trainer(max_steps=4, devices=2, strategy='ddp', val_check_interval=12)\n"
-        "t.fit(toy, datamodule=data(micro_batch=1))\n"
-        "val = [(n, float(w)) for b in toy.evaluated for n, w in zip(b['name'], b['weight'])]\n"
-        "json.dump([toy.seen, val], open(os.path.join(sys.argv[2], f'{t.global_rank}.json'), 'w'))\n"
-    )
-    root = str(Path(__file__).parents[1])
-    done = subprocess.run([sys.executable, script, root, tmp_path], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    ranks = [json.loads((tmp_path / f"{r}.json").read_text()) for r in range(2)]
-    one = Toy()
-    trainer(max_steps=4).fit(one, datamodule=data(micro_batch=1))
-    both = by_name([(None, s, n, None) for seen, _ in ranks for _, s, n, _ in sorted(seen, key=lambda x: x[1])])
-    assert {s: c for s, c in enumerate(both)} == {s: c for s, c in enumerate(by_name(one.seen))}
-    assert len(ranks[0][0]) == len(ranks[1][0]) == 12
-    real = [name for _, val in ranks for name, weight in val if weight]
-    assert Counter(real) == Counter(f"synthetic-1-{i:08d}" for i in range(10)) and len(ranks[0][1]) == len(ranks[1][1])
-
-
 @pytest.mark.parametrize(
     "options, batches, steps",
     [
@@ -278,142 +211,6 @@ def test_no_validation_set_is_fine() -> None:
     toy = Toy()
     trainer().fit(toy, datamodule=VideoData(Synthetic(20, size=32), global_batch=2, size=32, workers=0))
     assert len(toy.seen) == 12
-
-
-# Lists
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six videos, among them a one-frame, an odd-sized, a portrait one; then five that are none."""
-    folder = tmp_path_factory.mktemp("videos")
-    (folder / "good ü").mkdir()
-    for i, how in enumerate(
-        [{}, {"frames": 1}, {"height": 51, "width": 75}, {"height": 90, "width": 64}, {"fps": 10}, {}]
-    ):
-        videos.make(folder / "good ü" / f"{i} é.mp4", **{"frames": 30, **how})
-    (folder / "bad").mkdir()
-    videos.make_bad(folder / "bad")
-    return folder
-
-
-def test_a_folder_a_list_and_a_single_video(folder: Path, tmp_path: Path) -> None:
-    source = Files(str(folder / "good ü"))
-    assert len(source) == 6 and source[1].name == "1 é.mp4" and source.texts == source.labels == 0
-    assert len(Files(source[0].content)) == 1
-    (tmp_path / "l.csv").write_text(
-        'label,path,caption\n3,good ü/0 é.mp4,"one, two"\n4,good ü/2 é.mp4,three\n', encoding="utf-8"
-    )
-    (tmp_path / "l.jsonl").write_text(
-        "".join(
-            json.dumps(r) + "\n"
-            for r in [{"path": str(folder / "good ü/0 é.mp4"), "text": "x"}, {"path": "1", "label": 2}]
-        )
-    )
-    listed = Files(str(tmp_path / "l.csv"), root=str(folder))
-    assert [(s.text, s.label, os.path.exists(s.content)) for s in listed] == [("one, two", 3, True), ("three", 4, True)]
-    assert listed.texts == listed.labels == 2
-    lines = Files(str(tmp_path / "l.jsonl"))
-    assert (lines.texts, lines.labels) == (1, 1) and lines[0].text == "x" and lines[1].text is None
-    assert os.path.exists(lines[0].content) and lines[1].content == str(tmp_path / "1")
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("a.csv", "file,label\nx.mp4,1\n", "no column `path`: its columns are 'file', 'label'"),
-        ("a.csv", "", "no column `path`: its columns are none"),
-        ("a.csv", "path\n", "lists no video"),
-        ("a.csv", "path,label\nx.mp4,cat\n", "line 2: label 'cat' is no integer"),
-        ("a.csv", "path,text\n,hello\n", "line 2: the path is empty"),
-        ("a.jsonl", '{"video": "x"}\n', "no column `path`: its columns are 'video'"),
-        ("a.jsonl", "{\n", "line 1 is no JSON"),
-        ("a.txt", "x.mp4\n", "neither a .csv nor a .jsonl"),
-    ],
-)
-def test_lists_that_are_not_right(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message) as error:
-        Files(str(tmp_path / name))
-    assert name in str(error.value)
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no list or folder of videos at .*gone"):
-        Files(str(tmp_path / "gone"))
-    with pytest.raises(FileNotFoundError, match=r"no video in"):
-        Files(str(tmp_path))
-
-
-def test_a_million_lines_cost_no_python_objects(tmp_path: Path) -> None:
-    """What a worker would copy by touching it: a few objects, whatever the number of lines."""
-    strings = Strings(f"folder/{i}.mp4" for i in range(100_000))
-    assert strings[99_999] == "folder/99999.mp4" and strings[-1] == strings[99_999] and len(strings) == 100_000
-    assert strings.data.nbytes + strings.offsets.nbytes < 3e6
-    assert all(isinstance(v, np.ndarray) for v in vars(strings).values())
-    source = Files.__new__(Files)
-    source.__dict__.update(
-        paths=strings, names=strings, captions=strings, targets=np.zeros(9), counts=9, root="", texts=0, labels=0
-    )
-    assert not any(isinstance(v, (list, dict)) for v in vars(source).values())
-
-
-# Failures
-
-
-def bad_list(folder: Path, tmp_path: Path, good: int, bad: int) -> Files:
-    names = [f"good ü/{i % 6} é.mp4" for i in range(good)] + [
-        f"bad/{sorted(os.listdir(folder / 'bad'))[i % 5]}" for i in range(bad)
-    ]
-    (tmp_path / "mixed.csv").write_text(
-        "\n".join(["path,text", *(f"{n},t{i}" for i, n in enumerate(names))]), encoding="utf-8"
-    )
-    return Files(str(tmp_path / "mixed.csv"), root=str(folder))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_bad_files_are_skipped_counted_and_named(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: int
-) -> None:
-    source, toy = bad_list(folder, tmp_path, 25, 5), Toy()
-    module = data(source, frames=4, views=1, workers=workers)
-    with caplog.at_level(logging.WARNING, "datamodules.video"):
-        trainer(max_steps=5).fit(toy, datamodule=module)  # one epoch
-    failed = module.failed["train"]
-    assert {name for name, _ in failed} >= {f"bad/{n}.mp4" for n in ("audio", "cut", "cut_fast", "empty", "text")}
-    assert (
-        len(caplog.messages) == len(failed) and "unreadable of" in caplog.messages[-1] and "bad/" in caplog.messages[0]
-    )
-    assert len(toy.seen) == 15 and not any("bad/" in name for _, _, names, _ in toy.seen for name in names)
-    again = Toy()
-    trainer(max_steps=5).fit(again, datamodule=data(source, frames=4, views=1))
-    assert again.seen == toy.seen  # substitutes too depend on (seed, step) only
-
-
-def test_over_the_budget_the_run_stops(folder: Path, tmp_path: Path) -> None:
-    source = bad_list(folder, tmp_path, 25, 5)
-    module = data(source, frames=4, failure_grace=2, failure_budget=0.05)
-    with pytest.raises(RuntimeError, match=r"could not be read, more than the budget of 5.00%") as error:
-        trainer(max_steps=50).fit(Toy(), datamodule=module)
-    assert "bad/" in str(error.value) and "data.init_args.failure_budget" in str(error.value)
-    assert len(module.failed["train"]) == 3
-
-
-def test_nothing_but_bad_files_is_no_endless_redraw(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"8 substitutes for it cannot be read.*is the storage there"):
-        trainer().fit(Toy(), datamodule=data(bad_list(folder, tmp_path, 0, 5), frames=4, failure_grace=1000))
-
-
-def test_in_evaluation_bad_files_weigh_nothing(folder: Path, tmp_path: Path) -> None:
-    module = data(predict=bad_list(folder, tmp_path, 6, 5), frames=4, micro_batch=4)
-    rows = trainer().predict(Toy(), datamodule=module)
-    weight = torch.cat([b["weight"] for b in rows])
-    pixels = torch.cat([b["video"].flatten(1).sum(1) for b in rows])
-    assert weight.tolist() == [1] * 6 + [0] * 6 and (pixels[6:11] == 0).all() and (pixels[:6] > 0).all()
-    assert rows[1]["text"][:3] == ["t4", "t5", "t6"] and len(module.failed["predict"]) == 5
-
-
-# What is refused
 
 
 @pytest.mark.parametrize("options", [{"max_steps": -1}, {"max_steps": 5, "max_epochs": 2}])

@@ -1,26 +1,22 @@
 """Samples that hang or kill their worker are named, counted and left out; the run goes on with the same batches."""
 
 import ctypes
-import gc
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from multiprocessing import connection, get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import Dataset
 
-from datamodules import PyAV, Synthetic, VideoData, shared, watch
+from datamodules import PyAV, Synthetic, VideoData, watch
 from datamodules.batches import Clip, TrainBatches
 from datamodules.decode import DecodeError, Video
-from datamodules.loader import Loader, pinned
 from datamodules.sampling import Dense
 from datamodules.source import Sample
 from datamodules.stream import Order
@@ -224,107 +220,6 @@ def test_a_death_that_takes_longer_than_the_limit_is_no_hanging(monkeypatch: pyt
     monkeypatch.setattr(connection, "wait", late)
     (_, reason), *others = [entry for batch in load({first: "SIGSEGV"}) for entry in batch["skipped"]]
     assert not others and reason == REASONS["SIGSEGV"]
-
-
-def test_a_run_that_is_left_does_not_disturb_the_next() -> None:
-    loader = Loader(batches({}), batch_size=None, sampler=range(8), num_workers=2, persistent_workers=True)
-    for _ in range(3):
-        for k, _ in enumerate(loader):
-            if k == 2:
-                break
-    expected = [batches({})[k] for k in range(8)]
-    same(list(loader), expected)
-    first = [worker.process.pid for worker in loader._kept.workers]
-    same(list(loader), expected)
-    assert [worker.process.pid for worker in loader._kept.workers] == first
-    processes = [worker.process for worker in loader._kept.workers]
-    del loader
-    gc.collect()
-    assert not any(process.is_alive() for process in processes)
-
-
-def test_batches_outlive_their_workers_and_leave_no_memory() -> None:
-    descriptors = len(os.listdir("/proc/self/fd"))
-    kept = load({}, 10)
-    assert all(batch["video"].float().mean() > 0 for batch in kept)  # readable and their own
-    kept[0]["video"].fill_(7)
-    assert (kept[1]["video"] != 7).any()
-    maps = Path("/proc/self/maps").read_text().count("memfd:batch")
-    assert maps == 10
-    del kept
-    gc.collect()
-    assert "memfd:batch" not in Path("/proc/self/maps").read_text()
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
-
-
-def test_what_a_reader_keeps_is_not_written_over() -> None:
-    """Also where only a part of a batch is kept, or a view that Python has no other hold on."""
-    workers = Workers(batches({}), 1, 2, None)
-    try:
-        kept, copies = [], []
-        for k, batch in enumerate(workers.run(range(30))):
-            part = batch["video"][k % 8, :, 1:]
-            if k % 3 == 0:
-                kept.append(part)
-                copies.append(part.clone())
-        assert all((a == b).all() for a, b in zip(kept, copies, strict=True))
-        assert 10 < len(workers.workers[0].buffers) < 16  # ten kept, and a few that take turns
-    finally:
-        workers.close()
-
-
-def test_shared_memory_is_used_again_when_all_have_let_go() -> None:
-    pool = shared.Pool()
-    tensor = pool.empty((2, 3, 5))
-    part = tensor.flatten(0, 1)[1:]
-    assert pool.lend(torch.zeros(3)) is None
-    buffer = pool.lend(part)
-    del tensor, part
-    gc.collect()
-    assert not buffer.free  # its reader has it still
-    other = pool.empty((2, 3, 5))
-    assert pool.lend(other) is not buffer
-    pool.returned([buffer.number])
-    again = pool.empty((5, 6))
-    assert pool.lend(again) is buffer
-    unsent = pool.empty((2, 3, 4))
-    place = unsent.data_ptr()
-    del unsent
-    assert pool.empty((24,)).data_ptr() == place
-
-
-def test_workers_share_no_memory_that_their_parent_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children inherit a parent's buffers themselves, not copies: two that filled the same one mixed their batches."""
-    expected = [batches({})[k] for k in range(10)]
-    monkeypatch.setattr(shared, "pool", shared.Pool())
-    used = shared.empty((2 * 4 * 4 * 16 * 16 * 3,))
-    assert len(used) == expected[0]["video"].numel()
-    del used  # free again: the first that a worker would take
-    for _ in range(3):
-        same(load({}, 10), expected)
-
-
-def test_pinned_batches_are_one_ahead_and_end_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
-    made = []
-
-    def source() -> Iterator[dict]:
-        for i in range(6):
-            made.append(i)
-            yield {"video": torch.tensor([i]), "name": [str(i)]}
-        raise DecodeError("x", "the end")
-
-    got = pinned(source())
-    assert next(got) == {"video": torch.tensor([1]), "name": ["0"]}
-    deadline = time.monotonic() + 60
-    while len(made) < 2:
-        assert time.monotonic() < deadline, "nothing is made ahead"
-        time.sleep(0.01)
-    time.sleep(0.2)
-    assert len(made) <= 4
-    got.close()
-    with pytest.raises(DecodeError, match="the end"):
-        list(pinned(source()))
 
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:

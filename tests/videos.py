@@ -103,3 +103,16 @@ def make_bad(folder: Path) -> dict[str, str]:
     fast.unlink()
     (folder / "cut_fast.mp4").write_bytes(data[: len(data) * 2 // 3])
     return {p.stem: str(p) for p in folder.glob("*.mp4")}
+
+
+def make_odd(folder: Path) -> Path:
+    """`good ü/0 é.mp4` to `5 é.mp4`: 1 has one frame, 2 odd sides, 3 stands upright and 4 is slow; and in `bad` five
+    files that are no videos. Gives the folder back."""
+    (folder / "good ü").mkdir()
+    for i, how in enumerate(
+        [{}, {"frames": 1}, {"height": 51, "width": 75}, {"height": 90, "width": 64}, {"fps": 10}, {}]
+    ):
+        make(folder / "good ü" / f"{i} é.mp4", **{"frames": 30, **how})
+    (folder / "bad").mkdir()
+    make_bad(folder / "bad")
+    return folder
