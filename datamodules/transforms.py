@@ -5,11 +5,13 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from datamodules.stream import Draw
 
 Box = tuple[int, int, int, int]  # width, height, left, top
+# Torch scales rows to the new width first, four times as dear a pixel as columns to the new height. So where a picture
+# loses many of its rows that comes first (a fifth faster at 720p), a few frames at a time, which stay in the cache.
+_MANY, _AT_ONCE = 1.6, 4
 
 
 def resize(frames: np.ndarray, box: Box, height: int, width: int, out: torch.Tensor | None = None) -> np.ndarray:
@@ -23,16 +25,22 @@ def resize(frames: np.ndarray, box: Box, height: int, width: int, out: torch.Ten
     # black.
     left, top = max(0, box[2]), max(0, box[3])
     cut = torch.from_numpy(frames)[:, top : top + max(1, box[1]), left : left + max(1, box[0])].permute(0, 3, 1, 2)
-    if out is not None:
-        planes = out.permute(0, 3, 1, 2)
-        if cut.shape[2:] != (height, width):  # what F.interpolate calls, which takes no `out`
-            torch.ops.aten._upsample_bilinear2d_aa.out(cut, (height, width), False, out=planes)
-        else:
-            planes.copy_(cut)
-        return out.numpy()
-    if cut.shape[2:] != (height, width):
-        cut = F.interpolate(cut, (height, width), mode="bilinear", antialias=True)
-    return cut.permute(0, 2, 3, 1).numpy()
+    out = torch.empty((len(frames), height, width, 3), dtype=torch.uint8) if out is None else out
+    planes, rows = out.permute(0, 3, 1, 2), cut.shape[2]
+    if cut.shape[2:] == (height, width):
+        planes.copy_(cut)
+    elif rows > _MANY * height and cut.shape[3] != width:
+        for part, to in zip(cut.split(_AT_ONCE), planes.split(_AT_ONCE), strict=True):
+            flat = torch.empty((len(part), height, cut.shape[3], 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+            _scale(_scale(part, flat), to)
+    else:
+        _scale(cut, planes)
+    return out.numpy()
+
+
+def _scale(planes: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """uint8 [T, 3, h, w] in the size of `out`, written there: what F.interpolate calls, which takes no `out`."""
+    return torch.ops.aten._upsample_bilinear2d_aa.out(planes, out.shape[2:], False, out=out)
 
 
 class Crop(ABC):

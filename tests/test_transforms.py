@@ -65,7 +65,9 @@ def test_a_single_view_is_the_middle() -> None:
         assert abs(sampler.view(301, 16, 4).mean() - 150) < 6
 
 
-@pytest.mark.parametrize("height, width", [(240, 320), (320, 240), (51, 75), (720, 1280), (222, 300), (1, 1), (7, 400)])
+@pytest.mark.parametrize(
+    "height, width", [(240, 320), (320, 240), (51, 75), (720, 1280), (222, 300), (1, 1), (7, 400), (900, 90)]
+)
 def test_resizing_is_pils(height: int, width: int) -> None:
     """Also where the official crop exceeds a picture that is 1 or 2 px too small."""
     rng, draw = Rng(0), random.Random(0)
@@ -77,6 +79,14 @@ def test_resizing_is_pils(height: int, width: int) -> None:
         got = transforms.resize(image[None].copy(), box, 64, 64)[0]
         part = image[max(top, 0) : top + max(h, 1), max(left, 0) : left + max(w, 1)]
         assert np.abs(got.astype(int) - np.asarray(Image.fromarray(part).resize((64, 64), Image.BILINEAR))).max() <= 2
+
+
+@pytest.mark.parametrize("height, width", [(60, 80), (200, 90)])
+def test_many_frames_are_each_as_alone(height: int, width: int) -> None:
+    frames = Rng(0).randint(0, 256, (7, height, width, 3), np.uint8)
+    together = transforms.resize(frames, (width - 6, height - 4, 3, 2), 48, 48)
+    for frame, got in zip(frames, together, strict=True):
+        assert (transforms.resize(frame[None], (width - 6, height - 4, 3, 2), 48, 48)[0] == got).all()
 
 
 @pytest.mark.parametrize("height, width", [(222, 300), (223, 223), (225, 400)])
