@@ -100,8 +100,9 @@ def test_sixty_mutations(tmp_path: Path, decoder: Decoder) -> None:
         videos.make(clips / "e.avi", frames=60, codec="mpeg4", b_frames=0),
     ]
     write([Path(path) for path in made], damaged, 60)
-    kinds, _, seconds = run(damaged, clips, 2, 20.0, decoder)
-    assert kinds.total() >= 5 and seconds < 60
+    kinds, reasons, _ = run(damaged, clips, 2, 20.0, decoder)
+    assert kinds.total() >= 5
+    assert not [reason for reason in reasons if reason.startswith(("given up", "its worker"))]  # no hang, no crash
 
 
 if __name__ == "__main__":

@@ -35,23 +35,23 @@ def resident():
 
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-before, began = resident(), time.perf_counter()
+before, began = resident(), time.process_time()
 source = Shards("file://" + sys.argv[2])
-read = time.perf_counter() - began
-began = time.perf_counter()
+read = time.process_time() - began
+began = time.process_time()
 order = source.order(0, 256)
 first = [order(n)[1] for n in slots(0, 3, 64, 16, 1)]
-fresh = time.perf_counter() - began
-began = time.perf_counter()
+fresh = time.process_time() - began
+began = time.process_time()
 later = [order(n)[1] for n in slots(2_000_000, 3, 64, 16, 1)]
-far = time.perf_counter() - began
+far = time.process_time() - began
 grown = resident() - before
-began, more = time.perf_counter(), resident()
+began, more = time.process_time(), resident()
 for k in range(100, 1100):
     [order(n) for n in slots(k, 3, 64, 16, 1)]
 print(json.dumps({
     "samples": len(source), "first": len(set(first)), "later": len(set(later)), "read": read, "fresh": fresh,
-    "far": far, "grown": grown, "drift": resident() - more, "each": (time.perf_counter() - began) / 16000,
+    "far": far, "grown": grown, "drift": resident() - more, "each": (time.process_time() - began) / 16000,
     "opened": [name for name in opened if name.endswith((".tar", ".idx"))],
 }))
 """
