@@ -7,7 +7,6 @@ import torch
 from tests.runs import arguments, fit, run, weights
 from tests.test_objectives import EACH
 
-
 # Methods that compare the samples of a batch: accumulated parts of it are not one batch, but ranks are.
 COUPLED = ("viclip", "vilp", "umt2")
 
@@ -23,4 +22,14 @@ def test_two_ranks_equal_one(tmp_path: Path, recipe: list[str]) -> None:
     ours, theirs = weights(one, 6), weights(two / "run", 6)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+        tensor, other = _steered(name, tensor), _steered(name, theirs[name])
+        torch.testing.assert_close(other, tensor, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def _steered(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """What a gradient steers. A key's bias adds as much to all keys of a query, which softmax takes away: its gradient
+    is rounding, and Adam makes whole steps of that."""
+    if name.endswith("attn.qkv.bias"):
+        q, _, v = tensor.chunk(3)
+        return torch.cat((q, v))
+    return tensor.chunk(2)[1] if name.endswith(".kv.bias") else tensor
