@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VIDEOS ?=
-DECORD := $(addprefix tests/test_,benchmark_data.py decode.py fuzz.py real_clips.py)
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1  /' | column -t -s '  ' -l 3 2>/dev/null || \
@@ -20,9 +19,8 @@ install: .venv/ready  ## make .venv with everything that runs on a CPU
 demo: install    ## videos to shards, pretraining, export, a picture: make demo [VIDEOS=folder]
 	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos '$(VIDEOS)')
 
-test: install    ## all tests that need no GPU
-	$(BIN)/python -m pytest -q -m 'not gpu' $(addprefix --ignore=,$(DECORD))
-	$(BIN)/python -m pytest -q -m 'not gpu' $(DECORD)  # a process of its own: decord's threads outlive its readers
+test: install    ## all tests that need no GPU, a file a process
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu'
 
 check: install   ## style
 	$(BIN)/ruff check .
