@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import pytest
 
+from datamodules.cache import Cache, _locked
 from datamodules.decode import DecodeError
-from datamodules.remote import Cache, _locked
 
 
 def write(size: int, times: list | None = None, pause: float = 0.0):
