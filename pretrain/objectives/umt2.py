@@ -4,6 +4,7 @@ its unmasked teacher (arXiv 2303.16058, section 3.3).
 Letters in shapes: B pairs, G pairs to draw negatives from, K visible tokens, L places of a text, D the shared width.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from models.bert import Bert
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
+from models.layers import Grid
 from models.tokenizers import Words
 from pretrain.contrast import gather, keys, mean_of_counted, pair_loss
 from pretrain.fusion import check_text, matching_loss, triple, wrong_pairs
@@ -31,7 +33,7 @@ class UMT2(Objective):
     A loss of weight 0 is not computed, and its parts must not be given.
 
     Args:
-        encoder: the student, with tokens one frame deep.
+        encoder: the student; alignment and pictures need tokens one frame deep.
         text: BERT, whose upper layers look at `encoder.width` channels.
         words: how texts are read.
         embed: D, the width in which video and text are compared.
@@ -110,7 +112,7 @@ class UMT2(Objective):
         keep, target = self.choose(video, dice)
         tokens, layers = self.see(video, keep)
         states = self.text.read(ids, seen)
-        whole = tokens.shape[1] == video.shape[2] * self.encoder.grid[1] * self.encoder.grid[2]
+        whole = tokens.shape[1] == math.prod(self.grid_of(video))
         a, b = self.pool(tokens, whole), self.text_proj(states[:, 0])
 
         losses = {"contrast": pair_loss(a, b, same, self.temperature, not self.training, self.exact_gather)}
@@ -133,6 +135,10 @@ class UMT2(Objective):
         still = (video == video[:, :, :1]).all().int()[None]
         return video[:, :, :1] if (gather(still) if self.training else still).all() else video
 
+    def grid_of(self, video: Tensor) -> Grid:
+        """The tokens of `video`, in time, rows and columns: a picture has one slice."""
+        return video.shape[2] // self.encoder.tubelet, *self.encoder.grid[1:]
+
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Ids of texts, and True where they have a word: two of `[B, L]`.
 
@@ -148,7 +154,7 @@ class UMT2(Objective):
     def choose(self, video: Tensor, dice: torch.Generator) -> tuple[Tensor | None, list[Tensor] | None]:
         """The tokens `[B, K]` that the student sees (None: all), and what the teacher says of them, `[B, K, out]` each
         layer (None: it is not asked)."""
-        grid = (video.shape[2], *self.encoder.grid[1:])
+        grid = self.grid_of(video)
         mask = self.image_mask if grid[0] == 1 and self.image_mask is not None else self.mask
         noise = None if mask is None else self.noise(dice, len(video), mask.width(grid))
         if self.teacher is not None:
