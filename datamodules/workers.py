@@ -47,7 +47,7 @@ class Workers:
         self.dataset, self.ahead, self.limit = dataset, ahead, limit
         self.context = context if isinstance(context, BaseContext) else get_context(context)
         self.doomed: dict[str, str] = {}
-        self.suspects: set[str] = set()
+        self.suspects: dict[str, int] = {}  # the item that a worker died at, by the sample that it was at
         self.in_vain, self.serial, self.looked = 0, 0, 0.0
         self.workers = [self._start() for _ in range(count)]
 
@@ -100,6 +100,7 @@ class Workers:
     def _take(self, worker: "Worker", ready: dict[int, object]) -> None:
         serial, item = worker.receive()
         self.in_vain = 0
+        self.suspects = {name: at for name, at in self.suspects.items() if at != serial}  # it went well after all
         if serial in worker.dropped:
             worker.dropped.discard(serial)
         else:
@@ -113,7 +114,7 @@ class Workers:
         if worker.process.exitcode not in (None, -signal.SIGKILL):  # dying takes its time, with a core dump above all
             self._replace(worker, self._how_it_died(worker))
         elif worker.note.read() == (name, since):
-            self.suspects.add(name)
+            self.suspects[name] = worker.tasks[0][0]
             self._replace(worker, f"given up after {self.limit:g} s of decoding")
         else:  # it got on in the last moment, and what it is at now is not to blame
             worker.note.write("")
@@ -132,7 +133,8 @@ class Workers:
     def _replace(self, worker: "Worker", reason: str) -> None:
         """Has a new worker do what a dead one had to do; without the sample that it was at, if that is to blame.
 
-        A sample at which a worker died is tried once more: a kill from outside is not its fault. One that hangs is not.
+        A sample at which a worker died is tried once more: a kill from outside is not its fault, nor is the next one if
+        it went well meanwhile. One that hangs is not.
         """
         name, _ = worker.note.read()
         worker.kill()
@@ -141,7 +143,7 @@ class Workers:
             self.doomed[name] = reason
         elif worker.tasks and name and name not in self.suspects:
             log.warning("%s: %s; once more", name, reason)
-            self.suspects.add(name)
+            self.suspects[name] = worker.tasks[0][0]
         else:
             self.in_vain += 1
         if self.in_vain > _IN_VAIN:

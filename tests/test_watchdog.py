@@ -46,6 +46,11 @@ class Trouble(Video):
             raise DecodeError(self.name, "broken")
         elif self.what == "bug":
             raise ZeroDivisionError("a bug")
+        elif self.what.startswith("/"):  # every other time, as that file counts
+            with open(self.what, "ab") as file:
+                file.write(b".")
+            if os.path.getsize(self.what) % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
         elif self.what == "slow":
             time.sleep(LIMIT / 3)
         else:
@@ -182,6 +187,13 @@ def test_killed_workers_are_replaced_between_batches() -> None:
         workers.close()
     same(got, expected)
     assert not any(batch["skipped"] for batch in got)  # a kill from outside is no sample's fault
+
+
+def test_who_went_well_after_a_death_is_not_to_blame_for_the_next(tmp_path: Path) -> None:
+    """Two passes; the sample takes its worker down at its first time in each."""
+    got = load({3: str(tmp_path / "times")}, 12, workers=1, limit=None)
+    same(got, [batches({})[k] for k in range(12)])
+    assert not any(batch["skipped"] for batch in got) and (tmp_path / "times").read_bytes() == b"...."
 
 
 def test_a_death_is_seen_though_another_process_holds_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
