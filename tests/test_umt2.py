@@ -59,7 +59,7 @@ def tuned(**options) -> UMT2:
     """Contrast and matching, nothing hidden."""
     torch.manual_seed(0)
     none = {"words_weight": 0.0, "alignment_weight": 0.0}
-    return UMT2(student(), tower(head=False), words(), 24, **{**none, **options})
+    return UMT2(**{"encoder": student(), "text": tower(head=False), "words": words(), "embed": 24, **none, **options})
 
 
 def batch(rows: int = 4, frames: int = 4) -> dict:
@@ -259,6 +259,7 @@ def test_what_is_no_caption_is_named() -> None:
             lambda: UMT2(student(), tower(head=False, vocabulary=20), words(), words_weight=0, alignment_weight=0),
             "knows 39 words, the text tower 20",
         ),
+        (lambda: tuned(image_mask=Tube(0.5), encoder=student(tubelet=2)), "pictures are one frame"),
         (lambda: tower(fusion=4), "fusion 4 is not between 0 and the depth 3"),
         (lambda: tuned(mask=Attention(0.5))(batch()), "needs a teacher's"),
         (lambda: tower().read(torch.zeros(1, 17).long(), torch.ones(1, 17).bool()), "texts of 17 places"),

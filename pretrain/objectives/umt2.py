@@ -88,6 +88,10 @@ class UMT2(Objective):
             "alignment": alignment_weight,
         }
         _check_parts(self.weigh, encoder, text, words, decoder, teacher)
+        if image_mask is not None and encoder.tubelet != 1:
+            raise ValueError(
+                f"pictures are one frame and the student's tokens {encoder.tubelet} deep: set its tubelet to 1"
+            )
         self.encoder, self.text, self.words, self.decoder, self.teacher = encoder, text, words, decoder, teacher
         self.taps = self.teacher_taps = ()
         if decoder is not None:
