@@ -19,7 +19,7 @@ install: .venv/ready  ## make .venv with everything that runs on a CPU
 demo: install    ## videos to shards, pretraining, export, a picture: make demo [VIDEOS=folder]
 	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos '$(VIDEOS)')
 
-test: install    ## all tests that need no GPU, a file a process
+test: install    ## all tests that need no GPU, on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu'
 
 check: install   ## style
