@@ -1,7 +1,7 @@
 """What you ship: encoders, decoders, heads and their weights. Torch only."""
 
 from models.bert import BERT_SIZES, Bert
-from models.classifier import VideoClassifier
+from models.classifier import Classifier, VideoClassifier
 from models.clip import CLIP_SIZES, CLIPVision
 from models.convert import LoadReport, load_weights
 from models.decoders import DECODER_SIZES, FeatureDecoder, PixelDecoder
@@ -23,6 +23,7 @@ __all__ = [
     "CLIPText",
     "CLIPTokenizer",
     "CLIPVision",
+    "Classifier",
     "Encoder",
     "FeatureDecoder",
     "FusionDecoder",

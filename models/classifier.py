@@ -1,4 +1,4 @@
-"""VideoClassifier: an encoder, pooling, a norm and a linear head, as VideoMAE V2 and UMT are fine-tuned."""
+"""Classifiers: an encoder and what makes scores of its tokens; the base class, and the one of fine-tuning."""
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +6,32 @@ from torch import Tensor, nn
 from models.encoder import Encoder
 
 
-class VideoClassifier(nn.Module):
-    """Class scores of a video.
+class Classifier(nn.Module):
+    """What `Classify` trains and judges. Subclasses set `classes` and `width`, hold an `encoder`, and define `features`
+    and `score`.
+
+    classes: number of scores. width: channels of the features.
+    """
+
+    classes: int
+    width: int
+    encoder: nn.Module
+
+    def features(self, video: Tensor) -> Tensor:
+        """What the head sees of `video` `[B, C, T, H, W]`, normalised: one vector a video, `[B, width]`."""
+        raise NotImplementedError
+
+    def score(self, features: Tensor) -> Tensor:
+        """Scores `[B, classes]`, before a softmax, of features `[B, width]`."""
+        raise NotImplementedError
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Scores `[B, classes]` of `video` `[B, C, T, H, W]`, normalised."""
+        return self.score(self.features(video))
+
+
+class VideoClassifier(Classifier):
+    """Class scores as VideoMAE V2 and UMT are fine-tuned: pooled tokens, a norm and a linear head.
 
     Args:
         encoder: with `norm=False` where tokens are averaged, else with its own final norm.
@@ -22,6 +46,7 @@ class VideoClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.classes, self.width = classes, encoder.width
         self.mean, self.head_scale = mean, head_scale
         self.fc_norm = nn.LayerNorm(encoder.width, 1e-6) if mean else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -34,10 +59,8 @@ class VideoClassifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def features(self, video: Tensor) -> Tensor:
-        """One vector a video, `[B, D]`."""
         tokens = self.encoder(video)
         return self.fc_norm(tokens.mean(1)) if self.mean else tokens[:, 0]
 
-    def forward(self, video: Tensor) -> Tensor:
-        """Scores `[B, classes]` of `video` `[B, C, T, H, W]`, normalised."""
-        return self.head(self.dropout(self.features(video)))
+    def score(self, features: Tensor) -> Tensor:
+        return self.head(self.dropout(features))

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # A row a method. It buys the tests here, and those of resuming and of ranks.
 ROWS = {
+    "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml")],
     "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
     "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
     "umt2": ["-c", str(ROOT / "recipes/umt2_tiny.yaml")],

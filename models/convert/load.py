@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models.bert import Bert
+from models.classifier import Classifier
 from models.clip import CLIPVision
 from models.convert import bert, clip, umt, umt2, viclip, videomae
 from models.convert.read import read_tensors
@@ -77,8 +78,8 @@ def load_weights(
     """Load official, transformers' or our own weights into `model`; the keys tell which they are.
 
     Args:
-        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `VideoClassifier`, or what holds an `encoder`
-            (and `decoder`, or `text`), such as an objective. Weights of a text tower alone may fill that part of it.
+        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `Classifier`, or what holds an `encoder` (and
+            `decoder`, or `text`) or a classifier as its `model`, such as an objective. Weights of a text tower alone may fill that part of it.
         path: a file, a transformers folder, or a state dict already read.
         classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
 
@@ -90,6 +91,8 @@ def load_weights(
         FileNotFoundError: no checkpoint there.
         ValueError: unreadable, keys of no known layout, or weights of another architecture.
     """
+    if isinstance(getattr(model, "model", None), Classifier):
+        return load_weights(model.model, path, classes)
     where = str(path) if isinstance(path, str | Path) else "the state dict"
     theirs = dict(path) if isinstance(path, Mapping) else read_tensors(path)
     source, ours, origin = _recognise(theirs, where)

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -113,12 +114,13 @@ class Objective(pl.LightningModule):
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         self.draw = Draw(stage, batch_idx)
         batch, rows = _without_padding(batch)
+        outputs = self.predict(batch) if self.metrics else None
         if all(field in batch and not _several(batch[field]) for field in self.needs):
-            losses = self(batch)
+            once = outputs is not None and hasattr(self, "losses_of")  # then the model need not look twice
+            losses = self.losses_of(outputs, batch) if once else self(batch)
             total = torch.stack(list(losses.values())).sum()
             self._log_losses(stage, losses, total, on_epoch=True, sync_dist=True, batch_size=rows, prog_bar=True)
-        if self.metrics:
-            outputs = self.predict(batch)
+        if outputs is not None:
             real = [{key: value[:rows] for key, value in part.items()} for part in (outputs, batch)]
             for metric in self.metrics.values():
                 metric.update(*real)
@@ -165,25 +167,48 @@ class Objective(pl.LightningModule):
         words = self.seed, _STREAMS[self.draw.stage], self.draw.step, *more
         return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
-    def noise(self, dice: torch.Generator, rows: int, width: int) -> Tensor:
-        """Uniform noise `[rows, width]` for the rows of this batch.
+    def numbers(self, *words: int) -> np.random.RandomState:
+        """numpy's generator for one thing of this step, told apart by `words`: what is drawn on the CPU."""
+        return np.random.RandomState(self._word(*words) & 0xFFFFFFFF)
 
-        The noise of the step's global batch is drawn and this batch's rows are taken, as the data deals them: video
-        (part * m + i) * world + rank is row i of a rank's part, views outermost. So a global batch meets the same masks
-        however it is divided among ranks and accumulated parts.
+    @property
+    def position(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        return (self.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
+
+    def places(self, rows: int, rank: int | None = None, of_part: bool = False) -> Tensor:
+        """Where the rows of this batch stand in the step's global batch, `[rows]`, or in this part of it.
+
+        Rows are as the data deals them: video (part * m + i) * world + rank is row i of a rank's part, views outermost.
+
+        Args:
+            rank: of another process.
+            of_part: count within the accumulated part.
         """
-        rank, world = (self.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
+        own, world = self.position
         _, _, part, parts = self.draw
         m = self.global_batch // (world * parts) if self.training else rows
         m = m if m and rows % m == 0 else rows
-        noise = torch.rand(rows // m, parts, m, world, width, generator=dice, device=dice.device)
-        return noise[:, part, :, rank].flatten(0, 1)
+        part, parts = (0, 1) if of_part else (part, parts)
+        every = torch.arange(rows * parts * world).view(rows // m, parts, m, world)
+        return every[:, part, :, own if rank is None else rank].flatten()
+
+    def noise(self, dice: torch.Generator, rows: int, width: int) -> Tensor:
+        """Uniform noise `[rows, width]` for the rows of this batch.
+
+        The noise of the step's global batch is drawn and this batch's rows are taken: so a global batch meets the same
+        masks however it is divided among ranks and accumulated parts.
+        """
+        total = rows * self.draw.parts * self.position[1]
+        noise = torch.rand(total, width, generator=dice, device=dice.device)
+        return noise if total == rows else noise[self.places(rows).to(noise.device)]
 
     # Optimiser
 
     def setup(self, stage: str) -> None:
         for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
-            load_weights(self, path)
+            report = load_weights(self, path)
+            rank_zero_info(f"{path}: {report}")
         self.weights = None
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":

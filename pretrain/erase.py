@@ -1,0 +1,53 @@
+"""Random erasing: a box of noise at the same place in all frames of a clip (arXiv 1708.04896, by timm's rules)."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Box = tuple[int, int, int, int]  # top, bottom, left, right
+
+
+class Erase:
+    """Which box of a clip becomes noise.
+
+    The noise is normal with deviation 1, another at each pixel of each frame (timm's mode "pixel"). It belongs in
+    normalised clips, which is why it is made on the device, after normalisation, and not by the data.
+
+    Args:
+        prob: chance that a clip loses a box.
+        area: least and most of the picture's area.
+        ratio: least height over width of the box; the most is its inverse.
+    """
+
+    def __init__(self, prob: float = 0.25, area: tuple[float, float] = (0.02, 1 / 3), ratio: float = 0.3) -> None:
+        if not (0 <= prob <= 1 and 0 < area[0] <= area[1] <= 1 and 0 < ratio <= 1):
+            raise ValueError(f"Erase takes a chance, an area and a ratio of 0 to 1, not {prob}, {area} and {ratio}")
+        self.prob, self.area, self.ratio = prob, area, ratio
+
+    def box(self, dice: np.random.RandomState, height: int, width: int) -> Box | None:
+        """A box, or none; ten tries to find one that fits (`timm/data/random_erasing.py: RandomErasing._erase`)."""
+        if dice.rand() >= self.prob:
+            return None
+        for _ in range(10):
+            area = dice.uniform(*self.area) * height * width
+            ratio = math.exp(dice.uniform(math.log(self.ratio), -math.log(self.ratio)))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if h < height and w < width:
+                top, left = int(dice.randint(height - h + 1)), int(dice.randint(width - w + 1))
+                return top, top + h, left, left + w
+        return None
+
+    def __call__(self, video: Tensor, dice_of: Callable[[int], np.random.RandomState]) -> Tensor:
+        """`video` `[B, C, T, H, W]`, changed in place; row i by the generator `dice_of(i)` alone."""
+        for i, clip in enumerate(video):
+            dice = dice_of(i)
+            box = self.box(dice, *video.shape[3:])
+            if box is not None:
+                top, bottom, left, right = box
+                part = clip[:, :, top:bottom, left:right]
+                noise = torch.Generator(video.device).manual_seed(int(dice.randint(2**31)))
+                part.copy_(torch.randn(part.shape, generator=noise, device=video.device))
+        return video

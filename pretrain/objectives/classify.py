@@ -1,0 +1,134 @@
+"""Classify: which of a list of classes a video is of, as VideoMAE V2 and UMT are fine-tuned (arXiv 2303.16727, 2303.16058).
+
+Letters in shapes: B clips, C channels, T frames, H W pixels, K classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.classifier import Classifier
+from pretrain.contrast import mean_of_counted
+from pretrain.erase import Erase
+from pretrain.mix import Mix, blend, opposite
+from pretrain.objectives.objective import Batch, Objective
+
+
+class Classify(Objective):
+    """Fine-tuning, probing and supervised training of any `Classifier`, on the number `label` of each video.
+
+    In evaluation a label of -1 is a class that the list has not: no loss is made of it; training refuses it.
+
+    Args:
+        model: encoder and head.
+        mix: mixup and CutMix of clips and targets.
+        erase: boxes of noise.
+        smoothing: share of each target that is spread over all classes.
+        multi_label: a video is of any number of classes, each judged by itself; `label` may then be several numbers a
+            video, `[B, L]`, where -1 fills up shorter rows.
+        freeze: beginnings of names in `model` whose parameters do not train, such as `encoder.patch_embed`. (Probes
+            freeze their encoders themselves.)
+        base: see `Objective`.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        mix: Mix | None = None,
+        erase: Erase | None = None,
+        smoothing: float = 0.0,
+        multi_label: bool = False,
+        freeze: Sequence[str] = (),
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        if not 0 <= smoothing < 1 or (smoothing and multi_label):
+            raise ValueError(f"smoothing is 0 to 1, and 0 where classes are judged one by one, not {smoothing}")
+        self.needs = ("video", "label")
+        self.model, self.mix, self.erase = model, mix, erase
+        self.smoothing, self.multi_label = smoothing, multi_label
+        for beginning in freeze:
+            still = [p for name, p in model.named_parameters() if name.startswith(beginning)]
+            if not still:
+                raise ValueError(f"freeze: no parameter of {type(model).__name__} has a name that begins {beginning!r}")
+            for parameter in still:
+                parameter.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        target, counts = self.targets(batch)
+        if not self.training:
+            return self.loss(self.model(self.normalize(batch["video"])), target, counts)
+        video, target = self.augment(batch["video"], target)
+        return self.loss(self.model(video), target, counts)
+
+    def losses_of(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch in evaluation, from what `predict` made of it: no second look at the video."""
+        return self.loss(outputs["scores"], *self.targets(batch))
+
+    def loss(self, scores: Tensor, target: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """Cross entropy, or the mean of each class's own, of scores and targets, both `[B, K]`."""
+        scores = scores.float()
+        if self.multi_label:
+            each = F.binary_cross_entropy_with_logits(scores, target, reduction="none").mean(dim=1)
+        else:
+            each = F.cross_entropy(scores, target, reduction="none")
+        return {"classes": each.mean() if self.training else mean_of_counted(each, counts, alone=True)}
+
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What scores should say, `[B, K]`, and 1.0 where a row has a label that the list has, `[B]`."""
+        label = self._labels(batch)
+        classes, known = self.model.classes, label >= 0
+        smoothing = self.smoothing if self.training else 0.0
+        low = smoothing / classes
+        target = torch.full((len(label), classes + 1), low, device=label.device)  # the last column takes the -1s
+        target = target.scatter(1, torch.where(known, label, classes), 1 - smoothing + low)[:, :classes]
+        return target, torch.ones(len(label), device=label.device) if self.multi_label else known[:, 0].float()
+
+    def _labels(self, batch: Batch) -> Tensor:
+        """`[B, L]`; a ValueError names a video whose label is no class."""
+        label = batch["label"] if batch["label"].ndim == 2 else batch["label"][:, None]
+        lowest = -1 if self.multi_label or not self.training else 0
+        wrong = ((label < lowest) | (label >= self.model.classes)).any(dim=1)
+        if label.shape[1] > 1 and not self.multi_label:
+            wrong = wrong | (label[:, 1:] >= 0).any(dim=1)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"{batch['name'][row]} has the label {batch['label'][row].tolist()}, and the model tells {self.model.classes} "
+                f"classes apart, numbered from 0 to {self.model.classes - 1}: give the model the data's number of classes "
+                "(model.init_args.model.init_args.classes), mend the list, or for several labels a video set multi_label"
+            )
+        return label
+
+    def augment(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips normalised, with boxes of noise, and blended; and targets `[B, K]` blended alike.
+
+        Every draw depends on the seed, the step and a clip's place in the step's global batch: devices do not matter,
+        and accumulated parts only in that partners are of one part.
+        """
+        rank, world = self.position
+        rows, part = len(video), self.draw.part
+        clips = self._prepared(video, self.places(rows))
+        if self.mix is None:
+            return clips, target
+        inside = self.places(rows, of_part=True).tolist()
+        pairs = [0 if self.mix.together else min(place, world * rows - 1 - place) for place in inside]
+        draws = [self.mix.draw(self.numbers(1, part, pair), *video.shape[3:]) for pair in pairs]
+        others = self._prepared(opposite(video, rank, world), self.places(rows, world - 1 - rank).flip(0))
+        clips, share = blend(clips, others, draws)
+        return clips, target * share + opposite(target, rank, world) * (1 - share)
+
+    def _prepared(self, video: Tensor, places: Tensor) -> Tensor:
+        clips = self.normalize(video)
+        if self.erase is None:
+            return clips
+        clips = clips.clone() if clips is video else clips
+        return self.erase(clips, lambda i: self.numbers(2, int(places[i])))
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """`scores` `[B, K]`, before a softmax, and the `features` `[B, D]` that they are made of."""
+        features = self.model.features(self.normalize(batch["video"]))
+        return {"scores": self.model.score(features), "features": features}
