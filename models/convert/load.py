@@ -79,7 +79,8 @@ def load_weights(
 
     Args:
         model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `Classifier`, or what holds an `encoder` (and
-            `decoder`, or `text`) or a classifier as its `model`, such as an objective. Weights of a text tower alone may fill that part of it.
+            `decoder`, or `text`) or a classifier as its `model`, such as an objective. Weights of a text tower alone
+            may fill that part of it.
         path: a file, a transformers folder, or a state dict already read.
         classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
 

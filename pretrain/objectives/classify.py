@@ -1,4 +1,4 @@
-"""Classify: which of a list of classes a video is of, as VideoMAE V2 and UMT are fine-tuned (arXiv 2303.16727, 2303.16058).
+"""Classify: which of a list of classes a video is of, as VideoMAE V2 (arXiv 2303.16727) and UMT are fine-tuned.
 
 Letters in shapes: B clips, C channels, T frames, H W pixels, K classes.
 """
@@ -95,11 +95,11 @@ class Classify(Objective):
         if label.shape[1] > 1 and not self.multi_label:
             wrong = wrong | (label[:, 1:] >= 0).any(dim=1)
         if wrong.any():
-            row = int(wrong.nonzero()[0])
+            row, classes = int(wrong.nonzero()[0]), self.model.classes
             raise ValueError(
-                f"{batch['name'][row]} has the label {batch['label'][row].tolist()}, and the model tells {self.model.classes} "
-                f"classes apart, numbered from 0 to {self.model.classes - 1}: give the model the data's number of classes "
-                "(model.init_args.model.init_args.classes), mend the list, or for several labels a video set multi_label"
+                f"{batch['name'][row]} has the label {batch['label'][row].tolist()}, and the model tells {classes} "
+                f"classes apart, numbered from 0 to {classes - 1}: give the model the data's number of classes "
+                "(model.init_args.model.init_args.classes), mend the list, or set multi_label for several a video"
             )
         return label
 
