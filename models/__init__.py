@@ -1,14 +1,17 @@
 """What you ship: encoders, decoders, heads and their weights. Torch only."""
 
 from models.bert import BERT_SIZES, Bert
+from models.caption import CaptionDecoder
 from models.classifier import Classifier, VideoClassifier
 from models.clip import CLIP_SIZES, CLIPVision
 from models.convert import LoadReport, load_weights
+from models.coordinate import Coordinated
 from models.decoders import DECODER_SIZES, FeatureDecoder, PixelDecoder
 from models.encoder import Encoder
 from models.fusion import FusionDecoder
 from models.text import TEXT_SIZES, CLIPText
 from models.tokenizers import BertTokenizer, CLIPTokenizer, Words
+from models.uniformerv2 import UniFormerV2, UniFormerV2Classifier
 from models.viclip import ViCLIPVision
 from models.vit import SIZES, VideoViT
 
@@ -23,12 +26,16 @@ __all__ = [
     "CLIPText",
     "CLIPTokenizer",
     "CLIPVision",
+    "CaptionDecoder",
     "Classifier",
+    "Coordinated",
     "Encoder",
     "FeatureDecoder",
     "FusionDecoder",
     "LoadReport",
     "PixelDecoder",
+    "UniFormerV2",
+    "UniFormerV2Classifier",
     "ViCLIPVision",
     "VideoClassifier",
     "VideoViT",

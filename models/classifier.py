@@ -59,7 +59,10 @@ class VideoClassifier(Classifier):
         nn.init.zeros_(self.head.bias)
 
     def features(self, video: Tensor) -> Tensor:
-        tokens = self.encoder(video)
+        return self.pool(self.encoder(video))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """One vector `[B, width]` of a video's tokens `[B, N, width]`."""
         return self.fc_norm(tokens.mean(1)) if self.mean else tokens[:, 0]
 
     def score(self, features: Tensor) -> Tensor:

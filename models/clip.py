@@ -56,18 +56,20 @@ class CLIPMLP(nn.Module):
     """Two linear layers with QuickGELU between them, `x * sigmoid(1.702 x)`.
 
     That is `silu(1.702 x) / 1.702`, and the matrix products take both factors along: one pass over memory, not three.
+    `dropout`: of the hidden channels.
     """
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         a = 1.702
         rows = x.flatten(0, -2)
         hidden = torch.addmm(a * self.fc1.bias, rows, self.fc1.weight.t(), alpha=a)
-        hidden = F.silu(hidden, inplace=not hidden.requires_grad)
+        hidden = self.dropout(F.silu(hidden, inplace=not hidden.requires_grad))
         return torch.addmm(self.fc2.bias, hidden, self.fc2.weight.t(), alpha=1 / a).view(*x.shape[:-1], -1)
 
 

@@ -67,7 +67,20 @@ class VideoViT(Encoder):
     def forward(
         self, video: Tensor, keep: Tensor | None = None, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """See `Encoder.forward`. Raises ValueError where the clip is not of the size that the model was made for.
+        """See `Encoder.forward` and `embed`."""
+        x = self.embed(video, keep)
+        tapped = {}
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in taps:
+                tapped[i] = self.norm(x)
+        last = len(self.blocks) - 1
+        x = tapped[last] if last in tapped else self.norm(x)
+        return (x, [tapped[i] for i in taps]) if taps else x
+
+    def embed(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What the blocks take, `[B, K, D]`. Raises ValueError where the clip is not of the size that the model was
+        made for.
 
         Where a token is one frame deep, a clip of one frame is a picture, which every such encoder takes: it stands in
         the first frame's places, whose rows of the sinusoid table are the table of a picture.
@@ -80,12 +93,4 @@ class VideoViT(Encoder):
             )
         x = self.patch_embed(video, keep)
         positions = self.positions()[: x.shape[1]] if keep is None else self.positions(keep)
-        x = x + positions.to(x.dtype)
-        tapped = {}
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in taps:
-                tapped[i] = self.norm(x)
-        last = len(self.blocks) - 1
-        x = tapped[last] if last in tapped else self.norm(x)
-        return (x, [tapped[i] for i in taps]) if taps else x
+        return x + positions.to(x.dtype)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.tokenizers import Words
+from models.uniformerv2 import UniFormerV2
 from models.viclip import ViCLIPVision
 
 
@@ -17,7 +18,7 @@ def read(words: Words, texts: Sequence[str], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def unit_videos(encoder: ViCLIPVision, video: Tensor) -> Tensor:
+def unit_videos(encoder: ViCLIPVision | UniFormerV2, video: Tensor) -> Tensor:
     """Features `[B, out]` of `video` `[B, 3, T, H, W]`, normalised, all of whose patches are seen."""
     return F.normalize(encoder.look(video)[0].float(), dim=-1)
 

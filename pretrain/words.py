@@ -4,7 +4,10 @@ B texts, L places, V words of the vocabulary. Labels are the hidden words' ids, 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from pretrain.contrast import mean_of_counted
 
 IGNORED = -100
 
@@ -39,3 +42,18 @@ def bert_words(ids: Tensor, hidden: Tensor, noise: Tensor, mask: int, vocabulary
     other = ((noise - 0.8) / 0.1 * vocabulary).long().clamp(0, vocabulary - 1).to(ids.dtype)
     seen = torch.where(noise < 0.8, torch.full_like(ids, mask), torch.where(noise < 0.9, other, ids))
     return torch.where(hidden, seen, ids)
+
+
+def next_words_loss(scores: Tensor, ids: Tensor, seen: Tensor, alone: bool = False) -> Tensor:
+    """Cross entropy of each word given those before it, the mean over the words of all ranks.
+
+    Args:
+        scores: of the word after each place but the last, `[B, L - 1, V]`.
+        ids: `[B, L]`; the first is given, the end is to be said.
+        seen: False at padding, which does not count, `[B, L]`.
+        alone: see `mean_of_counted`.
+
+    Source: InternVideo1 CoTrain `modules/objectives.py: compute_cap`.
+    """
+    error = F.cross_entropy(scores.float().flatten(0, 1), ids[:, 1:].long().flatten(), reduction="none")
+    return mean_of_counted(error, seen[:, 1:].float().flatten(), alone)

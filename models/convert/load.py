@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from models.bert import Bert
+from models.caption import CaptionDecoder
 from models.classifier import Classifier
 from models.clip import CLIPVision
-from models.convert import bert, clip, umt, umt2, viclip, videomae
+from models.convert import bert, clip, internvideo, umt, umt2, viclip, videomae
 from models.convert.read import read_tensors
 from models.convert.rules import Rules, prefixed, to_ours
+from models.coordinate import Coordinated
 from models.encoder import Encoder
 from models.text import CLIPText
 from models.viclip import inflate
@@ -27,14 +29,22 @@ _LAYOUTS: list[tuple[str, str, Rules | None]] = [
     ("official UMT stage 2, fine-tuned", "text_encoder.embeddings.word_embeddings.weight", umt2.OFFICIAL_TUNED),
     ("BERT, transformers", "bert.embeddings.word_embeddings.weight", bert.TRANSFORMERS),
     ("BERT, transformers", "embeddings.word_embeddings.weight", bert.TRANSFORMERS_MODEL),
+    ("official InternVideo", "clip.visual_proj", internvideo.OFFICIAL),
+    ("official InternVideo, towers alone", "visual_proj", internvideo.OFFICIAL_BARE),
+    ("official InternVideo, caption decoder alone", "visual_queries", internvideo.CAPTION),
+    ("official UniFormerV2", "transformer.temporal_cls_token", internvideo.UNIFORMERV2),
     ("tubelet for transformers", "vision.time.table", viclip.EXPORTED),
-    ("CLIP, OpenAI", "visual.conv1.weight", {**prefixed(clip.OPENAI, "encoder."), **clip.OPENAI_TEXT}),
+    (
+        "CLIP, OpenAI",
+        "visual.conv1.weight",
+        {**prefixed(clip.OPENAI, "encoder."), **clip.OPENAI_TEXT, "logit_scale": "logit_scale"},
+    ),
     ("CLIP, OpenAI, vision alone", "conv1.weight", prefixed(clip.OPENAI_VISUAL, "encoder.")),
     ("CLIP, OpenAI, text alone", "token_embedding.weight", clip.OPENAI_TEXT),
     (
         "CLIP, transformers",
         "vision_model.embeddings.patch_embedding.weight",
-        {**prefixed(clip.TRANSFORMERS, "encoder."), **clip.TRANSFORMERS_TEXT},
+        {**prefixed(clip.TRANSFORMERS, "encoder."), **clip.TRANSFORMERS_TEXT, "logit_scale": "logit_scale"},
     ),
     (
         "CLIP, transformers",
@@ -42,6 +52,7 @@ _LAYOUTS: list[tuple[str, str, Rules | None]] = [
         prefixed(clip.TRANSFORMERS_MODEL, "encoder."),
     ),
     ("CLIP, transformers, text alone", "text_model.embeddings.token_embedding.weight", clip.TRANSFORMERS_TEXT),
+    ("tubelet", "masked.encoder.patch_embed.proj.weight", None),
     ("tubelet", "norm_pre.weight", None),
     ("tubelet", "token_embed.weight", None),
     ("transformers", "videomae.embeddings.patch_embeddings.projection.weight", videomae.TRANSFORMERS),
@@ -62,6 +73,11 @@ class LoadReport:
     unused: list[str]
     missing: list[str]
 
+    def within(self, part: str) -> "LoadReport":
+        """The same of a model that holds this one as `part`."""
+        loaded, missing = ([f"{part}.{name}" for name in names] for names in (self.loaded, self.missing))
+        return LoadReport(self.source, loaded, self.unused, missing)
+
     def __str__(self) -> str:
         def some(names: list[str]) -> str:
             return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
@@ -78,9 +94,9 @@ def load_weights(
     """Load official, transformers' or our own weights into `model`; the keys tell which they are.
 
     Args:
-        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `Classifier`, or what holds an `encoder` (and
-            `decoder`, or `text`) or a classifier as its `model`, such as an objective. Weights of a text tower alone
-            may fill that part of it.
+        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, or what holds
+            an `encoder` (and `decoder`, or `text`) or a classifier as its `model`, such as an objective. Weights of a
+            text tower alone may fill that part, and of one encoder that of a coordinated pair.
         path: a file, a transformers folder, or a state dict already read.
         classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
 
@@ -96,7 +112,14 @@ def load_weights(
         return load_weights(model.model, path, classes)
     where = str(path) if isinstance(path, str | Path) else "the state dict"
     theirs = dict(path) if isinstance(path, Mapping) else read_tensors(path)
+    return _load(model, theirs, where, classes)
+
+
+def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequence[int] | None) -> LoadReport:
     source, ours, origin = _recognise(theirs, where)
+    branch = _branch(ours) if isinstance(model, Coordinated) else None
+    if branch is not None:
+        return _load(getattr(model, branch), theirs, where, classes).within(branch)
     if classes is not None:
         ours.update({name: ours[name][torch.as_tensor(classes)] for name in ours if name.startswith("head.")})
     part = next((part for part in _parts(model) if any(name.startswith(part) for name in ours)), None)
@@ -112,6 +135,7 @@ def load_weights(
     wrong = [name for name in ours if name in target and not fits[name] and not name.startswith("head.")]
     loaded = [name for name in ours if fits[name]]
     used = {their for name in [*loaded, *fixed] for their in origin[name]} | bert.repeated(theirs)
+    used |= internvideo.constants_in(theirs, used)
     report = LoadReport(
         source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
     )
@@ -127,10 +151,19 @@ def load_weights(
     return report
 
 
+def _branch(ours: Mapping[str, Tensor]) -> str | None:
+    """Which encoder of a coordinated pair weights are for; None: they are the pair's."""
+    if any(name.startswith("masked.") for name in ours):
+        return None
+    return "multimodal" if "encoder.norm_pre.weight" in ours else "masked"
+
+
 def _parts(model: nn.Module) -> tuple[str, ...]:
     """Where in a checkpoint of several parts a model that is one of them stands, the first that is there."""
     if isinstance(model, CLIPVision):
         return "teacher.", "encoder."
+    if isinstance(model, CaptionDecoder):
+        return ("caption.",)
     return ("encoder.",) if isinstance(model, Encoder) else ("text.",) if isinstance(model, CLIPText | Bert) else ()
 
 
@@ -184,14 +217,17 @@ def _check_blocks(report: LoadReport, ours: Mapping[str, Tensor], target: Mappin
     """Half a transformer is worse than none: blocks left over or left out mean another architecture.
 
     Of an objective's towers some may be absent: a decoder or a text tower, or the encoder where a text tower is there;
-    plain BERT has nothing that looks at a video, and a writer of answers may have nothing to look at other questions.
+    plain BERT has nothing that looks at a video, a writer of answers may have nothing to look at other questions, and
+    CLIP nothing that mixes frames.
     """
-    absent = {"decoder.", "text.", "answer_decoder."} | {"encoder." for name in ours if name.startswith("text.")}
-    for part in ("encoder.", "decoder.", "text.", "answer_decoder.", ""):
+    absent = {"decoder.", "text.", "answer_decoder.", "caption."} | {
+        "encoder." for name in ours if name.startswith("text.")
+    }
+    for part in ("encoder.", "decoder.", "text.", "answer_decoder.", "caption.", ""):
         stems = (f"{part}blocks.", f"{part}patch_embed.")
         theirs = {name for name in ours if name.startswith(stems)}
         mine = {name for name in target if name.startswith(stems)}
-        for looks in (".cross.", ".cross.kv."):
+        for looks in (".cross.", ".cross.kv.", ".local1.", ".local2."):
             if not any(looks in name for name in theirs):
                 mine = {name for name in mine if looks not in name}
         if mine and (theirs or part not in absent) and theirs != mine:

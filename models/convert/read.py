@@ -19,7 +19,7 @@ _SAFE = [
 ]
 _SAFE += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
 
-_WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
+_WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_state")
 _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 

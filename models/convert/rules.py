@@ -15,6 +15,10 @@ class Batched(str):
     """Their name of a tensor that has a first dimension of 1 there."""
 
 
+class Single(str):
+    """Their name of a vector that is a table of one row of one sample there, `[1, 1, D]`."""
+
+
 # Our template -> theirs. `{i}` stands for a block number; a tuple of theirs is joined along dimension 0 into ours.
 Rules = Mapping[str, str | tuple[str, ...]]
 
@@ -61,12 +65,16 @@ def to_theirs(rules: Rules, ours: Mapping[str, Tensor]) -> tuple[dict[str, Tenso
 def _turn_in(their: str, tensor: Tensor) -> Tensor:
     if isinstance(their, Transposed):
         return tensor.t()
+    if isinstance(their, Single):
+        return tensor.flatten()
     return tensor.squeeze(0) if isinstance(their, Batched) else tensor
 
 
 def _turn_out(their: str, tensor: Tensor) -> Tensor:
     if isinstance(their, Transposed):
         return tensor.t()
+    if isinstance(their, Single):
+        return tensor[None, None]
     return tensor.unsqueeze(0) if isinstance(their, Batched) else tensor
 
 

@@ -1,6 +1,7 @@
 """The methods, a class each; recipes name them by these short names."""
 
 from pretrain.objectives.classify import Classify
+from pretrain.objectives.internvideo import InternVideo
 from pretrain.objectives.objective import Objective
 from pretrain.objectives.umt import UMT
 from pretrain.objectives.umt2 import UMT2
@@ -9,4 +10,4 @@ from pretrain.objectives.videomae import VideoMAE
 from pretrain.objectives.videoqa import VideoQA
 from pretrain.objectives.vilp import ViLP
 
-__all__ = ["UMT", "UMT2", "Classify", "Objective", "ViCLIP", "ViLP", "VideoMAE", "VideoQA"]
+__all__ = ["UMT", "UMT2", "Classify", "InternVideo", "Objective", "ViCLIP", "ViLP", "VideoMAE", "VideoQA"]

@@ -1,0 +1,140 @@
+"""InternVideo's multimodal stage: a video and its caption get the same vector, and the caption is told from the video
+word by word (arXiv 2212.03191, section 3.2)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.caption import CaptionDecoder
+from models.text import CLIPText
+from models.tokenizers import CLIPTokenizer, Words
+from models.uniformerv2 import UniFormerV2
+from pretrain.contrast import keys, pair_loss
+from pretrain.masking import Mask
+from pretrain.objectives.objective import Batch, Objective
+from pretrain.towers import read, unit_texts, unit_videos
+from pretrain.words import hidden_words, next_words_loss
+
+
+class InternVideo(Objective):
+    """Contrast of videos and texts over all ranks, and captions said from the video's tokens.
+
+    The two align before they fuse: the caption decoder reads the text tower's states and the video tower's tokens.
+
+    Args:
+        encoder, text: the towers, of one `out`; `weights` of CLIP start both, at CLIP's own output.
+        caption: says captions; None: contrast alone.
+        words: how captions are read; by default cleaned, then CLIP's tokenizer at the text tower's context.
+        mask: which patches are seen in training, as many of each frame; None: all, as in evaluation and as released.
+        hide: share of the words that the text tower does not see in training, start and end too, as released: both
+            losses then work from what is left. The text tower needs `hides`.
+        freeze_text: train neither the text tower's blocks nor its tables; what stands for hidden words trains.
+        caption_weight: of the captions' loss against that of contrast.
+        logit_scale, logit_scale_max: the logarithm of what cosines are multiplied by, where it starts; it is kept
+            between 0 and the most.
+        exact_gather: the true gradient over ranks, as released here; False: smaller by the number of ranks.
+        positives: what makes two samples of a batch one: the video's name, or the caption too.
+        mean, std: by default CLIP's, as released.
+        base: see `Objective`.
+    """
+
+    def __init__(
+        self,
+        encoder: UniFormerV2,
+        text: CLIPText,
+        caption: CaptionDecoder | None = None,
+        words: Words | None = None,
+        mask: Mask | None = None,
+        hide: float = 0.0,
+        freeze_text: bool = False,
+        caption_weight: float = 1.0,
+        logit_scale: float = math.log(1 / 0.07),
+        logit_scale_max: float = math.log(100),
+        exact_gather: bool = True,
+        positives: Literal["name", "text"] = "name",
+        mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073),
+        std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711),
+        **base: Any,
+    ) -> None:
+        super().__init__(mean=mean, std=std, **base)
+        self.words = words or Words(CLIPTokenizer(text.context))
+        _check_parts(encoder, text, caption, mask, hide)
+        self.encoder, self.text, self.caption, self.mask = encoder, text, caption, mask
+        self.needs = ("video", "text")
+        self.hide, self.freeze_text, self.caption_weight = hide, freeze_text, caption_weight
+        text.requires_grad_(not freeze_text)
+        if text.mask_embed is not None:
+            text.mask_embed.requires_grad_(hide > 0)
+        self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
+        self.logit_scale_max, self.exact_gather, self.positives = logit_scale_max, exact_gather, positives
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        video, dice = self.normalize(batch["video"]), self.dice(batch["video"].device)
+        feature, tokens = self.encoder.look(video, self.choose(video, dice))
+        ids = read(self.words, batch["text"], video.device)
+        seen = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(dim=1, keepdim=True)
+        hidden = self.hide_words(ids, seen, dice)
+        text, states = self.text(ids, hidden)
+        with torch.no_grad():
+            self.logit_scale.clamp_(0, self.logit_scale_max)
+        temperature, same = (-self.logit_scale).exp(), keys(batch[self.positives], video.device)
+        losses = {"contrast": pair_loss(feature, text, same, temperature, not self.training, self.exact_gather)}
+        if self.caption is not None:
+            said = self.caption(states[:, :-1], tokens)
+            losses["caption"] = self.caption_weight * next_words_loss(said, ids, seen, not self.training)
+        return losses
+
+    def choose(self, video: Tensor, dice: torch.Generator) -> Tensor | None:
+        """The patches `[B, K]` that are seen; None: all."""
+        if self.mask is None or not self.training:
+            return None
+        grid = (video.shape[2] if video.shape[2] == 1 else self.encoder.grid[0], *self.encoder.grid[1:])
+        return self.mask(self.noise(dice, len(video), self.mask.width(grid)), grid)
+
+    def hide_words(self, ids: Tensor, seen: Tensor, dice: torch.Generator) -> Tensor | None:
+        """True where the text tower does not see a word, `[B, L]`; None: it sees all."""
+        if not self.hide or not self.training:
+            return None
+        noise = self.noise(dice, len(ids), self.text.context).to(ids.device)
+        return hidden_words(noise[:, : ids.shape[1]], seen, self.hide)
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Features of whole texts, `[B, out]`, not of length 1."""
+        return self.text(read(self.words, texts, self.device))[0]
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
+        return unit_videos(self.encoder, self.normalize(video))
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit features `[n, out]` of any number of texts."""
+        return unit_texts(self.embed, texts)
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """`features` `[B, out]`, whose product with `encode_text`'s is the cosine."""
+        return {"features": self.encode_video(batch["video"])}
+
+
+def _check_parts(
+    encoder: UniFormerV2, text: CLIPText, caption: CaptionDecoder | None, mask: Mask | None, hide: float
+) -> None:
+    """A ValueError where parts do not fit."""
+    if encoder.out is None or encoder.out != text.out:
+        raise ValueError(f"the towers differ: the video's `out` is {encoder.out}, the text's {text.out}")
+    if caption is not None and (caption.width, caption.video_width) != (text.width, encoder.width):
+        raise ValueError(
+            f"the caption decoder is made for texts of width {caption.width} and videos of {caption.video_width}, and "
+            f"the towers have {text.width} and {encoder.width}: set its width and video_width"
+        )
+    if caption is not None and caption.vocabulary < text.token_embed.num_embeddings:
+        raise ValueError(
+            f"the caption decoder can say {caption.vocabulary} words and the text tower knows "
+            f"{text.token_embed.num_embeddings}: set its vocabulary"
+        )
+    if mask is not None and not mask.even:
+        raise ValueError("the video tower sees as many patches of each frame: mask by RandomFrames or Tube")
+    if hide and text.mask_embed is None:
+        raise ValueError("the text tower hides no words: give it hides: true")
