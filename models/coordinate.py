@@ -105,6 +105,7 @@ class Coordinated(Classifier):
             for encoder in (masked.encoder, multimodal.encoder):
                 encoder.requires_grad_(False)
             multimodal.encoder.query.requires_grad_(True)
+            multimodal.encoder.norm.requires_grad_(True)  # the head's, in official files
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.mixture)
