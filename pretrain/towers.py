@@ -9,12 +9,25 @@ from torch import Tensor
 from models.tokenizers import Words
 from models.uniformerv2 import UniFormerV2
 from models.viclip import ViCLIPVision
+from pretrain.contrast import gather
 
 
 def read(words: Words, texts: Sequence[str], device: torch.device) -> Tensor:
     """Ids `[B, L]` of CLIP's texts, no longer than the longest of them: what comes after the end cannot be seen."""
     ids = words(texts)
     return ids[:, : int(ids.argmax(dim=1).max()) + 1].to(device)
+
+
+def first_if_still(video: Tensor, alone: bool = False) -> Tensor:
+    """`video` `[B, C, T, H, W]`, or its first frame where no frame differs from it: a batch of pictures, on all ranks.
+
+    Args:
+        alone: ask this rank's batch alone, as in evaluation.
+    """
+    if video.shape[2] == 1:
+        return video
+    still = (video == video[:, :, :1]).all().int()[None]
+    return video[:, :, :1] if (still if alone else gather(still)).all() else video
 
 
 @torch.no_grad()

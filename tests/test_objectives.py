@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 # A row a method. It buys the tests here, and those of resuming and of ranks.
 ROWS = {
     "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml")],
+    "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],
     "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
     "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
     "umt2": ["-c", str(ROOT / "recipes/umt2_tiny.yaml")],
@@ -54,6 +55,10 @@ def test_losses_need_no_trainer_and_are_finite(small) -> None:
 @EACH
 def test_every_trained_parameter_gets_a_gradient(small) -> None:
     objective, batch = small
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            if parameter.requires_grad and not parameter.any():
+                parameter.normal_(std=0.02)  # what starts at 0 may let nothing through before its first step
     sum(objective(batch).values()).backward()
     without = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not without

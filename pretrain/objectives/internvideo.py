@@ -15,7 +15,7 @@ from models.uniformerv2 import UniFormerV2
 from pretrain.contrast import keys, pair_loss
 from pretrain.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
-from pretrain.towers import read, unit_texts, unit_videos
+from pretrain.towers import first_if_still, read, unit_texts, unit_videos
 from pretrain.words import hidden_words, next_words_loss
 
 
@@ -31,6 +31,8 @@ class InternVideo(Objective):
         mask: which patches are seen in training, as many of each frame; None: all, as in evaluation and as released.
         hide: share of the words that the text tower does not see in training, start and end too, as released: both
             losses then work from what is left. The text tower needs `hides`.
+        pictures: batches whose frames are all alike are pictures, seen as clips of one frame; False: none are looked
+            for.
         freeze_text: train neither the text tower's blocks nor its tables; what stands for hidden words trains.
         caption_weight: of the captions' loss against that of contrast.
         logit_scale, logit_scale_max: the logarithm of what cosines are multiplied by, where it starts; it is kept
@@ -49,6 +51,7 @@ class InternVideo(Objective):
         words: Words | None = None,
         mask: Mask | None = None,
         hide: float = 0.0,
+        pictures: bool = False,
         freeze_text: bool = False,
         caption_weight: float = 1.0,
         logit_scale: float = math.log(1 / 0.07),
@@ -64,7 +67,7 @@ class InternVideo(Objective):
         _check_parts(encoder, text, caption, mask, hide)
         self.encoder, self.text, self.caption, self.mask = encoder, text, caption, mask
         self.needs = ("video", "text")
-        self.hide, self.freeze_text, self.caption_weight = hide, freeze_text, caption_weight
+        self.hide, self.pictures, self.freeze_text, self.caption_weight = hide, pictures, freeze_text, caption_weight
         text.requires_grad_(not freeze_text)
         if text.mask_embed is not None:
             text.mask_embed.requires_grad_(hide > 0)
@@ -72,7 +75,8 @@ class InternVideo(Objective):
         self.logit_scale_max, self.exact_gather, self.positives = logit_scale_max, exact_gather, positives
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        video, dice = self.normalize(batch["video"]), self.dice(batch["video"].device)
+        video, dice = batch["video"], self.dice(batch["video"].device)
+        video = self.normalize(first_if_still(video, not self.training) if self.pictures else video)
         feature, tokens = self.encoder.look(video, self.choose(video, dice))
         ids = read(self.words, batch["text"], video.device)
         seen = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(dim=1, keepdim=True)
@@ -91,7 +95,8 @@ class InternVideo(Objective):
         """The patches `[B, K]` that are seen; None: all."""
         if self.mask is None or not self.training:
             return None
-        grid = (video.shape[2] if video.shape[2] == 1 else self.encoder.grid[0], *self.encoder.grid[1:])
+        slices, *places = self.encoder.grid
+        grid = (1 if video.shape[2] == 1 else slices, *places)
         return self.mask(self.noise(dice, len(video), self.mask.width(grid)), grid)
 
     def hide_words(self, ids: Tensor, seen: Tensor, dice: torch.Generator) -> Tensor | None:

@@ -23,7 +23,7 @@ from pretrain.losses import alignment
 from pretrain.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
 from pretrain.teachers import Frozen, check_student, last_blocks, teach
-from pretrain.towers import unit_texts
+from pretrain.towers import first_if_still, unit_texts
 from pretrain.words import IGNORED, bert_words, hidden_words, labels_of
 
 
@@ -134,10 +134,7 @@ class UMT2(Objective):
 
     def look(self, video: Tensor) -> Tensor:
         """`video` `[B, C, T, H, W]`, or its first frame where the batch is one of pictures, on this rank and all."""
-        if self.image_mask is None or video.shape[2] == 1:
-            return video
-        still = (video == video[:, :, :1]).all().int()[None]
-        return video[:, :, :1] if (gather(still) if self.training else still).all() else video
+        return video if self.image_mask is None else first_if_still(video, not self.training)
 
     def grid_of(self, video: Tensor) -> Grid:
         """The tokens of `video`, in time, rows and columns: a picture has one slice."""
