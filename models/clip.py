@@ -39,6 +39,16 @@ class CLIPAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(attend(q, k, v, causal=self.causal).transpose(1, 2).flatten(2))
 
+    def at(self, x: Tensor, index: Tensor) -> Tensor:
+        """What comes out at token `index` `[B]` of each of `x` `[B, N, D]`: `[B, 1, D]`."""
+        q = self.queries(x.take_along_dim(index[:, None, None], dim=1))
+        k, v = self.keys_values(x)
+        if not self.causal:
+            return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        before = torch.arange(x.shape[1], device=x.device) <= index[:, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, before[:, None, None])
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
     def queries(self, x: Tensor) -> Tensor:
         """`[B, heads, N, d]` of `x` `[B, N, D]`."""
         width = self.proj.in_features
@@ -84,8 +94,14 @@ class CLIPBlock(nn.Module):
         self.mlp = CLIPMLP(width, mlp)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        """`[B, N, D]` to the same; with `at` `[B]`, that token of each alone, `[B, 1, D]`: all that a feature needs of
+        the last block."""
+        h = self.norm1(x)
+        if at is None:
+            x = x + self.drop_path(self.attn(h))
+        else:
+            x = x.take_along_dim(at[:, None, None], dim=1) + self.drop_path(self.attn.at(h, at))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

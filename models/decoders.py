@@ -66,11 +66,12 @@ class PixelDecoder(nn.Module):
         visible = visible + self.positions(keep).to(visible.dtype)
         hidden = self.mask_token.to(visible.dtype) + self.positions(predict).to(visible.dtype)
         x = torch.cat((visible, hidden), dim=1)
-        for block in self.blocks:
-            x = block(x)
         start = tokens.shape[1]
         stop = x.shape[1] if read is None else start + read
-        return self.head(self.norm(x[:, start:stop]))
+        *early, last = self.blocks
+        for block in early:
+            x = block(x)
+        return self.head(self.norm(last(x, slice(start, stop))))
 
 
 class FeatureDecoder(nn.Module):

@@ -67,10 +67,17 @@ class Attention(nn.Module):
         if self.scale is not None:
             nn.init.constant_(self.scale, math.log(10))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, part: slice | None = None) -> Tensor:
+        """`[B, N, D]` to the same; with `part`, what comes out for those tokens alone, which look at all."""
         bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, heads, d]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        if part is None:
+            qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))  # [B, N, 3, heads, d]
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        else:
+            width = len(self.q_bias)
+            q = F.linear(x[:, part], self.qkv.weight[:width], self.q_bias).unflatten(-1, (self.heads, -1))
+            kv = F.linear(x, self.qkv.weight[width:], bias[width:]).unflatten(-1, (2, self.heads, -1))
+            q, (k, v) = q.transpose(1, 2), kv.permute(2, 0, 3, 1, 4)
         scale = None
         if self.scale is not None:
             q = F.normalize(q, dim=-1) * self.scale.clamp(max=math.log(100)).exp()
@@ -112,8 +119,10 @@ class Block(nn.Module):
         self.ls2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, part: slice | None = None) -> Tensor:
+        """`[B, N, D]` to the same; with `part`, those tokens alone, where nobody reads the others."""
+        mixed = self.attn(self.norm1(x), part)
+        x = (x if part is None else x[:, part]) + self.drop_path(self.ls1(mixed))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 

@@ -72,16 +72,28 @@ class CLIPText(nn.Module):
         Raises:
             ValueError: more places than the tower has, or words to hide and no embedding for them.
         """
-        if ids.shape[1] > self.context:
-            raise ValueError(f"texts of {ids.shape[1]} places, and the text tower has {self.context}: set one of them")
-        x = self.token_embed(ids)  # [B, L, D]
-        if hidden is not None:
-            if self.mask_embed is None:
-                raise ValueError("the text tower hides no words: give it hides: true")
-            x = torch.where(hidden[..., None], self.mask_embed.to(x.dtype), x)
-        x = x + self.pos_embed[: ids.shape[1]]
+        x = self._embed(ids, hidden)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
         end = x[torch.arange(len(x), device=x.device), ids.argmax(dim=1)]
         return self.proj(end), x
+
+    def feature(self, ids: Tensor) -> Tensor:
+        """As the feature of `forward`, for less: the last block gives the end's token alone."""
+        x = self._embed(ids, None)
+        *early, last = self.blocks
+        for block in early:
+            x = block(x)
+        return self.proj(self.norm(last(x, ids.argmax(dim=1)))[:, 0])
+
+    def _embed(self, ids: Tensor, hidden: Tensor | None) -> Tensor:
+        """The tokens that the blocks take, `[B, L, D]`."""
+        if ids.shape[1] > self.context:
+            raise ValueError(f"texts of {ids.shape[1]} places, and the text tower has {self.context}: set one of them")
+        x = self.token_embed(ids)
+        if hidden is not None:
+            if self.mask_embed is None:
+                raise ValueError("the text tower hides no words: give it hides: true")
+            x = torch.where(hidden[..., None], self.mask_embed.to(x.dtype), x)
+        return x + self.pos_embed[: ids.shape[1]]

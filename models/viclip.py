@@ -106,8 +106,29 @@ class ViCLIPVision(Encoder):
         x, _ = self._encode(video, keep, ())
         return self.proj(x[:, 0]), x[:, 1:]
 
+    def feature(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
+        """As the feature of `look`, for less: the last block gives the class token alone."""
+        x = self._embed(video, keep)
+        *early, last = self.blocks
+        for block in early:
+            x = block(x)
+        start = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return self.proj(self.norm(last(x, start))[:, 0])
+
     def _encode(self, video: Tensor, keep: Tensor | None, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """All tokens `[B, 1 + K, D]` through the final norm, the class token first; and the tapped blocks' outputs."""
+        x = self._embed(video, keep)
+        tapped = {}
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in taps:
+                tapped[i] = self.norm(x)
+        last = len(self.blocks) - 1
+        x = tapped[last] if last in tapped else self.norm(x)
+        return x, [tapped[i] for i in taps]
+
+    def _embed(self, video: Tensor, keep: Tensor | None) -> Tensor:
+        """The tokens that the blocks take, `[B, 1 + K, D]`."""
         frames = video.shape[2]
         if frames not in (self.tubelet, self.frames) or video.shape[3:] != (self.size, self.size):
             raise ValueError(
@@ -117,15 +138,7 @@ class ViCLIPVision(Encoder):
         x = self.patch_embed(video, keep)
         x = x + self._positions(frames // self.tubelet, keep).to(x.dtype)
         start = (self.cls_token + self.pos_embed[0]).to(x.dtype).expand(len(x), 1, -1)
-        x = self.norm_pre(torch.cat((start, x), dim=1))
-        tapped = {}
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in taps:
-                tapped[i] = self.norm(x)
-        last = len(self.blocks) - 1
-        x = tapped[last] if last in tapped else self.norm(x)
-        return x, [tapped[i] for i in taps]
+        return self.norm_pre(torch.cat((start, x), dim=1))
 
     def _positions(self, slices: int, keep: Tensor | None) -> Tensor:
         """Places and times added up, `[N, D]` or, of the kept tokens, `[B, K, D]`. A picture stands at the mean time,

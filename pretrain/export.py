@@ -128,19 +128,27 @@ def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dic
     if not isinstance(model, VideoMAE):
         return to_modeling_file(model, folder)
     kind = VideoMAEForPreTraining if decoder else VideoMAEModel
-    rules = names.TRANSFORMERS if decoder else names.TRANSFORMERS_MODEL
-    theirs = kind(transformers_config(model))
-    state, unknown = to_theirs(rules, encoder_state(model, decoder))
-    _none_left(unknown)
-    live = {names.on_disk_name(name): name for name in theirs.state_dict()}
-    missing = [name for name in live if name not in state and "position_embeddings" not in name]
-    _none_left(missing)
-    theirs.load_state_dict({live[name]: tensor for name, tensor in state.items()}, strict=False)
+    theirs = as_transformers(model, decoder)
     theirs.save_pretrained(folder)  # writes the names that transformers 4 and 5 both read
     _save_processor(model, folder)
     loaded = kind.from_pretrained(folder)
     encoder = loaded.videomae if decoder else loaded
     return f"{kind.__name__}, features equal to {compare(model, encoder):.1e}"
+
+
+def as_transformers(model: VideoMAE, decoder: bool):
+    """transformers' model of the same weights: `VideoMAEForPreTraining`, or without the decoder `VideoMAEModel`."""
+    from transformers import VideoMAEForPreTraining, VideoMAEModel
+
+    kind = VideoMAEForPreTraining if decoder else VideoMAEModel
+    rules = names.TRANSFORMERS if decoder else names.TRANSFORMERS_MODEL
+    theirs = kind(transformers_config(model))
+    state, unknown = to_theirs(rules, encoder_state(model, decoder))
+    _none_left(unknown)
+    live = {names.on_disk_name(name): name for name in theirs.state_dict()}
+    _none_left([name for name in live if name not in state and "position_embeddings" not in name])
+    theirs.load_state_dict({live[name]: tensor for name, tensor in state.items()}, strict=False)
+    return theirs.to(next(model.parameters()).device)
 
 
 def to_modeling_file(model: Objective, folder: Path) -> str:

@@ -50,10 +50,15 @@ class AdamW:
         """The learning rate of `step` for a global batch of 256."""
         return cosine(step, total, self.warmup_steps, self.base_lr, self.base_min_lr, self.base_start_lr)
 
-    def build(self, model: nn.Module, global_batch: int = 256) -> torch.optim.AdamW:
-        """The optimiser over the trained parameters of `model`; each group carries `lr_scale` and `decays`."""
+    def build(self, model: nn.Module, global_batch: int = 256, fused: bool = True) -> torch.optim.AdamW:
+        """The optimiser over the trained parameters of `model`; each group carries `lr_scale` and `decays`.
+
+        Args:
+            fused: in one pass over memory, by torch's kernel for it; else as torch does by default.
+        """
         groups = parameter_groups(model, self.weight_decay, self.layer_decay, self.decays)
-        return torch.optim.AdamW(groups, lr=self.base_lr * global_batch / 256, betas=self.betas, eps=self.eps)
+        lr = self.base_lr * global_batch / 256
+        return torch.optim.AdamW(groups, lr=lr, betas=self.betas, eps=self.eps, fused=fused or None)
 
     def set_rates(
         self, optimizer: torch.optim.Optimizer, step: int, total: int, global_batch: int = 256

@@ -33,7 +33,7 @@ def first_if_still(video: Tensor, alone: bool = False) -> Tensor:
 @torch.no_grad()
 def unit_videos(encoder: ViCLIPVision | UniFormerV2, video: Tensor) -> Tensor:
     """Features `[B, out]` of `video` `[B, 3, T, H, W]`, normalised, all of whose patches are seen."""
-    return F.normalize(encoder.look(video)[0].float(), dim=-1)
+    return F.normalize(encoder.feature(video).float(), dim=-1)
 
 
 @torch.no_grad()

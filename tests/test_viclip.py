@@ -286,14 +286,3 @@ def test_official_names_are_all_ours() -> None:
         theirs, unknown = to_theirs(names.OFFICIAL, {n: p for n, p in model.named_parameters()})
         assert not unknown and len(theirs) == tensors
         assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
-
-
-def test_dropping_patches_costs_less_time_and_memory() -> None:
-    from pretrain.dropping import measure, table
-
-    vision = {"width": 96, "depth": 2, "heads": 4, "mlp": 384, "patch": 8, "size": 64, "out": 32}
-    text = {"width": 32, "depth": 1, "heads": 4, "mlp": 64, "out": 32}
-    whole, dropped = measure(vision, text, batch=8, frames=4, rounds=1)
-    assert whole.ratio == 0 and dropped.ratio == 0.9
-    assert dropped.seconds < whole.seconds and dropped.megabytes < whole.megabytes
-    assert "| 90% |" in table([whole, dropped])

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
@@ -67,33 +66,41 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
-    """`train`: a step, forward and backward, at a published size in float32. Of umt against the same maths done plainly
-    and against what the machine can multiply; of vilp with and without dropped patches, in seconds and memory."""
+    """`train`: a whole step (forward, backward, clipping, AdamW) at a published size, in float32, against a peer's."""
     parser = commands.add_parser("train", help="training: a step", description=add_train.__doc__)
-    parser.add_argument("--method", choices=("umt", "vilp"), default="umt", help="(default umt)")
-    parser.add_argument("--size", choices=("base", "large"), default="base", help="(default base)")
+    parser.add_argument(
+        "--method",
+        choices=("videomae", "umt", "viclip", "vilp", "vit"),
+        default="videomae",
+        help="(default %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        choices=("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant"),
+        default="base",
+        help="or its first letter (default %(default)s)",
+    )
     parser.add_argument("--batch", type=int, default=2, help="clips a step (default %(default)s)")
-    parser.add_argument("--frames", type=int, default=8, help="of a clip (default %(default)s)")
+    parser.add_argument("--frames", type=int, help="of a clip (default: what the method's paper takes)")
+    parser.add_argument("--pixels", type=int, default=224, help="of a side (default %(default)s)")
+    parser.add_argument("--ratio", type=float, help="of tokens that are hidden (default: the method's)")
     parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
-    parser.add_argument("--device", default="cpu", help="(default cpu)")
+    parser.add_argument("--device", default="cpu", help="(default %(default)s)")
+    parser.add_argument("--no-memory", action="store_true", help="do not weigh the step, which takes a process each")
     parser.add_argument("--json", help="write all of it to this file")
     parser.set_defaults(run=train)
 
 
 def train(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `train`."""
-    settings = {"batch": a.batch, "frames": a.frames, "rounds": a.rounds, "device": a.device}
-    about = {"method": a.method, "size": a.size, **settings}
-    if a.method == "umt":
-        from pretrain.benchmark import umt
+    from models import SIZES
+    from pretrain.speed import METHODS, Setting, race
 
-        speed = umt(a.size, **settings)
-        return {"settings": about, **asdict(speed), "gain": speed.gain, "mfu": speed.mfu}, str(speed)
-    from models import CLIP_SIZES, TEXT_SIZES
-    from pretrain.dropping import measure, table
-
-    costs = measure(CLIP_SIZES[a.size], TEXT_SIZES[a.size], **settings)
-    return {"settings": about, "costs": [asdict(cost) for cost in costs]}, table(costs)
+    size = next(name for name in SIZES if name.startswith(a.size[0]))
+    frames = a.frames or (16 if a.method in ("videomae", "vit") else 8)
+    setting = Setting(size, a.batch, frames, a.pixels, a.ratio, a.device)
+    report = race(a.method, METHODS[a.method], setting, a.rounds, memory=not a.no_memory)
+    return report.json(), report.markdown()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class ViCLIP(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video = self.normalize(batch["video"])
-        feature, _ = self.encoder.look(video, self.choose(video))
+        feature = self.encoder.feature(video, self.choose(video))
         with torch.no_grad():
             self.temperature.clamp_(min=self.temperature_min)
         same = keys(batch[self.positives], video.device)
@@ -74,7 +74,7 @@ class ViCLIP(Objective):
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Features of texts, `[B, out]`, not of length 1."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            return self.text(read(self.words, texts, self.device))[0]
+            return self.text.feature(read(self.words, texts, self.device))
 
     def encode_video(self, video: Tensor) -> Tensor:
         """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""

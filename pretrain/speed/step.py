@@ -1,0 +1,89 @@
+"""One training step, whole: forward, backward, clipping and AdamW, each part timed."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+PARTS = ("forward", "backward", "clip", "update")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Args:
+        size: small, base, large, huge or giant, as far as the method has them.
+        batch: clips a step.
+        frames, pixels: of a clip, and of the side of a frame.
+        ratio: share of the tokens that is hidden; None for what the method's paper takes.
+        device: where.
+    """
+
+    size: str = "base"
+    batch: int = 2
+    frames: int = 16
+    pixels: int = 224
+    ratio: float | None = None
+    device: str = "cpu"
+
+    def with_ratio(self, usual: float) -> "Setting":
+        """The same with a ratio in any case."""
+        return self if self.ratio is not None else replace(self, ratio=usual)
+
+
+@dataclass
+class Contender:
+    """A model, the loss of its step on one fixed batch, and its optimiser (None where nothing is trained)."""
+
+    model: nn.Module
+    loss: Callable[[], Tensor]
+    optimizer: torch.optim.Optimizer | None
+    clip: float = 1.0
+
+    def step(self) -> tuple[float, dict[str, float]]:
+        """The loss, and the seconds of each of `PARTS`."""
+        clock = _Clock(next(self.model.parameters()).device)
+        if self.optimizer is None:
+            found = self.loss()
+            return float(found), clock.parts(forward=clock.lap())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss()
+        forward = clock.lap()
+        loss.backward()
+        backward = clock.lap()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
+        clip = clock.lap()
+        self.optimizer.step()
+        return loss.item(), clock.parts(forward, backward, clip, clock.lap())
+
+
+class _Clock:
+    """Seconds between laps: the wall's, or on a GPU those of its own events, read once at the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.last = self._mark()
+
+    def _mark(self) -> "float | torch.cuda.Event":
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def lap(self) -> "tuple[float | torch.cuda.Event, float | torch.cuda.Event]":
+        start, self.last = self.last, self._mark()
+        return start, self.last
+
+    def parts(self, forward: tuple, backward: tuple = (), clip: tuple = (), update: tuple = ()) -> dict[str, float]:
+        if self.cuda:
+            torch.cuda.synchronize()
+        laps = zip(PARTS, (forward, backward, clip, update), strict=True)
+        return {part: self._seconds(*lap) if lap else 0.0 for part, lap in laps}
+
+    def _seconds(self, start, end) -> float:
+        return start.elapsed_time(end) / 1e3 if self.cuda else end - start

@@ -1,0 +1,113 @@
+"""The benchmark of training steps: contenders do the same maths, FLOPs are those counted, reports are whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import clip, decoders, text, vit
+from pretrain.objectives import UMT
+from pretrain.speed import METHODS, Report, Setting, race
+from pretrain.speed.memory import weigh
+from pretrain.speed.step import Contender
+from pretrain.speed.umt import plain_umt
+
+ROOT = Path(__file__).parent.parent
+TINY = Setting("tiny", batch=2, frames=8, pixels=64)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size that takes milliseconds."""
+    width = {"width": 96, "depth": 6, "heads": 4, "mlp": 384, "patch": 16}
+    monkeypatch.setitem(vit.SIZES, "tiny", width)
+    monkeypatch.setitem(decoders.DECODER_SIZES, "tiny", {"width": 64, "heads": 4, "mlp": 256})
+    monkeypatch.setitem(clip.CLIP_SIZES, "tiny", {**width, "size": 64, "out": 32})
+    monkeypatch.setitem(text.TEXT_SIZES, "tiny", {"width": 32, "depth": 2, "heads": 4, "mlp": 64, "out": 32})
+
+
+def reported(name: str, rounds: int = 2) -> Report:
+    return race(name, METHODS[name], TINY, rounds, memory=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contenders_train_alike(name: str) -> None:
+    """The same losses over three whole steps: forward, backward, clipping and optimiser are the same maths."""
+    report = reported(name)
+    assert list(report.seconds) == list(METHODS[name].contenders)
+    if METHODS[name].alike:
+        assert report.loss_difference < 2e-5
+    assert report.ratio > 0 and report.mfu > 0 and report.memory_ratio is None
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "vilp"])
+def test_necessary_flops_are_what_our_step_does(name: str) -> None:
+    """Every product is counted, and none that is not needed is done: within a twentieth, for a class token here and
+    there, and for scores of pairs. (What ViLP's scores of words take depends on how many the dice hide.)"""
+    contender = METHODS[name].build("ours", TINY)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        contender.step()
+    assert counter.get_total_flops() == pytest.approx(METHODS[name].flops(TINY), rel=0.05)
+
+
+def test_the_peer_does_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, peer in (("videomae", "transformers"), ("viclip", "open_clip"), ("umt", "plain"), ("vit", "timm")):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            METHODS[name].build(peer, TINY).step()
+        assert counter.get_total_flops() > METHODS[name].flops(TINY)
+
+
+def test_the_plain_umt_has_the_same_gradients() -> None:
+    ours = METHODS["umt"].build("ours", TINY)
+    model: UMT = ours.model
+    clip_ = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(2, 8 * 16, generator=torch.Generator().manual_seed(0))
+    target, keep = model.teach(clip_, noise)
+    found = []
+    for loss in (model.align(clip_, keep, target), plain_umt(model, clip_, noise)):
+        model.zero_grad()
+        loss.backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
+
+
+def heavy(megabytes: int) -> Contender:
+    """A step that holds so much, once, beside a model of 4 MB and its gradient."""
+    model = torch.nn.Linear(1000, 1000, bias=False)
+
+    def loss() -> torch.Tensor:
+        held = torch.ones(megabytes * 250_000)
+        return model(held[:1000]).sum()
+
+    return Contender(model, loss, torch.optim.SGD(model.parameters(), 0.1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory of a step is measured on Linux")
+def test_memory_is_that_of_the_step() -> None:
+    found = weigh(heavy, 200)
+    assert found["model"] == 4_000_000
+    assert found["step"] == pytest.approx(200e6, rel=0.05)
+
+
+def test_reports() -> None:
+    report = reported("videomae", 1)
+    report.memory = {"ours": {"step": 1, "model": 3}, "transformers": {"step": 2, "model": 3}}
+    facts = json.loads(json.dumps(report.json()))
+    assert {"ratio", "mfu", "memory_ratio", "loss_difference"} <= set(facts)
+    assert facts["memory_ratio"] == 0.5 and facts["whole_memory_ratio"] == 0.8
+    assert torch.__version__.startswith(facts["machine"]["torch"]) and facts["setting"]["pixels"] == 64
+    text_ = report.markdown()
+    assert "| transformers |" in text_ and "MFU" in text_ and f"{report.ratio:.2f}x" in text_
+
+
+def test_the_command_takes_a_letter_for_a_size() -> None:
+    words = ["train", "--method", "vit", "--size", "s", "--frames", "2", "--pixels", "32", "--batch", "1"]
+    command = [sys.executable, "tools/benchmark.py", *words, "--rounds", "1", "--no-memory"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "## vit: size small" in ran.stdout
