@@ -10,6 +10,7 @@ from models.text import CLIPText
 from models.tokenizers import CLIPTokenizer, Words
 from models.viclip import ViCLIPVision
 from pretrain.contrast import keys, pair_loss
+from pretrain.gradcache import check, in_parts
 from pretrain.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
 from pretrain.towers import read, unit_texts, unit_videos
@@ -26,6 +27,8 @@ class ViCLIP(Objective):
         temperature, temperature_min: where it starts and what it never falls below. As released, both are one.
         exact_gather: the true gradient over ranks; False is the released code's, smaller by the number of ranks.
         positives: what makes two samples of a batch one: the video's name, or the caption too.
+        at_once: pairs that the towers see at a time, where a batch needs more memory than there is (see `gradcache`;
+            then leave `data.micro_batch` alone); None: all.
         base: see `Objective`. Videos are normalised by ImageNet's statistics, as released, not by CLIP's.
     """
 
@@ -40,6 +43,7 @@ class ViCLIP(Objective):
         temperature_min: float = 0.01,
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
+        at_once: int | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -52,17 +56,22 @@ class ViCLIP(Objective):
         text.requires_grad_(not freeze_text)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.temperature_min, self.exact_gather, self.positives = temperature_min, exact_gather, positives
+        self.at_once = check(at_once)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        video = self.normalize(batch["video"])
-        feature = self.encoder.feature(video, self.choose(video))
+        video = batch["video"]
+        ids = read(self.words, batch["text"], video.device)
+        feature, text = in_parts(self.features, self.at_once, video, self.choose(video), ids)
         with torch.no_grad():
             self.temperature.clamp_(min=self.temperature_min)
         same = keys(batch[self.positives], video.device)
-        text = self.embed(batch["text"])
         return {
             "contrast": pair_loss(feature, text, same, self.temperature, not self.training, self.exact_gather),
         }
+
+    def features(self, video: Tensor, keep: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[B, out]` of videos, of which `keep` `[B, K]` is seen, and of texts, not of length 1."""
+        return self.encoder.feature(self.normalize(video), keep), self.embed(ids)
 
     def choose(self, video: Tensor) -> Tensor | None:
         """The tokens `[B, K]` that are seen; None: all."""
@@ -71,10 +80,10 @@ class ViCLIP(Objective):
         grid = self.encoder.grid
         return self.mask(self.noise(self.dice(video.device), len(video), self.mask.width(grid)), grid)
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """Features of texts, `[B, out]`, not of length 1."""
+    def embed(self, ids: Tensor) -> Tensor:
+        """Features of texts `[B, L]`, `[B, out]`, not of length 1."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            return self.text.feature(read(self.words, texts, self.device))
+            return self.text.feature(ids)
 
     def encode_video(self, video: Tensor) -> Tensor:
         """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
@@ -82,7 +91,7 @@ class ViCLIP(Objective):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit features `[n, out]` of any number of texts."""
-        return unit_texts(self.embed, texts)
+        return unit_texts(lambda some: self.embed(read(self.words, some, self.device)), texts)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`features` `[B, out]`, whose product with `encode_text`'s is the cosine."""

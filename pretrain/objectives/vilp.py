@@ -12,6 +12,7 @@ from models.text import CLIPText
 from models.tokenizers import CLIPTokenizer, Words
 from models.viclip import ViCLIPVision
 from pretrain.contrast import keys, pair_loss
+from pretrain.gradcache import check, in_parts
 from pretrain.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
 from pretrain.towers import read, unit_texts, unit_videos
@@ -30,7 +31,7 @@ class ViLP(Objective):
         contrast_with: the text with hidden words, which costs no second pass, or the whole one.
         freeze_text: train neither the text tower's blocks nor its tables; what stands for hidden words trains.
         word_weight: of the loss of hidden words against that of contrast.
-        temperature, temperature_min, exact_gather, positives: see `ViCLIP`.
+        temperature, temperature_min, exact_gather, positives, at_once: see `ViCLIP`.
         base: see `Objective`.
     """
 
@@ -49,6 +50,7 @@ class ViLP(Objective):
         temperature_min: float = 0.01,
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
+        at_once: int | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -70,26 +72,34 @@ class ViLP(Objective):
         self.word_ratio, self.word_weight, self.contrast_with = word_ratio, word_weight, contrast_with
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.temperature_min, self.exact_gather, self.positives = temperature_min, exact_gather, positives
+        self.at_once = check(at_once)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        video = self.normalize(batch["video"])
+        video = batch["video"]
         dice, grid = self.dice(video.device), self.encoder.grid
         keep = None
         if self.mask is not None and self.training:
             keep = self.mask(self.noise(dice, len(video), self.mask.width(grid)), grid)
-        feature, tokens = self.encoder.look(video, keep)
         ids = read(self.words, batch["text"], video.device)
         hidden = self.hide(ids, self.noise(dice, len(ids), self.text.context)[:, : ids.shape[1]])
-        text, states = self.text(ids, hidden)
-        if self.contrast_with == "whole":
-            text = self.embed(batch["text"])
+        feature, text, told = in_parts(self.look_and_tell, self.at_once, video, keep, ids, hidden)
         with torch.no_grad():
             self.temperature.clamp_(min=self.temperature_min)
         same = keys(batch[self.positives], video.device)
         return {
             "contrast": pair_loss(feature, text, same, self.temperature, not self.training, self.exact_gather),
-            "words": self.word_weight * self.tell(states, tokens, ids, hidden),
+            "words": self.word_weight * told.mean(),
         }
+
+    def look_and_tell(
+        self, video: Tensor, keep: Tensor | None, ids: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features `[B, out]` of videos and texts, and how ill the hidden words of each were told, `[B]`."""
+        feature, tokens = self.encoder.look(self.normalize(video), keep)
+        text, states = self.text(ids, hidden)
+        if self.contrast_with == "whole":
+            text = self.embed(ids)
+        return feature, text, self.tell(states, tokens, ids, hidden)
 
     def hide(self, ids: Tensor, noise: Tensor) -> Tensor:
         """True where a word is hidden, `[B, L]`: never start, end or padding, and one of each text at least."""
@@ -100,20 +110,20 @@ class ViLP(Objective):
         return (place > 0) & (place < end)
 
     def tell(self, states: Tensor, video: Tensor, ids: Tensor, hidden: Tensor) -> Tensor:
-        """Cross entropy of the hidden words, the mean over each text's and then over texts, so that it does not matter
-        how a batch is divided. A text without words counts as 0."""
+        """Cross entropy of the hidden words, the mean over each text's, `[B]`: the mean of those does not depend on how
+        a batch is divided. 0 for a text without words."""
         end = ids.argmax(dim=1, keepdim=True)
         told = self.fusion(states, video, torch.arange(ids.shape[1], device=ids.device) <= end)
         row, place = hidden.nonzero(as_tuple=True)
         scores = self.fusion.scores(told[row, place], self.text.token_embed.weight)
         loss = F.cross_entropy(scores.float(), ids[row, place], reduction="none")
-        share = hidden.sum(dim=1).clamp(min=1)[row] * len(ids)
-        return (loss / share).sum()
+        share = hidden.sum(dim=1).clamp(min=1)[row]
+        return torch.zeros(len(ids), device=loss.device).index_add(0, row, loss / share)
 
-    def embed(self, texts: Sequence[str]) -> Tensor:
-        """Features of whole texts, `[B, out]`, not of length 1."""
+    def embed(self, ids: Tensor) -> Tensor:
+        """Features of whole texts `[B, L]`, `[B, out]`, not of length 1."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            return self.text.feature(read(self.words, texts, self.device))
+            return self.text.feature(ids)
 
     def encode_video(self, video: Tensor) -> Tensor:
         """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
@@ -121,7 +131,7 @@ class ViLP(Objective):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit features `[n, out]` of any number of texts."""
-        return unit_texts(self.embed, texts)
+        return unit_texts(lambda some: self.embed(read(self.words, some, self.device)), texts)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`features` `[B, out]`, whose product with `encode_text`'s is the cosine."""
