@@ -7,9 +7,11 @@ All index a video by frame in presentation order, give RGB, and use one thread: 
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+
+_AT_ONCE = 16  # frames that a stream holds where the decoder knows no better
 
 
 class DecodeError(Exception):
@@ -45,6 +47,21 @@ class Video(ABC):
     @abstractmethod
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         """uint8 [T, H, W, 3] of distinct, rising, valid indices."""
+
+    def stream(self, first: int = 0) -> Iterator[Callable[[], np.ndarray]]:
+        """Every frame from `first` to the end, each a call that gives its RGB uint8 [H, W, 3]: in no memory that grows
+        with their number. DecodeError where one is lost."""
+        for start in range(first, len(self), _AT_ONCE):
+            part = self.frames(np.arange(start, min(start + _AT_ONCE, len(self))))
+            yield from (lambda frame=frame: frame for frame in part)
+
+    def entry(self, index: int) -> int:
+        """The frame that decoding begins at where `stream(index)` is asked for."""
+        return index
+
+    def seconds(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """When frames are shown, from the first one on, float64 [T]; not a number where nothing says so."""
+        return np.asarray(indices) / (self.fps or np.nan)
 
     def close(self) -> None:  # noqa: B027 (not every video holds something)
         """Frees what the decoder holds."""

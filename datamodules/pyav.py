@@ -4,7 +4,8 @@ Order: *packets* come in decoding order, *frames* in order of time stamp (`pts`)
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
 import av
@@ -44,17 +45,18 @@ class PyAVVideo(Video):
         streams = [s for s in self.container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             raise DecodeError(self.name, "it holds no video stream")
-        self.stream = streams[0]
-        if self.stream.codec_context is None:
+        self.track = streams[0]
+        if self.track.codec_context is None:
             raise DecodeError(self.name, "there is no decoder for its video")
-        self.stream.codec_context.thread_count, self.stream.codec_context.thread_type = 1, "NONE"
+        self.track.codec_context.thread_count, self.track.codec_context.thread_type = 1, "NONE"
 
     def _index(self, keep: int) -> None:
         """Reads all packets once, undecoded."""
-        context = self.stream.codec_context
-        self.fps, self.size = float(self.stream.average_rate or 0), (context.height, context.width)
+        context, base = self.track.codec_context, self.track.time_base
+        self.stream_base = float(base) if base else None  # seconds of one unit of time stamps
+        self.fps, self.size = float(self.track.average_rate or 0), (context.height, context.width)
         stamps, keys, hidden, size = [], [], [], 0
-        for packet in self.container.demux(self.stream):
+        for packet in self.container.demux(self.track):
             if packet.size == 0:  # the end, or a place holder
                 continue
             stamps.append(packet.pts)
@@ -70,8 +72,8 @@ class PyAVVideo(Video):
 
     def _check_whole(self, found: int) -> None:
         """mp4 states its frames at the head; other containers state none, or a guess."""
-        if "mp4" in self.container.format.name and found < self.stream.frames:
-            raise DecodeError(self.name, f"the file is cut off: {found} of {self.stream.frames} frames are there")
+        if "mp4" in self.container.format.name and found < self.track.frames:
+            raise DecodeError(self.name, f"the file is cut off: {found} of {self.track.frames} frames are there")
 
     def _sort(self, stamps: list[int | None], keys: np.ndarray, hidden: np.ndarray) -> None:
         """Fills `frame_pts` (pts by frame), `packet_of` (packet by pts), `key_packets` and `key_pts`."""
@@ -133,12 +135,56 @@ class PyAVVideo(Video):
             if not clip.missing:
                 break
 
-    def _run(self, first: int, last: int | None, only: set[int] | None) -> Iterator["av.VideoFrame"]:
+    def stream(self, first: int = 0) -> Iterator[Callable[[], np.ndarray]]:
+        scaler = VideoReformatter()
+        try:
+            for frame in self._counted_from(first) if self.frame_pts is None else self._stamped_from(first):
+                yield partial(_rgb, frame, self.size, scaler)
+        except _DAMAGE as error:
+            raise DecodeError(self.name, error) from None
+
+    def _counted_from(self, first: int) -> Iterator["av.VideoFrame"]:
+        at = -1
+        for at, frame in enumerate(self._run(0, None, None)):
+            if at >= first:
+                yield frame
+        if at + 1 < self.count:
+            raise DecodeError(self.name, f"frame {at + 1} of {self.count} cannot be decoded")
+
+    def _stamped_from(self, first: int) -> Iterator["av.VideoFrame"]:
+        """As in `_by_stamp`, from the keyframe before it, or an earlier one."""
+        key, back, at = int(self._key_of(self.frame_pts[[first]])[0]), 0, first
+        while True:
+            start = max(0, key - back)
+            for frame in self._run(int(self.key_packets[start]), None, _NotBefore(self.frame_pts[first])):
+                if frame.pts == self.frame_pts[at]:
+                    yield frame
+                    at += 1
+                    if at == self.count:
+                        return
+                elif frame.pts is not None and frame.pts > self.frame_pts[at]:
+                    break  # it was not there
+            if at > first or start == 0:
+                raise DecodeError(self.name, f"frame {at} of {self.count} cannot be decoded")
+            back = 2 * back + 1
+
+    def entry(self, index: int) -> int:
+        if self.frame_pts is None:
+            return 0
+        key = self.key_pts[self._key_of(self.frame_pts[[index]])[0]]
+        return int(min(index, np.searchsorted(self.frame_pts, key)))
+
+    def seconds(self, indices: np.ndarray) -> np.ndarray:
+        if self.frame_pts is None or self.stream_base is None:
+            return super().seconds(indices)
+        return (self.frame_pts[np.asarray(indices)] - self.frame_pts[0]) * self.stream_base
+
+    def _run(self, first: int, last: int | None, only: "set[int] | _NotBefore | None") -> Iterator["av.VideoFrame"]:
         """Decodes packets `first` to `last` (or the end) and drains; skips frames not in `only` that none refers to."""
         context = None
         for number, packet in self._packets(first):
             if context is None:  # not before: reading again from the start opens the file anew
-                context = self.stream.codec_context
+                context = self.track.codec_context
                 skip = only is not None and context.name in _SKIPPABLE
                 context.flush_buffers()
             if skip:
@@ -173,9 +219,9 @@ class PyAVVideo(Video):
             self.container.close()
             self._open()
         else:
-            self.container.seek(stamp, stream=self.stream)
+            self.container.seek(stamp, stream=self.track)
         number = -1
-        for packet in self.container.demux(self.stream):
+        for packet in self.container.demux(self.track):
             if packet.size:
                 number = number + 1 if self.frame_pts is None else self.packet_of.get(packet.pts, number)
                 yield number, packet
@@ -185,6 +231,24 @@ class PyAVVideo(Video):
         self.kept = []
         if self.container is not None:
             self.container.close()
+
+
+class _NotBefore:
+    """Holds every time stamp but those before one."""
+
+    def __init__(self, pts: int) -> None:
+        self.pts = pts
+
+    def __contains__(self, pts: int | None) -> bool:
+        return pts is None or pts >= self.pts
+
+
+def _rgb(frame: "av.VideoFrame", size: tuple[int, int], scaler: VideoReformatter) -> np.ndarray:
+    """uint8 [H, W, 3] of a size."""
+    height, width = size
+    plane = scaler.reformat(frame, width=width, height=height, format="rgb24").planes[0]
+    lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)  # longer than the picture is wide
+    return lines[:, : 3 * width].reshape(height, width, 3)
 
 
 class _Clip:
@@ -197,9 +261,6 @@ class _Clip:
         self.pixels: np.ndarray | None = None  # uint8 [T, H, W, 3], from the first frame on
 
     def put(self, number: int, frame: "av.VideoFrame") -> None:
-        height, width = self.size
-        plane = self.reformatter.reformat(frame, width=width, height=height, format="rgb24").planes[0]
         if self.pixels is None:
-            self.pixels = np.empty((len(self.missing), height, width, 3), np.uint8)
-        lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)  # longer than the picture is wide
-        self.pixels[self.missing.pop(number)] = lines[:, : 3 * width].reshape(height, width, 3)
+            self.pixels = np.empty((len(self.missing), *self.size, 3), np.uint8)
+        self.pixels[self.missing.pop(number)] = _rgb(frame, self.size, self.reformatter)

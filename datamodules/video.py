@@ -3,12 +3,15 @@
 import logging
 import math
 import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from datamodules.annotations import Annotated  # noqa: F401 recipes name it by its short name
 from datamodules.batches import Clip, EvalBatches, TrainBatches
@@ -18,7 +21,9 @@ from datamodules.loader import Loader, Numbers
 from datamodules.mixture import Mixture  # noqa: F401 recipes name it by its short name
 from datamodules.sampling import Dense, Sampler
 from datamodules.source import Source
+from datamodules.survey import Survey, Surveyed, deal, gather
 from datamodules.transforms import Crop, MultiScaleCrop
+from datamodules.windows import Windows, count
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +58,8 @@ class VideoData(LightningDataModule):
         flip: probability of mirroring a training view.
         test_clips: clips of each video in `test`, spread over its length.
         test_crops: squares of each clip in `test`, spread along its long side; 1 with `Squash`.
+        window_step: in `predict`, go through whole videos in windows of `frames` at `stride`, this many frames from the
+            beginning of one to that of the next; null: one clip a video.
         decoder: what reads the videos; PyAV by default.
         workers: processes that load, a device; by default the cores there are for each device, 16 at most.
         prefetch: batches that each worker keeps ready.
@@ -84,6 +91,7 @@ class VideoData(LightningDataModule):
         flip: float = 0.0,
         test_clips: int = 1,
         test_crops: int = 1,
+        window_step: int | None = None,
         decoder: Decoder | None = None,
         workers: int | None = None,
         prefetch: int = 2,
@@ -95,8 +103,9 @@ class VideoData(LightningDataModule):
     ) -> None:
         super().__init__()
         named = {"global_batch": global_batch, "frames": frames, "stride": stride, "size": size, "views": views}
-        for name, value in {**named, "test_clips": test_clips, "test_crops": test_crops}.items():
-            if value < 1:
+        named |= {"test_clips": test_clips, "test_crops": test_crops, "window_step": window_step}
+        for name, value in named.items():
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         self.train, self.val, self.test, self.predict = train, val, test, predict
         self.global_batch, self.micro_batch = global_batch, micro_batch
@@ -106,13 +115,15 @@ class VideoData(LightningDataModule):
         )
         if isinstance(view, Squash) and test_crops != 1:
             raise ValueError(f"Squash sees the whole picture, once: test_crops must be 1, not {test_crops}")
-        self.test_clips, self.test_crops = test_clips, test_crops
+        self.test_clips, self.test_crops, self.window_step = test_clips, test_crops, window_step
         self.workers, self.prefetch, self.seed = workers, prefetch, seed
         self.lanes = lanes if lanes is not None else default_lanes(train, global_batch)
         self.failure_budget, self.failure_grace = failure_budget, failure_grace
         self.decode_seconds = decode_seconds
         self.failed: dict[str, list[tuple[str, str]]] = {}
         self.seen: dict[str, int] = {}
+        self.surveyed: list[Surveyed] = []  # of `predict` in windows: every video that can be opened
+        self.begin: Callable[[], Callable[[str], bool]] | None = None  # asked before: which videos are done already
 
     def setup(self, stage: str) -> None:
         """Fits accumulation to the world; refuses a run without a length and a batch that the world does not divide."""
@@ -164,18 +175,45 @@ class VideoData(LightningDataModule):
         return self._evaluation(self.test, self.test_clips, self.test_crops)
 
     def predict_dataloader(self) -> DataLoader | list:
-        """All of `predict`: the middle clip, one picture of it."""
-        return self._evaluation(self.predict, 1, 1)
+        """All of `predict`: the middle clip, one picture of it; with `window_step`, all windows of each video."""
+        if self.predict is None or self.window_step is None:
+            return self._evaluation(self.predict, 1, 1)
+        self.surveyed = gather(self._survey(self.predict))
+        shares = deal([v for v in self.surveyed if not v.done], self.windows, self.world)
+        most = max(sum(map(self.windows, share)) for share in shares)
+        if most == 0:
+            rank_zero_info(f"nothing to do: of {len(self.surveyed)} videos that can be read all are done")
+        micro = max(1, min(self._micro(), most))
+        batches = Windows(self.predict, self.clip, self.window_step, shares[self.rank], micro, math.ceil(most / micro))
+        return self._loader(batches, Numbers(lambda: 0, len(batches)))
+
+    def windows(self, video: Surveyed) -> int:
+        """How many windows `predict` cuts of a video; 0 of one that is done."""
+        return 0 if video.done else count(video.frames, self.clip.frames, self.clip.stride, self.window_step)
+
+    def _survey(self, source: Source) -> Iterator[Surveyed]:
+        """This rank's share of the videos, as they are found; those that cannot be read are counted and named."""
+        survey = Survey(source, self.clip.decoder, self.rank, self.world, self.begin() if self.begin else None)
+        loader = self._loader(survey, Numbers(lambda: 0, len(survey)))
+        quiet = self.rank > 0 or self.trainer.progress_bar_callback is None
+        for item in tqdm(loader, desc="lengths", unit="video", disable=quiet):
+            self.seen["predict"] = self.seen.get("predict", 0) + 1
+            if "skipped" in item:
+                self._count("predict", [item["skipped"]])
+            else:
+                yield item["found"]
+
+    def _micro(self) -> int:
+        return self.micro_batch or max(1, self.global_batch // self.world)
 
     def _evaluation(self, source: Source | None, clips: int, crops: int, keep: bool = False) -> DataLoader | list:
         if source is None:
             return []
-        micro = self.micro_batch or max(1, self.global_batch // self.world)
-        micro = max(1, min(micro, math.ceil(len(source) / self.world)))  # a small set needs no padding to a large batch
+        micro = max(1, min(self._micro(), math.ceil(len(source) / self.world)))  # a small set needs no large batch
         batches = EvalBatches(source, self.clip, clips, crops, self.rank, self.world, micro)
         return self._loader(batches, Numbers(lambda: 0, len(batches)), keep)
 
-    def _loader(self, batches: TrainBatches | EvalBatches, numbers: Numbers, keep: bool = False) -> DataLoader:
+    def _loader(self, batches: Dataset, numbers: Numbers, keep: bool = False) -> DataLoader:
         workers = self.workers if self.workers is not None else cores_per_device(self.trainer.num_devices)
         return Loader(
             batches,
@@ -207,8 +245,13 @@ class VideoData(LightningDataModule):
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """Takes `skipped` out of a batch, counts and names what is in it, and stops the run over the budget."""
         stage = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
-        self.seen[stage] = self.seen.get(stage, 0) + len(set(batch["name"]))  # a video's views share its name
-        if skipped := batch.pop("skipped", None):
+        skipped = batch.pop("skipped", [])
+        if "window" in batch:  # videos were counted when they were looked at, and come in many batches
+            known = {name for name, _ in self.failed.get(stage, [])}
+            skipped = [(name, reason) for name, reason in skipped if name not in known]
+        else:
+            self.seen[stage] = self.seen.get(stage, 0) + len(set(batch["name"]))  # a video's views share its name
+        if skipped:
             self._count(stage, skipped)
         return batch
 
