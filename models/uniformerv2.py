@@ -177,7 +177,7 @@ class UniFormerV2(Encoder):
         x = self.patch_embed(video, keep).reshape(len(video) * slices, -1, self.width)
         positions = self.pos_embed[1:]
         if keep is not None:
-            positions = positions[keep.view(len(x), -1) % len(positions)]
+            positions = positions[keep.reshape(len(x), -1) % len(positions)]
         start = (self.cls_token + self.pos_embed[0]).to(x.dtype).expand(len(x), 1, -1)
         return self.norm_pre(torch.cat((start, x + positions.to(x.dtype)), dim=1))
 

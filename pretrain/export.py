@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.convert import internvideo as internvideo_names
 from models.convert import umt as umt_names
 from models.convert import umt2 as umt2_names
 from models.convert import viclip as viclip_names
@@ -19,10 +20,10 @@ from models.convert.rules import to_theirs
 from models.vit import VideoViT
 from pretrain import export_pair
 from pretrain.checkpoint import newest_checkpoint, whole
-from pretrain.objectives import UMT, UMT2, Objective, ViCLIP, VideoMAE, VideoQA, ViLP
+from pretrain.objectives import UMT, UMT2, InternVideo, Objective, ViCLIP, VideoMAE, VideoQA, ViLP
 
 _NOT_SHIPPED = ("metrics.", "normalize.")
-_ONLY_TAUGHT = ("decoder.", "fusion.", "text.mask_embed")  # what pretraining adds to the model
+_ONLY_TAUGHT = ("decoder.", "fusion.", "caption.", "text.mask_embed")  # what pretraining adds to the model
 
 
 def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], out: str, decoder: bool = True) -> None:
@@ -80,12 +81,17 @@ def build(settings: dict[str, Any]) -> Objective:
 
 
 def to_official(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
-    """`checkpoint.pth` with the weights under `model`, in the names of the method's own pretraining code."""
+    """`checkpoint.pth` with the weights in the names of the method's own pretraining code, under `model`, or under
+    `state_dict`, where InternVideo's code looks for them."""
     state = encoder_state(model, decoder)
     theirs, unknown = official_names(model, state)
     _none_left(unknown)
-    torch.save({"model": theirs}, folder / "checkpoint.pth")
+    torch.save({_official_key(model): theirs}, folder / "checkpoint.pth")
     return f"checkpoint.pth, {len(theirs)} tensors in the official names"
+
+
+def _official_key(model: Objective) -> str:
+    return "state_dict" if isinstance(model, InternVideo) else "model"
 
 
 def official_names(model: Objective, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -95,6 +101,9 @@ def official_names(model: Objective, state: dict[str, Tensor]) -> tuple[dict[str
     """
     if isinstance(model, UMT2 | VideoQA):
         return umt2_names.to_official(state, tuned=model.text.head is None)
+    if isinstance(model, InternVideo):
+        theirs, unknown = to_theirs(internvideo_names.OFFICIAL, state)
+        return {**theirs, **internvideo_names.constants(theirs)}, unknown
     rules = {
         VideoMAE: names.OFFICIAL_PRETRAIN,
         UMT: umt_names.OFFICIAL_PRETRAIN,
@@ -253,7 +262,7 @@ def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
     load: dict[str, Callable[[], str]] = {
         "transformers": lambda: f'from transformers import {auto}\nmodel = {auto}.from_pretrained("PATH"{trust})',
         "safetensors": lambda: 'import models\nreport = models.load_weights(model, "PATH")',
-        "official": lambda: 'torch.load("PATH/checkpoint.pth")["model"]',
+        "official": lambda: f'torch.load("PATH/checkpoint.pth")["{_official_key(model)}"]',
     }
     if isinstance(model, export_pair.Pair) and to == "transformers":
         load[to] = lambda: export_pair.EXAMPLE

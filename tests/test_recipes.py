@@ -33,6 +33,8 @@ def test_it_builds_on_the_meta_device(path: Path, capsys: pytest.CaptureFixture)
     with torch.device("meta"):
         objective = build(truth["model"])
     assert all(p.is_meta for p in objective.parameters())
+    owned = [name for name, _ in objective.named_parameters(remove_duplicate=False)]
+    assert len(owned) == len(list(objective.parameters())), "a parameter that is registered twice breaks safetensors"
     assert truth["trainer"]["max_steps"] > 0 and truth["data"]["init_args"]["global_batch"] > 0
     assert objective.optim.warmup_steps < truth["trainer"]["max_steps"]
 
