@@ -139,6 +139,10 @@ class UniFormerV2(Encoder):
         made = self.encode(video, keep)
         return self.proj(self.norm(made.vector)), made.tokens
 
+    def feature(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The feature of `look`, `[B, out]`; the query reads all tokens, so it costs the same."""
+        return self.look(video, keep)[0]
+
     def encode(self, video: Tensor, keep: Tensor | None = None, taps: Sequence[int] = ()) -> Encoded:
         """See `Encoded`. Raises ValueError where the clip is not of the size that the model was made for, or where
         tokens are dropped that convolutions over time need."""
@@ -206,7 +210,7 @@ class UniFormerV2Classifier(Classifier):
         nn.init.zeros_(self.head.bias)
 
     def features(self, video: Tensor) -> Tensor:
-        return self.encoder.look(video)[0]
+        return self.encoder.feature(video)
 
     def score(self, features: Tensor) -> Tensor:
         return self.head(self.dropout(features))

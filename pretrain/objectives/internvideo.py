@@ -108,7 +108,7 @@ class InternVideo(Objective):
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Features of whole texts, `[B, out]`, not of length 1."""
-        return self.text(read(self.words, texts, self.device))[0]
+        return self.text.feature(read(self.words, texts, self.device))
 
     def encode_video(self, video: Tensor) -> Tensor:
         """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
