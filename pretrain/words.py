@@ -44,16 +44,23 @@ def bert_words(ids: Tensor, hidden: Tensor, noise: Tensor, mask: int, vocabulary
     return torch.where(hidden, seen, ids)
 
 
-def next_words_loss(scores: Tensor, ids: Tensor, seen: Tensor, alone: bool = False) -> Tensor:
-    """Cross entropy of each word given those before it, the mean over the words of all ranks.
+def next_word_errors(scores: Tensor, ids: Tensor) -> Tensor:
+    """Cross entropy of each word given those before it, `[B, L - 1]`; the first word of `ids` `[B, L]` is given.
 
     Args:
         scores: of the word after each place but the last, `[B, L - 1, V]`.
-        ids: `[B, L]`; the first is given, the end is to be said.
-        seen: False at padding, which does not count, `[B, L]`.
+    """
+    error = F.cross_entropy(scores.float().flatten(0, 1), ids[:, 1:].long().flatten(), reduction="none")
+    return error.view(scores.shape[:2])
+
+
+def caption_loss(errors: Tensor, seen: Tensor, alone: bool = False) -> Tensor:
+    """The mean of `next_word_errors` over the words of all ranks; the end is to be said, padding does not count.
+
+    Args:
+        seen: False at padding, `[B, L]`.
         alone: see `mean_of_counted`.
 
     Source: InternVideo1 CoTrain `modules/objectives.py: compute_cap`.
     """
-    error = F.cross_entropy(scores.float().flatten(0, 1), ids[:, 1:].long().flatten(), reduction="none")
-    return mean_of_counted(error, seen[:, 1:].float().flatten(), alone)
+    return mean_of_counted(errors, seen[:, 1:].float(), alone)

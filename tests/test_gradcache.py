@@ -14,7 +14,7 @@ from tests.test_objectives import resolved
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(params=["viclip", "vilp"])
+@pytest.fixture(params=["viclip", "vilp", "internvideo_mm"])
 def truth(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture) -> dict:
     recipe = ["-c", str(ROOT / f"recipes/{request.param}_tiny.yaml")]
     return resolved(capsys, recipe, "--data.init_args.frames=4", "--data.init_args.size=32")["model"]

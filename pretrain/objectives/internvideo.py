@@ -13,10 +13,11 @@ from models.text import CLIPText
 from models.tokenizers import CLIPTokenizer, Words
 from models.uniformerv2 import UniFormerV2
 from pretrain.contrast import keys, pair_loss
+from pretrain.gradcache import check, in_parts
 from pretrain.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
 from pretrain.towers import first_if_still, read, unit_texts, unit_videos
-from pretrain.words import hidden_words, next_words_loss
+from pretrain.words import caption_loss, hidden_words, next_word_errors
 
 
 class InternVideo(Objective):
@@ -39,6 +40,7 @@ class InternVideo(Objective):
             between 0 and the most.
         exact_gather: the true gradient over ranks, as released here; False: smaller by the number of ranks.
         positives: what makes two samples of a batch one: the video's name, or the caption too.
+        at_once: see `ViCLIP`; captions are said in the same parts.
         mean, std: by default CLIP's, as released.
         base: see `Objective`.
     """
@@ -58,6 +60,7 @@ class InternVideo(Objective):
         logit_scale_max: float = math.log(100),
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
+        at_once: int | None = None,
         mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073),
         std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711),
         **base: Any,
@@ -73,23 +76,34 @@ class InternVideo(Objective):
             text.mask_embed.requires_grad_(hide > 0)
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
         self.logit_scale_max, self.exact_gather, self.positives = logit_scale_max, exact_gather, positives
+        self.at_once = check(at_once)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video, dice = batch["video"], self.dice(batch["video"].device)
-        video = self.normalize(first_if_still(video, not self.training) if self.pictures else video)
-        feature, tokens = self.encoder.look(video, self.choose(video, dice))
+        if self.pictures:
+            video = first_if_still(video, not self.training)
         ids = read(self.words, batch["text"], video.device)
         seen = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(dim=1, keepdim=True)
-        hidden = self.hide_words(ids, seen, dice)
-        text, states = self.text(ids, hidden)
+        keep, hidden = self.choose(video, dice), self.hide_words(ids, seen, dice)
+        feature, text, *errors = in_parts(self.look_and_say, self.at_once, video, keep, ids, hidden)
         with torch.no_grad():
             self.logit_scale.clamp_(0, self.logit_scale_max)
         temperature, same = (-self.logit_scale).exp(), keys(batch[self.positives], video.device)
         losses = {"contrast": pair_loss(feature, text, same, temperature, not self.training, self.exact_gather)}
-        if self.caption is not None:
-            said = self.caption(states[:, :-1], tokens)
-            losses["caption"] = self.caption_weight * next_words_loss(said, ids, seen, not self.training)
+        if errors:
+            losses["caption"] = self.caption_weight * caption_loss(errors[0], seen, not self.training)
         return losses
+
+    def look_and_say(
+        self, video: Tensor, keep: Tensor | None, ids: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Features of both, `[B, out]`, not of length 1, and, where captions are said, the error of each word, `[B, L -
+        1]`; of videos whose patches `keep` `[B, K]` are seen, and of texts `ids` `[B, L]` but for what is `hidden`."""
+        feature, tokens = self.encoder.look(self.normalize(video), keep)
+        text, states = self.text(ids, hidden)
+        if self.caption is None:
+            return feature, text
+        return feature, text, next_word_errors(self.caption(states[:, :-1], tokens), ids)
 
     def choose(self, video: Tensor, dice: torch.Generator) -> Tensor | None:
         """The patches `[B, K]` that are seen; None: all."""

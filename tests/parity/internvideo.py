@@ -8,7 +8,7 @@ import models
 from models.convert import internvideo as names
 from models.convert.rules import to_theirs
 from pretrain.objectives import InternVideo
-from pretrain.words import next_words_loss
+from pretrain.words import caption_loss, next_word_errors
 from tests.parity import CLOSE, part
 
 
@@ -78,7 +78,7 @@ def caption(facts: dict, t: dict) -> None:
     text, video = t["in/text_feats"].requires_grad_(), t["in/video_feats_lntc"].requires_grad_()
     scores = model(text[:, :-1], video.permute(1, 2, 0, 3).flatten(1, 2))
     close(scores, t["out/logits"], "scores")
-    loss = next_words_loss(scores, t["in/ids"], ~t["in/pad_mask"])
+    loss = caption_loss(next_word_errors(scores, t["in/ids"]), ~t["in/pad_mask"])
     close(loss, t["out/cap_loss"], "loss")
     loss.backward()
     close(text.grad, t["out/grad_text_feats"], "gradient of the text")
