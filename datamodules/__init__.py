@@ -29,6 +29,8 @@ _HOMES = {
     "MultiScaleCrop": "transforms",
     "CentreCrop": "transforms",
     "RandomResizedCrop": "framing",
+    "Augment": "augment",
+    "RandAugment": "augment",
     "View": "framing",
     "Squares": "framing",
     "Squash": "framing",

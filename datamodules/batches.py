@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules import shared, transforms, watch
+from datamodules.augment import Augment
 from datamodules.decode import DecodeError, Decoder
 from datamodules.framing import Squares, View
 from datamodules.sampling import Sampler
@@ -32,6 +33,7 @@ class Clip:
     crop: transforms.Crop
     decoder: Decoder
     view: View = Squares()  # noqa: RUF009 it has no state
+    augment: Augment | None = None
 
 
 class TrainBatches(Dataset):
@@ -61,6 +63,8 @@ class TrainBatches(Dataset):
                 clip.crop(frames, clip.size, draw, video[view, i])
                 if clip.flip > 0 and draw.python.random() < clip.flip:
                     transforms.flip(video[view, i].numpy())
+                if clip.augment is not None:
+                    clip.augment(video[view, i].numpy(), draw)
         return {**collate(video, self.source, samples), "skipped": skipped}
 
     def _load(self, n: int, skipped: list[tuple[str, str]]) -> tuple[Sample, np.ndarray]:

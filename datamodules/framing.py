@@ -1,4 +1,4 @@
-"""How a whole picture becomes a square: bicubic crops for training, and what evaluation does with the rest of it.
+"""How a whole picture becomes a square: random crops for training, and what evaluation does with the rest of it.
 
 Sources: ViCLIP and unmasked_teacher 4fb4049 (`multi_modality/dataset/__init__.py`), by torchvision's transforms.
 """
@@ -17,7 +17,13 @@ from datamodules.transforms import Box, Crop
 
 
 def bicubic(
-    frames: np.ndarray, box: Box, height: int, width: int, antialias: bool = True, out: torch.Tensor | None = None
+    frames: np.ndarray,
+    box: Box,
+    height: int,
+    width: int,
+    antialias: bool = True,
+    out: torch.Tensor | None = None,
+    mode: str = "bicubic",
 ) -> np.ndarray:
     """Cuts `box` out of uint8 [T, H, W, 3] and scales it to [T, height, width, 3]; in `out`, if that is given.
 
@@ -29,20 +35,22 @@ def bicubic(
     cut = torch.from_numpy(frames)[:, top : top + h, left : left + w].permute(0, 3, 1, 2)  # [T, 3, h, w]
     size = (height, width)
     if cut.shape[2:] != size and antialias:
-        cut = F.interpolate(cut, size, mode="bicubic", antialias=True)
+        cut = F.interpolate(cut, size, mode=mode, antialias=True)
     elif cut.shape[2:] != size:
-        cut = F.interpolate(cut.float(), size, mode="bicubic").clamp_(0, 255).round_().to(torch.uint8)
+        cut = F.interpolate(cut.float(), size, mode=mode).clamp_(0, 255).round_().to(torch.uint8)
     made = cut.permute(0, 2, 3, 1)
     return made.numpy() if out is None else out.copy_(made).numpy()
 
 
 class RandomResizedCrop(Crop):
-    """A box of a random area and shape, by the bicubic filter (ViCLIP, UMT stage 2: area 0.5 to 1).
+    """A box of a random area and shape, by the bicubic filter (ViCLIP, UMT stage 2: area 0.5 to 1) or the bilinear one
+    (fine-tuning by VideoMAE V2 and UMT: area 0.08 to 1, without averaging there).
 
     Args:
         scale: least and most of the picture's area.
         ratio: least and most of width / height of the box, drawn evenly in its logarithm.
         antialias: average on shrinking; see `bicubic`.
+        bilinear: the filter.
     """
 
     def __init__(
@@ -50,12 +58,13 @@ class RandomResizedCrop(Crop):
         scale: tuple[float, float] = (0.5, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         antialias: bool = True,
+        bilinear: bool = False,
     ) -> None:
         if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
             raise ValueError(
                 f"RandomResizedCrop takes a scale of 0 to 1 and a ratio above 0, least first, not {scale} and {ratio}"
             )
-        self.scale, self.ratio, self.antialias = scale, ratio, antialias
+        self.scale, self.ratio, self.antialias, self.bilinear = scale, ratio, antialias, bilinear
 
     def box(self, width: int, height: int, size: int, rng: random.Random) -> Box:
         """As torchvision and timm draw (timm's numbers for the same generator): ten tries, then the largest box."""
@@ -72,7 +81,9 @@ class RandomResizedCrop(Crop):
 
     def __call__(self, frames: np.ndarray, size: int, draw: Draw, out: torch.Tensor | None = None) -> np.ndarray:
         box = self.box(frames.shape[2], frames.shape[1], size, draw.python)
-        return bicubic(frames, box, size, size, self.antialias, out)
+        if self.bilinear and self.antialias:
+            return transforms.resize(frames, box, size, size, out)
+        return bicubic(frames, box, size, size, self.antialias, out, "bilinear" if self.bilinear else "bicubic")
 
 
 class View(ABC):

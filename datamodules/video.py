@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datamodules.annotations import Annotated  # noqa: F401 recipes name it by its short name
+from datamodules.augment import Augment, RandAugment  # noqa: F401 named in recipes
 from datamodules.batches import Clip, EvalBatches, TrainBatches
 from datamodules.decode import Decoder, PyAV
 from datamodules.framing import RandomResizedCrop, Squares, Squash, View  # noqa: F401 named in recipes
@@ -46,7 +47,8 @@ class VideoData(LightningDataModule):
         test: what `test` evaluates on, in `test_clips` x `test_crops` views.
         predict: what `predict` goes through.
         global_batch: videos in one optimiser step, over all devices. Accumulation follows from it.
-        micro_batch: videos on one device in one forward pass; by default all of its share.
+        micro_batch: videos on one device in one forward pass; by default all of its share. Where `test` looks at
+            a video in more views than training does, it takes so many fewer videos at a time.
         frames: T, frames of a clip.
         stride: between them, in frames of the video.
         size: H = W of a clip, in pixels.
@@ -56,6 +58,7 @@ class VideoData(LightningDataModule):
         view: how evaluation makes a picture size x size; by default the short side to `size` and squares along the
             long one. `Squash` takes the whole picture, whatever its shape.
         flip: probability of mirroring a training view.
+        augment: what else happens to a training view, after crop and flip.
         test_clips: clips of each video in `test`, spread over its length.
         test_crops: squares of each clip in `test`, spread along its long side; 1 with `Squash`.
         window_step: in `predict`, go through whole videos in windows of `frames` at `stride`, this many frames from the
@@ -65,7 +68,7 @@ class VideoData(LightningDataModule):
         prefetch: batches that each worker keeps ready.
         lanes: shards mixed at a time (see `Order`); by default 1 for single files, and for shards the largest divisor
             of `global_batch` that is no more than the shards and 256.
-        seed: of order, frames, crops and flips.
+        seed: of order, frames, crops, flips and what else is drawn.
         failure_budget: share of the videos seen that may be unreadable before the run stops.
         failure_grace: that many unreadable ones never stop it.
         decode_seconds: a video whose decoding takes longer is given up and counts as unreadable, even where the
@@ -89,6 +92,7 @@ class VideoData(LightningDataModule):
         crop: Crop | None = None,
         view: View | None = None,
         flip: float = 0.0,
+        augment: Augment | None = None,
         test_clips: int = 1,
         test_crops: int = 1,
         window_step: int | None = None,
@@ -111,7 +115,7 @@ class VideoData(LightningDataModule):
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.clip = Clip(
             *(frames, stride, size, views, flip),
-            *(sampler or Dense(), crop or MultiScaleCrop(), decoder or PyAV(), view or Squares()),
+            *(sampler or Dense(), crop or MultiScaleCrop(), decoder or PyAV(), view or Squares(), augment),
         )
         if isinstance(view, Squash) and test_crops != 1:
             raise ValueError(f"Squash sees the whole picture, once: test_crops must be 1, not {test_crops}")
@@ -209,7 +213,8 @@ class VideoData(LightningDataModule):
     def _evaluation(self, source: Source | None, clips: int, crops: int, keep: bool = False) -> DataLoader | list:
         if source is None:
             return []
-        micro = max(1, min(self._micro(), math.ceil(len(source) / self.world)))  # a small set needs no large batch
+        micro = max(1, self._micro() * self.clip.views // max(clips * crops, self.clip.views))  # clips as in training
+        micro = max(1, min(micro, math.ceil(len(source) / self.world)))  # a small set needs no padding to a large batch
         batches = EvalBatches(source, self.clip, clips, crops, self.rank, self.world, micro)
         return self._loader(batches, Numbers(lambda: 0, len(batches)), keep)
 

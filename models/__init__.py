@@ -9,6 +9,7 @@ from models.coordinate import Coordinated
 from models.decoders import DECODER_SIZES, FeatureDecoder, PixelDecoder
 from models.encoder import Encoder
 from models.fusion import FusionDecoder
+from models.probe import AttentiveProbe, LinearProbe
 from models.text import TEXT_SIZES, CLIPText
 from models.tokenizers import BertTokenizer, CLIPTokenizer, Words
 from models.uniformerv2 import UniFormerV2, UniFormerV2Classifier
@@ -21,6 +22,7 @@ __all__ = [
     "DECODER_SIZES",
     "SIZES",
     "TEXT_SIZES",
+    "AttentiveProbe",
     "Bert",
     "BertTokenizer",
     "CLIPText",
@@ -32,6 +34,7 @@ __all__ = [
     "Encoder",
     "FeatureDecoder",
     "FusionDecoder",
+    "LinearProbe",
     "LoadReport",
     "PixelDecoder",
     "UniFormerV2",

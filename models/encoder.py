@@ -30,3 +30,7 @@ class Encoder(nn.Module):
             norm, which the last block's output and the tokens share.
         """
         raise NotImplementedError
+
+    def summary(self, video: Tensor) -> Tensor:
+        """One vector a video, `[B, D]`: the mean of the tokens, where the encoder has none that stands for all."""
+        return self(video).mean(dim=1)

@@ -98,6 +98,10 @@ class ViCLIPVision(Encoder):
         x, tapped = self._encode(video, keep, taps)
         return (x[:, 1:], [layer[:, 1:] for layer in tapped]) if taps else x[:, 1:]
 
+    def summary(self, video: Tensor) -> Tensor:
+        """The class token, `[B, D]`."""
+        return self._encode(video, None, ())[0][:, 0]
+
     def look(self, video: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The feature `[B, out]` of `video` `[B, 3, T, H, W]`, normalised, and its tokens `[B, K, D]`.
 

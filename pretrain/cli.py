@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from pretrain.callbacks import Features, Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe, newest_checkpoint
-from pretrain.metrics import KNN, Accuracy, MultipleChoice, Retrieval, ZeroShot  # noqa: F401 named in recipes
+from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval, ZeroShot  # noqa: F401 named in recipes
 from pretrain.objectives import Objective
 from pretrain.results import Results
 from pretrain.wise import WiseFT  # noqa: F401 named in recipes

@@ -1,5 +1,6 @@
-"""Pictures of videos: contact sheets with captions, as uint8 arrays and PNG files."""
+"""Pictures: contact sheets of videos with captions, and confusions of classes, as uint8 arrays and PNG files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,35 @@ def sheet(videos: dict[str, Tensor], titles: list[str], frames: int = 6) -> np.n
             pixels = (video[clip].permute(1, 2, 3, 0) * 255).round().byte().numpy()
             for i, frame in enumerate(chosen):
                 canvas.paste(Image.fromarray(pixels[frame]), (left + i * column, y))
+    return np.asarray(canvas)
+
+
+def confusion(counts: Tensor, names: Sequence[str], side: int = 800) -> np.ndarray:
+    """How often each class (rows) was told to be each (columns): white for never, dark blue for always.
+
+    Args:
+        counts: `[K, K]`; each row is shown as shares of its sum.
+        names: written beside the rows and numbered above the columns, where there is room for letters.
+        side: of the square in pixels, or somewhat less.
+    """
+    classes = len(counts)
+    cell = max(1, side // classes)
+    shares = (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).numpy()[..., None]
+    colours = (255 - shares * (255 - np.array((10, 40, 120)))).round().astype(np.uint8)
+    square = np.kron(colours, np.ones((cell, cell, 1), np.uint8))
+    if cell < _LABEL:
+        return square
+    left = 2 * _MARGIN + 7 * max(len(name) for name in names)
+    canvas = Image.new("RGB", (left + classes * cell + _MARGIN, classes * cell + _LABEL), "white")
+    canvas.paste(Image.fromarray(square), (left, _LABEL))
+    draw = ImageDraw.Draw(canvas)
+    for k, name in enumerate(names):
+        draw.text((_MARGIN, _LABEL + k * cell + (cell - 11) // 2), name, fill="black")
+        draw.text((left + k * cell + cell // 2 - 6, 1), str(k), fill="black")
+        for j, share in enumerate(shares[k, :, 0]):
+            if cell >= 2 * _LABEL and round(100 * share):
+                at = left + j * cell + cell // 2 - 8, _LABEL + k * cell + cell // 2 - 6
+                draw.text(at, f"{100 * share:.0f}", fill="white" if share > 0.5 else "black")
     return np.asarray(canvas)
 
 

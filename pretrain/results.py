@@ -1,5 +1,6 @@
-"""Results: what `python -m pretrain test` measured, as a table for a person, as JSON, and as pictures."""
+"""Results: what `python -m pretrain test` measured: a table for a person, JSON, pictures, and tables by class."""
 
+import csv
 import hashlib
 import inspect
 import json
@@ -16,8 +17,8 @@ from pretrain.pictures import write_png
 
 
 class Results(pl.Callback):
-    """Writes `results.md`, `results.json` and pictures of metrics that have one into the run folder, and prints the
-    table.
+    """Writes `results.md`, `results.json`, and of metrics that have them a picture (`picture`) and a csv file (`rows`)
+    into the run folder, and prints the table.
 
     A run folder may be judged on several data sets: the files keep an evaluation each, and the same one again (model,
     weights, data, options) replaces what it gave before.
@@ -43,7 +44,11 @@ class Results(pl.Callback):
             picture = metric.picture() if hasattr(metric, "picture") else None
             if picture is not None:
                 entry["metrics"][name]["picture"] = f"results/{name}-{entry['id']}.png"
+                entry["metrics"][name]["caption"] = getattr(metric, "caption", "The first videos of a few queries")
                 write_png(Path(folder) / entry["metrics"][name]["picture"], picture)
+            if hasattr(metric, "rows"):
+                entry["metrics"][name]["rows"] = f"results/{name}-{entry['id']}.csv"
+                write_csv(Path(folder) / entry["metrics"][name]["rows"], metric.rows())
         print(f"written to {write(Path(folder), entry)}")
 
     def entry(self, trainer: pl.Trainer, pl_module: pl.LightningModule, unreadable: list[str]) -> dict[str, Any]:
@@ -116,6 +121,15 @@ def write(folder: Path, entry: dict[str, Any]) -> Path:
     return table
 
 
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows of equal keys, making the folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def section(entry: dict[str, Any]) -> str:
     """An evaluation in Markdown: what was measured, then a table a metric."""
     facts = {
@@ -134,7 +148,9 @@ def section(entry: dict[str, Any]) -> str:
         lines += ["", f"### {name}", "", f"{', '.join(about)}. {_brief(metric['options'])}".strip(), ""]
         lines += table(metric["values"], name)
         if "picture" in metric:
-            lines += ["", f"![The first videos of a few queries]({metric['picture']})"]
+            lines += ["", f"![{metric.get('caption', 'The first videos of a few queries')}]({metric['picture']})"]
+        if "rows" in metric:
+            lines += ["", f"[Class by class]({metric['rows']})"]
     if entry["losses"]:
         lines += ["", "### losses", "", *table(entry["losses"], "test", digits=4)]
     return "\n".join(lines)

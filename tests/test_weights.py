@@ -66,12 +66,16 @@ def test_pretraining_into_a_classifier_names_what_is_fresh(official: dict) -> No
     assert {"encoder.norm.weight", "mask_token", "encoder_to_decoder.weight"} <= set(report.unused)
 
 
-def test_a_head_for_other_classes_is_left_and_reported(official: dict) -> None:
+def test_a_head_for_other_classes_is_refused_unless_told(official: dict) -> None:
     small = models.VideoClassifier(models.VideoViT(48, 2, 3, 96, **SIZES, norm=False), 5)
     large = models.VideoClassifier(models.VideoViT(48, 2, 3, 96, **SIZES, norm=False), 7)
     state, _ = to_theirs(names.OFFICIAL_FINETUNE, random_state(large))
     before = small.head.weight.clone()
-    report = models.load_weights(small, {"backbone." + name: t for name, t in state.items()} and state)
+    with pytest.raises(ValueError, match="a head for 7 classes, and the model's is for 5: say which of its rows"):
+        models.load_weights(small, state)
+    with pytest.raises(ValueError, match="a head for 7 classes, and row 7 is asked of it"):
+        models.load_weights(small, state, classes=[0, 1, 2, 3, 7])
+    report = models.load_weights(small, state, classes="none")
     assert {"head.weight", "head.bias"} <= set(report.unused) and {"head.weight", "head.bias"} <= set(report.missing)
     assert torch.equal(small.head.weight, before)
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from models.caption import CaptionDecoder
 from models.classifier import Classifier
 from models.clip import CLIPVision
 from models.convert import bert, clip, internvideo, umt, umt2, viclip, videomae
-from models.convert.read import read_tensors
+from models.convert.read import read_tensors, strip
 from models.convert.rules import Rules, prefixed, to_ours
 from models.coordinate import Coordinated
 from models.encoder import Encoder
@@ -89,7 +90,7 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module, path: str | Path | Mapping[str, Tensor], classes: Sequence[int] | None = None
+    model: nn.Module, path: str | Path | Mapping[str, Tensor], classes: Sequence[int] | Literal["none"] | None = None
 ) -> LoadReport:
     """Load official, transformers' or our own weights into `model`; the keys tell which they are.
 
@@ -99,29 +100,30 @@ def load_weights(
             text tower alone may fill that part, and of one encoder that of a coordinated pair.
         path: a file, a transformers folder, or a state dict already read.
         classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
+            "none": leave the model's head as it is.
 
     Returns:
         The keys that were loaded, those of the checkpoint that were not used and those of the model that were not
-        found; the report is logged as well. A head for another number of classes counts as not used.
+        found; the report is logged as well.
 
     Raises:
         FileNotFoundError: no checkpoint there.
-        ValueError: unreadable, keys of no known layout, or weights of another architecture.
+        ValueError: unreadable, keys of no known layout, weights of another architecture, or a head for another number
+            of classes.
     """
     if isinstance(getattr(model, "model", None), Classifier):
         return load_weights(model.model, path, classes)
     where = str(path) if isinstance(path, str | Path) else "the state dict"
-    theirs = dict(path) if isinstance(path, Mapping) else read_tensors(path)
+    theirs = strip(dict(path)) if isinstance(path, Mapping) else read_tensors(path)
     return _load(model, theirs, where, classes)
 
 
-def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequence[int] | None) -> LoadReport:
+def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequence[int] | str | None) -> LoadReport:
     source, ours, origin = _recognise(theirs, where)
     branch = _branch(ours) if isinstance(model, Coordinated) else None
     if branch is not None:
         return _load(getattr(model, branch), theirs, where, classes).within(branch)
-    if classes is not None:
-        ours.update({name: ours[name][torch.as_tensor(classes)] for name in ours if name.startswith("head.")})
+    _take_classes(ours, classes, where)
     part = next((part for part in _parts(model) if any(name.startswith(part) for name in ours)), None)
     if part is not None:
         ours = {name.removeprefix(part): tensor for name, tensor in ours.items() if name.startswith(part)}
@@ -133,6 +135,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
     fixed = _fit_positions(model, ours, target, where)
     fits = {name: name in target and target[name].shape == tensor.shape for name, tensor in ours.items()}
     wrong = [name for name in ours if name in target and not fits[name] and not name.startswith("head.")]
+    _check_head(ours, target, fits, where)
     loaded = [name for name in ours if fits[name]]
     used = {their for name in [*loaded, *fixed] for their in origin[name]} | bert.repeated(theirs)
     used |= internvideo.constants_in(theirs, used)
@@ -156,6 +159,30 @@ def _branch(ours: Mapping[str, Tensor]) -> str | None:
     if any(name.startswith("masked.") for name in ours):
         return None
     return "multimodal" if "encoder.norm_pre.weight" in ours else "masked"
+
+
+def _take_classes(ours: dict[str, Tensor], classes: Sequence[int] | str | None, where: str) -> None:
+    """Brings the head to the rows that are wanted of it, or takes it out."""
+    for name in [name for name in ours if name.startswith("head.")]:
+        if classes == "none":
+            del ours[name]
+        elif classes is not None:
+            rows, there = torch.as_tensor(classes), len(ours[name])
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < there:
+                odd = int(rows[(rows < 0) | (rows >= there)][0])
+                raise ValueError(f"{where} has a head for {there} classes, and row {odd} is asked of it")
+            ours[name] = ours[name][rows]
+
+
+def _check_head(ours: Mapping[str, Tensor], target: Mapping[str, Tensor], fits: Mapping[str, bool], where: str) -> None:
+    wrong = [name for name in ours if name.startswith("head.") and name in target and not fits[name]]
+    if wrong and ours[wrong[0]].shape[1:] == target[wrong[0]].shape[1:]:
+        theirs, mine = len(ours[wrong[0]]), len(target[wrong[0]])
+        raise ValueError(
+            f"{where} has a head for {theirs} classes, and the model's is for {mine}: say which of its rows become the "
+            "model's classes, in order (of a head of Kinetics 710 those of its label map), or `none` to begin with a "
+            "new head: model.init_args.head_rows in a recipe, `classes` of load_weights"
+        )
 
 
 def _parts(model: nn.Module) -> tuple[str, ...]:

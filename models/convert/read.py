@@ -40,7 +40,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for file in files:
         state.update(_read_file(file))
-    return _strip(state)
+    return strip(state)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -91,7 +91,7 @@ def _unwrap(found: object, file: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop a prefix that every name carries, one after the other."""
     while True:
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)

@@ -3,6 +3,7 @@
 from pretrain.metrics.choice import Accuracy, MultipleChoice
 from pretrain.metrics.knn import KNN
 from pretrain.metrics.retrieval import Retrieval
+from pretrain.metrics.views import MultiView
 from pretrain.metrics.zero_shot import ZeroShot
 
-__all__ = ["KNN", "Accuracy", "MultipleChoice", "Retrieval", "ZeroShot"]
+__all__ = ["KNN", "Accuracy", "MultiView", "MultipleChoice", "Retrieval", "ZeroShot"]

@@ -3,7 +3,9 @@
 Letters in shapes: B clips, C channels, T frames, H W pixels, K classes.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,10 @@ class Classify(Objective):
         smoothing: share of each target that is spread over all classes.
         multi_label: a video is of any number of classes, each judged by itself; `label` may then be several numbers a
             video, `[B, L]`, where -1 fills up shorter rows.
+        head_rows: which rows of the head of `weights` become the classes, in order: their numbers, or a file of them (a
+            json list, or one a line), as VideoMAE V2 has them for each Kinetics of its 710 classes; `first`: as many as
+            there are classes (UMT: Kinetics-400 comes first in its 710); `none`: begin with a new head. By default all,
+            and a head for another number of classes is refused.
         freeze: beginnings of names in `model` whose parameters do not train, such as `encoder.patch_embed`. (Probes
             freeze their encoders themselves.)
         base: see `Objective`.
@@ -41,6 +47,7 @@ class Classify(Objective):
         erase: Erase | None = None,
         smoothing: float = 0.0,
         multi_label: bool = False,
+        head_rows: list[int] | str | None = None,
         freeze: Sequence[str] = (),
         **base: Any,
     ) -> None:
@@ -49,7 +56,7 @@ class Classify(Objective):
             raise ValueError(f"smoothing is 0 to 1, and 0 where classes are judged one by one, not {smoothing}")
         self.needs = ("video", "label")
         self.model, self.mix, self.erase = model, mix, erase
-        self.smoothing, self.multi_label = smoothing, multi_label
+        self.smoothing, self.multi_label, self.head_rows = smoothing, multi_label, head_rows
         for beginning in freeze:
             still = [p for name, p in model.named_parameters() if name.startswith(beginning)]
             if not still:
@@ -91,9 +98,10 @@ class Classify(Objective):
         """`[B, L]`; a ValueError names a video whose label is no class."""
         label = batch["label"] if batch["label"].ndim == 2 else batch["label"][:, None]
         lowest = -1 if self.multi_label or not self.training else 0
-        wrong = ((label < lowest) | (label >= self.model.classes)).any(dim=1)
-        if label.shape[1] > 1 and not self.multi_label:
-            wrong = wrong | (label[:, 1:] >= 0).any(dim=1)
+        first, others = label[:, :1] if not self.multi_label else label, label[:, 1:]
+        wrong = ((first < lowest) | (first >= self.model.classes)).any(dim=1)
+        if not self.multi_label:
+            wrong, label = wrong | (others >= 0).any(dim=1), first
         if wrong.any():
             row, classes = int(wrong.nonzero()[0]), self.model.classes
             raise ValueError(
@@ -128,7 +136,28 @@ class Classify(Objective):
         clips = clips.clone() if clips is video else clips
         return self.erase(clips, lambda i: self.numbers(2, int(places[i])))
 
+    def rows_of_head(self) -> list[int] | str | None:
+        """`head_rows` as `load_weights` takes them."""
+        if self.head_rows == "first":
+            return list(range(self.model.classes))
+        if self.head_rows in (None, "none") or not isinstance(self.head_rows, str):
+            return self.head_rows
+        return read_rows(self.head_rows)
+
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`scores` `[B, K]`, before a softmax, and the `features` `[B, D]` that they are made of."""
         features = self.model.features(self.normalize(batch["video"]))
         return {"scores": self.model.score(features), "features": features}
+
+
+def read_rows(file: str) -> list[int]:
+    """Numbers in a file, a json list or one a line; a ValueError where it holds something else."""
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"no list of rows at {file}: model.init_args.head_rows is a list, a file, first or none"
+        )
+    text = Path(file).read_text()
+    try:
+        return [int(number) for number in (json.loads(text) if text.lstrip().startswith("[") else text.split())]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is no list of the numbers of rows: {error}") from error

@@ -207,7 +207,8 @@ class Objective(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
-            report = load_weights(self, path)
+            rows = self.rows_of_head() if hasattr(self, "rows_of_head") else None
+            report = load_weights(self, path, rows)
             rank_zero_info(f"{path}: {report}")
         self.weights = None
         for module in self.modules():
