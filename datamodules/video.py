@@ -210,6 +210,10 @@ class VideoData(LightningDataModule):
     def _micro(self) -> int:
         return self.micro_batch or max(1, self.global_batch // self.world)
 
+    def once(self, source: Source) -> DataLoader | list:
+        """All of any source, as `validate` would see it."""
+        return self._evaluation(source, 1, 1)
+
     def _evaluation(self, source: Source | None, clips: int, crops: int, keep: bool = False) -> DataLoader | list:
         if source is None:
             return []

@@ -73,7 +73,7 @@ class AttentiveProbe(Probe):
         mlp_ratio: hidden channels of the MLP for one of the encoder's.
     """
 
-    def __init__(self, encoder: Encoder, classes: int, heads: int = 12, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, encoder: Encoder, classes: int, heads: int = 8, mlp_ratio: float = 4.0) -> None:
         super().__init__(encoder, classes)
         if encoder.width % heads:
             raise ValueError(f"the encoder's width {encoder.width} is no multiple of the probe's heads {heads}")

@@ -143,6 +143,10 @@ class UniFormerV2(Encoder):
         """The feature of `look`, `[B, out]`; the query reads all tokens, so it costs the same."""
         return self.look(video, keep)[0]
 
+    def summary(self, video: Tensor) -> Tensor:
+        """The video vector through its norm, `[B, D]`."""
+        return self.norm(self.encode(video).vector)
+
     def encode(self, video: Tensor, keep: Tensor | None = None, taps: Sequence[int] = ()) -> Encoded:
         """See `Encoded`. Raises ValueError where the clip is not of the size that the model was made for, or where
         tokens are dropped that convolutions over time need."""

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # A row a method. It buys the tests here, and those of resuming and of ranks.
 ROWS = {
-    "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml")],
+    "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml"), "--model.init_args.mix.prob=1"],
     "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],
     "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
     "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],

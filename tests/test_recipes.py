@@ -107,6 +107,61 @@ def test_viclip_has_the_published_sizes_and_rates(size: str, stage: str, capsys:
     assert not any(n.endswith("proj.weight") for n in spared)
 
 
+# Peak rate, videos a step, passes, passes of warm-up, layer decay, drop path: the official scripts'.
+TUNED = {
+    "videomae_b_k400": (1.4e-3, 512, 90, 5, 0.75, 0.1),
+    "videomae_b_k710": (1.4e-3, 512, 90, 5, 0.75, 0.1),
+    "videomae_b_ssv2": (2e-3, 256, 25, 5, 0.65, 0.1),
+    "videomae_l_k400": (1.5e-3, 192, 35, 5, 0.75, 0.2),
+    "videomae_l_ssv2": (3.75e-4, 192, 20, 5, 0.75, 0.2),
+    "videomae_h_k400": (5e-4, 128, 40, 5, 0.8, 0.2),
+    "videomae_h_k710": (5e-4, 128, 40, 5, 0.8, 0.2),
+    "videomae_h_ssv2": (2.5e-4, 128, 20, 5, 0.8, 0.2),
+    "videomae_g_k400": (7.5e-4, 192, 30, 5, 0.9, 0.2),
+    "videomae_g_k710": (3.75e-4, 96, 35, 5, 0.9, 0.3),
+    "videomae_g_k710_k400": (3.75e-6, 96, 3, 1, 0.9, 0.25),
+    "videomae_g_ssv2": (1.125e-4, 96, 20, 5, 0.9, 0.25),
+    "videomae_g_ucf101": (9.375e-5, 24, 50, 5, 0.9, 0.35),
+    "videomae_g_hmdb51": (4.6875e-5, 24, 15, 5, 0.9, 0.35),
+    "umt_b_k710": (4e-4, 256, 35, 2, 0.75, 0.1),
+    "umt_l_k710": (2e-4, 256, 20, 2, 0.85, 0.2),
+    "umt_b_k400": (4e-5, 256, 5, 1, 0.75, 0.1),
+    "umt_l_k400": (2e-5, 256, 5, 1, 0.85, 0.2),
+    "umt_l_k400_f16": (1e-5, 128, 5, 1, 0.85, 0.2),
+    "umt_b_ssv2": (4e-4, 256, 30, 5, 0.75, 0.1),
+    "umt_l_ssv2": (8e-4, 256, 14, 4, 0.85, 0.2),
+    "umt_b_mit": (2e-4, 512, 40, 5, 0.75, 0.1),
+    "umt_l_mit": (2e-4, 512, 20, 5, 0.85, 0.2),
+}
+VIDEOS = {"k400": 240436, "k710": 658340, "ssv2": 168913, "ucf101": 9537, "hmdb51": 3570, "mit": 802264}
+
+
+def test_fine_tuning_has_the_published_rates_and_steps() -> None:
+    pages = {path.stem.removeprefix("finetune_"): path for path in RECIPES if path.stem.startswith("finetune_")}
+    assert pages.keys() - {"tiny"} == TUNED.keys()
+    for name, (peak, batch, passes, warm, decay, drop) in TUNED.items():
+        page = yaml.safe_load(pages[name].read_text())
+        model, data = (page[part]["init_args"] for part in ("model", "data"))
+        optim, encoder = model["optim"], model["model"]["init_args"]["encoder"]["init_args"]
+        size = models.SIZES[NAMED[name.split("_")[1]]]
+        assert {key: encoder[key] for key in size} == size and encoder["drop_path"] == drop, name
+        assert data["global_batch"] == batch and optim["layer_decay"] == decay, name
+        assert optim["base_lr"] * batch / 256 == pytest.approx(peak), name
+        a_pass = VIDEOS[name.removesuffix("_f16").split("_")[-1]] // batch
+        assert page["trainer"]["max_steps"] == passes * a_pass and optim["warmup_steps"] == warm * a_pass, name
+        assert data["flip"] == (0.0 if name.endswith("ssv2") else 0.5) and data["augment"], name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes/encoder").glob("*.yaml")), ids=lambda p: p.stem)
+def test_probes_take_any_encoder(path: Path, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / "recipes/probe_attentive.yaml"), "-c", str(path)])
+    with torch.device("meta"):
+        objective = build({**truth["model"], "init_args": truth["model"]["init_args"] | {"weights": None}})
+    probe = objective.model
+    assert not any(p.requires_grad for p in probe.encoder.parameters())
+    assert probe.head.in_features == probe.encoder.width and truth["model"]["init_args"]["weights"]
+
+
 def test_one_key_changes_all_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml")], "--data.init_args.frames=32")
     parts = truth["model"]["init_args"]
@@ -145,13 +200,15 @@ JUDGED = {
     "reranked": ("umt2_l", "msrvtt"),
     "answers": ("umt2_b_msrvttqa", "msrvtt_qa"),
     "directions": ("viclip_tiny", None),
+    "knn": ("videomae_b", "k400"),
 }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes/eval").glob("*.yaml")), ids=lambda p: p.stem)
 def test_tasks_are_asked_of_a_recipe(path: Path, capsys: pytest.CaptureFixture) -> None:
     recipe, data = JUDGED[path.stem]
-    files = [f"recipes/{recipe}.yaml", *([f"recipes/data/{data}.yaml", "recipes/data/test_only.yaml"] if data else [])]
+    only = [] if path.stem == "knn" else ["recipes/data/test_only.yaml"]  # which remembers the training videos
+    files = [f"recipes/{recipe}.yaml", *([f"recipes/data/{data}.yaml", *only] if data else [])]
     command = " ".join(path.read_text().replace("\\\n#", "").split())
     for file in (*files, f"recipes/eval/{path.name}"):
         assert f"-c {file}" in command, f"the command of {path.name} lacks {file}"
