@@ -30,6 +30,7 @@ class View:
 def work(pipe: connection.Connection, dataset: Dataset, memory: object, doomed: dict[str, str], parent: int) -> None:
     """What a worker does until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm's warning does too
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     shared.pool = shared.Pool()

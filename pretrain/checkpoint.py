@@ -30,12 +30,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 stream.flush()
                 os.fsync(stream.fileno())
             draft.replace(path)
+            _sync(path.parent)
         except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
             draft.unlink(missing_ok=True)
             raise OSError(
                 f"could not write the checkpoint {path} ({error}). Earlier checkpoints are whole; free some space and "
                 "resume with --ckpt_path last"
             ) from error
+
+
+def _sync(folder: Path) -> None:
+    """Has the disk know the names in a folder, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class KeepRecipe(pl.Callback):

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 
 import lightning.pytorch as pl
 from jsonargparse import set_parsing_settings
@@ -12,10 +11,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from pretrain.callbacks import Features, Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
-from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe, newest_checkpoint
+from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
+from pretrain.guard import Guard
 from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval, ZeroShot  # noqa: F401 named in recipes
 from pretrain.objectives import Objective
+from pretrain.preemption import Preemption
 from pretrain.results import Results
+from pretrain.resume import ValidateAgain, resolve
 from pretrain.wise import WiseFT  # noqa: F401 named in recipes
 
 # Recipes may refer to any of their own keys, from any file, and see what the command line changed.
@@ -38,6 +40,7 @@ class CLI(LightningCLI):
         for part in ("data", "model"):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
         parser.add_class_arguments(Features, "features")
+        parser.add_class_arguments(Guard, "guard")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
         self.command = shlex.join(["python", "-m", "pretrain", *(sys.argv[1:] if args is None else args)])
@@ -62,12 +65,15 @@ class CLI(LightningCLI):
         features = self._get(self.config_init, "features")
         features.settings = settings = {part: self.config_dump[part] for part in ("model", "data")}
         results = [Results(settings, self.command)] if self.subcommand == "test" else []
-        self.trainer_defaults["callbacks"] = [Throughput(), features, keep, FinalCheckpoint(), *results]
+        guard = self._get(self.config_init, "guard")
+        callbacks = [Throughput(), guard, features, keep, FinalCheckpoint(), ValidateAgain(), *results]
+        self.trainer_defaults["callbacks"] = callbacks
         trainer = self._get(self.config_init, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
-            self.trainer_defaults["callbacks"].append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
+            callbacks.append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
+        callbacks.append(Preemption())  # the last of all
         plugins = trainer.get("plugins") or []
         trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -75,20 +81,7 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Find what to resume from; refuse to start over in a folder that holds a run."""
         settings = self.config_init["fit"]
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        wanted = settings.ckpt_path
-        found = newest_checkpoint(folder)
-        if wanted == "last" and found is None:
-            raise MisconfigurationException(
-                f"nothing to resume: no whole checkpoint in {folder}/checkpoints (--ckpt_path auto starts anew then)"
-            )
-        if wanted is None and found is not None and not self.trainer.fast_dev_run:
-            raise MisconfigurationException(
-                f"{folder} already holds a run ({found.name}): go on with it by --ckpt_path last, "
-                "or choose another folder by --trainer.logger.init_args.name"
-            )
-        if wanted in ("last", "auto"):
-            settings.ckpt_path = None if found is None else str(found)
+        settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
 
     def before_predict(self) -> None:
         self.config_init["predict"].return_predictions = False  # they go to files as they come

@@ -73,6 +73,7 @@ class Objective(pl.LightningModule):
         self.metrics = nn.ModuleDict(metrics or {})
         self.needs: tuple[str, ...] = ("video",)  # what of a batch the losses are made of; a method may need more
         self.draw = Draw()
+        self._norm: tuple[int, Tensor | None] = (-1, None)  # of the gradient, and at which step
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of a batch, by name; they are summed."""
@@ -241,10 +242,18 @@ class Objective(pl.LightningModule):
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = self.gradient_norm()
         if gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
         self.log("grad_norm", norm)
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of the step's whole gradient, which is reckoned once a step: it is the guard's to know as well."""
+        step, norm = self._norm
+        if step != self.global_step or norm is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            self._norm = self.global_step, norm
+        return norm
 
 
 def _several(values: Tensor | list) -> bool:
