@@ -17,7 +17,7 @@ from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval
 from pretrain.objectives import Objective
 from pretrain.preemption import Preemption
 from pretrain.results import Results
-from pretrain.resume import ValidateAgain, resolve
+from pretrain.resume import Resumed, resolve
 from pretrain.wise import WiseFT  # noqa: F401 named in recipes
 
 # Recipes may refer to any of their own keys, from any file, and see what the command line changed.
@@ -65,8 +65,8 @@ class CLI(LightningCLI):
         features = self._get(self.config_init, "features")
         features.settings = settings = {part: self.config_dump[part] for part in ("model", "data")}
         results = [Results(settings, self.command)] if self.subcommand == "test" else []
-        guard = self._get(self.config_init, "guard")
-        callbacks = [Throughput(), guard, features, keep, FinalCheckpoint(), ValidateAgain(), *results]
+        guard, self.resumed = self._get(self.config_init, "guard"), Resumed()
+        callbacks = [Throughput(), guard, features, keep, FinalCheckpoint(), self.resumed, *results]
         self.trainer_defaults["callbacks"] = callbacks
         trainer = self._get(self.config_init, "trainer")
         given = trainer.get("callbacks") or []
@@ -81,6 +81,7 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Find what to resume from; refuse to start over in a folder that holds a run."""
         settings = self.config_init["fit"]
+        self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
 
     def before_predict(self) -> None:

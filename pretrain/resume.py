@@ -73,10 +73,19 @@ def sweep(folder: Path) -> None:
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
-class ValidateAgain(pl.Callback):
-    """A checkpoint of a step that validation follows is of before that: a run resumed from it validates first."""
+class Resumed(pl.Callback):
+    """Sets right what Lightning takes a resumed run for.
+
+    A checkpoint of a step that validation follows is of before that: a run that goes on from it validates first. And
+    the checkpoint that a run went on from is removed in its turn like others, where the run found it by itself; else
+    one would be left for each stop.
+    """
+
+    found = False  # whether the checkpoint is what `last` or `auto` led to
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.found:
+            trainer.ckpt_path = None  # to Lightning: nobody's to keep
         epoch = trainer.fit_loop.epoch_loop
         if epoch.restarted_on_train_batch_end:
             # To Lightning: validation was under way (if it is due here), and had not come beyond its first batch.
