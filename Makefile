@@ -20,7 +20,14 @@ demo: install    ## videos to shards, pretraining, export, a picture: make demo 
 	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos '$(VIDEOS)')
 
 test: install    ## all tests that need no GPU, on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not slurm'
+
+slurm: install   ## tests against a real Slurm of one node; as root
+	apt-get install -y -qq slurm-wlm munge
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/test_slurm.py
+
+kills: install   ## a run killed 50 times at random moments against one left alone; a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills --kills 50 --folder $$(mktemp -d)
 
 check: install   ## style
 	$(BIN)/ruff check .
@@ -30,4 +37,4 @@ format: install  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo test check format
+.PHONY: help install demo test slurm kills check format

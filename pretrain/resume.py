@@ -1,11 +1,13 @@
 """How a run finds where it was: one checkpoint for all ranks, nothing left of half-written ones, no validation lost."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -14,14 +16,19 @@ from pretrain.checkpoint import newest_checkpoint
 
 log = logging.getLogger(__name__)
 
+_RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")  # above 0: not the first time
+
 
 def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) -> str | None:
     """The checkpoint that `fit` goes on from, the same on all ranks; None to start anew.
 
     Args:
         wanted: a path; `last`, the newest whole checkpoint of the run folder; `auto`, that or none; None, none, and an
-            error where the folder holds a run already.
+            error where the folder holds a run already. Where a scheduler started the same command again, all of them
+            mean `auto`, and a path only as long as the run has no checkpoint of its own.
     """
+    if any(os.environ.get(name, "0") != "0" for name in _RESTARTS) and wanted != "auto":
+        return resolve(trainer, model, "auto") or (None if wanted == "last" else wanted)
     if wanted not in (None, "last", "auto") or (wanted is None and trainer.fast_dev_run):
         return wanted
     return together(trainer, model, lambda folder: _look(folder, wanted))
@@ -78,7 +85,7 @@ class Resumed(pl.Callback):
 
     A checkpoint of a step that validation follows is of before that: a run that goes on from it validates first. And
     the checkpoint that a run went on from is removed in its turn like others, where the run found it by itself; else
-    one would be left for each stop.
+    one would be left for each stop. Nor is it written again within the first step, where that has several parts.
     """
 
     found = False  # whether the checkpoint is what `last` or `auto` led to
@@ -86,6 +93,9 @@ class Resumed(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.found:
             trainer.ckpt_path = None  # to Lightning: nobody's to keep
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback._last_global_step_saved = trainer.global_step
         epoch = trainer.fit_loop.epoch_loop
         if epoch.restarted_on_train_batch_end:
             # To Lightning: validation was under way (if it is due here), and had not come beyond its first batch.
