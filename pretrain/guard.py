@@ -90,10 +90,11 @@ class Guard(pl.Callback):
                 parameter.grad = None  # an optimiser passes over these, and over what it remembers of them
         names = self._blamed(trainer, lost)
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        log.warning(
-            "step %d is not taken: %s (%d of %d steps so far). Its samples: %s",
-            *(trainer.global_step, reason, self.skipped, self.steps, shown),
-        )
+        if trainer.is_global_zero:
+            log.warning(
+                "step %d is not taken: %s (%d of %d steps so far). Its samples: %s",
+                *(trainer.global_step, reason, self.skipped, self.steps, shown),
+            )
         self._write(trainer, {"step": trainer.global_step, "reason": reason, "samples": names})
         over = self.skipped > max(self.grace, self.budget * self.steps)
         if over or isinstance(trainer.strategy, DeepSpeedStrategy):

@@ -73,12 +73,14 @@ class Preemption(pl.Callback):
         number = int(trainer.strategy.reduce(received, reduce_op="max"))
         regular, step = trainer.checkpoint_callback, trainer.global_step
         name = signal.Signals(number).name
-        if regular is None:
-            log.warning("%s: the run ends at step %d, and saves nothing as it has no ModelCheckpoint", name, step)
-        elif self.saved != step:
-            self.spare = regular.format_checkpoint_name({"step": torch.tensor(step)})
-            trainer.save_checkpoint(self.spare)
-            log.warning("%s: saved step %d to %s; --ckpt_path auto goes on from there", name, step, self.spare)
+        what = "saves nothing, as it has no ModelCheckpoint"
+        if regular is not None:
+            if self.saved != step:
+                self.spare = regular.format_checkpoint_name({"step": torch.tensor(step)})
+                trainer.save_checkpoint(self.spare)
+            what = f"is saved in {regular.dirpath}; --ckpt_path auto goes on from there"
+        if trainer.is_global_zero:
+            log.warning("%s: the run ends at step %d and %s", name, step, what)
         raise SystemExit(128 + number)
 
     # A stop's checkpoint is nobody's to keep once there is a later one

@@ -36,9 +36,12 @@ class Validations(pl.Callback):
         self.path, self.going = Path(path), Path(path).with_suffix(".going")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.going.touch()
+        if trainer.is_global_zero:
+            self.going.touch()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         self.going.unlink()
         with self.path.open("a") as file:
             file.write(f"{trainer.global_step}\t{float(trainer.callback_metrics['val/loss']):.9f}\n")

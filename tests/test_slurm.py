@@ -89,7 +89,7 @@ def test_a_job_is_asked_to_go_then_its_node_dies_and_nothing_is_lost(node: Node,
     node.tell("scancel", "--signal=USR1", number)  # what Slurm sends before the time limit
     node.until(lambda: node.job(number)["Restarts"] == "1", number, out)
     stopped = seen(folder)
-    assert stopped < STEPS and f"SIGUSR1: saved step {stopped} to" in out.read_text()
+    assert stopped < STEPS and f"SIGUSR1: the run ends at step {stopped} and is saved" in out.read_text()
 
     node.until(lambda: node.job(number)["JobState"] == "PENDING", number, out)
     node.tell("scontrol", "update", f"JobId={number}", "StartTime=now")
@@ -115,6 +115,6 @@ def test_a_cancelled_job_saves_and_stays_away(node: Node, tmp_path: Path) -> Non
     number = node.submit(tmp_path, *options(tmp_path), "--trainer.max_steps=4000")
     node.until(lambda: seen(tmp_path) >= 8, number, out)
     node.tell("scancel", number)
-    node.until(lambda: node.job(number)["JobState"] == "CANCELLED" and "saved step" in out.read_text(), number, out)
+    node.until(lambda: node.job(number)["JobState"] == "CANCELLED" and "and is saved" in out.read_text(), number, out)
     time.sleep(2)
     assert node.job(number)["JobState"] == "CANCELLED" and node.job(number)["Restarts"] == "0"
