@@ -91,7 +91,7 @@ def whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # zipfile has many words for damage, some of them by accident
         log.debug("%s: %s", path, error)
         return False
 
