@@ -93,7 +93,8 @@ def wait(pid: int, until: Callable[[], object], what: str) -> None:
 
 def kill(folder: Path, kind: str, steps: int, dice: random.Random, fork: bool) -> None:
     """One life, from its start to its end by force."""
-    going, drafts = folder / "validations.going", lambda: any(folder.glob("run/checkpoints/.*.draft"))
+    going, old = folder / "validations.going", set(folder.glob("run/checkpoints/.*.draft"))
+    drafts = lambda: set(folder.glob("run/checkpoints/.*.draft")) - old  # noqa: E731
     going.unlink(missing_ok=True)
     pid = begin(folder, steps, fork and kind != "start")
     if kind == "start":

@@ -1,17 +1,14 @@
 """A run that is stopped, at whatever moment, goes on as if it had not been: same batches, same weights."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from pretrain.checkpoint import newest_checkpoint
-from tests.runs import arguments, fit, names, start, weights
+from tests.runs import arguments, fit, names, weights
 from tests.test_objectives import EACH, ROWS
 
 RECIPE = ROWS["videomae"]
@@ -64,37 +61,6 @@ def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
     fit(tmp_path, RECIPE, *record(tmp_path), "--ckpt_path=last", "--trainer.max_steps=9")
     assert [number for number, _ in names(tmp_path)] == list(range(9))
     assert weights(tmp_path / "run", 9)
-
-
-def test_kill_minus_nine(tmp_path: Path) -> None:
-    """A real process, killed without warning while it writes checkpoints as often as it can."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir(), killed.mkdir()
-    keep = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=1"]
-    keep += ["--trainer.callbacks.monitor=step", "--trainer.callbacks.mode=max", "--trainer.callbacks.save_top_k=2"]
-    keep += ["--trainer.callbacks.filename={step:07d}-often"]
-    more = ["--trainer.max_steps=40", "--trainer.val_check_interval=1000", *keep]
-    fit(whole, RECIPE, *more, *record(whole))
-
-    process = start(arguments(killed, RECIPE, *more, *record(killed)))
-    deadline = time.monotonic() + 120
-    while not _seen(killed, 15):
-        assert time.monotonic() < deadline and process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = len(names(killed))
-    assert before < 40
-    fit(killed, RECIPE, *more, *record(killed), "--ckpt_path=last")
-    resumed = names(killed)[before:]
-    assert resumed == names(whole)[-len(resumed) :] and len(resumed) < 40 - 10  # it did not start over
-    assert dict(names(killed)) == dict(names(whole))
-    same(weights(whole / "run", 40), weights(killed / "run", 40))
-
-
-def _seen(folder: Path, step: int) -> bool:
-    file = folder / "names.tsv"
-    return file.exists() and file.read_text().count("\n") > step
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

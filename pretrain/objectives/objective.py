@@ -224,7 +224,9 @@ class Objective(pl.LightningModule):
         self.recompute = self.compile_blocks = False  # Lightning may ask more than once
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optim.build(self, self.global_batch)
+        # With float16's scaler the fused kernel divides gradients after clipping and the guard have looked at them.
+        scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
+        return self.optim.build(self, self.global_batch, fused=scaler is None)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         total = self.trainer.max_steps
