@@ -106,6 +106,7 @@ class Coordinated(Classifier):
                 encoder.requires_grad_(False)
             multimodal.encoder.query.requires_grad_(True)
             multimodal.encoder.norm.requires_grad_(True)  # the head's, in official files
+        self.train()
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.mixture)

@@ -172,8 +172,10 @@ def test_a_coordinated_pair_starts_as_the_mean_of_both() -> None:
 
 @pytest.mark.parametrize("tune", [False, True])
 def test_a_coordinated_pair_trains_what_it_says(tune: bool) -> None:
-    model = randomised(classifiers(tune=tune)).train()
-    assert model.masked.encoder.training == tune
+    model = randomised(classifiers(tune=tune))
+    for _ in range(2):  # as it is made, and after Lightning or a user says so
+        assert model.training and model.masked.encoder.training == model.multimodal.encoder.training == tune
+        model.train()
     model(LONG).square().sum().backward()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}

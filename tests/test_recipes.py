@@ -162,6 +162,21 @@ def test_probes_take_any_encoder(path: Path, capsys: pytest.CaptureFixture) -> N
     assert probe.head.in_features == probe.encoder.width and truth["model"]["init_args"]["weights"]
 
 
+# Parameters and tensors of both towers and the scale, counted with the official code.
+INTERNVIDEO = {"b": (178_066_433, 369), "l": (478_127_105, 513)}
+
+
+@pytest.mark.parametrize("size", INTERNVIDEO)
+def test_internvideo_has_the_published_sizes_and_rates(size: str, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / f"recipes/internvideo_mm_{size}.yaml")])
+    with torch.device("meta"):
+        objective = build(truth["model"])
+    towers = [p for name, p in objective.named_parameters() if not name.startswith("caption.")]
+    assert (sum(p.numel() for p in towers), len(towers)) == INTERNVIDEO[size]
+    assert len(objective.caption.blocks) == 6 and objective.mask is None and not objective.freeze_text
+    assert objective.optim.base_lr * truth["data"]["init_args"]["global_batch"] / 256 == pytest.approx(8e-5)
+
+
 def test_one_key_changes_all_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml")], "--data.init_args.frames=32")
     parts = truth["model"]["init_args"]
