@@ -72,6 +72,9 @@ class KeepRecipe(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["recipe"] = {"yaml": self.recipe, "model": yaml.safe_dump(self.model)}
+        classes = getattr(getattr(getattr(trainer, "datamodule", None), "train", None), "classes", None)
+        if classes:
+            checkpoint["recipe"]["classes"] = list(classes)  # their names, in order of the numbers
 
 
 class FinalCheckpoint(pl.Callback):

@@ -18,9 +18,9 @@ from models.convert import viclip as viclip_names
 from models.convert import videomae as names
 from models.convert.rules import to_theirs
 from models.vit import VideoViT
-from pretrain import export_pair
+from pretrain import export_classifier, export_pair
 from pretrain.checkpoint import newest_checkpoint, whole
-from pretrain.objectives import UMT, UMT2, InternVideo, Objective, ViCLIP, VideoMAE, VideoQA, ViLP
+from pretrain.objectives import UMT, UMT2, Classify, InternVideo, Objective, ViCLIP, VideoMAE, VideoQA, ViLP
 
 _NOT_SHIPPED = ("metrics.", "normalize.")
 _ONLY_TAUGHT = ("decoder.", "fusion.", "caption.", "text.mask_embed")  # what pretraining adds to the model
@@ -34,7 +34,8 @@ def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], ou
         to: transformers (a folder for `from_pretrained`), safetensors (our names), official (a .pth that the
             method's own repository loads).
         out: folder to write; it must not exist or be empty.
-        decoder: with what pretraining adds (a decoder, a fusion of text and video); False leaves the encoders alone.
+        decoder: with what training adds (a decoder, a fusion of text and video, a head of classes); False leaves the
+            encoders alone.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -68,6 +69,8 @@ def load_objective(path: str) -> tuple[Objective, dict[str, Any]]:
     settings = yaml.safe_load(saved["recipe"]["model"])
     model = build(settings)
     model.load_state_dict(saved["state_dict"])
+    if isinstance(model, Classify):
+        model.names = saved["recipe"].get("classes")
     recipe = {"recipe": saved["recipe"]["yaml"], "model": settings}
     facts = {"step": saved["global_step"], "checkpoint": file.name, **recipe}
     return model.eval(), facts
@@ -99,6 +102,8 @@ def official_names(model: Objective, state: dict[str, Tensor]) -> tuple[dict[str
 
     ViLP, whose code was not released, gives its towers ViCLIP's names.
     """
+    if isinstance(model, Classify):
+        return export_classifier.official_names(model.model, state)
     if isinstance(model, UMT2 | VideoQA):
         return umt2_names.to_official(state, tuned=model.text.head is None)
     if isinstance(model, InternVideo):
@@ -120,8 +125,11 @@ def to_safetensors(model: Objective, folder: Path, decoder: bool, settings: dict
     state = encoder_state(model, decoder)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
     arguments = settings["init_args"]
+    arguments = {**arguments, **arguments["model"]["init_args"]} if isinstance(model, Classify) else arguments
     parts = {part: arguments[part] for part in arguments if any(name.startswith(f"{part}.") for name in state)}
     mean, std = model.normalize.values
+    if isinstance(model, Classify):
+        parts |= {"model": settings["init_args"]["model"], "classes": model.names}
     (folder / "config.json").write_text(json.dumps({**parts, "mean": mean, "std": std}, indent=2) + "\n")
     return f"model.safetensors, {len(state)} tensors in our names"
 
@@ -134,6 +142,10 @@ def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dic
     if isinstance(model, export_pair.Pair):
         _save_processor(model, folder)
         return export_pair.to_transformers(model, folder)
+    if isinstance(model, Classify):
+        note = export_classifier.to_transformers(model.model, folder, _encoder_sizes(encoder_of(model)), model.names)
+        _save_processor(model, folder)
+        return note
     if not isinstance(model, VideoMAE):
         return to_modeling_file(model, folder)
     kind = VideoMAEForPreTraining if decoder else VideoMAEModel
@@ -186,7 +198,7 @@ def to_modeling_file(model: Objective, folder: Path) -> str:
 def _save_processor(model: Objective, folder: Path) -> None:
     from transformers import VideoMAEImageProcessor
 
-    size, (mean, std) = model.encoder.size, model.normalize.values
+    size, (mean, std) = encoder_of(model).size, model.normalize.values
     VideoMAEImageProcessor(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=mean, image_std=std
     ).save_pretrained(folder)
@@ -241,8 +253,16 @@ def compare(model: Objective, theirs: nn.Module) -> float:
 
 def encoder_state(model: Objective, decoder: bool) -> dict[str, Tensor]:
     """The model's tensors, with those that pretraining adds to it where they are wanted and there."""
+    if isinstance(model, Classify):
+        kept = "" if decoder else "encoder."
+        return {name: tensor for name, tensor in model.model.state_dict().items() if name.startswith(kept)}
     left_out = _NOT_SHIPPED if decoder else _NOT_SHIPPED + _ONLY_TAUGHT
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(left_out)}
+
+
+def encoder_of(model: Objective) -> nn.Module:
+    """The encoder, which a classifier holds in its `model`."""
+    return model.model.encoder if isinstance(model, Classify) else model.encoder
 
 
 def _none_left(unknown: list[str]) -> None:
@@ -255,7 +275,7 @@ def _none_left(unknown: list[str]) -> None:
 
 def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
     """What a stranger needs to know: method, sizes, how to load it, and the whole recipe."""
-    e, (mean, std) = model.encoder, model.normalize.values
+    e, (mean, std) = encoder_of(model), model.normalize.values
     auto = "VideoMAEModel" if isinstance(model, VideoMAE) else "AutoModel"
     trust = "" if isinstance(model, VideoMAE) else ", trust_remote_code=True"
     parameters = sum(p.numel() for p in e.parameters()) / 1e6
@@ -264,6 +284,8 @@ def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
         "safetensors": lambda: 'import models\nreport = models.load_weights(model, "PATH")',
         "official": lambda: f'torch.load("PATH/checkpoint.pth")["{_official_key(model)}"]',
     }
+    if isinstance(model, Classify) and to == "transformers":
+        load[to] = lambda: export_classifier.EXAMPLE
     if isinstance(model, export_pair.Pair) and to == "transformers":
         load[to] = lambda: export_pair.EXAMPLE
         if model.words.clean:

@@ -57,6 +57,7 @@ class Classify(Objective):
         self.needs = ("video", "label")
         self.model, self.mix, self.erase = model, mix, erase
         self.smoothing, self.multi_label, self.head_rows = smoothing, multi_label, head_rows
+        self.names: list[str] | None = None  # of the classes, where a checkpoint knows them
         for beginning in freeze:
             still = [p for name, p in model.named_parameters() if name.startswith(beginning)]
             if not still:
