@@ -15,6 +15,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models.layers import Grid, PatchEmbed, attend, resize_table, token_grid
+from models.lean import activate_linear
 
 # Named sizes of OpenAI's release; `out` is the width that image and text share.
 CLIP_SIZES: dict[str, dict[str, int]] = {
@@ -79,7 +80,9 @@ class CLIPMLP(nn.Module):
         a = 1.702
         rows = x.flatten(0, -2)
         hidden = torch.addmm(a * self.fc1.bias, rows, self.fc1.weight.t(), alpha=a)
-        hidden = self.dropout(F.silu(hidden, inplace=not hidden.requires_grad))
+        if isinstance(self.dropout, nn.Identity):
+            return activate_linear(hidden, self.fc2.weight, self.fc2.bias, "silu", 1 / a).view(*x.shape[:-1], -1)
+        hidden = self.dropout(F.silu(hidden))
         return torch.addmm(self.fc2.bias, hidden, self.fc2.weight.t(), alpha=1 / a).view(*x.shape[:-1], -1)
 
 

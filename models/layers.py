@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
+from models.lean import activate_linear
+
 Grid = tuple[int, int, int]  # tokens in time, rows and columns
 
 
@@ -94,7 +96,7 @@ class MLP(nn.Module):
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return activate_linear(self.fc1(x), self.fc2.weight, self.fc2.bias)
 
 
 class Block(nn.Module):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import clip, decoders, text, vit
 from pretrain.objectives import UMT
-from pretrain.speed import METHODS, Report, Setting, race
+from pretrain.speed import METHODS, Report, Setting, growth, race
 from pretrain.speed.memory import weigh
 from pretrain.speed.step import Contender
 from pretrain.speed.umt import plain_umt
@@ -103,6 +104,18 @@ def test_reports() -> None:
     assert torch.__version__.startswith(facts["machine"]["torch"]) and facts["setting"]["pixels"] == 64
     text_ = report.markdown()
     assert "| transformers |" in text_ and "MFU" in text_ and f"{report.ratio:.2f}x" in text_
+
+
+def test_growth_is_a_race_at_each_point(tmp_path: Path) -> None:
+    found = growth.grow("vit", METHODS["vit"], TINY, {"frames": (2, 4), "ratio": (0.5,)}, rounds=1, memory=False)
+    assert [r.setting["frames"] for r in found["frames"].values()] == [2, 4]
+    assert found["frames"][4].flops > 2 * found["frames"][2].flops  # attention grows faster than the tokens
+    assert found["ratio"][0.5].setting["ratio"] == 0.5
+    lines = growth.table(found).splitlines()
+    assert lines[0].startswith("| frames | ours, s | timm, s | ratio | MFU |") and len(lines) == 4 + 1 + 3
+    growth.draw(found, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert picture.size[0] > 500
 
 
 def test_the_command_takes_a_letter_for_a_size() -> None:

@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the tool."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_data, add_train):  # each adds its command, with the function that runs it
+    for add in (add_data, add_train, add_grow):  # each adds its command, with the function that runs it
         add(commands)
     a = parser.parse_args(arguments)
     try:
@@ -68,39 +68,66 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
 def add_train(commands: argparse._SubParsersAction) -> None:
     """`train`: a whole step (forward, backward, clipping, AdamW) at a published size, in float32, against a peer's."""
     parser = commands.add_parser("train", help="training: a step", description=add_train.__doc__)
-    parser.add_argument(
-        "--method",
-        choices=("videomae", "umt", "viclip", "vilp", "vit"),
-        default="videomae",
-        help="(default %(default)s)",
-    )
-    parser.add_argument(
-        "--size",
-        choices=("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant"),
-        default="base",
-        help="or its first letter (default %(default)s)",
-    )
+    add_step(parser)
+    parser.add_argument("--size", choices=_SIZES, default="base", help="or its first letter (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
+    parser.set_defaults(run=train)
+
+
+def add_grow(commands: argparse._SubParsersAction) -> None:
+    """`grow`: how time and memory of a step grow with frames, pixels, model size and hidden tokens, one at a time."""
+    parser = commands.add_parser("grow", help="training: how a step's cost grows", description=add_grow.__doc__)
+    add_step(parser)
+    parser.add_argument("--size", choices=_SIZES, default="small", help="or its first letter (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="(default %(default)s)")
+    parser.add_argument("--axes", nargs="+", choices=("frames", "pixels", "size", "ratio"), help="(default: all)")
+    parser.add_argument("--out", default="growth.png", help="the picture (default %(default)s)")
+    parser.set_defaults(run=grow)
+
+
+_SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """What both commands on training steps ask."""
+    methods = ("videomae", "umt", "viclip", "vilp", "vit")
+    parser.add_argument("--method", choices=methods, default="videomae", help="(default %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="clips a step (default %(default)s)")
     parser.add_argument("--frames", type=int, help="of a clip (default: what the method's paper takes)")
     parser.add_argument("--pixels", type=int, default=224, help="of a side (default %(default)s)")
     parser.add_argument("--ratio", type=float, help="of tokens that are hidden (default: the method's)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
     parser.add_argument("--device", default="cpu", help="(default %(default)s)")
     parser.add_argument("--no-memory", action="store_true", help="do not weigh the step, which takes a process each")
     parser.add_argument("--json", help="write all of it to this file")
-    parser.set_defaults(run=train)
+
+
+def setting_of(a: argparse.Namespace):
+    """The `Setting` that is asked for."""
+    from models import SIZES
+    from pretrain.speed import Setting
+
+    size = next(name for name in SIZES if name.startswith(a.size[0]))
+    frames = a.frames or (16 if a.method in ("videomae", "vit") else 8)
+    return Setting(size, a.batch, frames, a.pixels, a.ratio, a.device)
 
 
 def train(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `train`."""
-    from models import SIZES
-    from pretrain.speed import METHODS, Setting, race
+    from pretrain.speed import METHODS, race
 
-    size = next(name for name in SIZES if name.startswith(a.size[0]))
-    frames = a.frames or (16 if a.method in ("videomae", "vit") else 8)
-    setting = Setting(size, a.batch, frames, a.pixels, a.ratio, a.device)
-    report = race(a.method, METHODS[a.method], setting, a.rounds, memory=not a.no_memory)
+    report = race(a.method, METHODS[a.method], setting_of(a), a.rounds, memory=not a.no_memory)
     return report.json(), report.markdown()
+
+
+def grow(a: argparse.Namespace) -> tuple[dict, str]:
+    """Reports, table and picture of `grow`."""
+    from pretrain.speed import METHODS, growth
+
+    axes = {axis: growth.AXES[axis] for axis in a.axes or growth.AXES}
+    found = growth.grow(a.method, METHODS[a.method], setting_of(a), axes, a.rounds, memory=not a.no_memory)
+    growth.draw(found, Path(a.out))
+    reports = {axis: {str(value): r.json() for value, r in points.items()} for axis, points in found.items()}
+    return reports, f"{growth.table(found)}\n\n{a.out}"
 
 
 if __name__ == "__main__":

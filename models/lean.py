@@ -1,0 +1,62 @@
+"""An activation and the linear layer after it in one, which keeps one tensor for the backward pass where autograd keeps
+two: the activation is applied again when its gradient is asked for. The widest tensors of a transformer are these.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_ACTIVATIONS = {  # applied, applied in place, its gradient
+    "gelu": (F.gelu, torch.ops.aten.gelu_, torch.ops.aten.gelu_backward),
+    "silu": (F.silu, torch.ops.aten.silu_, torch.ops.aten.silu_backward),
+}
+
+
+def activate_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "gelu", scale: float = 1.0) -> Tensor:
+    """`scale * activation(x) @ weight.T + bias`, of `x` `[..., hidden]` and `weight` `[width, hidden]`.
+
+    Args:
+        x: not to be used again, as it may be overwritten where there are no gradients.
+        activation: gelu (exact) or silu.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):  # the function below is no operator that autocast knows
+        dtype = torch.get_autocast_dtype(device)
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+    trained = x.requires_grad or weight.requires_grad or bias.requires_grad
+    if torch.is_grad_enabled() and trained and not torch.compiler.is_compiling():
+        return _ActivateLinear.apply(x, weight, bias, activation, scale)
+    activate, activate_in_place, _ = _ACTIVATIONS[activation]
+    return _project(activate(x) if x.requires_grad else activate_in_place(x), weight, bias, scale)
+
+
+def _project(active: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    rows = torch.addmm(bias, active.flatten(0, -2), weight.t(), alpha=scale)
+    return rows.view(*active.shape[:-1], -1)
+
+
+class _ActivateLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, activation: str, scale: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.activation, ctx.scale = activation, scale
+        return _project(_ACTIVATIONS[activation][0](x), weight, bias, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        activate, _, activate_backward = _ACTIVATIONS[ctx.activation]
+        rows = gradient.flatten(0, -2)
+        for_x = for_weight = for_bias = None
+        if ctx.needs_input_grad[1]:
+            for_weight = rows.t() @ activate(x).flatten(0, -2)
+            for_weight = for_weight.mul_(ctx.scale) if ctx.scale != 1.0 else for_weight
+        if ctx.needs_input_grad[2]:
+            for_bias = rows.sum(dim=0)
+        if ctx.needs_input_grad[0]:
+            before = rows @ weight
+            before = before.mul_(ctx.scale) if ctx.scale != 1.0 else before
+            for_x = activate_backward(before.view_as(x), x)
+        return for_x, for_weight, for_bias, None, None
