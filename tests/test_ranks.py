@@ -8,7 +8,7 @@ from tests.runs import arguments, fit, run, weights
 from tests.test_objectives import EACH
 
 # Methods that compare or blend the samples of a batch: accumulated parts of it are not one batch, but ranks are.
-COUPLED = ("viclip", "vilp", "umt2", "internvideo_mm")
+COUPLED = ("finetune", "viclip", "vilp", "umt2", "internvideo_mm")
 
 
 @EACH
