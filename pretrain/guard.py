@@ -74,7 +74,8 @@ class Guard(pl.Callback):
         hardware), infinite for one that is no number. The one wait for the device."""
         norm = pl_module.gradient_norm().float().nan_to_num(math.inf, math.inf, math.inf)
         lost = ~torch.stack(self.losses).isfinite().all() if self.losses else torch.zeros_like(norm)
-        lost, norm = trainer.strategy.reduce(torch.stack((lost.to(norm), norm)), reduce_op="max").tolist()
+        found = torch.stack((lost.to(norm), norm)).to(pl_module.device)  # no gradients: a norm of 0 on the CPU
+        lost, norm = trainer.strategy.reduce(found, reduce_op="max").tolist()
         return bool(lost), norm
 
     def _spike(self, norm: float) -> bool:
