@@ -123,5 +123,6 @@ def test_a_cancelled_job_saves_and_stays_away(node: Node, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("run/checkpoints/step=*.ckpt"))
     # The regular ones have another name. (What processes say is lost by now: srun has gone.)
     node.until(lambda: list(tmp_path.glob("run/checkpoints/step=*.ckpt")), number, out)
+    node.until(lambda: node.job(number)["JobState"] != "COMPLETING", number, out)
     time.sleep(2)
     assert node.job(number)["JobState"] == "CANCELLED" and node.job(number)["Restarts"] == "0"
