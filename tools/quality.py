@@ -1,0 +1,41 @@
+"""What features are worth on moving shapes: pretrains each method, probes and fine-tunes it, and writes a table."""
+
+import argparse
+import shlex
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool; whatever is there already, from a run that was killed too, is not made again."""
+    from pretrain.cli import main as command
+    from pretrain.quality import METHODS, Size, Study
+    from pretrain.quality_table import write
+
+    parser = argparse.ArgumentParser(prog="quality.py", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="(default %(default)s)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows (default: all)")
+    for field in fields(Size):
+        option = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=field.default, help="(default %(default)s)")
+    a = parser.parse_args(arguments)
+
+    def run(words: list[str]) -> None:
+        print(f"$ python -m pretrain {shlex.join(words)}", flush=True)
+        command([*words, "--trainer.enable_progress_bar=false"])
+
+    try:
+        study = Study(a.out, Size(**{field.name: getattr(a, field.name) for field in fields(Size)}), run)
+        rows = [study.row(name) for name in a.methods]
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(write(a.out, rows, study.size))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
