@@ -1,9 +1,11 @@
-"""python -m pretrain {fit,validate,test,predict,export}: LightningCLI with our defaults."""
+"""python -m pretrain {fit,validate,test,predict,export,plan}: LightningCLI with our defaults."""
 
 import shlex
 import sys
+from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -29,6 +31,7 @@ _HELP = """Train, evaluate and export video foundation models.
     python -m pretrain fit -c recipes/videomae_tiny.yaml
     python -m pretrain fit -c recipes/videomae_tiny.yaml --ckpt_path last
     python -m pretrain export --help
+    python -m pretrain plan --help
 """
 
 
@@ -88,6 +91,22 @@ class CLI(LightningCLI):
         self.config_init["predict"].return_predictions = False  # they go to files as they come
 
 
+class _Settings(CLI):
+    """Reads and checks a recipe, and builds nothing."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def resolve(args: list[str]) -> dict[str, Any]:
+    """The whole truth of a recipe, as `fit` with these arguments would have it."""
+    cli = _start(_Settings, ["fit", *args])
+    return yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
+
+
 def main(args: list[str] | None = None) -> None:
     """Run one command; `args` defaults to the process's own."""
     command = (sys.argv[1:] if args is None else args)[:1]
@@ -98,7 +117,16 @@ def main(args: list[str] | None = None) -> None:
 
         auto_cli(export, args=(args or sys.argv[1:])[1:], prog="python -m pretrain export", as_positional=False)
         return
-    CLI(
+    if command == ["plan"]:
+        from pretrain.plan import main as plan
+
+        plan((args or sys.argv[1:])[1:])
+        return
+    _start(CLI, args)
+
+
+def _start(kind: type[CLI], args: list[str] | None) -> CLI:
+    return kind(
         Objective,
         pl.LightningDataModule,
         subclass_mode_model=True,

@@ -1,0 +1,48 @@
+"""A plan's numbers as a table for the terminal."""
+
+from typing import Any
+
+
+def table(n: dict[str, Any]) -> str:
+    """Lines of the numbers that `Plan.numbers` gives."""
+    p, b, f, m, load = n["parameters"], n["batch"], n["flop_a_step"], n["memory_bytes"], n["loading"]
+    recompute = "recompute" if n["recompute"] else "no recompute"
+    lines = [
+        f"{n['devices']} x {n['device_type']}, {n['strategy']}, {n['precision']}, {recompute}",
+        f"  parameters        {p['trained'] / 1e6:.1f} M trained, {p['frozen'] / 1e6:.1f} M frozen"
+        + (f", teachers of {_gb(p['teachers_bytes'])}" if p["teachers_bytes"] else ""),
+        f"  a step            {b['global_videos']} videos x {b['views']} views = {b['clips_a_step']} clips; "
+        f"{b['micro_videos']} videos on a device at a time, {b['accumulate']} time(s)",
+        f"  FLOP a step       {f['model'] / 1e15:.3f} P of the model, {f['hardware'] / 1e15:.3f} P done "
+        f"(without recompute {f['hardware_without_recompute'] / 1e15:.3f}, with {f['hardware_with_recompute'] / 1e15:.3f})",
+        f"  FLOP a clip       {f['model'] / b['clips_a_step'] / 1e9:.1f} G",
+        "",
+        f"  memory of a device{'alone':>12}{'at the peak':>14}",
+    ]
+    for part, value in m["parts_at_peak"].items():
+        lines.append(f"    {part:<16}{_gb(m['parts_alone'][part]):>12}{_gb(value):>14}")
+    lines += [
+        f"    {'allowance':<16}{'':>12}{_gb(m['allowance']):>14}",
+        f"    {'all':<16}{'':>12}{_gb(m['peak']):>14}   in the {m['moment']}"
+        + ("" if m["device"] is None else f", of {m['device'] / 1e9:.0f} GB: {'fits' if n['fits'] else 'DOES NOT FIT'}"),
+        f"    activations without recompute {_gb(m['activations_without_recompute'])}, with "
+        f"{_gb(m['activations_with_recompute'])}",
+        "    largest micro-batch that fits: "
+        + ("not told, for a CPU's memory is the machine's" if n["largest_micro_videos"] is None else f"{n['largest_micro_videos']} videos"),
+        "",
+    ]
+    if n["days"] is None:
+        return "\n".join([*lines, "  no time: the rate of a CPU is the machine's"])
+    return "\n".join(
+        [
+            *lines,
+            f"  time at MFU {n['mfu_assumed']:.0%}     {n['step_seconds']:.2f} s a step, {n['days']:.1f} days for {n['steps']} steps",
+            f"  loaders give      {load['videos_per_second']:.0f} videos/s, {load['clips_per_second']:.0f} clips/s; "
+            f"{load['read_mb_per_second']:.0f} MB/s read, {load['to_devices_mb_per_second']:.0f} MB/s to the devices",
+            f"  which takes       {load['cpu_cores']:.0f} CPU cores ({load['cpu_cores'] / n['devices']:.1f} a device)",
+        ]
+    )
+
+
+def _gb(value: float) -> str:
+    return f"{value / 1e9:.2f} GB" if value >= 1e7 else f"{value / 1e6:.2f} MB"
