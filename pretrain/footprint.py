@@ -68,7 +68,9 @@ class Strategy:
     @classmethod
     def read(cls, given: Any, devices: int) -> "Strategy":
         """From a recipe's `trainer.strategy`. ValueError for one that is not known here."""
-        name, options = (given.get("class_path", ""), given.get("init_args") or {}) if isinstance(given, dict) else (given, {})
+        name, options = (
+            (given.get("class_path", ""), given.get("init_args") or {}) if isinstance(given, dict) else (given, {})
+        )
         name = str(name or "auto").rpartition(".")[2]
         low = name.lower()
         if low in ("auto", "singledevicestrategy") or (low.startswith("ddp") and devices == 1):
@@ -116,7 +118,7 @@ def footprint(
         traced: of the micro-batch, with weights as `strategy.light` says.
         accumulated: whether gradients of a micro-batch before are there.
         half, true: precision is a half one, and the weights are kept in it.
-        gpu: AdamW steps all tensors at once there, which takes another copy of the moments; and an allowance is made.
+        gpu: an allowance is made for what a GPU holds beside tensors.
     """
     s, n = strategy, min(strategy.group or world, world)
     zero = s.kind.startswith("zero")
@@ -130,7 +132,7 @@ def footprint(
     part = sharded if s.kind in ("fsdp", "zero2", "zero3") else 1.0
     gradients = kept * sizes.trained * part
     exchange = _exchange(s, sizes, kept, half)
-    stepping = 0.0 if s.offload else 4 * sizes.trained * sharded if zero else kept * sizes.trained * sharded * gpu
+    stepping = 4 * sizes.trained * sharded if zero and not s.offload else 0.0  # gradients in float32; AdamW is fused
 
     scale = gradients / max(traced.moments[-1][0], 1)
     states = [(gradients if accumulated else g * scale, held) for g, held in traced.moments]

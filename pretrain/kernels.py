@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter, tree_map
 _KNOWN = 1 << 24  # elements of a real tensor, over which nobody reads it and it becomes a stand-in
 aten = torch.ops.aten
 
-# Fused attention: matrix products that the maths needs, and those that are done (the backward pass makes the scores anew).
+# Fused attention: matrix products that the maths needs, and those that are done (backward makes the scores anew).
 ATTENTION: dict[Any, tuple[int, int]] = {
     aten._scaled_dot_product_flash_attention: (2, 2),
     aten._scaled_dot_product_flash_attention_backward: (4, 5),
@@ -23,7 +23,7 @@ ATTENTION: dict[Any, tuple[int, int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: (4, 5),
 }
 
-# Functions that CUDA's autocast runs in float32 and the CPU's does not (torch's documentation, "Autocast Op Reference").
+# Functions that CUDA's autocast runs in float32 and the CPU's does not (torch's "Autocast Op Reference").
 _IN_FLOAT32 = {
     *(F.layer_norm, torch.layer_norm, F.softmax, torch.softmax, Tensor.softmax),
     *(F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.normalize, F.cross_entropy, F.nll_loss),
@@ -36,7 +36,7 @@ _IN_FLOAT32 = {
 
 def attention_flop(packet: Any, args: tuple) -> tuple[float, float]:
     """FLOP of a fused attention `[B, heads, N, d]` that the maths needs, and that are done. Masks save nothing."""
-    q, k = (args[1:3] if packet.__name__.endswith("backward") else args[:2])
+    q, k = args[1:3] if packet.__name__.endswith("backward") else args[:2]
     product = 2 * math.prod(q.shape) * k.shape[2]
     needed, done = ATTENTION[packet]
     return needed * product, done * product
@@ -121,4 +121,3 @@ def _large(tensors: list[Tensor]) -> bool:
         return len(shapes) > 1 and math.prod(torch.broadcast_shapes(*shapes)) > _KNOWN
     except RuntimeError:  # a function that does not broadcast
         return False
-

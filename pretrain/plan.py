@@ -3,196 +3,23 @@
 import argparse
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from datamodules.video import accumulation
-from pretrain.bars import stacked
-from pretrain.cards import CARDS, Card
-from pretrain.footprint import CONTEXT, FRAGMENTS, Footprint, Sizes, Strategy, footprint
+from pretrain.budget import Assumed, Plan
+from pretrain.cards import CARDS
+from pretrain.footprint import CONTEXT, FRAGMENTS
 from pretrain.pictures import write_png
 from pretrain.plan_table import table
-from pretrain.rehearsal import Rehearsal
 
 _UNKNOWN = """What this does not know:
   - the MFU that you will reach: {mfu:.0%} is an assumption. Runs of 200 to 500 steps tell (`clips/s`).
   - time to exchange gradients and weights, which a slow network adds; pipelines and other jobs on the machine.
   - memory of kernels' workspace, of compiled blocks and of NCCL beyond the allowance ({context:.1f} GB + {share:.0%}).
-  - how your files decode: {rate:g} videos/s a core and {mb:g} MB a video are assumptions, of 640 x 360 H.264, 16 frames;
+  - how your files decode: {rate:g} videos/s a core and {mb:g} MB a video are assumptions, of 640 x 360, 16 frames;
     `python tools/benchmark.py data --videos DIR` measures yours.
   - the length of your captions: the text tower's places are taken to be full ({words})."""
-
-
-@dataclass
-class Assumed:
-    """What the user states: MFU, videos that a core decodes a second, MB a video, and words of a caption (None: full)."""
-
-    mfu: float = 0.3
-    videos_per_core: float = 5.7
-    video_mb: float = 0.52
-    words: int | None = None
-
-
-@dataclass
-class Plan:
-    """A recipe on `devices` of a kind. Sizes in parameters, FLOP a step over all devices, bytes on one device."""
-
-    recipe: dict[str, Any]
-    devices: int
-    device_type: str
-    assumed: Assumed = field(default_factory=Assumed)
-    strategy: str | None = None
-
-    def __post_init__(self) -> None:
-        self.card: Card = CARDS[self.device_type]
-        self.data = self.recipe["data"]["init_args"]
-        self.spread = Strategy.read(self.strategy or self.recipe["trainer"].get("strategy"), self.devices)
-        self.rehearsal = Rehearsal(self.recipe, self.card.gpu, self.assumed.words)
-        self.recompute = bool(self.recipe["model"]["init_args"].get("recompute"))
-        self.sizes = Sizes.of(self.rehearsal.objective()[0])
-        self.videos = self.share(self.devices)
-
-    def share(self, devices: int) -> int:
-        """Videos on a device at a time; MisconfigurationException where the global batch cannot be shared so."""
-        micro = self.data.get("micro_batch")
-        return self.data["global_batch"] // (accumulation(self.data["global_batch"], micro, devices) * devices)
-
-    def memory(
-        self, videos: int | None = None, devices: int | None = None, recompute: bool | None = None, spread: Strategy | None = None
-    ) -> Footprint:
-        """Of one device, as the plan has it, or with something else."""
-        videos, devices, spread = videos or self.videos, devices or self.devices, spread or self.spread
-        recompute = self.recompute if recompute is None else recompute
-        r = self.rehearsal
-        traced = r.cost(videos, devices, recompute, spread.light)
-        accumulated = self.data["global_batch"] > videos * devices
-        return footprint(spread, self.sizes, traced, devices, accumulated, r.half is not None, r.true, self.card.gpu)
-
-    def fits(self, found: Footprint) -> bool:
-        return self.card.memory is None or found.total <= self.card.memory
-
-    def largest(self, recompute: bool | None = None) -> int | None:
-        """The largest number of videos on a device that divides its share of the global batch and fits; 0: not one."""
-        if self.card.memory is None:
-            return None
-        share = self.data["global_batch"] // self.devices
-        choices = [m for m in range(1, share + 1) if share % m == 0]
-        small, large = choices[0], self.videos if self.videos > 1 else choices[-1]
-        a, b = (self.memory(m, recompute=recompute).total for m in (small, large))
-        slope = (b - a) / max(large - small, 1)
-        guessed = [m for m in choices if a + (m - small) * slope <= self.card.memory]
-        while guessed and not self.fits(self.memory(guessed[-1], recompute=recompute)):
-            guessed.pop()
-        return guessed[-1] if guessed else 0
-
-    def numbers(self) -> dict[str, Any]:
-        """All that is known, for JSON."""
-        data, trainer, r, s, a = self.data, self.recipe["trainer"], self.rehearsal, self.sizes, self.assumed
-        light = self.spread.light
-        plain, again = (r.cost(self.videos, self.devices, on, light) for on in (False, True))
-        times = data["global_batch"] // self.videos
-        now = self.memory()
-        rate = self.card.half if r.half is not None else self.card.full
-        flop = plain.model * times
-        seconds = None if rate is None else flop / (self.devices * rate * a.mfu)
-        clips, steps = data["global_batch"] * r.views, trainer["max_steps"]
-        pixels = 3 * data["frames"] * data["size"] ** 2
-        second = None if seconds is None else data["global_batch"] / seconds
-        return {
-            "devices": self.devices,
-            "device_type": self.device_type,
-            "device_source": self.card.source,
-            "strategy": self.spread.kind,
-            "precision": str(trainer.get("precision") or "32-true"),
-            "recompute": self.recompute,
-            "parameters": {"trained": s.trained, "frozen": s.frozen, "teachers_bytes": s.teachers},
-            "batch": {
-                "global_videos": data["global_batch"],
-                "views": r.views,
-                "clips_a_step": clips,
-                "micro_videos": self.videos,
-                "accumulate": times // self.devices,
-            },
-            "flop_a_step": {
-                "model": flop,
-                "hardware": (again if self.recompute else plain).hardware * times,
-                "hardware_without_recompute": plain.hardware * times,
-                "hardware_with_recompute": again.hardware * times,
-            },
-            "memory_bytes": {
-                "peak": now.total,
-                "moment": now.moment,
-                "parts_at_peak": now.peak,
-                "parts_alone": now.alone,
-                "allowance": now.allowance,
-                "activations_without_recompute": plain.activations,
-                "activations_with_recompute": again.activations,
-                "device": self.card.memory,
-            },
-            "fits": self.fits(now),
-            "largest_micro_videos": self.largest(),
-            "mfu_assumed": a.mfu,
-            "step_seconds": seconds,
-            "steps": steps,
-            "days": None if seconds is None else steps * seconds / 86400,
-            "loading": {
-                "videos_per_second": second,
-                "clips_per_second": None if second is None else second * r.views,
-                "read_mb_per_second": None if second is None else second * a.video_mb,
-                "to_devices_mb_per_second": None if second is None else second * r.views * pixels / 1e6,
-                "cpu_cores": None if second is None else second / a.videos_per_core,
-                "videos_per_core_assumed": a.videos_per_core,
-                "video_mb_assumed": a.video_mb,
-            },
-            "warnings": self.warnings(now),
-        }
-
-    def warnings(self, now: Footprint) -> list[str]:
-        """What will not work, each with what helps."""
-        found = []
-        if not self.card.bfloat16 and self.rehearsal.half is not None and "bf16" in str(self.recipe["trainer"]["precision"]):
-            found.append(f"{self.device_type} has no bfloat16: set trainer.precision to 16-mixed")
-        if self.fits(now):
-            return found
-        over = f"{now.total / 1e9:.1f} GB do not fit into {self.card.memory / 1e9:.0f} GB"
-        tries = []
-        if not self.recompute and self.fits(self.memory(recompute=True)):
-            tries.append("model.init_args.recompute: true")
-        if most := self.largest():
-            tries.append(f"data.init_args.micro_batch: {most}")
-        elif not self.recompute and (most := self.largest(recompute=True)):
-            tries.append(f"recompute: true with micro_batch: {most}")
-        if self.spread.kind in ("single", "ddp") and self.devices > 1:
-            for on in (self.recompute, True):
-                if self.fits(self.memory(recompute=on, spread=Strategy("fsdp"))):
-                    tries.append("-c recipes/trainer/fsdp.yaml" + (" with recompute: true" if on > self.recompute else ""))
-                    break
-        if self.rehearsal.cost(self.videos, self.devices, self.recompute, self.spread.light).talks and most:
-            tries[-1:] += ["(a smaller micro_batch compares fewer samples with each other: it changes this method)"]
-        return [*found, f"{over}: " + ("; or ".join(tries) or "take more or larger devices, or deepspeed_stage_3 or fsdp")]
-
-    def over_devices(self) -> dict[str, dict[str, float]]:
-        """GB by part on a device, for a quarter to four times as many devices, where the batch divides."""
-        bars = {}
-        for devices in (self.devices * k // 4 for k in (1, 2, 4, 8, 16)):
-            try:
-                videos = self.share(devices) if devices else 0
-            except MisconfigurationException:
-                videos = 0
-            if videos:
-                kept = self.spread if devices > 1 else Strategy()
-                found = self.memory(videos, devices, spread=kept)
-                parts = {**found.peak, "allowance": found.allowance}
-                bars[f"{devices}\n({videos} videos)"] = {name: value / 1e9 for name, value in parts.items()}
-        return bars
-
-    def picture(self) -> Any:
-        title = f"{self.device_type}, {self.spread.kind}, {'' if self.recompute else 'no '}recompute: memory of one device"
-        limit = None if self.card.memory is None else self.card.memory / 1e9
-        return stacked(title, self.over_devices(), limit, "GB", "devices (videos on each at a time)")
 
 
 def main(args: list[str]) -> None:
@@ -208,7 +35,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--device-type", choices=CARDS, default="a100-80g")
     parser.add_argument("--strategy", help="in place of the recipe's: ddp, fsdp, deepspeed_stage_1, _2, _3")
     parser.add_argument("--mfu", type=float, default=usual.mfu, help="share of the peak that the model's FLOP reach")
-    parser.add_argument("--videos-per-core", type=float, default=usual.videos_per_core, help="decoded a second by a core")
+    parser.add_argument(
+        "--videos-per-core", type=float, default=usual.videos_per_core, help="decoded a second by a core"
+    )
     parser.add_argument("--video-mb", type=float, default=usual.video_mb, help="read for a video")
     parser.add_argument("--words", type=int, help="places of a caption that hold a word; by default all")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
@@ -226,10 +55,16 @@ def main(args: list[str]) -> None:
     except (ValueError, MisconfigurationException) as error:
         raise SystemExit(f"plan: {error}") from error
     print(table(numbers))
-    print(_UNKNOWN.format(
-        mfu=assumed.mfu, context=CONTEXT / 1e9, share=FRAGMENTS, rate=assumed.videos_per_core, mb=assumed.video_mb,
-        words="all of them" if assumed.words is None else f"{assumed.words} places",
-    ))
+    print(
+        _UNKNOWN.format(
+            mfu=assumed.mfu,
+            context=CONTEXT / 1e9,
+            share=FRAGMENTS,
+            rate=assumed.videos_per_core,
+            mb=assumed.video_mb,
+            words="all of them" if assumed.words is None else f"{assumed.words} places",
+        )
+    )
     for warning in numbers["warnings"]:
         print(f"WARNING: {warning}", file=sys.stderr)
     if mine.json:

@@ -13,9 +13,9 @@ def table(n: dict[str, Any]) -> str:
         + (f", teachers of {_gb(p['teachers_bytes'])}" if p["teachers_bytes"] else ""),
         f"  a step            {b['global_videos']} videos x {b['views']} views = {b['clips_a_step']} clips; "
         f"{b['micro_videos']} videos on a device at a time, {b['accumulate']} time(s)",
-        f"  FLOP a step       {f['model'] / 1e15:.3f} P of the model, {f['hardware'] / 1e15:.3f} P done "
-        f"(without recompute {f['hardware_without_recompute'] / 1e15:.3f}, with {f['hardware_with_recompute'] / 1e15:.3f})",
-        f"  FLOP a clip       {f['model'] / b['clips_a_step'] / 1e9:.1f} G",
+        f"  FLOP a step       {_flop(f['model'])} of the model, {_flop(f['hardware'])} done "
+        f"(without recompute {_flop(f['hardware_without_recompute'])}, with {_flop(f['hardware_with_recompute'])})",
+        f"  FLOP a clip       {_flop(f['model'] / b['clips_a_step'])}",
         "",
         f"  memory of a device{'alone':>12}{'at the peak':>14}",
     ]
@@ -24,11 +24,17 @@ def table(n: dict[str, Any]) -> str:
     lines += [
         f"    {'allowance':<16}{'':>12}{_gb(m['allowance']):>14}",
         f"    {'all':<16}{'':>12}{_gb(m['peak']):>14}   in the {m['moment']}"
-        + ("" if m["device"] is None else f", of {m['device'] / 1e9:.0f} GB: {'fits' if n['fits'] else 'DOES NOT FIT'}"),
+        + (
+            "" if m["device"] is None else f", of {m['device'] / 1e9:.0f} GB: {'fits' if n['fits'] else 'DOES NOT FIT'}"
+        ),
         f"    activations without recompute {_gb(m['activations_without_recompute'])}, with "
         f"{_gb(m['activations_with_recompute'])}",
         "    largest micro-batch that fits: "
-        + ("not told, for a CPU's memory is the machine's" if n["largest_micro_videos"] is None else f"{n['largest_micro_videos']} videos"),
+        + (
+            "not told, for a CPU's memory is the machine's"
+            if n["largest_micro_videos"] is None
+            else f"{n['largest_micro_videos']} videos"
+        ),
         "",
     ]
     if n["days"] is None:
@@ -36,12 +42,18 @@ def table(n: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"  time at MFU {n['mfu_assumed']:.0%}     {n['step_seconds']:.2f} s a step, {n['days']:.1f} days for {n['steps']} steps",
+            f"  time at MFU {n['mfu_assumed']:.0%}   {n['step_seconds']:.2f} s a step, {n['days']:.1f} days "
+            f"for {n['steps']} steps",
             f"  loaders give      {load['videos_per_second']:.0f} videos/s, {load['clips_per_second']:.0f} clips/s; "
             f"{load['read_mb_per_second']:.0f} MB/s read, {load['to_devices_mb_per_second']:.0f} MB/s to the devices",
             f"  which takes       {load['cpu_cores']:.0f} CPU cores ({load['cpu_cores'] / n['devices']:.1f} a device)",
         ]
     )
+
+
+def _flop(value: float) -> str:
+    unit, name = next((u, s) for u, s in ((1e15, "P"), (1e12, "T"), (1e9, "G")) if value >= u or s == "G")
+    return f"{value / unit:.3f} {name}"
 
 
 def _gb(value: float) -> str:

@@ -1,4 +1,4 @@
-"""A recipe's objective on stand-ins, in a world of any size: what a micro-batch would take, before there is a machine."""
+"""A recipe's objective on stand-ins, in a world of any size: what a micro-batch would take."""
 
 import contextlib
 import copy
@@ -45,7 +45,7 @@ class Rehearsal:
         return self.data.get("views") or 1
 
     def cost(self, videos: int, world: int = 1, recompute: bool = False, light: bool = False) -> Traced:
-        """What `videos` (times the recipe's views) on each of `world` devices take; `light`: of weights that are held in
+        """What `videos` (times the recipe's views) on each of `world` devices take; `light`: of weights that are in
         half precision while they are used."""
         light = (light or self.true) and self.half is not None
         key = videos, recompute, light
@@ -84,7 +84,7 @@ class Rehearsal:
                 module.weights = None  # nothing to read: it has no values
         for name, part in vars(objective).items():
             if isinstance(part, Words):
-                setattr(objective, name, dataclasses.replace(part, tokenizer=_Full(part.tokenizer.context, self.words)))
+                setattr(objective, name, dataclasses.replace(part, tokenizer=Full(part.tokenizer.context, self.words)))
         if light:
             for p in objective.parameters():
                 p.data = p.data.to(self.half)
@@ -93,7 +93,7 @@ class Rehearsal:
         return objective.train(), mode
 
 
-class _Full(Tokenizer):
+class Full(Tokenizer):
     """Texts that fill their places, or the first `words` of them, whatever is read."""
 
     vocabulary, start, end, mask = 1000, 1, 999, 2

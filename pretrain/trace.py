@@ -1,4 +1,4 @@
-"""One training step without its numbers: the real objective runs on stand-in tensors, and its work and room are counted.
+"""One training step without its numbers: the objective runs on stand-in tensors, and its work and room are counted.
 
 Nothing here knows a formula of any method. Parameters and videos are torch's fake tensors, which have shapes and types
 and no values. What is small and known (token ids, noise, masks, labels) stays real, so that code which reads it works.
@@ -26,7 +26,7 @@ _MUCH = 1_000_000  # bytes
 class Traced:
     """What one micro-batch takes on one device, in FLOP (a multiplication and an addition are two) and bytes.
 
-    model: FLOP that the maths needs. hardware: with what is computed twice, in recomputed blocks and by fused attention.
+    model: FLOP that the maths needs. hardware: with what is computed twice, in recomputed blocks and in attention.
     batch: bytes of the video.
     moments: for each state of the gradients, their bytes, and the most that lived beside weights, gradients and video
         meanwhile: what autograd saved, copies of weights in half precision, intermediates.

@@ -1,5 +1,6 @@
 """Runs of the real command for tests, in this process or as one of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,15 @@ def run(args: list[str], **options) -> str:
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out[-3000:]
     return out
+
+
+def run_script(script: str, args: list[str]) -> str:
+    """A script of ours as a process of its own, to its end; returns what it printed."""
+    command = [sys.executable, script, *args]
+    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=paths, text=True, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def weights(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
