@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import warnings
 from typing import Any
 
 import lightning.pytorch as pl
@@ -97,13 +98,18 @@ class _Settings(CLI):
     def instantiate_classes(self) -> None:
         pass
 
+    def _set_seed(self) -> None:
+        pass
+
     def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
 def resolve(args: list[str]) -> dict[str, Any]:
     """The whole truth of a recipe, as `fit` with these arguments would have it."""
-    cli = _start(_Settings, ["fit", *args])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+        cli = _start(_Settings, ["fit", *args])
     return yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
 
 

@@ -135,12 +135,16 @@ def footprint(
     stepping = 4 * sizes.trained * sharded if zero and not s.offload else 0.0  # gradients in float32; AdamW is fused
 
     scale = gradients / max(traced.moments[-1][0], 1)
-    states = [(gradients if accumulated else g * scale, held) for g, held in traced.moments]
+    before = gradients if accumulated or not zero else 0.0  # Lightning drops a step's after the next one's forward pass
+    states = [(before, traced.forward)]
+    states += [(gradients if accumulated else g * scale, held) for g, held in traced.moments]
     now, held = max(states, key=sum)
-    backward = {"gradients": now, "activations": held, "batch": traced.batch}
+    backward: dict[str, float] = {"gradients": now, "activations": held, "batch": traced.batch}
     step = {"gradients": gradients, "activations": stepping, "batch": 0.0}
-    moment = "backward pass" if sum(backward.values()) >= sum(step.values()) else "optimiser step"
-    chosen = backward if moment == "backward pass" else step
+    moment = "forward pass" if (now, held) == states[0] else "backward pass"
+    chosen = backward
+    if sum(step.values()) > sum(backward.values()):
+        moment, chosen = "optimiser step", step
     peak = {"weights": weights, "gradients": chosen["gradients"], "optimiser": optimiser}
     peak |= {"exchange": exchange, "activations": chosen["activations"], "batch": chosen["batch"]}
     alone = {**peak, "gradients": gradients, "activations": traced.activations, "batch": traced.batch}

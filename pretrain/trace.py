@@ -28,21 +28,23 @@ class Traced:
 
     model: FLOP that the maths needs. hardware: with what is computed twice, in recomputed blocks and in attention.
     batch: bytes of the video.
-    moments: for each state of the gradients, their bytes, and the most that lived beside weights, gradients and video
-        meanwhile: what autograd saved, copies of weights in half precision, intermediates.
+    forward: the most bytes that lived in the forward pass beside weights, gradients and video: what autograd saves,
+        copies of weights in half precision, intermediates.
+    moments: of the backward pass, for each state of the gradients: their bytes, and the most that lived beside them.
     talks: whether ranks exchange more than a megabyte beside gradients, so that the size of the world matters.
     """
 
     model: float = 0.0
     hardware: float = 0.0
     batch: int = 0
+    forward: int = 0
     moments: list[tuple[int, int]] = field(default_factory=list)
     talks: bool = False
 
     @property
     def activations(self) -> int:
         """The most bytes that lived at a time beside weights, gradients and video."""
-        return max(held for _, held in self.moments)
+        return max(self.forward, *(held for _, held in self.moments))
 
 
 def pretend(module: nn.Module) -> FakeTensorMode:
@@ -70,6 +72,7 @@ def trace(
     with meter, Kernels(mode, gpu):
         with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
             loss = sum(objective(batch).values())
+        meter.turn()
         # From the edge, not from the tensor: a function of tensors would be given to `Kernels`, which is off meanwhile.
         torch.autograd.backward(torch.autograd.graph.get_gradient_edge(loss), torch.ones_like(loss))
     del loss
@@ -135,6 +138,10 @@ class Meter(TorchDispatchMode):
 
     def _release(self, size: list[int]) -> None:
         self.held -= size[0]
+
+    def turn(self) -> None:
+        """The forward pass is over."""
+        self.traced.forward, self.most = self.most, self.held
 
     def _gradient(self, parameter: Tensor) -> None:
         size = self.live.get(parameter.grad.untyped_storage())

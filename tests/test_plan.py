@@ -78,7 +78,7 @@ REAL = [
     *("--trainer.limit_val_batches=0", "--data.init_args.workers=0", "--model.init_args.optim.warmup_steps=1"),
 ]
 SMALL = [
-    *("--data.init_args.train=Synthetic", "--data.init_args.size=112", "--data.init_args.global_batch=2"),
+    *("--data.init_args.train=Synthetic", "--data.init_args.size=128", "--data.init_args.global_batch=2"),
     *("--data.init_args.micro_batch=null", "--data.init_args.views=2"),
 ]
 
