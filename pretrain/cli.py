@@ -105,7 +105,7 @@ class _Settings(CLI):
         pass
 
 
-def resolve(args: list[str]) -> dict[str, Any]:
+def settings_of(args: list[str]) -> dict[str, Any]:
     """The whole truth of a recipe, as `fit` with these arguments would have it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "LightningCLI's args parameter")

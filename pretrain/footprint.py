@@ -85,7 +85,7 @@ class Strategy:
             stage = int(options.get("stage") or (digits[-1] if digits else 2))
             reduce, gather = (options.get(f"{key}_bucket_size") or 2e8 for key in ("reduce", "allgather"))
             overlap = 2 if options.get("overlap_comm", True) else 1
-            offload = bool(options.get("offload_optimizer")) or "offload" in low
+            offload = bool(options.get("offload") or options.get("offload_optimizer")) or "offload" in low
             return cls(f"zero{stage}", buckets=overlap * reduce + gather, offload=offload)
         raise ValueError(f"the plan knows no strategy {name}: single, ddp, fsdp, deepspeed_stage_1, _2 and _3 it does")
 

@@ -46,11 +46,11 @@ def main(args: list[str]) -> None:
         parser.print_help()
         return
     mine, rest = parser.parse_known_args(args)
-    from pretrain.cli import resolve
+    from pretrain.cli import settings_of
 
     assumed = Assumed(mine.mfu, mine.videos_per_core, mine.video_mb, mine.words)
     try:
-        plan = Plan(resolve(rest), mine.devices, mine.device_type, assumed, mine.strategy)
+        plan = Plan(settings_of(rest), mine.devices, mine.device_type, assumed, mine.strategy)
         numbers = plan.numbers()
     except (ValueError, MisconfigurationException) as error:
         raise SystemExit(f"plan: {error}") from error

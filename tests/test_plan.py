@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.budget import Assumed, Plan
 from pretrain.cards import CARDS
-from pretrain.cli import main, resolve
+from pretrain.cli import main, settings_of
 from pretrain.export import build
 from pretrain.footprint import Sizes, Strategy, footprint
 from pretrain.objectives.objective import Draw
@@ -22,7 +22,7 @@ TINY = ["videomae", "umt", "viclip", "vilp"]
 
 
 def recipe(name: str, *more: str) -> dict:
-    return resolve(["-c", str(ROOT / f"recipes/{name}.yaml"), *more])
+    return settings_of(["-c", str(ROOT / f"recipes/{name}.yaml"), *more])
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -67,6 +67,10 @@ def test_what_is_known_of_strategies() -> None:
     assert [round(7.5 * kept(of(f"zero{n}")), 1) for n in (1, 2, 3)] == [31.4, 16.6, 1.9]
     given = {"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy", "init_args": {"stage": 3}}
     assert Strategy.read(given, 8).kind == "zero3" and Strategy.read("deepspeed_stage_2_offload", 8).offload
+    zero = {"class_path": "pretrain.strategies.ZeROStrategy", "init_args": {"stage": 1, "offload": True}}
+    assert Strategy.read(zero, 8).kind == "zero1" and Strategy.read(zero, 8).offload
+    own = {"class_path": "pretrain.strategies.FSDP2Strategy", "init_args": {"group": 8, "half": True, "reshard": False}}
+    assert Strategy.read(own, 64) == Strategy("fsdp", group=8, half=True, reshard=False)
     assert Strategy.read("auto", 8).kind == "ddp" and Strategy.read("auto", 1).kind == "single"
     with pytest.raises(ValueError, match="no strategy colossal"):
         Strategy.read("colossal", 8)
@@ -88,7 +92,7 @@ SMALL = [
 def test_memory_is_what_a_run_allocates(name: str, more: list[str], devices: int, tmp_path: Path) -> None:
     """The most bytes that torch's CPU allocator held in a real `fit` of two steps, all in all, a process."""
     options = ["-c", str(ROOT / f"recipes/{name}.yaml"), *REAL, *more]
-    planned = Plan(resolve(options), devices, "cpu").memory()
+    planned = Plan(settings_of(options), devices, "cpu").memory()
     spread = ["--trainer.devices=2", "--trainer.strategy=ddp"] if devices == 2 else []
     out = run_script("tests/measure.py", ["fit", *options, *spread, f"--trainer.default_root_dir={tmp_path}"])
     measured = [int(line.split()[1]) for line in out.splitlines() if line.startswith("PEAK")]
