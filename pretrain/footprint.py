@@ -134,6 +134,7 @@ def footprint(
     exchange = _exchange(s, sizes, kept, half)
     stepping = 4 * sizes.trained * sharded if zero and not s.offload else 0.0  # gradients in float32; AdamW is fused
 
+    accumulated |= s.view  # buckets, and so gradients, live from the start of the run
     scale = gradients / max(traced.moments[-1][0], 1)
     before = gradients if accumulated or not zero else 0.0  # Lightning drops a step's after the next one's forward pass
     states = [(before, traced.forward)]

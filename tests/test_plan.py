@@ -42,18 +42,20 @@ def test_flop_are_those_of_torchs_counter(name: str) -> None:
     assert found.model == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-# Forward GMAC of a clip with dual masking: paper's table and counted with the official code. Here a step is three
-# forward passes, but for the gradient of pixels and for tokens that are decoded and not in the loss: a little less.
+# Forward GMAC of a clip with dual masking: paper's table and counted with the official code. A step is three forward
+# passes but for the gradient of pixels, and for tokens that are decoded and not in the loss: a little less.
 @pytest.mark.parametrize("name, gmac, millions", [("videomae_b", 25.84, 94.21), ("videomae_g", 241.61, 1026.31)])
 def test_videomae_costs_what_is_published(name: str, gmac: float, millions: float) -> None:
     rehearsal = Rehearsal(recipe(name))
-    plain, again = rehearsal.cost(1), rehearsal.cost(1, recompute=True)
-    a_clip = plain.model / rehearsal.views / 2e9
-    assert 0.9 * 3 * gmac < a_clip < 3 * gmac
-    assert (
-        3.5 * gmac < again.hardware / rehearsal.views / 2e9 < 4.2 * gmac and again.activations < plain.activations / 2
-    )
+    assert 0.9 * 3 * gmac < rehearsal.cost(1).model / rehearsal.views / 2e9 < 3 * gmac
     assert round(Sizes.of(rehearsal.objective()[0]).trained / 1e6, 2) == millions
+
+
+def test_recompute_takes_a_forward_pass_more_and_less_room() -> None:
+    rehearsal = Rehearsal(recipe("videomae_tiny", "--data.init_args.size=64"))
+    plain, again = rehearsal.cost(2), rehearsal.cost(2, recompute=True)
+    assert 1.2 * plain.hardware < again.hardware < 4 / 3 * plain.hardware
+    assert again.activations < 0.7 * plain.activations
 
 
 def test_what_is_known_of_strategies() -> None:
