@@ -110,7 +110,7 @@ SPREAD = {
     ],
 )
 def test_memory_is_what_a_run_allocates(name: str, more: list[str], spread: str, tmp_path: Path) -> None:
-    """The most bytes that torch's CPU allocator held in a real `fit` of two steps, from its start to its end, a process."""
+    """The most bytes that torch's CPU allocator held in a real `fit` of two steps, from start to end, a process."""
     devices, options = SPREAD[spread]
     options = ["-c", str(ROOT / f"recipes/{name}.yaml"), *options, *REAL, *more]
     planned = Plan(settings_of(options), devices, "cpu").memory()
