@@ -14,6 +14,10 @@ import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
+from models.convert.sharded import is_sharded, read_sharded
+from models.convert.zero import is_zero
+from pretrain.folder import remove_folder, whole_folder
+
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +44,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"could not write the checkpoint {path} ({error}). Earlier checkpoints are whole; free some space and "
                 "resume with --ckpt_path last"
             ) from error
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = lambda storage, loc: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """A file; or a folder that FSDP2 wrote, as if it were one."""
+        if "://" in str(path) or not is_sharded(Path(path)):
+            return super().load_checkpoint(path, map_location, weights_only)
+        if is_zero(Path(path)):
+            raise ValueError(
+                f"{path} is of a run with DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml and as many "
+                "processes, or start a new run from its weights by --model.init_args.weights"
+            )
+        saved = read_sharded(Path(path))
+        saved["optimizer_states"] = [_numbered(state) for state in saved.get("optimizer_states", [])]
+        return saved
+
+    def remove_checkpoint(self, path: _PATH) -> None:
+        if "://" not in str(path) and Path(path).is_dir():
+            remove_folder(Path(path))
+        else:
+            super().remove_checkpoint(path)
+
+
+def _numbered(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state by names of parameters as optimisers have it themselves: by number."""
+    number = {name: i for i, name in enumerate(name for group in state["param_groups"] for name in group["params"])}
+    groups = [{**group, "params": [number[name] for name in group["params"]]} for group in state["param_groups"]]
+    return {"state": {number[name]: kept for name, kept in state["state"].items()}, "param_groups": groups}
 
 
 def _sync(folder: Path) -> None:
@@ -93,8 +125,10 @@ class FinalCheckpoint(pl.Callback):
 
 
 def whole(path: Path) -> bool:
-    """Whether a checkpoint file can be read to its end: records against their checksums, and by torch's stricter reader
-    of what stands between them."""
+    """Whether a checkpoint, a file or a folder, can be read to its end: each part against its checksum, and a file by
+    torch's stricter reader of what stands between its records."""
+    if path.is_dir():
+        return whole_folder(path)
     try:
         with zipfile.ZipFile(path) as archive:
             # A record that has become a folder (one bit in the archive's table) would be read as zeros by torch.
@@ -113,7 +147,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The latest whole checkpoint under a run folder, or None; one that is cut or damaged is named and passed over."""
     found = sorted(folder.glob("checkpoints/*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
     for path in found:
-        if path.is_dir() or whole(path):
+        if whole(path):
             return path
         log.warning("%s is cut or damaged: taking the checkpoint before it", path)
     return None

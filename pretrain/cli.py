@@ -15,12 +15,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from pretrain.callbacks import Features, Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
+from pretrain.ema import EMA  # noqa: F401 named in recipes
 from pretrain.guard import Guard
 from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval, ZeroShot  # noqa: F401 named in recipes
 from pretrain.objectives import Objective
 from pretrain.preemption import Preemption
 from pretrain.results import Results
 from pretrain.resume import Resumed, resolve
+from pretrain.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.wise import WiseFT  # noqa: F401 named in recipes
 
 # Recipes may refer to any of their own keys, from any file, and see what the command line changed.

@@ -17,6 +17,7 @@ from models.convert import umt2 as umt2_names
 from models.convert import viclip as viclip_names
 from models.convert import videomae as names
 from models.convert.rules import to_theirs
+from models.convert.sharded import is_sharded, read_sharded
 from models.vit import VideoViT
 from pretrain import export_classifier, export_pair
 from pretrain.checkpoint import newest_checkpoint, whole
@@ -26,22 +27,29 @@ _NOT_SHIPPED = ("metrics.", "normalize.")
 _ONLY_TAUGHT = ("decoder.", "fusion.", "caption.", "text.mask_embed")  # what pretraining adds to the model
 
 
-def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], out: str, decoder: bool = True) -> None:
+def export(
+    ckpt: str,
+    to: Literal["transformers", "safetensors", "official"],
+    out: str,
+    decoder: bool = True,
+    ema: bool = False,
+) -> None:
     """Write a checkpoint's model to a folder that others can load.
 
     Args:
-        ckpt: a checkpoint of `fit`, or a run folder (its newest checkpoint).
+        ckpt: a checkpoint of `fit`, a file or a folder of parts, or a run folder (its newest checkpoint).
         to: transformers (a folder for `from_pretrained`), safetensors (our names), official (a .pth that the
             method's own repository loads).
         out: folder to write; it must not exist or be empty.
         decoder: with what training adds (a decoder, a fusion of text and video, a head of classes); False leaves the
             encoders alone.
+        ema: the averaged weights that the callback EMA kept, in place of the last ones.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"{folder} is not empty: choose another --out")
     try:
-        model, facts = load_objective(ckpt)
+        model, facts = load_objective(ckpt, ema)
         write = {"transformers": to_transformers, "safetensors": to_safetensors, "official": to_official}[to]
         folder.mkdir(parents=True, exist_ok=True)
         note = write(model, folder, decoder, facts["model"])
@@ -51,19 +59,23 @@ def export(ckpt: str, to: Literal["transformers", "safetensors", "official"], ou
     print(f"{folder}: {note}")
 
 
-def load_objective(path: str) -> tuple[Objective, dict[str, Any]]:
+def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, Any]]:
     """The trained objective in a checkpoint, in eval mode, and what is known of its training.
 
-    The checkpoint carries its recipe, so nothing else is needed. ValueError if it does not.
+    The checkpoint, a file or a folder of parts, carries its recipe, so nothing else is needed. ValueError if it does
+    not, or if `ema` asks for averaged weights (see `pretrain.ema`) and it holds none.
     """
     file = Path(path)
-    if file.is_dir():
+    if file.is_dir() and not is_sharded(file):
         file = newest_checkpoint(file) or file
-    if not file.is_file():
+    if not file.is_file() and not is_sharded(file):
         raise FileNotFoundError(f"no checkpoint at {path}")
     if not whole(file):
         raise ValueError(f"{file} is cut or damaged")
-    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if file.is_dir():
+        saved = read_sharded(file, lambda part: part in ("state_dict", "ema"))
+    else:
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if "recipe" not in saved:
         raise ValueError(f"{file} carries no recipe: only checkpoints of `python -m pretrain fit` can be exported")
     settings = yaml.safe_load(saved["recipe"]["model"])
@@ -71,6 +83,10 @@ def load_objective(path: str) -> tuple[Objective, dict[str, Any]]:
     model.load_state_dict(saved["state_dict"])
     if isinstance(model, Classify):
         model.names = saved["recipe"].get("classes")
+    if ema:
+        if "ema" not in saved:
+            raise ValueError(f"{file} holds no averaged weights: the run had no EMA among trainer.callbacks")
+        model.load_state_dict(saved["ema"], strict=False)
     recipe = {"recipe": saved["recipe"]["yaml"], "model": settings}
     facts = {"step": saved["global_step"], "checkpoint": file.name, **recipe}
     return model.eval(), facts

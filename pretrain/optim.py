@@ -129,14 +129,15 @@ def parameter_groups(
 ) -> list[dict]:
     """Parameters that train, in groups of one weight decay and one `lr_scale` = layer_decay ** (depth + 1 - layer).
 
+    Scalars have groups of their own: sharding leaves them whole, and one kernel cannot step over both kinds.
     Group order is that of the first parameter in it (VideoMAE V2 `optim_factory.py: get_parameter_groups`).
     """
     named = list(_trained(model))
     depth = 1 + max((layer_of(name, -1) - 1 for name, _ in named), default=-1)
-    groups: dict[tuple[float, bool], dict] = {}
+    groups: dict[tuple[float, bool, bool], dict] = {}
     for name, parameter in named:
         scale = 1.0 if layer_decay == 1.0 else layer_decay ** (depth + 1 - layer_of(name, depth))
-        key = scale, decays(name, parameter)
+        key = scale, decays(name, parameter), parameter.ndim == 0
         if key not in groups:
             groups[key] = {
                 "params": [],

@@ -1,5 +1,6 @@
 """Runs of the real command for tests, in this process or as one of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -97,3 +98,55 @@ class StopAt(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
             trainer.should_stop = True
+
+
+class Losses(pl.Callback):
+    """Writes down what all ranks agree on: step, loss over the global batch, the gradient's norm, validation's loss."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.parts = path, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.parts.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
+        if pl_module.draw.part + 1 < pl_module.draw.parts:
+            return
+        loss, self.parts = sum(self.parts), []  # each is divided by the number of parts
+        norm = float(trainer.callback_metrics["grad_norm"])
+        self._write(trainer, f"train\t{trainer.global_step}\t{loss:.9f}\t{norm:.9f}")
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self._write(trainer, f"val\t{trainer.global_step}\t{float(trainer.callback_metrics['val/loss']):.9f}\t0")
+
+    def _write(self, trainer, line: str) -> None:
+        if trainer.is_global_zero:
+            with open(self.path, "a") as file:
+                file.write(line + "\n")
+
+
+def losses(folder: Path) -> dict[tuple[str, int], list[float]]:
+    """What `Losses` wrote: by stage and step, the loss and the gradient's norm."""
+    lines = [line.split("\t") for line in (folder / "losses.tsv").read_text().splitlines()]
+    return {(stage, int(step)): [float(number) for number in numbers] for stage, step, *numbers in lines}
+
+
+def run_together(folder: Path, runs: list[list[str]], timeout: float = 400) -> str:
+    """Several commands one after the other in the same two processes, which start once; returns what they printed."""
+    listed = folder / "runs.json"
+    listed.write_text(json.dumps(runs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "tests.runs", listed],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
+
+
+if __name__ == "__main__":
+    for command in json.loads(Path(sys.argv[1]).read_text()):
+        main(command)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.convert.script import is_script, read_script
+from models.convert.sharded import is_sharded, read_sharded
 
 # Harmless things that official checkpoints keep beside the weights: their arguments and numpy numbers.
 _SAFE = [
@@ -25,7 +26,7 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
-    folder of transformers'.
+    folder of transformers', or a training checkpoint in parts.
 
     Wrappers (`model`, `module`, `state_dict`) and the prefixes that compiling, wrapping and older code leave go.
 
@@ -36,6 +37,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.is_dir() and is_sharded(path):
+        return strip(read_sharded(path, lambda part: part == "state_dict")["state_dict"])
     files = _weight_files(path) if path.is_dir() else [path]
     state: dict[str, Tensor] = {}
     for file in files:
@@ -50,7 +53,9 @@ def _weight_files(folder: Path) -> list[Path]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).exists():
             return [folder / name]
-    raise FileNotFoundError(f"{folder} holds neither model.safetensors nor pytorch_model.bin")
+    raise FileNotFoundError(
+        f"{folder} holds neither model.safetensors nor pytorch_model.bin, and is no training checkpoint in parts"
+    )
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import lightning.pytorch as pl
 import numpy as np
@@ -50,6 +50,9 @@ class Objective(pl.LightningModule):
         recompute: recompute activations in the backward pass; compile: compile the blocks. Neither changes a result.
         mean, std: statistics that videos are normalised with.
     """
+
+    # Methods that callbacks and metrics call past `forward`: a strategy that holds weights in parts gathers them there.
+    entries: ClassVar[tuple[str, ...]] = ("predict", "reconstruct", "encode_video", "encode_text", "match")
 
     def __init__(
         self,
@@ -244,9 +247,16 @@ class Objective(pl.LightningModule):
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
+<<<<<<< HEAD
         norm = self.gradient_norm()
+=======
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if not gradients:
+            return  # DeepSpeed keeps them to itself, and clips them
+        norm = parallel.gradient_norm(gradients)
+>>>>>>> 5fecac5 (FSDP2 and DeepSpeed as strategies, checkpoints in folders, averaged weights, trainer fragments, weak scaling)
         if gradient_clip_val:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
+            parallel.scale_gradients(gradients, norm, gradient_clip_val)
         self.log("grad_norm", norm)
 
     def gradient_norm(self) -> Tensor:

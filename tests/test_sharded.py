@@ -1,0 +1,185 @@
+"""Sharded runs are whole ones: the same losses, norms, averages and checkpoints, in one process and in two."""
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import models
+from models.convert.sharded import read_sharded
+from pretrain.checkpoint import newest_checkpoint, whole
+from pretrain.cli import main
+from pretrain.export import export, load_objective
+from tests.runs import arguments, losses, run_together
+from tests.test_objectives import ROWS
+from tests.test_ranks import _steered
+
+TRAINER = Path(__file__).parent.parent / "recipes/trainer"
+ZERO = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install 'tubelet[deepspeed]'"
+)
+AVERAGED = ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=0.5", "--trainer.callbacks.start_step=1"]
+AVERAGED += ["--trainer.callbacks.every_n_steps=2"]
+STOP = ["--trainer.callbacks+=tests.runs.StopAt", "--trainer.callbacks.step=3"]
+HALVES = ["--data.init_args.micro_batch=1"]  # two ranks take two parts each
+
+
+def command(folder: Path, method: str, fragment: str, devices: int, *more: str) -> list[str]:
+    """Six steps of a method with gradients clipped, as a trainer fragment has it, in float32 on CPUs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = [f"--trainer.devices={devices}", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    clip = ["--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=2"]
+    record = ["--trainer.callbacks+=tests.runs.Losses", f"--trainer.callbacks.path={folder}/losses.tsv"]
+    recipe = [*ROWS[method], "-c", str(TRAINER / f"{fragment}.yaml")]
+    return arguments(folder, recipe, *here, *clip, *record, *more)
+
+
+def last(folder: Path, step: int = 6) -> Path:
+    return folder / "run/checkpoints" / f"step={step:07d}.ckpt"
+
+
+def alone(*args) -> None:
+    """A run in this process, which is then no part of a group any more."""
+    try:
+        main(command(*args))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one process, then those of two, which go on with some of them."""
+    at = tmp_path_factory.mktemp("sharded")
+    for method in ("videomae", "viclip", "umt"):
+        alone(at / "one" / method, method, "cpu", 1, *AVERAGED)
+    alone(at / "fsdp1", "videomae", "fsdp", 1, *AVERAGED, *STOP)
+    runs = [
+        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *HALVES, *STOP),
+        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *HALVES, "--ckpt_path=last"),
+        command(at / "1to2", "videomae", "fsdp", 2, *AVERAGED, f"--ckpt_path={last(at / 'fsdp1', 3)}"),
+        command(at / "ddp", "videomae", "ddp", 2, *AVERAGED),
+        command(at / "viclip", "viclip", "fsdp", 2, *AVERAGED, "--model.init_args.recompute=true"),
+        command(at / "umt", "umt", "fsdp", 2, *AVERAGED, "--trainer.strategy.teachers=true"),
+        command(at / "copies", "umt", "gpu8", 2, "--trainer.strategy=FSDP2Strategy", "--trainer.strategy.group=1"),
+    ]
+    run_together(at, runs)
+    alone(at / "2to1", "videomae", "fsdp", 1, *AVERAGED, f"--ckpt_path={last(at / 'two', 3)}")
+    alone(at / "2toplain", "videomae", "cpu", 1, *AVERAGED, f"--ckpt_path={last(at / 'two', 3)}")
+    return at
+
+
+def same_numbers(ours: dict, theirs: dict, *, validation: bool = True) -> None:
+    """Losses and norms of training, and what validation found, wherever both have them."""
+    steps = [key for key in ours if validation or key[0] == "train"]
+    assert steps and set(steps) <= set(theirs)
+    for key in steps:
+        assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-5), key
+
+
+def same_weights(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        tensor, other = _steered(name, tensor), _steered(name, theirs[name])
+        torch.testing.assert_close(tensor, other, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def read(path: Path) -> dict:
+    return read_sharded(path) if path.is_dir() else torch.load(path, weights_only=True)
+
+
+RUNS = [(run, "videomae") for run in ("two", "1to2", "2to1", "2toplain", "ddp")]
+
+
+@pytest.mark.parametrize("run,method", [*RUNS, ("viclip", "viclip"), ("umt", "umt")])
+def test_sharded_runs_equal_one_process(place: Path, run: str, method: str) -> None:
+    """Losses at each step, the gradient's norm before clipping, validation by the average; weights, and averages."""
+    one, other = place / "one" / method, place / run
+    same_numbers(losses(other), losses(one))
+    a, b = read(last(other)), read(last(one))
+    same_weights(a["state_dict"], b["state_dict"])
+    same_weights(a["ema"], b["ema"])
+    moved = [name for name, tensor in b["ema"].items() if not torch.allclose(tensor, b["state_dict"][name], atol=1e-7)]
+    assert len(moved) > len(b["ema"]) / 2  # the average is another thing than the weights
+
+
+def test_copies_of_a_sharded_model_equal_one_process(place: Path) -> None:
+    same_numbers(losses(place / "copies"), losses(place / "one/umt"), validation=False)
+    same_weights(read(last(place / "copies"))["state_dict"], read(last(place / "one/umt"))["state_dict"])
+
+
+def test_a_scalar_is_clipped_and_stepped_with_the_rest(place: Path) -> None:
+    found = [read(last(place / run))["state_dict"]["temperature"].item() for run in ("viclip", "one/viclip")]
+    assert found[0] == pytest.approx(found[1], abs=1e-7) and found[0] != pytest.approx(0.07, abs=1e-7)
+
+
+def test_a_cut_folder_is_not_found_as_newest(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(place / "two/run", tmp_path / "run")
+    newest, before = last(tmp_path), last(tmp_path, 3)
+    os.utime(newest)
+    assert newest_checkpoint(tmp_path / "run") == newest
+    part = next(newest.glob("__1*.distcp"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    part.write_bytes(content)
+    assert not whole(newest) and newest_checkpoint(tmp_path / "run") == before
+    assert f"{newest.name} is cut or damaged" in caplog.text
+    newest.rename(newest.with_name(f".{newest.name}.draft"))  # what a kill leaves
+    (before / "whole.json").unlink()
+    assert newest_checkpoint(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("run", ["two", "1to2"])
+def test_a_folder_exports_as_a_file_does(place: Path, tmp_path: Path, run: str) -> None:
+    exported_as_one(place, last(place / run), tmp_path, ema=True)
+
+
+def exported_as_one(place: Path, path: Path, tmp_path: Path, ema: bool) -> None:
+    for averaged in (False, True)[: 1 + ema]:
+        for name, ckpt in (("ours", path), ("theirs", last(place / "one/videomae"))):
+            export(str(ckpt), "safetensors", str(tmp_path / f"{name}{averaged}"), ema=averaged)
+        states = [models.convert.read.read_tensors(tmp_path / f"{name}{averaged}") for name in ("ours", "theirs")]
+        same_weights(*states)
+        assert json.loads((tmp_path / f"ours{averaged}/config.json").read_text())
+    model, facts = load_objective(str(path))
+    report = models.load_weights(model, path)
+    assert not report.unused and not report.missing and facts["step"] == 6
+
+
+def test_ema_that_is_not_there_is_told(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no averaged weights"):
+        export(str(last(place / "copies")), "safetensors", str(tmp_path / "out"), ema=True)
+
+
+@pytest.fixture(scope="module")
+def zero(place: Path) -> Path:
+    """DeepSpeed's runs, each in the same two processes; stages 2 and 3 are stopped and resumed."""
+    at = place / "zero"
+    runs = [
+        command(at / "1", "videomae", "deepspeed_zero1", 2, *HALVES),
+        command(at / "2", "videomae", "deepspeed_zero2", 2, *STOP),
+        command(at / "2", "videomae", "deepspeed_zero2", 2, "--ckpt_path=last"),
+        command(at / "3", "videomae", "deepspeed_zero3", 2, *STOP),
+        command(at / "3", "videomae", "deepspeed_zero3", 2, "--ckpt_path=last"),
+        command(at / "viclip", "viclip", "deepspeed_zero2", 2),
+        command(at / "umt", "umt", "deepspeed_zero3", 2),
+    ]
+    run_together(at, runs)
+    return at
+
+
+@ZERO
+@pytest.mark.parametrize(
+    "run,method", [("1", "videomae"), ("2", "videomae"), ("3", "videomae"), ("viclip", "viclip"), ("umt", "umt")]
+)
+def test_zero_equals_one_process(place: Path, zero: Path, tmp_path: Path, run: str, method: str) -> None:
+    same_numbers(losses(zero / run), losses(place / "one" / method), validation=False)
+    same_weights(read(last(zero / run))["state_dict"], read(last(place / "one" / method))["state_dict"])
+    if method == "videomae":
+        assert whole(last(zero / run))
+        exported_as_one(place, last(zero / run), tmp_path, ema=False)

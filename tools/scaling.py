@@ -1,0 +1,47 @@
+"""Weak scaling: `scaling.py measure -c RECIPE` times a step in 1 and 2 processes here, `estimate` reckons for many."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the tool."""
+    parser = argparse.ArgumentParser(prog="scaling.py", description=__doc__)
+    parser.add_argument("command", choices=("measure", "estimate"))
+    parser.add_argument("-c", "--config", action="append", required=True, help="a recipe, and files over it")
+    parser.add_argument("--strategy", choices=("ddp", "fsdp"), default="ddp", help="(default %(default)s)")
+    parser.add_argument("--clips", type=int, default=4, help="videos a step and device (default %(default)s)")
+    parser.add_argument("--devices", type=int, nargs="+", help="(default 1 2; for estimate 8 64 512)")
+    parser.add_argument("--steps", type=int, default=20, help="timed, of each kind (default %(default)s)")
+    parser.add_argument("--mfu", type=float, default=0.4, help="of the estimate (default %(default)s)")
+    a = parser.parse_args(arguments)
+
+    from pretrain.export import build
+    from pretrain.scaling import Cluster, estimate, flops_a_clip, measure, model_settings
+
+    settings = model_settings(a.config)
+    print(f"{'devices':>7} {'step ms':>9} {'communication':>13} {'efficiency':>10}")
+    if a.command == "estimate":
+        model = build(settings)
+        flops, cluster = flops_a_clip(model), Cluster(mfu=a.mfu)
+        for n in a.devices or (8, 64, 512):
+            show(n, **estimate(model, flops, a.clips, n, a.strategy, cluster))
+        return 0
+    first = None
+    for n in a.devices or (1, 2):
+        found = measure(settings, n, a.clips, a.steps, a.strategy)
+        first = first or found["step"]
+        show(n, found["step"], found["share"], first / found["step"])
+    return 0
+
+
+def show(devices: int, step: float, share: float, efficiency: float) -> None:
+    """A row of the table."""
+    print(f"{devices:>7} {1000 * step:>9.1f} {share:>12.1%} {efficiency:>11.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
