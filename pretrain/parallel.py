@@ -1,5 +1,6 @@
 """Recompute, compilation and sharding of blocks, applied from outside, so that models know nothing of them."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -111,20 +112,20 @@ def _average(parameter: nn.Parameter) -> None:
 def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     """The norm of all gradients together, a scalar that is the same in every process: of sharded ones (DTensors, all
     cut over the same processes) the parts are added up."""
-    parts, whole, copies = [], [], 1
+    parts, whole, copies = [], [], [1]
     for gradient in gradients:
         if not isinstance(gradient, DTensor):
             whole.append(gradient)
             continue
         parts.append(gradient.to_local())
         mesh, placements = gradient.device_mesh, gradient.placements
-        copies = [mesh.size(i) for i, placement in enumerate(placements) if not isinstance(placement, Shard)]
+        copies = [1, *(mesh.size(i) for i, placement in enumerate(placements) if not isinstance(placement, Shard))]
     norm = torch.nn.utils.get_total_norm(whole)
     if not parts:
         return norm
     total = torch.nn.utils.get_total_norm(parts).square()
     dist.all_reduce(total)
-    return (total / torch.tensor(copies).prod().item() + norm.square()).sqrt()
+    return (total / math.prod(copies) + norm.square()).sqrt()
 
 
 def scale_gradients(gradients: Iterable[Tensor], norm: Tensor, largest: float) -> None:

@@ -35,8 +35,9 @@ def command(folder: Path, method: str, fragment: str, devices: int, *more: str) 
     here = [f"--trainer.devices={devices}", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     clip = ["--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=2"]
     record = ["--trainer.callbacks+=tests.runs.Losses", f"--trainer.callbacks.path={folder}/losses.tsv"]
+    even = ["--data.init_args.val.init_args.samples=4"]
     recipe = [*ROWS[method], "-c", str(TRAINER / f"{fragment}.yaml")]
-    return arguments(folder, recipe, *here, *clip, *record, *more)
+    return arguments(folder, recipe, *here, *clip, *even, *record, *more)
 
 
 def last(folder: Path, step: int = 6) -> Path:

@@ -247,14 +247,10 @@ class Objective(pl.LightningModule):
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-<<<<<<< HEAD
         norm = self.gradient_norm()
-=======
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if not gradients:
-            return  # DeepSpeed keeps them to itself, and clips them
-        norm = parallel.gradient_norm(gradients)
->>>>>>> 5fecac5 (FSDP2 and DeepSpeed as strategies, checkpoints in folders, averaged weights, trainer fragments, weak scaling)
+            return  # DeepSpeed keeps them to itself and clips them; or the guard has taken them away
         if gradient_clip_val:
             parallel.scale_gradients(gradients, norm, gradient_clip_val)
         self.log("grad_norm", norm)
@@ -263,7 +259,7 @@ class Objective(pl.LightningModule):
         """The norm of the step's whole gradient, which is reckoned once a step: it is the guard's to know as well."""
         step, norm = self._norm
         if step != self.global_step or norm is None:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            norm = parallel.gradient_norm(p.grad for p in self.parameters() if p.grad is not None)
             self._norm = self.global_step, norm
         return norm
 
