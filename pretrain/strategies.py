@@ -19,7 +19,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from models.convert.zero import is_zero
 from pretrain import parallel
 from pretrain.folder import save_together
-from pretrain.teachers import Frozen
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -30,7 +29,6 @@ class FSDP2Strategy(ModelParallelStrategy):
             only, and gradients between them (hybrid sharding).
         half: gather weights in bfloat16; needs trainer.precision bf16-mixed.
         reshard: see `parallel.shard`.
-        teachers: cut frozen teachers too; else each process keeps a whole one.
         timeout_s: seconds that a process waits for the others.
     """
 
@@ -39,11 +37,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         group: int | None = None,
         half: bool = False,
         reshard: bool = True,
-        teachers: bool = False,
         timeout_s: int = 1800,
     ) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_s))
-        self.group, self.half, self.reshard, self.teachers = group, half, reshard, teachers
+        self.group, self.half, self.reshard = group, half, reshard
 
     def setup_environment(self) -> None:
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
@@ -53,9 +50,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.half and trainer.precision != "bf16-mixed":
             raise MisconfigurationException("half: true gathers bfloat16 weights: set trainer.precision to bf16-mixed")
         mesh = self.mesh()
-        for module in self.model.modules():
-            if self.teachers and isinstance(module, Frozen) and module.weights is None:
-                parallel.shard(module.model, mesh, reshard=self.reshard)
         parallel.shard(self.model, mesh, self.half, self.reshard, self.model.entries)
         super().setup(trainer)
 
