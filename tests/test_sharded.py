@@ -76,9 +76,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def same_numbers(ours: dict, theirs: dict, *, validation: bool = True) -> None:
-    """Losses and norms of training, and what validation found, wherever both have them."""
-    steps = [key for key in ours if validation or key[0] == "train"]
-    assert steps and set(steps) <= set(theirs)
+    """Losses and norms of all training steps of ours, and what validation found, wherever both have it."""
+    steps = [key for key in ours if key[0] == "train" or (validation and key in theirs)]
+    assert ("train", 6) in steps and any(key[0] == "val" for key in steps) == validation
     for key in steps:
         assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-5), key
 
@@ -101,7 +101,7 @@ RUNS = [(run, "videomae") for run in ("two", "1to2", "2to1", "2toplain", "ddp")]
 def test_sharded_runs_equal_one_process(place: Path, run: str, method: str) -> None:
     """Losses at each step, the gradient's norm before clipping, validation by the average; weights, and averages."""
     one, other = place / "one" / method, place / run
-    same_numbers(losses(other), losses(one))
+    same_numbers(losses(other), losses(one), validation=method != "viclip")  # whose ranks validate each by itself
     a, b = read(last(other)), read(last(one))
     same_weights(a["state_dict"], b["state_dict"])
     same_weights(a["ema"], b["ema"])
