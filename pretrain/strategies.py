@@ -138,6 +138,18 @@ class ZeROStrategy(DeepSpeedStrategy):
         """As Lightning has it; but a CPU has no number, and buffers stay as exact as they were."""
         import deepspeed
 
+        parts = model.trainer.accumulate_grad_batches
+        if parts > 1 and model.trainer.training:
+            raise MisconfigurationException(
+                f"the step is made of {parts} accumulated parts, whose gradient DeepSpeed does not add up to that of "
+                "the whole: raise data.init_args.micro_batch, or take trainer/fsdp.yaml"
+            )
+        scalar = next((name for name, parameter in model.named_parameters() if parameter.ndim == 0), None)
+        if scalar is not None:
+            raise MisconfigurationException(
+                f"{type(model).__name__} has a scalar parameter, {scalar}, which DeepSpeed cannot send: take "
+                "trainer/fsdp.yaml or trainer/ddp.yaml"
+            )
         exact = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         engine, optimizer, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.local_rank),

@@ -162,12 +162,11 @@ def zero(place: Path) -> Path:
     """DeepSpeed's runs, each in the same two processes; stages 2 and 3 are stopped and resumed."""
     at = place / "zero"
     runs = [
-        command(at / "1", "videomae", "deepspeed_zero1", 2, *HALVES),
+        command(at / "1", "videomae", "deepspeed_zero1", 2),
         command(at / "2", "videomae", "deepspeed_zero2", 2, *STOP),
         command(at / "2", "videomae", "deepspeed_zero2", 2, "--ckpt_path=last"),
         command(at / "3", "videomae", "deepspeed_zero3", 2, *STOP),
         command(at / "3", "videomae", "deepspeed_zero3", 2, "--ckpt_path=last"),
-        command(at / "viclip", "viclip", "deepspeed_zero2", 2),
         command(at / "umt", "umt", "deepspeed_zero3", 2),
     ]
     run_together(at, runs)
@@ -175,9 +174,7 @@ def zero(place: Path) -> Path:
 
 
 @ZERO
-@pytest.mark.parametrize(
-    "run,method", [("1", "videomae"), ("2", "videomae"), ("3", "videomae"), ("viclip", "viclip"), ("umt", "umt")]
-)
+@pytest.mark.parametrize("run,method", [("1", "videomae"), ("2", "videomae"), ("3", "videomae"), ("umt", "umt")])
 def test_zero_equals_one_process(place: Path, zero: Path, tmp_path: Path, run: str, method: str) -> None:
     same_numbers(losses(zero / run), losses(place / "one" / method), validation=False)
     same_weights(read(last(zero / run))["state_dict"], read(last(place / "one" / method))["state_dict"])
