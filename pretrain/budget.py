@@ -155,10 +155,12 @@ class Plan:
         tries = []
         if not self.recompute and self.fits(self.memory(recompute=True)):
             tries.append("model.init_args.recompute: true")
+        talks = self.rehearsal.cost(self.videos, self.devices, self.recompute, self.spread.light).talks
+        note = " (which compares fewer samples with each other, and so changes this method)" if talks else ""
         if most := self.largest():
-            tries.append(f"data.init_args.micro_batch: {most}")
+            tries.append(f"data.init_args.micro_batch: {most}{note}")
         elif not self.recompute and (most := self.largest(recompute=True)):
-            tries.append(f"recompute: true with micro_batch: {most}")
+            tries.append(f"recompute: true with micro_batch: {most}{note}")
         if self.spread.kind in ("single", "ddp") and self.devices > 1:
             for on in (self.recompute, True):
                 if self.fits(self.memory(recompute=on, spread=Strategy("fsdp"))):
@@ -166,8 +168,6 @@ class Plan:
                         "-c recipes/trainer/fsdp.yaml" + (" with recompute: true" if on > self.recompute else "")
                     )
                     break
-        if self.rehearsal.cost(self.videos, self.devices, self.recompute, self.spread.light).talks and most:
-            tries[-1:] += ["(a smaller micro_batch compares fewer samples with each other: it changes this method)"]
         return [
             *found,
             f"{over}: " + ("; or ".join(tries) or "take more or larger devices, or deepspeed_stage_3 or fsdp"),
