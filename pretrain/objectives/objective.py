@@ -122,8 +122,8 @@ class Objective(pl.LightningModule):
         if all(field in batch and not _several(batch[field]) for field in self.needs):
             once = outputs is not None and hasattr(self, "losses_of")  # then the model need not look twice
             losses = self.losses_of(outputs, batch) if once else self(batch)
-            total = torch.stack(list(losses.values())).sum()
-            self._log_losses(stage, losses, total, on_epoch=True, sync_dist=True, batch_size=rows, prog_bar=True)
+            for name, loss in (*losses.items(), ("", torch.ones_like(next(iter(losses.values()))))):
+                self._sums[name] = self._sums.get(name, 0.0) + rows * loss.detach().float()
         if outputs is not None:
             real = [{key: value[:rows] for key, value in part.items()} for part in (outputs, batch)]
             for metric in self.metrics.values():
@@ -142,17 +142,27 @@ class Objective(pl.LightningModule):
         self._close_metrics("test")
 
     def _open_metrics(self) -> None:
+        self._sums: dict[str, Tensor] = {}  # of each loss over videos, and their number under ""
         for metric in self.metrics.values():
             metric.reset()
             if hasattr(metric, "attach"):
                 metric.attach(self)  # one that asks the model for more than `predict` gives
 
     def _close_metrics(self, stage: str) -> None:
+        if self._sums:
+            self._log_means(stage)
         for name, metric in self.metrics.items():
             found = metric.compute()
             parts = found.items() if isinstance(found, dict) else [("", found)]
             values = {f"{stage}/{name}/{part}".rstrip("/"): value for part, value in parts}
             self.log_dict(values, prog_bar=len(values) == 1, sync_dist=True)
+
+    def _log_means(self, stage: str) -> None:
+        """Losses over the videos of all ranks. (Lightning's own means round the ranks' mean number of videos.)"""
+        sums = self.trainer.strategy.reduce(torch.stack(list(self._sums.values())), reduce_op="sum")
+        means = dict(zip(self._sums, sums / sums[-1].clamp(min=1), strict=True))
+        del means[""]
+        self._log_losses(stage, means, torch.stack(list(means.values())).sum(), sync_dist=True, prog_bar=True)
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **how) -> None:
         self.log(f"{stage}/loss", total.detach(), **how)
