@@ -20,7 +20,10 @@ demo: install    ## videos to shards, pretraining, export, a picture: make demo 
 	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos '$(VIDEOS)')
 
 test: install    ## all tests that need no GPU, on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not slurm'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not slow and not slurm'
+
+slow: install    ## more of what `test` holds, where that takes minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
 
 slurm: install   ## tests against a real Slurm of one node; as root
 	apt-get install -y -qq slurm-wlm munge
@@ -37,4 +40,4 @@ format: install  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo test slurm kills check format
+.PHONY: help install demo test slow slurm kills check format

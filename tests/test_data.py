@@ -201,8 +201,9 @@ def test_a_test_has_views(tmp_path: Path) -> None:
     toy = Toy()
     for i in range(3):
         videos.make(tmp_path / f"{i}.mp4", frames=100)
-    trainer().test(toy, datamodule=data(test=Files(str(tmp_path)), test_clips=2, test_crops=3), verbose=False)
-    batch = toy.evaluated[0]
+    views = data(test=Files(str(tmp_path)), test_clips=2, test_crops=3, micro_batch=6)
+    trainer().test(toy, datamodule=views, verbose=False)
+    batch = toy.evaluated[0]  # as many clips as in training, 6 of 2 views
     assert batch["video"].shape == (12, 3, 16, 32, 32) and batch["name"] == batch["name"][:2] * 6
     assert len({int(v.long().sum()) for v in batch["video"][::2]}) == 6
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 
@@ -125,8 +126,9 @@ def test_an_overflow_of_float16_is_the_scalers_business(tmp_path: Path) -> None:
     assert guard.skipped == 1 and [line["step"] for line in skipped(tmp_path)] == [6]
 
 
-def test_two_ranks_leave_out_what_one_of_them_lost(tmp_path: Path) -> None:
+def test_two_ranks_leave_out_what_one_of_them_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 1 gets pixels that are no numbers in one part of three: both skip the step, and name rank 1's sample."""
+    monkeypatch.setenv("MASTER_PORT", str(find_free_network_port()))  # else Lightning leaves one to all later tests
     poison = Poison(lost=[(4, 1)], factors={7: 20.0}, rank=1)
     options = {"devices": 2, "strategy": "ddp_fork", "gradient_clip_val": 1.0, "micro_batch": 1}
     fit(tmp_path, Guard(factor=10, window=8), poison, **options)
