@@ -36,13 +36,14 @@ class Files(Source):
     Args:
         path: a csv file with a header row, a jsonl file (an object a line), a folder that is searched for videos
             through all its depths, or one video. Of a list's columns `path` is required; `text` (or `caption`) and
-            `label` (an integer) are used. A list may name pictures too, which are videos of one frame.
+            `label` (an integer) are used, or `labels` where a video is of several classes ("3 17"; a list in jsonl; of
+            none where it is empty). A list may name pictures too, which are videos of one frame.
         root: what relative paths of a list start from; the list's own folder by default.
         pictures: search a folder for pictures as well as videos.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no video in the folder.
-        ValueError: the list has no `path` column, a line without one, or a label that is no integer.
+        ValueError: the list has no `path` column, a line without one, a label that is no integer, or both kinds.
     """
 
     def __init__(self, path: str, root: str | None = None, pictures: bool = False) -> None:
@@ -65,17 +66,30 @@ class Files(Source):
         self.paths = Strings(row["path"] for row in rows)
         self.names = Strings(row.get("name") or row["path"] for row in rows)
         self.captions = Strings(row.get("text") or "" for row in rows)
-        self.targets = np.array([row.get("label", _NO_LABEL) for row in rows], dtype=np.int64)
+        self.targets = _targets(rows, path)
         self.counts = len(rows)
         self.texts = sum(row.get("text") is not None for row in rows)
-        self.labels = int((self.targets != _NO_LABEL).sum())
+        self.labels = len(rows) if self.targets.ndim == 2 else int((self.targets != _NO_LABEL).sum())
 
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
-        label = int(self.targets[index])
+        label = self.targets[index].tolist()
         path = os.path.join(self.root, self.paths[index])  # an absolute path stays as it is
         text = self.captions[index] if self.texts == self.counts else self.captions[index] or None
         return Sample(self.names[index], path, text, label if label != _NO_LABEL else None)
+
+
+def _targets(rows: list[dict], path: str) -> np.ndarray:
+    """The number of each row's class, [n], or of its classes, [n, most] filled up with -1."""
+    if not any("labels" in row for row in rows):
+        return np.array([row.get("label", _NO_LABEL) for row in rows], dtype=np.int64)
+    if any("label" in row for row in rows):
+        raise ValueError(f"{path} has both `label` and `labels`: keep `labels`, which may be one number too")
+    several = [row.get("labels", []) for row in rows]
+    targets = np.full((len(rows), max(map(len, several))), -1, dtype=np.int64)
+    for target, numbers in zip(targets, several, strict=True):
+        target[: len(numbers)] = numbers
+    return targets
 
 
 def find_videos(folder: Path, pictures: bool = False) -> list[Path]:
@@ -85,7 +99,8 @@ def find_videos(folder: Path, pictures: bool = False) -> list[Path]:
 
 
 def read_list(path: Path) -> Iterator[dict]:
-    """Rows of a csv or jsonl list: dicts of `path`, where given `text` and `label` (int), and all other columns."""
+    """Rows of a csv or jsonl list: dicts of `path`, where given `text`, `label` (int) and `labels` (list), and all
+    other columns."""
     if path.suffix.lower() not in {".csv", ".jsonl"}:
         raise ValueError(
             f"{path} is neither a .csv nor a .jsonl list, nor a folder, nor a video ({path.suffix or 'no ending'})"
@@ -123,14 +138,24 @@ def _clean(path: Path, number: int, row: dict) -> dict:
         raise ValueError(f"{path}, line {number}: the path is empty")
     if "caption" in row:
         row.setdefault("text", row.pop("caption"))
-    if "label" in row:
-        try:
-            row["label"] = int(row["label"])
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"{path}, line {number}: label {row['label']!r} is no integer; number the classes from 0"
-            ) from None
+    for column in ("label", "labels"):
+        if column in row:
+            given = row[column]
+            try:
+                row[column] = _numbers(given) if column == "labels" else int(given)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{path}, line {number}: {column} {given!r} is no integer; number the classes from 0"
+                ) from None
     return row
+
+
+def _numbers(given: object) -> list[int]:
+    """Several numbers: a list, or words of a text."""
+    numbers = [int(one) for one in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
+    if any(one < 0 for one in numbers):
+        raise ValueError("negative")
+    return numbers
 
 
 def json_object(path: Path, number: int, line: str) -> dict:

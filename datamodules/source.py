@@ -18,7 +18,7 @@ class Sample:
     name: str
     content: str | bytes | Video
     text: str | list[str] | None = None
-    label: int | None = None
+    label: int | list[int] | None = None
     end: float | None = None
 
     def open(self, decoder: Decoder) -> Video:

@@ -8,7 +8,8 @@ import torch
 import models
 from pretrain.cli import main
 from pretrain.export import load_objective
-from tests.runs import ROOT, fit
+from tests import videos
+from tests.runs import ROOT, arguments, fit, losses
 
 RECIPE = ["-c", str(ROOT / "recipes/finetune_tiny.yaml")]
 
@@ -50,7 +51,29 @@ def _comes_back(model: models.VideoClassifier, path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-METHODS = ["videomae", "umt", "umt2", "viclip", "finetune"]
+def test_videos_of_several_classes(tmp_path: Path) -> None:
+    """From a list with `labels` to the mean average precision of the classes."""
+    for i, labels in enumerate(("0 2", "1", "", "3 0")):
+        videos.make(tmp_path / f"{i}.mp4", frames=20)
+        with open(tmp_path / "list.csv", "a") as file:
+            file.write(("path,labels\n" if i == 0 else "") + f"{i}.mp4,{labels}\n")
+    listed = [
+        f"--data.init_args.{part}={{class_path: Files, init_args: {{path: {tmp_path / 'list.csv'}}}}}"
+        for part in ("train", "val")
+    ]
+    several = [
+        "--model.init_args.multi_label=true",
+        "--model.init_args.smoothing=0",
+        "--trainer.callbacks+=tests.runs.Losses",
+    ]
+    command = arguments(
+        tmp_path, RECIPE, *several, f"--trainer.callbacks.path={tmp_path}/losses.tsv", "--trainer.max_steps=2"
+    )
+    main([word for word in command if ".samples=" not in word] + listed)
+    assert 0 < losses(tmp_path)["train", 2][0] < 1
+
+
+METHODS = ["videomae", "umt", "umt2", "viclip", "vilp", "internvideo_mm", "finetune"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules import Files
+from datamodules.batches import collate
 from datamodules.source import Strings
 from tests import videos
 
@@ -38,6 +40,16 @@ def test_a_folder_a_list_and_a_single_video(folder: Path, tmp_path: Path) -> Non
     assert os.path.exists(lines[0].content) and lines[1].content == str(tmp_path / "1")
 
 
+def test_a_video_of_several_classes(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path,labels\na.mp4,3 17\nb.mp4,\nc.mp4,5\n")
+    (tmp_path / "l.jsonl").write_text('{"path": "a.mp4", "labels": [3, 17]}\n{"path": "b.mp4", "labels": []}\n')
+    source = Files(str(tmp_path / "l.csv"))
+    assert [s.label for s in source] == [[3, 17], [-1, -1], [5, -1]] and source.labels == 3
+    assert [s.label for s in Files(str(tmp_path / "l.jsonl"))] == [[3, 17], [-1, -1]]
+    clips = torch.zeros(2, 3, 1, 8, 8, 3, dtype=torch.uint8)
+    assert collate(clips, source, list(source))["label"].tolist() == 2 * [[3, 17], [-1, -1], [5, -1]]
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
@@ -45,6 +57,8 @@ def test_a_folder_a_list_and_a_single_video(folder: Path, tmp_path: Path) -> Non
         ("a.csv", "", "no column `path`: its columns are none"),
         ("a.csv", "path\n", "lists no video"),
         ("a.csv", "path,label\nx.mp4,cat\n", "line 2: label 'cat' is no integer"),
+        ("a.csv", "path,labels\nx.mp4,1 cat\n", "line 2: labels '1 cat' is no integer"),
+        ("a.csv", "path,label,labels\nx.mp4,1,\ny.mp4,,2\n", "both `label` and `labels`"),
         ("a.csv", "path,text\n,hello\n", "line 2: the path is empty"),
         ("a.jsonl", '{"video": "x"}\n', "no column `path`: its columns are 'video'"),
         ("a.jsonl", "{\n", "line 1 is no JSON"),
