@@ -1,6 +1,7 @@
 """What all tests share: where the reference cases lie, and one thread a process so that times are alike everywhere."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = sorted(path for path in folder.rglob("*.json") if isinstance(json.loads(path.read_text()), dict))
         assert cases, f"no reference cases in {folder}"
         metafunc.parametrize("case", cases, ids=[path.stem for path in cases])
+
+
+@pytest.fixture(autouse=True)
+def no_port_of_others() -> None:
+    """Lightning leaves the port of a run in this process to all that come later, whose own ranks would then find it
+    taken: each test starts without one."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)

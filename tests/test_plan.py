@@ -100,7 +100,7 @@ SPREAD = {
     "name, more, spread",
     [
         ("videomae_tiny", [], "one"),
-        ("videomae_tiny", [], "ddp"),
+        pytest.param("videomae_tiny", [], "ddp", marks=pytest.mark.slow),
         *(pytest.param("videomae_s", SMALL, spread, marks=pytest.mark.slow) for spread in ("one", "ddp", "fsdp")),
     ],
 )

@@ -23,6 +23,7 @@ def toy(out: Path, *methods: str) -> int:
     return main(["--out", str(out), *options, "--methods", *methods])
 
 
+@pytest.mark.slow
 def test_a_toy_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert toy(tmp_path, "random", "videomae", "supervised_shape") == 0
     out = capsys.readouterr().out

@@ -70,6 +70,7 @@ def test_a_table_json_and_a_picture(trained: Path, tmp_path: Path, capsys: pytes
     assert (tmp_path / "run" / "results.md").read_text().count("## ViCLIP on Synthetic") == 2
 
 
+@pytest.mark.slow
 def test_two_ranks_and_small_batches_find_the_same(trained: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     found = []

@@ -118,6 +118,7 @@ def test_growth_is_a_race_at_each_point(tmp_path: Path) -> None:
         assert picture.size[0] > 500
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_letter_for_a_size() -> None:
     words = ["train", "--method", "vit", "--size", "s", "--frames", "2", "--pixels", "32", "--batch", "1"]
     command = [sys.executable, "tools/benchmark.py", *words, "--rounds", "1", "--no-memory"]
