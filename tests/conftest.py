@@ -28,8 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_port_of_others() -> None:
-    """Lightning leaves the port of a run in this process to all that come later, whose own ranks would then find it
-    taken: each test starts without one."""
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
+def alone() -> None:
+    """Lightning leaves the rank and the port of a run in this process to all that come later, which would then take
+    themselves for one of its ranks, or find the port taken: each test starts without them."""
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)
