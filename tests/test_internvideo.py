@@ -223,6 +223,7 @@ def test_official_files_go_in_and_out_whole(tmp_path: Path) -> None:
 def test_the_chain_of_stages(tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture) -> None:
     """Four stages, each from the checkpoints of those before it, with a report that says what was loaded."""
     caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="lightning.pytorch")  # which other tests quiet
     steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
 
     def stage(name: str, *starts: Path) -> Path:
