@@ -38,16 +38,19 @@ class CLIPAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v, causal=self.causal).transpose(1, 2).flatten(2))
+        return self.merge(attend(q, k, v, causal=self.causal))
 
     def at(self, x: Tensor, index: Tensor) -> Tensor:
         """What comes out at token `index` `[B]` of each of `x` `[B, N, D]`: `[B, 1, D]`."""
         q = self.queries(x.take_along_dim(index[:, None, None], dim=1))
         k, v = self.keys_values(x)
         if not self.causal:
-            return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+            return self.merge(attend(q, k, v))
         before = torch.arange(x.shape[1], device=x.device) <= index[:, None]
-        mixed = F.scaled_dot_product_attention(q, k, v, before[:, None, None])
+        return self.merge(F.scaled_dot_product_attention(q, k, v, before[:, None, None]))
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """What all heads found, `[B, heads, N, d]`, as one, `[B, N, D]`."""
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def queries(self, x: Tensor) -> Tensor:
@@ -222,8 +225,7 @@ class CLIPVision(nn.Module):
         attention = _class_attention(last.attn.queries(h[:, :1]), k).view(b, t, n)
         chosen = None if choose is None else choose(attention)
         rows = chosen.view(b * t, -1) % n if chosen is not None and even else None  # [B * T, K / T] within a frame
-        mixed = attend(last.attn.queries(_patches(h, rows)), k, v).transpose(1, 2).flatten(2)
-        x = _patches(x, rows) + last.attn.proj(mixed)
+        x = _patches(x, rows) + last.attn.merge(attend(last.attn.queries(_patches(h, rows)), k, v))
         x = x + last.mlp(last.norm2(x))
 
         layers = [x if i == len(early) else _patches(tapped[i], rows) for i in taps]
@@ -239,11 +241,21 @@ class CLIPVision(nn.Module):
         """A class token and patches a frame, `[B * T, 1 + n, D]`."""
         b, t = video.shape[:3:2]
         x = self.patch_embed(video, keep).view(b * t, -1, self.width)
-        positions = self.pos_embed[1:]
-        if keep is not None:
-            positions = positions[keep.view(b * t, -1) % len(positions)]
-        start = (self.cls_token + self.pos_embed[0]).to(x.dtype).expand(b * t, 1, -1)
-        return self.norm_pre(torch.cat((start, x + positions.to(x.dtype)), dim=1))
+        return self.norm_pre(with_places(x, self.cls_token, self.pos_embed, keep))
+
+
+def with_places(patches: Tensor, cls_token: Tensor, pos_embed: Tensor, keep: Tensor | None) -> Tensor:
+    """A class token and `patches` of frames `[F, k, D]`, each at its place: `[F, 1 + k, D]`.
+
+    Args:
+        pos_embed: of the class token and the `n` places of a frame, `[1 + n, D]`.
+        keep: where the patches stand in their clips, `[B, K]`, as many in each frame; None: all are there.
+    """
+    places = pos_embed[1:]
+    if keep is not None:
+        places = places[keep.reshape(len(patches), -1) % len(places)]
+    start = (cls_token + pos_embed[0]).to(patches.dtype).expand(len(patches), 1, -1)
+    return torch.cat((start, patches + places.to(patches.dtype)), dim=1)
 
 
 def _patches(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -119,6 +119,6 @@ class Extractor(nn.Module):
         patches = patches + (met if where is None else met.take_along_dim(where[..., None], dim=1))
         keys = torch.cat((tokens[:, :, :1], patches.view(*tokens.shape[:2], -1, tokens.shape[3])), dim=2).flatten(1, 2)
         k, v = self.attn.keys_values(self.norm_tokens(keys))
-        read = attend(self.attn.queries(self.norm1(query)), k, v).transpose(1, 2).flatten(2)
-        query = query + self.drop_path(self.attn.proj(read))
+        read = self.attn.merge(attend(self.attn.queries(self.norm1(query)), k, v))
+        query = query + self.drop_path(read)
         return query + self.drop_path(self.mlp(self.norm2(query)))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.classifier import Classifier
-from models.clip import CLIPBlock, fit_clip_table, start_blocks
+from models.clip import CLIPBlock, fit_clip_table, start_blocks, with_places
 from models.encoder import Encoder
 from models.extractor import Extractor, FramePatches, LocalBlock
 from models.layers import Grid, token_grid
@@ -172,22 +172,13 @@ class UniFormerV2(Encoder):
         return Encoded(vector, tokens.flatten(1, 2), [tapped[i] for i in taps])
 
     def _slices(self, video: Tensor) -> int:
-        frames = video.shape[2]
-        if frames not in (1, self.frames) or video.shape[3:] != (self.size, self.size):
-            raise ValueError(
-                f"the encoder was made for {self.frames} frames of {self.size} x {self.size} pixels and was given "
-                f"{tuple(video.shape[2:])}: set the encoder's frames and size, or the data's"
-            )
-        return -(-frames // self.tubelet)
+        self.check(video, 1)
+        return -(-video.shape[2] // self.tubelet)
 
     def _embed(self, video: Tensor, keep: Tensor | None, slices: int) -> Tensor:
         """A class token and patches a slice, `[B * t, 1 + k, D]`."""
         x = self.patch_embed(video, keep).reshape(len(video) * slices, -1, self.width)
-        positions = self.pos_embed[1:]
-        if keep is not None:
-            positions = positions[keep.reshape(len(x), -1) % len(positions)]
-        start = (self.cls_token + self.pos_embed[0]).to(x.dtype).expand(len(x), 1, -1)
-        return self.norm_pre(torch.cat((start, x + positions.to(x.dtype)), dim=1))
+        return self.norm_pre(with_places(x, self.cls_token, self.pos_embed, keep))
 
 
 class UniFormerV2Classifier(Classifier):

@@ -121,26 +121,13 @@ class ViCLIPVision(Encoder):
 
     def _encode(self, video: Tensor, keep: Tensor | None, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """All tokens `[B, 1 + K, D]` through the final norm, the class token first; and the tapped blocks' outputs."""
-        x = self._embed(video, keep)
-        tapped = {}
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in taps:
-                tapped[i] = self.norm(x)
-        last = len(self.blocks) - 1
-        x = tapped[last] if last in tapped else self.norm(x)
-        return x, [tapped[i] for i in taps]
+        return self.run_blocks(self._embed(video, keep), taps)
 
     def _embed(self, video: Tensor, keep: Tensor | None) -> Tensor:
         """The tokens that the blocks take, `[B, 1 + K, D]`."""
-        frames = video.shape[2]
-        if frames not in (self.tubelet, self.frames) or video.shape[3:] != (self.size, self.size):
-            raise ValueError(
-                f"the encoder was made for {self.frames} frames of {self.size} x {self.size} pixels and was given "
-                f"{tuple(video.shape[2:])}: set the encoder's frames and size, or the data's"
-            )
+        self.check(video, self.tubelet)
         x = self.patch_embed(video, keep)
-        x = x + self._positions(frames // self.tubelet, keep).to(x.dtype)
+        x = x + self._positions(video.shape[2] // self.tubelet, keep).to(x.dtype)
         start = (self.cls_token + self.pos_embed[0]).to(x.dtype).expand(len(x), 1, -1)
         return self.norm_pre(torch.cat((start, x), dim=1))
 

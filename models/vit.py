@@ -68,15 +68,8 @@ class VideoViT(Encoder):
         self, video: Tensor, keep: Tensor | None = None, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """See `Encoder.forward` and `embed`."""
-        x = self.embed(video, keep)
-        tapped = {}
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in taps:
-                tapped[i] = self.norm(x)
-        last = len(self.blocks) - 1
-        x = tapped[last] if last in tapped else self.norm(x)
-        return (x, [tapped[i] for i in taps]) if taps else x
+        x, tapped = self.run_blocks(self.embed(video, keep), taps)
+        return (x, tapped) if taps else x
 
     def embed(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
         """What the blocks take, `[B, K, D]`. Raises ValueError where the clip is not of the size that the model was
@@ -85,12 +78,7 @@ class VideoViT(Encoder):
         Where a token is one frame deep, a clip of one frame is a picture, which every such encoder takes: it stands in
         the first frame's places, whose rows of the sinusoid table are the table of a picture.
         """
-        picture = video.shape[2] == self.tubelet == 1
-        if video.shape[3:] != (self.size, self.size) or not (picture or video.shape[2] == self.frames):
-            raise ValueError(
-                f"the encoder was made for {self.frames} frames of {self.size} x {self.size} pixels and was given "
-                f"{tuple(video.shape[2:])}: set the encoder's frames and size, or the data's"
-            )
+        self.check(video, 1 if self.tubelet == 1 else None)
         x = self.patch_embed(video, keep)
         positions = self.positions()[: x.shape[1]] if keep is None else self.positions(keep)
         return x + positions.to(x.dtype)

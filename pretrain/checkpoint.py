@@ -16,7 +16,7 @@ from lightning.fabric.utilities.types import _PATH
 
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.zero import is_zero
-from pretrain.folder import remove_folder, whole_folder
+from pretrain.folder import not_written, remove_folder, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
             with suppress(OSError):  # a disk that became read-only
                 draft.unlink(missing_ok=True)
-            raise OSError(
-                f"could not write the checkpoint {path} ({error}). Earlier checkpoints are whole; free some space and "
-                "resume with --ckpt_path last"
-            ) from error
+            raise not_written(path, error) from error
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = lambda storage, loc: storage, weights_only: bool | None = None

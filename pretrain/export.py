@@ -66,11 +66,11 @@ def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, A
     not, or if `ema` asks for averaged weights (see `pretrain.ema`) and it holds none.
     """
     file = Path(path)
-    if file.is_dir() and not is_sharded(file):
-        file = newest_checkpoint(file) or file
+    newest = newest_checkpoint(file) if file.is_dir() and not is_sharded(file) else None  # of a run, and whole
+    file = newest or file
     if not file.is_file() and not is_sharded(file):
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if not whole(file):
+    if newest is None and not whole(file):
         raise ValueError(f"{file} is cut or damaged")
     if file.is_dir():
         saved = read_sharded(file, lambda part: part in ("state_dict", "ema"))

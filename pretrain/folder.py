@@ -27,6 +27,14 @@ def save_together(path: Path, write: Callable[[Path], None]) -> None:
     _agree(path, draft, lambda: _publish(draft, path, {name: fact for part in listed for name, fact in part.items()}))
 
 
+def not_written(path: Path, why: object) -> OSError:
+    """What to tell where a checkpoint, a folder or a file, could not be written."""
+    return OSError(
+        f"could not write the checkpoint {path} ({why}). Earlier checkpoints are whole; free some space and resume "
+        "with --ckpt_path last"
+    )
+
+
 def whole_folder(path: Path) -> bool:
     """Whether all that was written is there, as it was written."""
     try:
@@ -69,10 +77,7 @@ def _agree(path: Path, draft: Path, work: Callable[[], object], everyone: bool =
         return [done for done, _ in results]
     if rank == 0:
         shutil.rmtree(draft, ignore_errors=True)
-    raise OSError(
-        f"could not write the checkpoint {path} ({told}). Earlier checkpoints are whole; free some space and resume "
-        "with --ckpt_path last"
-    )
+    raise not_written(path, told)
 
 
 def _clear(draft: Path) -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.metrics.knn import knn_accuracy
+
 _DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -55,9 +57,4 @@ def _scores(features: Tensor, labels: Tensor, test: Tensor, decay: float) -> Ten
 def knn(features: Tensor, labels: Tensor, test: Tensor, truth: Tensor, k: int = 5) -> float:
     """Accuracy on `test` of the k nearest of `features` by cosine, which vote by it; both are centred on the mean of
     the labelled ones."""
-    centre = features.mean(dim=0)
-    cosine = F.normalize(test - centre, dim=1) @ F.normalize(features - centre, dim=1).t()
-    nearest = cosine.topk(min(k, len(features)), dim=1)
-    votes = torch.zeros(len(test), int(labels.max()) + 1)
-    votes.scatter_add_(1, labels[nearest.indices], nearest.values.clamp(min=0) + 1e-6)
-    return accuracy(votes, truth)
+    return knn_accuracy(test, truth, k, known=features, classes=labels).item()

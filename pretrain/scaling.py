@@ -1,10 +1,7 @@
 """Weak scaling: what exchanging gradients and weights adds to a step here, and a paper estimate for more devices."""
 
-import contextlib
-import io
 import math
 import os
-import socket
 import statistics
 import time
 from dataclasses import dataclass
@@ -13,27 +10,18 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-import yaml
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain import parallel
-from pretrain.cli import main
 from pretrain.export import build
 from pretrain.objectives import Objective
 from pretrain.objectives.objective import Draw
 
 Strategy = Literal["ddp", "fsdp"]
-
-
-def model_settings(configs: list[str]) -> dict[str, Any]:
-    """The `model` part of a recipe and the files over it, resolved as the command line does."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-        main(["fit", *(word for config in configs for word in ("-c", config)), "--print_config"])
-    return yaml.safe_load(said.getvalue())["model"]
 
 
 def measure(settings: dict[str, Any], processes: int, clips: int, steps: int, strategy: Strategy) -> dict[str, float]:
@@ -51,15 +39,11 @@ def measure(settings: dict[str, Any], processes: int, clips: int, steps: int, st
     """
     with mp.get_context("spawn").Manager() as manager:
         found = manager.dict()
-        mp.spawn(_work, (processes, _free_port(), settings, clips, steps, strategy, found), nprocs=processes)
+        mp.spawn(
+            _work, (processes, find_free_network_port(), settings, clips, steps, strategy, found), nprocs=processes
+        )
         step, alone = found["step"], found["alone"]
     return {"step": step, "alone": alone, "share": max(0.0, 1 - alone / step)}
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
 
 
 def _work(rank: int, world: int, port: int, settings: dict, clips: int, steps: int, strategy: Strategy, found) -> None:

@@ -19,10 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mfu", type=float, default=0.4, help="of the estimate (default %(default)s)")
     a = parser.parse_args(arguments)
 
+    from pretrain.cli import settings_of
     from pretrain.export import build
-    from pretrain.scaling import Cluster, estimate, flops_a_clip, measure, model_settings
+    from pretrain.scaling import Cluster, estimate, flops_a_clip, measure
 
-    settings = model_settings(a.config)
+    settings = settings_of([word for config in a.config for word in ("-c", config)])["model"]
     print(f"{'devices':>7} {'step ms':>9} {'communication':>13} {'efficiency':>10}")
     if a.command == "estimate":
         model = build(settings)

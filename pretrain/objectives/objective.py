@@ -122,8 +122,9 @@ class Objective(pl.LightningModule):
         if all(field in batch and not _several(batch[field]) for field in self.needs):
             once = outputs is not None and hasattr(self, "losses_of")  # then the model need not look twice
             losses = self.losses_of(outputs, batch) if once else self(batch)
-            for name, loss in (*losses.items(), ("", torch.ones_like(next(iter(losses.values()))))):
+            for name, loss in losses.items():
                 self._sums[name] = self._sums.get(name, 0.0) + rows * loss.detach().float()
+            self._videos += rows
         if outputs is not None:
             real = [{key: value[:rows] for key, value in part.items()} for part in (outputs, batch)]
             for metric in self.metrics.values():
@@ -142,7 +143,8 @@ class Objective(pl.LightningModule):
         self._close_metrics("test")
 
     def _open_metrics(self) -> None:
-        self._sums: dict[str, Tensor] = {}  # of each loss over videos, and their number under ""
+        self._sums: dict[str, Tensor] = {}  # of each loss over videos
+        self._videos = 0
         for metric in self.metrics.values():
             metric.reset()
             if hasattr(metric, "attach"):
@@ -159,9 +161,9 @@ class Objective(pl.LightningModule):
 
     def _log_means(self, stage: str) -> None:
         """Losses over the videos of all ranks. (Lightning's own means round the ranks' mean number of videos.)"""
-        sums = self.trainer.strategy.reduce(torch.stack(list(self._sums.values())), reduce_op="sum")
-        means = dict(zip(self._sums, sums / sums[-1].clamp(min=1), strict=True))
-        del means[""]
+        videos = torch.tensor(float(self._videos), device=self.device)
+        *sums, videos = self.trainer.strategy.reduce(torch.stack([*self._sums.values(), videos]), reduce_op="sum")
+        means = {name: total / videos.clamp(min=1) for name, total in zip(self._sums, sums, strict=True)}
         self._log_losses(stage, means, torch.stack(list(means.values())).sum(), sync_dist=True, prog_bar=True)
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **how) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from models.layers import Grid
+from pretrain.masking import Mask
+
 PARTS = ("forward", "backward", "clip", "update")
 
 
@@ -29,9 +32,19 @@ class Setting:
     ratio: float | None = None
     device: str = "cpu"
 
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """Of the videos of a step, `B, 3, T, H, W`."""
+        return self.batch, 3, self.frames, self.pixels, self.pixels
+
     def with_ratio(self, usual: float) -> "Setting":
         """The same with a ratio in any case."""
         return self if self.ratio is not None else replace(self, ratio=usual)
+
+
+def tokens_kept(mask: Mask, grid: Grid) -> int:
+    """Tokens of a clip that a mask leaves to be seen."""
+    return mask(torch.zeros(1, mask.width(grid)), grid).shape[1]
 
 
 @dataclass

@@ -20,8 +20,7 @@ _LAYERS = 6  # that are compared
 def build(who: str, setting: Setting) -> Contender:
     """`ours`, `plain`, or our `teacher` alone."""
     model = _model(setting)
-    shape = setting.batch, 3, setting.frames, setting.pixels, setting.pixels
-    video = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(setting.device)
+    video = torch.randn(setting.shape, generator=torch.Generator().manual_seed(0)).to(setting.device)
     tokens = setting.batch, model.mask.width(model.encoder.grid)
     noise = torch.rand(tokens, generator=torch.Generator().manual_seed(1)).to(setting.device)
 
@@ -33,8 +32,7 @@ def build(who: str, setting: Setting) -> Contender:
         return Contender(model, lambda: model.teach(video, noise)[1].float().mean(), None)
     if who == "ours":
         return Contender(model, ours, _OPTIM.build(model))
-    theirs = torch.optim.AdamW([dict(group) for group in _OPTIM.build(model, fused=False).param_groups])
-    return Contender(model, lambda: plain_umt(model, video, noise), theirs)
+    return Contender(model, lambda: plain_umt(model, video, noise), _OPTIM.build(model, fused=False))
 
 
 def _model(setting: Setting) -> UMT:

@@ -1,7 +1,5 @@
 """ViCLIP against towers and loss of open_clip, with the same tokens dropped."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ from models.tokenizers import CLIPTokenizer, Words
 from pretrain.masking import Random
 from pretrain.objectives import ViCLIP
 from pretrain.optim import AdamW
-from pretrain.speed import flops
+from pretrain.speed import flops, step
 from pretrain.speed.race import Method
 from pretrain.speed.step import Contender, Setting
 
@@ -32,15 +30,13 @@ def build(who: str, setting: Setting) -> Contender:
     keep = model.choose(video)
     ids = model.words(batch["text"]).to(setting.device)
     peer = _OpenClip(model, setting).to(setting.device)
-    theirs = torch.optim.AdamW([dict(group) for group in _OPTIM.build(peer, fused=False).param_groups])
-    return Contender(peer, lambda: peer(video, keep, ids), theirs)
+    return Contender(peer, lambda: peer(video, keep, ids), _OPTIM.build(peer, fused=False))
 
 
 def pairs(setting: Setting) -> dict:
     """Random videos and captions of fifteen words, all different to the contrast."""
-    shape = setting.batch, 3, setting.frames, setting.pixels, setting.pixels
     dice = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, shape, dtype=torch.uint8, generator=dice).to(setting.device)
+    video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=dice).to(setting.device)
     names_ = [str(i) for i in range(setting.batch)]
     return {"video": video, "text": [TEXT] * setting.batch, "name": names_}
 
@@ -117,8 +113,7 @@ def necessary(setting: Setting, tokens_read: bool = False) -> float:
 def tokens_kept(setting: Setting) -> int:
     """Tokens of a clip that are seen."""
     grid = token_grid(setting.frames, setting.pixels, 1, CLIP_SIZES[setting.size]["patch"])
-    mask = Random(setting.with_ratio(0.9).ratio)
-    return mask(torch.zeros(1, math.prod(grid)), grid).shape[1]
+    return step.tokens_kept(Random(setting.with_ratio(0.9).ratio), grid)
 
 
 def words_read() -> int:

@@ -11,7 +11,7 @@ from pretrain.objectives import VideoMAE
 from pretrain.optim import AdamW
 from pretrain.speed import flops
 from pretrain.speed.race import Method
-from pretrain.speed.step import Contender, Setting
+from pretrain.speed.step import Contender, Setting, tokens_kept
 
 _OPTIM = AdamW(base_lr=1.5e-4, weight_decay=0.05)
 _TUBELET, _DEPTH = 2, 4  # of every published model: frames of a token, blocks of the decoder
@@ -20,9 +20,8 @@ _TUBELET, _DEPTH = 2, 4  # of every published model: frames of a token, blocks o
 def build(who: str, setting: Setting) -> Contender:
     """`ours` in version 1's form, `transformers`, or `dual`: ours with half of the tokens decoded."""
     model = _model(setting, dual=who == "dual")
-    shape = setting.batch, 3, setting.frames, setting.pixels, setting.pixels
     dice = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, shape, dtype=torch.uint8, generator=dice).to(setting.device)
+    video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=dice).to(setting.device)
     if who != "transformers":
         return Contender(model, lambda: model({"video": video})["pixels"], _OPTIM.build(model))
     from pretrain.export import as_transformers
@@ -32,8 +31,7 @@ def build(who: str, setting: Setting) -> Contender:
     hidden = torch.ones(len(video), model._tokens, dtype=torch.bool, device=video.device).scatter_(1, keep, False)
     floats = model.normalize(video).transpose(1, 2).contiguous()  # as its processor gives them, outside of the step
     # The optimiser that its users take: the same settings, torch's default way of computing them.
-    theirs = torch.optim.AdamW([dict(group) for group in _OPTIM.build(peer, fused=False).param_groups])
-    return Contender(peer, lambda: peer(floats, bool_masked_pos=hidden).loss, theirs)
+    return Contender(peer, lambda: peer(floats, bool_masked_pos=hidden).loss, _OPTIM.build(peer, fused=False))
 
 
 def _model(setting: Setting, dual: bool) -> VideoMAE:
@@ -51,8 +49,7 @@ def necessary(setting: Setting) -> float:
     last block makes of visible tokens, which nobody reads."""
     e, d = SIZES[setting.size], DECODER_SIZES[setting.size]
     grid = token_grid(setting.frames, setting.pixels, _TUBELET, e["patch"])
-    mask = Tube(setting.with_ratio(0.9).ratio)
-    tokens, kept = math.prod(grid), mask(torch.zeros(1, mask.width(grid)), grid).shape[1]
+    tokens, kept = math.prod(grid), tokens_kept(Tube(setting.with_ratio(0.9).ratio), grid)
     hidden, values = tokens - kept, 3 * _TUBELET * e["patch"] ** 2
     pixels = 2.0 * kept * values * e["width"]
     encoder = flops.blocks(kept, e["width"], e["mlp"], e["depth"]) + 2.0 * kept * e["width"] * d["width"]

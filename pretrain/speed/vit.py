@@ -11,7 +11,7 @@ from pretrain.masking import Tube
 from pretrain.optim import AdamW
 from pretrain.speed import flops
 from pretrain.speed.race import Method
-from pretrain.speed.step import Contender, Setting
+from pretrain.speed.step import Contender, Setting, tokens_kept
 
 _TUBELET = 2
 _OPTIM = AdamW(base_lr=1.5e-4)
@@ -22,15 +22,13 @@ def build(who: str, setting: Setting) -> Contender:
     torch.manual_seed(0)
     model = VideoViT(**SIZES[setting.size], frames=setting.frames, size=setting.pixels).to(setting.device)
     dice = torch.Generator().manual_seed(0)
-    shape = setting.batch, 3, setting.frames, setting.pixels, setting.pixels
-    video = torch.randn(shape, generator=dice).to(setting.device)
+    video = torch.randn(setting.shape, generator=dice).to(setting.device)
     mask = Tube(setting.with_ratio(0.9).ratio)
     keep = mask(torch.rand(setting.batch, mask.width(model.grid), generator=dice), model.grid).to(setting.device)
     if who == "ours":
         return Contender(model, lambda: model(video, keep).square().mean(), _OPTIM.build(model))
     peer = _Timm(model, setting).to(setting.device)
-    theirs = torch.optim.AdamW([dict(group) for group in _OPTIM.build(peer, fused=False).param_groups])
-    return Contender(peer, lambda: peer(video, keep).square().mean(), theirs)
+    return Contender(peer, lambda: peer(video, keep).square().mean(), _OPTIM.build(peer, fused=False))
 
 
 class _Timm(nn.Module):
@@ -76,8 +74,7 @@ def necessary(setting: Setting) -> float:
 
 def _kept(setting: Setting) -> int:
     grid = token_grid(setting.frames, setting.pixels, _TUBELET, SIZES[setting.size]["patch"])
-    mask = Tube(setting.with_ratio(0.9).ratio)
-    return mask(torch.zeros(1, mask.width(grid)), grid).shape[1]
+    return tokens_kept(Tube(setting.with_ratio(0.9).ratio), grid)
 
 
 def _product(setting: Setting) -> tuple[int, int, int]:
