@@ -21,7 +21,6 @@ class Method(NamedTuple):
 
     build: the contender of that name. contenders: names, ours first, then the peer, then what is beside the race.
     flops: of products of matrices that a step cannot do without. alike: names whose losses must be ours.
-    product: rows, columns and inner side of a typical product of matrices, which the machine's rate is taken from.
     about: what races, in a sentence.
     """
 
@@ -29,7 +28,6 @@ class Method(NamedTuple):
     contenders: tuple[str, ...]
     flops: Callable[[Setting], float]
     alike: tuple[str, ...]
-    product: Callable[[Setting], tuple[int, int, int]]
     about: str
 
 
@@ -113,21 +111,19 @@ def race(name: str, method: Method, setting: Setting, rounds: int = 5, memory: b
         memory: weigh each of them too, in a process of its own.
     """
     contenders = {who: method.build(who, setting) for who in method.contenders}
-    rows, columns, inner = method.product(setting)
-    a, b = torch.randn(rows, inner, device=setting.device), torch.randn(inner, columns, device=setting.device)
-    product = torch.empty(rows, columns, device=setting.device)  # fresh memory would cost as much as the product
+    rate = _Rate(torch.device(setting.device))
     seconds: dict[str, list[float]] = {who: [] for who in contenders}
     parts: dict[str, list[dict[str, float]]] = {who: [] for who in contenders}
     losses: dict[str, list[float]] = {who: [] for who in contenders}
     rates = []
     for _ in range(rounds + 1):
-        rates.append(_rate(a, b, product))
         for who, contender in contenders.items():
+            rates.append(rate())
             loss, found = contender.step()
             losses[who].append(loss)
             parts[who].append(found)
             seconds[who].append(sum(found.values()))
-    del contenders
+    del contenders, rate
     first = method.contenders[0]
     alike = [abs(x - y) for who in method.alike for x, y in zip(losses[first], losses[who], strict=True)]
     return Report(
@@ -137,7 +133,7 @@ def race(name: str, method: Method, setting: Setting, rounds: int = 5, memory: b
         losses={who: found[0] for who, found in losses.items()},
         loss_difference=max(alike) if alike else None,
         flops=method.flops(setting),
-        gemm=statistics.median(rates[1:]),
+        gemm=statistics.median(rates[len(method.contenders) :]),
         memory={who: weigh(method.build, who, setting) for who in method.contenders} if memory else {},
         machine=machine(torch.device(setting.device)),
     )
@@ -147,14 +143,22 @@ def _said(setting: Setting) -> dict:
     return {name: value for name, value in asdict(setting).items() if value is not None}
 
 
-def _rate(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor, times: int = 8) -> float:
-    """Operations a second, a multiplication and an addition being two."""
-    _wait(a.device)
-    start = time.perf_counter()
-    for _ in range(times):
-        torch.mm(a, b, out=out)
-    _wait(a.device)
-    return times * 2 * len(a) * a.shape[1] * b.shape[1] / (time.perf_counter() - start)
+class _Rate:
+    """The machine's rate in products of large square matrices, as much as its cores can give, between any two steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        side, self.times = (2048, 3) if device.type == "cpu" else (8192, 20)
+        self.a, self.b, self.out = (torch.randn(side, side, device=device) for _ in range(3))  # fresh memory costs time
+        self()
+
+    def __call__(self) -> float:
+        """Operations a second, a multiplication and an addition being two."""
+        _wait(self.a.device)
+        start = time.perf_counter()
+        for _ in range(self.times):
+            torch.mm(self.a, self.b, out=self.out)
+        _wait(self.a.device)
+        return self.times * 2 * len(self.a) ** 3 / (time.perf_counter() - start)
 
 
 def _wait(device: torch.device) -> None:

@@ -62,12 +62,6 @@ def necessary(setting: Setting) -> float:
     return setting.batch * (frames * teacher + heads * width + 3 * student + 2 * pixels)
 
 
-def _product(setting: Setting) -> tuple[int, int, int]:
-    clip = CLIP_SIZES[setting.size]
-    places = (setting.pixels // SIZES[setting.size]["patch"]) ** 2
-    return setting.batch * setting.frames * (1 + places), clip["mlp"], clip["width"]
-
-
 def plain_umt(model: UMT, video: Tensor, noise: Tensor) -> Tensor:
     """The loss of a step as the official loop computes it, from the same weights: the teacher takes all tokens to the
     end and whole attention maps, the student embeds all tokens and keeps some, both by boolean masks."""
@@ -134,6 +128,9 @@ def _plain_student(model: UMT, video: Tensor, visible: Tensor) -> Tensor:
 
 
 METHOD = Method(
-    *(build, ("ours", "plain", "teacher"), necessary, ("plain",), _product),
-    about="UMT with its teacher, against the same maths done plainly on all tokens; `teacher` is ours alone.",
+    build,
+    ("ours", "plain", "teacher"),
+    necessary,
+    ("plain",),
+    "UMT with its teacher, against the same maths done plainly on all tokens; `teacher` is ours alone.",
 )

@@ -121,13 +121,10 @@ def words_read() -> int:
     return int(Words(CLIPTokenizer(32))([TEXT]).argmax()) + 1
 
 
-def product(setting: Setting) -> tuple[int, int, int]:
-    """The first half of the video tower's MLP."""
-    v = CLIP_SIZES[setting.size]
-    return setting.batch * (1 + tokens_kept(setting)), v["mlp"], v["width"]
-
-
 METHOD = Method(
-    *(build, ("ours", "open_clip"), necessary, ("open_clip",), product),
-    about="ViCLIP with both towers trained, against open_clip's towers and loss, the same tokens of the video dropped.",
+    build,
+    ("ours", "open_clip"),
+    necessary,
+    ("open_clip",),
+    "ViCLIP with both towers trained, against open_clip's towers and loss, the same tokens of the video dropped.",
 )

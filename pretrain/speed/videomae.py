@@ -58,12 +58,10 @@ def necessary(setting: Setting) -> float:
     return setting.batch * (2 * pixels + 3 * (encoder + decoder))
 
 
-def _product(setting: Setting) -> tuple[int, int, int]:
-    e = SIZES[setting.size]
-    return setting.batch * 160, e["mlp"], e["width"]
-
-
 METHOD = Method(
-    *(build, ("ours", "transformers", "dual"), necessary, ("transformers",), _product),
-    about="VideoMAE, all hidden tokens decoded on both sides; `dual` is VideoMAE V2, which decodes half of all tokens.",
+    build,
+    ("ours", "transformers", "dual"),
+    necessary,
+    ("transformers",),
+    "VideoMAE, all hidden tokens decoded on both sides; `dual` is VideoMAE V2, which decodes half of all tokens.",
 )

@@ -39,6 +39,9 @@ def necessary(setting: Setting) -> float:
 
 
 METHOD = Method(
-    *(build, ("ours", "all patches"), necessary, (), viclip.product),
-    about="ViLP with its patches dropped, against itself with all of them.",
+    build,
+    ("ours", "all patches"),
+    necessary,
+    (),
+    "ViLP with its patches dropped, against itself with all of them.",
 )

@@ -77,12 +77,10 @@ def _kept(setting: Setting) -> int:
     return tokens_kept(Tube(setting.with_ratio(0.9).ratio), grid)
 
 
-def _product(setting: Setting) -> tuple[int, int, int]:
-    s = SIZES[setting.size]
-    return setting.batch * _kept(setting), s["mlp"], s["width"]
-
-
 METHOD = Method(
-    *(build, ("ours", "timm"), necessary, ("timm",), _product),
-    about="The encoder alone with a tenth of its tokens, against timm's blocks behind an embedding of all tubelets.",
+    build,
+    ("ours", "timm"),
+    necessary,
+    ("timm",),
+    "The encoder alone with a tenth of its tokens, against timm's blocks behind an embedding of all tubelets.",
 )
