@@ -37,9 +37,21 @@ def flash_kernel():
     return flash_attn_func
 
 
+_flash_wanted = True
+
+
+def use_flash(on: bool) -> None:
+    """Whether `attend` may take flash-attn's kernel from now on, in all models of this process; at first it may."""
+    global _flash_wanted
+    _flash_wanted = on
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, causal: bool = False) -> Tensor:
-    """Softmax attention of `[B, heads, N, d]`: flash-attn's kernel in half precision on a GPU, else torch's own."""
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and flash_kernel() is not None:
+    """Softmax attention of `[B, heads, N, d]`: flash-attn's kernel, where it is wanted and installed, in half precision
+    on a GPU; else torch's own. (Its kernels for rows of different lengths have nothing to do here: masks keep as many
+    tokens of each clip as of any other, and texts are a few dozen tokens.)"""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    if _flash_wanted and q.is_cuda and half and flash_kernel() is not None:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return flash_kernel()(q, k, v, softmax_scale=scale, causal=causal).transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, scale=scale, is_causal=causal)

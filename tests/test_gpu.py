@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import VideoViT
-from models.layers import attend, flash_kernel
+from models.layers import attend, flash_kernel, use_flash
 
 pytestmark = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -17,7 +17,14 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_flash_attn_equals_sdpa(width: int) -> None:
     dice = torch.Generator("cuda").manual_seed(0)
     q, k, v = (torch.randn(2, 4, 160, width, generator=dice, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v), atol=2e-2, rtol=2e-2)
+    found = attend(q, k, v)
+    use_flash(False)
+    try:
+        plain = attend(q, k, v)
+    finally:
+        use_flash(True)
+    assert torch.equal(plain, F.scaled_dot_product_attention(q, k, v)) and not torch.equal(found, plain)
+    torch.testing.assert_close(found, plain, atol=2e-2, rtol=2e-2)
 
 
 @needs_gpu
