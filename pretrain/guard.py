@@ -53,6 +53,8 @@ class Guard(pl.Callback):
         self.losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer) -> None:
+        if isinstance(trainer.strategy, DeepSpeedStrategy) and len(self.losses) < trainer.accumulate_grad_batches:
+            return  # it asks for a step at each accumulated part
         lost, norm = self._agreed(trainer, pl_module)
         self.steps += 1
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None

@@ -9,11 +9,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed.checkpoint as dcp
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from models.convert.zero import is_zero
@@ -55,6 +55,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
         """Each process writes its parts into one folder, which is there whole or not at all."""
+        import torch.distributed.checkpoint as dcp  # a third of a second that other commands need not wait
+
         state = {"state_dict": checkpoint.pop("state_dict")}
         state |= {f"optimizer_{i}": part for i, part in enumerate(checkpoint.pop("optimizer_states", []))}
         if "ema" in checkpoint:
@@ -75,6 +77,8 @@ class FSDP2Strategy(ModelParallelStrategy):
                 f"{path} is of a run with DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml, or start a new "
                 "run from its weights by --model.init_args.weights"
             )
+        import torch.distributed.checkpoint as dcp
+
         parallel.to_parts(self.model)
         saved = super().load_checkpoint(path, True)
         if path.is_dir():
@@ -115,6 +119,7 @@ class ZeROStrategy(DeepSpeedStrategy):
             logging_batch_size_per_gpu=1,  # of DeepSpeed's own log alone
             timeout=timedelta(seconds=timeout_s),
         )
+        self.stage = stage
         if universal:
             self.config["checkpoint"] = {"load_universal": True}
 
@@ -138,18 +143,10 @@ class ZeROStrategy(DeepSpeedStrategy):
         """As Lightning has it; but a CPU has no number, and buffers stay as exact as they were."""
         import deepspeed
 
-        parts = model.trainer.accumulate_grad_batches
-        if parts > 1 and model.trainer.training:
-            raise MisconfigurationException(
-                f"the step is made of {parts} accumulated parts, whose gradient DeepSpeed does not add up to that of "
-                "the whole: raise data.init_args.micro_batch, or take trainer/fsdp.yaml"
-            )
-        scalar = next((name for name, parameter in model.named_parameters() if parameter.ndim == 0), None)
-        if scalar is not None:
-            raise MisconfigurationException(
-                f"{type(model).__name__} has a scalar parameter, {scalar}, which DeepSpeed cannot send: take "
-                "trainer/fsdp.yaml or trainer/ddp.yaml"
-            )
+        self.scalars = [name for name, parameter in model.named_parameters() if parameter.ndim == 0]
+        for name in self.scalars:
+            parameter = model.get_parameter(name)
+            parameter.data = parameter.data.view(1)  # DeepSpeed cannot send a scalar; `read_zero` makes it one again
         exact = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         engine, optimizer, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.local_rank),
@@ -164,6 +161,10 @@ class ZeROStrategy(DeepSpeedStrategy):
             buffer.data = exact[name].to(buffer.device)  # pixels are normalised, and targets made, in float32
         return engine, optimizer
 
+    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Lightning has divided the loss by the number of accumulated parts; DeepSpeed is not to do it again."""
+        super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
     def optimizer_step(
         self,
         optimizer: torch.optim.Optimizer,
@@ -171,14 +172,28 @@ class ZeROStrategy(DeepSpeedStrategy):
         model: Any = None,
         **options: Any,
     ) -> Any:
+        """One of the step's accumulated parts, the last of which takes the step."""
+        self._keep_in_bounds()
+        taken = self.deepspeed_engine.is_gradient_accumulation_boundary()
         result = super().optimizer_step(optimizer, closure, model, **options)
-        norm = self.deepspeed_engine.get_global_grad_norm()
-        if norm is not None:
-            self.lightning_module.log("grad_norm", norm)  # before clipping, as the objective logs it elsewhere
+        if taken:
+            self.lightning_module.log("grad_norm", self.deepspeed_engine.get_global_grad_norm())  # before clipping
         return result
+
+    def _keep_in_bounds(self) -> None:
+        """What the objective's forward pass does to its weights, done to those that DeepSpeed's optimiser keeps."""
+        from deepspeed import utils
+
+        for name, bounds in self.lightning_module.bounds.items():
+            parameter = self.lightning_module.get_parameter(name)
+            if parameter.requires_grad and self.stage == 3:
+                utils.safe_set_local_fp32_param(parameter, utils.safe_get_local_fp32_param(parameter).clamp(*bounds))
+            elif parameter.requires_grad:
+                utils.safe_set_full_fp32_param(parameter, utils.safe_get_full_fp32_param(parameter).clamp(*bounds))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
         """Each process writes its parts into one folder, which is there whole or not at all."""
+        checkpoint["scalars"] = self.scalars
         write = super().save_checkpoint
         save_together(Path(self.broadcast(filepath)), lambda draft: write(checkpoint, draft))
 

@@ -53,6 +53,8 @@ def read_zero(folder: Path) -> dict[str, Any]:
         state = {**first["module"], **dict(_stage_1_2(shapes, pieces))}
     state |= {name: state[same] for name, same in dict(first["shared_params"]).items()}
     own = {name: first[name] for name in first if name not in _DEEPSPEED}
+    for name in own.pop("scalars", []):
+        state[name] = state[name].reshape(())
     return {"state_dict": {name: tensor.detach() for name, tensor in state.items()}, **own}
 
 

@@ -75,7 +75,8 @@ class InternVideo(Objective):
         if text.mask_embed is not None:
             text.mask_embed.requires_grad_(hide > 0)
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
-        self.logit_scale_max, self.exact_gather, self.positives = logit_scale_max, exact_gather, positives
+        self.bounds = {"logit_scale": (0, logit_scale_max)}
+        self.exact_gather, self.positives = exact_gather, positives
         self.at_once = check(at_once)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -86,8 +87,7 @@ class InternVideo(Objective):
         seen = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(dim=1, keepdim=True)
         keep, hidden = self.choose(video, dice), self.hide_words(ids, seen, dice)
         feature, text, *errors = in_parts(self.look_and_say, self.at_once, video, keep, ids, hidden)
-        with torch.no_grad():
-            self.logit_scale.clamp_(0, self.logit_scale_max)
+        self.keep_in_bounds()
         temperature, same = (-self.logit_scale).exp(), keys(batch[self.positives], video.device)
         losses = {"contrast": pair_loss(feature, text, same, temperature, not self.training, self.exact_gather)}
         if errors:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from models import load_weights
-from models.layers import Normalize
+from models.layers import Normalize, use_flash
 from pretrain import parallel
 from pretrain.optim import AdamW
 from pretrain.teachers import Frozen
@@ -47,7 +47,8 @@ class Objective(pl.LightningModule):
         seed: of the masks, which depend on the seed and the step alone.
         metrics: by name, what validation and test make of `predict`'s outputs and the batch: a number, or a dict of
             them. One with a method `attach` is told the objective before the first batch.
-        recompute: recompute activations in the backward pass; compile: compile the blocks. Neither changes a result.
+        recompute: recompute activations in the backward pass; compile: compile the blocks; flash: take flash-attn's
+            kernel where it is installed and serves, in all models of the process. None changes a result.
         mean, std: statistics that videos are normalised with.
     """
 
@@ -63,6 +64,7 @@ class Objective(pl.LightningModule):
         metrics: dict[str, Metric] | None = None,
         recompute: bool = False,
         compile: bool = False,
+        flash: bool = True,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
@@ -71,10 +73,11 @@ class Objective(pl.LightningModule):
         self.global_batch = global_batch
         self.weights = weights
         self.seed = seed
-        self.recompute, self.compile_blocks = recompute, compile
+        self.recompute, self.compile_blocks, self.flash = recompute, compile, flash
         self.normalize = Normalize(mean, std)
         self.metrics = nn.ModuleDict(metrics or {})
         self.needs: tuple[str, ...] = ("video",)  # what of a batch the losses are made of; a method may need more
+        self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `keep_in_bounds`
         self.draw = Draw()
         self._norm: tuple[int, Tensor | None] = (-1, None)  # of the gradient, and at which step
 
@@ -221,6 +224,12 @@ class Objective(pl.LightningModule):
 
     # Optimiser
 
+    @torch.no_grad()
+    def keep_in_bounds(self) -> None:
+        """Bring each parameter that has `bounds` back between them: what a method's `forward` calls first."""
+        for name, (low, high) in self.bounds.items():
+            getattr(self, name).clamp_(low, high)
+
     def setup(self, stage: str) -> None:
         for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
             rows = self.rows_of_head() if hasattr(self, "rows_of_head") else None
@@ -232,6 +241,7 @@ class Objective(pl.LightningModule):
                 module.load()
 
     def configure_model(self) -> None:
+        use_flash(self.flash)
         if self.recompute:
             parallel.recompute(self)
         if self.compile_blocks:
@@ -259,10 +269,12 @@ class Objective(pl.LightningModule):
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
+        if self.trainer.strategy.handles_gradient_accumulation:
+            return  # DeepSpeed, which clips the whole step's gradient; this may be that of a part
         norm = self.gradient_norm()
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if not gradients:
-            return  # DeepSpeed keeps them to itself and clips them; or the guard has taken them away
+            return  # the guard has taken them away
         if gradient_clip_val:
             parallel.scale_gradients(gradients, norm, gradient_clip_val)
         self.log("grad_norm", norm)

@@ -102,13 +102,12 @@ class UMT2(Objective):
         self.text_proj = nn.Linear(text.width, embed)
         self.match_head = nn.Linear(text.width, 2) if matching_weight else None
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
-        self.temperature_range = temperature_min, temperature_max
+        self.bounds = {"temperature": (temperature_min, temperature_max)}
         self.mask, self.image_mask, self.hide, self.per_frame = mask, image_mask, hide, per_frame
         self.positives, self.negatives, self.exact_gather, self.loss = positives, negatives, exact_gather, loss
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        with torch.no_grad():
-            self.temperature.clamp_(*self.temperature_range)
+        self.keep_in_bounds()
         video, dice = self.normalize(self.look(batch["video"])), self.dice(batch["video"].device)
         ids, seen = self.read(batch["text"])
         same = keys(batch[self.positives], video.device)

@@ -55,15 +55,15 @@ class ViCLIP(Objective):
         self.freeze_text = freeze_text
         text.requires_grad_(not freeze_text)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
-        self.temperature_min, self.exact_gather, self.positives = temperature_min, exact_gather, positives
+        self.bounds = {"temperature": (temperature_min, None)}
+        self.exact_gather, self.positives = exact_gather, positives
         self.at_once = check(at_once)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video = batch["video"]
         ids = read(self.words, batch["text"], video.device)
         feature, text = in_parts(self.features, self.at_once, video, self.choose(video), ids)
-        with torch.no_grad():
-            self.temperature.clamp_(min=self.temperature_min)
+        self.keep_in_bounds()
         same = keys(batch[self.positives], video.device)
         return {
             "contrast": pair_loss(feature, text, same, self.temperature, not self.training, self.exact_gather),

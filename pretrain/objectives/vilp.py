@@ -71,7 +71,8 @@ class ViLP(Objective):
         text.mask_embed.requires_grad_(True)
         self.word_ratio, self.word_weight, self.contrast_with = word_ratio, word_weight, contrast_with
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
-        self.temperature_min, self.exact_gather, self.positives = temperature_min, exact_gather, positives
+        self.bounds = {"temperature": (temperature_min, None)}
+        self.exact_gather, self.positives = exact_gather, positives
         self.at_once = check(at_once)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -83,8 +84,7 @@ class ViLP(Objective):
         ids = read(self.words, batch["text"], video.device)
         hidden = self.hide(ids, self.noise(dice, len(ids), self.text.context)[:, : ids.shape[1]])
         feature, text, told = in_parts(self.look_and_tell, self.at_once, video, keep, ids, hidden)
-        with torch.no_grad():
-            self.temperature.clamp_(min=self.temperature_min)
+        self.keep_in_bounds()
         same = keys(batch[self.positives], video.device)
         return {
             "contrast": pair_loss(feature, text, same, self.temperature, not self.training, self.exact_gather),
