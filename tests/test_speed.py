@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import clip, decoders, text, vit
 from pretrain.objectives import UMT
 from pretrain.speed import METHODS, Report, Setting, growth, race
+from pretrain.speed import where as profiled
 from pretrain.speed.memory import weigh
 from pretrain.speed.step import Contender
 from pretrain.speed.umt import plain_umt
@@ -116,6 +117,17 @@ def test_growth_is_a_race_at_each_point(tmp_path: Path) -> None:
     growth.draw(found, tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as picture:
         assert picture.size[0] > 500
+
+
+def test_where_the_time_goes() -> None:
+    """The parts add up to the step, each is there, and no step is faster than its floor."""
+    found = profiled.where("vit", METHODS["vit"], TINY, steps=2)
+    parts = found.products, found.attention, found.rest, found.optimiser
+    assert min(parts) > 0 and sum(parts) == pytest.approx(found.step)
+    trained = sum(p.numel() for p in METHODS["vit"].build("ours", TINY).model.parameters() if p.requires_grad)
+    assert found.bytes == 40 * trained and 0 < found.floor < found.step
+    lines = profiled.table([found, found]).splitlines()
+    assert len(lines) == 4 + 3 and lines[2].startswith("| vit tiny, batch 2, 8 frames |")
 
 
 @pytest.mark.slow

@@ -1,4 +1,7 @@
-"""What a machine makes of it: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step."""
+"""What a machine makes of it: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step.
+
+`grow` says how a step's cost grows, `where` what its time goes into, `fit` what a run makes of it.
+"""
 
 import argparse
 import json
@@ -12,12 +15,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the tool."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_data, add_train, add_grow):  # each adds its command, with the function that runs it
+    for add in (
+        add_data,
+        add_train,
+        add_grow,
+        add_where,
+        add_fit,
+    ):  # each adds its command, with the function that runs it
         add(commands)
     a = parser.parse_args(arguments)
     try:
         report, table = a.run(a)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(table)
@@ -85,29 +94,56 @@ def add_grow(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=grow)
 
 
+def add_where(commands: argparse._SubParsersAction) -> None:
+    """`where`: what the time of our step goes into, for all methods that are named, by torch's profiler."""
+    parser = commands.add_parser("where", help="training: where the time goes", description=add_where.__doc__)
+    parser.add_argument("--methods", nargs="+", choices=_METHODS, default=list(_METHODS), help="(default: all)")
+    add_setting(parser)
+    parser.add_argument("--size", choices=_SIZES, default="base", help="or its first letter (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="(default %(default)s)")
+    parser.add_argument("--json", help="write all of it to this file")
+    parser.set_defaults(run=where)
+
+
+def add_fit(commands: argparse._SubParsersAction) -> None:
+    """`fit`: a run end to end, against its bare step; words that are not known here go to `fit`."""
+    parser = commands.add_parser("fit", help="training: a run end to end", description=add_fit.__doc__)
+    parser.add_argument("--steps", type=int, default=12, help="(default %(default)s)")
+    parser.add_argument("--json", help="write all of it to this file")
+    parser.add_argument(
+        "words", nargs=argparse.REMAINDER, help="last, after --: -c RECIPE and what else fit is to be told"
+    )
+    parser.set_defaults(run=fit)
+
+
+_METHODS = ("videomae", "umt", "viclip", "vilp", "vit")
 _SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
 
 
 def add_step(parser: argparse.ArgumentParser) -> None:
     """What both commands on training steps ask."""
-    methods = ("videomae", "umt", "viclip", "vilp", "vit")
-    parser.add_argument("--method", choices=methods, default="videomae", help="(default %(default)s)")
+    parser.add_argument("--method", choices=_METHODS, default="videomae", help="(default %(default)s)")
+    add_setting(parser)
+    parser.add_argument("--no-memory", action="store_true", help="do not weigh the step, which takes a process each")
+    parser.add_argument("--json", help="write all of it to this file")
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """What a step works on."""
     parser.add_argument("--batch", type=int, default=2, help="clips a step (default %(default)s)")
     parser.add_argument("--frames", type=int, help="of a clip (default: what the method's paper takes)")
     parser.add_argument("--pixels", type=int, default=224, help="of a side (default %(default)s)")
     parser.add_argument("--ratio", type=float, help="of tokens that are hidden (default: the method's)")
     parser.add_argument("--device", default="cpu", help="(default %(default)s)")
-    parser.add_argument("--no-memory", action="store_true", help="do not weigh the step, which takes a process each")
-    parser.add_argument("--json", help="write all of it to this file")
 
 
-def setting_of(a: argparse.Namespace):
+def setting_of(a: argparse.Namespace, method: str):
     """The `Setting` that is asked for."""
     from models import SIZES
     from pretrain.speed import Setting
 
     size = next(name for name in SIZES if name.startswith(a.size[0]))
-    frames = a.frames or (16 if a.method in ("videomae", "vit") else 8)
+    frames = a.frames or (16 if method in ("videomae", "vit") else 8)
     return Setting(size, a.batch, frames, a.pixels, a.ratio, a.device)
 
 
@@ -115,7 +151,7 @@ def train(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `train`."""
     from pretrain.speed import METHODS, race
 
-    report = race(a.method, METHODS[a.method], setting_of(a), a.rounds, memory=not a.no_memory)
+    report = race(a.method, METHODS[a.method], setting_of(a, a.method), a.rounds, memory=not a.no_memory)
     return report.json(), report.markdown()
 
 
@@ -124,10 +160,27 @@ def grow(a: argparse.Namespace) -> tuple[dict, str]:
     from pretrain.speed import METHODS, growth
 
     axes = {axis: growth.AXES[axis] for axis in a.axes or growth.AXES}
-    found = growth.grow(a.method, METHODS[a.method], setting_of(a), axes, a.rounds, memory=not a.no_memory)
+    found = growth.grow(a.method, METHODS[a.method], setting_of(a, a.method), axes, a.rounds, memory=not a.no_memory)
     growth.draw(found, Path(a.out))
     reports = {axis: {str(value): r.json() for value, r in points.items()} for axis, points in found.items()}
     return reports, f"{growth.table(found)}\n\n{a.out}"
+
+
+def where(a: argparse.Namespace) -> tuple[list[dict], str]:
+    """Facts and table of `where`."""
+    from pretrain.speed import METHODS
+    from pretrain.speed import where as profiled
+
+    found = [profiled.where(name, METHODS[name], setting_of(a, name), a.steps) for name in a.methods]
+    return [one.json() for one in found], profiled.table(found)
+
+
+def fit(a: argparse.Namespace) -> tuple[dict, str]:
+    """Facts and report of `fit`."""
+    from pretrain.speed.whole import whole
+
+    found = whole(a.words[a.words[:1] == ["--"] :], a.steps)
+    return found.json(), found.markdown()
 
 
 if __name__ == "__main__":

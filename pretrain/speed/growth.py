@@ -3,13 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from pretrain.speed.race import Method, Report, race
 from pretrain.speed.step import Setting
 
 # What is varied, one at a time, from the setting that is asked for.
 AXES: dict[str, tuple] = {
     "frames": (8, 16, 32, 64),
-    "pixels": (112, 160, 224, 320),
+    "pixels": (96, 160, 224, 320),
     "size": ("small", "base", "large"),
     "ratio": (0.5, 0.75, 0.9, 0.95),
 }
@@ -19,10 +21,12 @@ def grow(
     name: str, method: Method, setting: Setting, axes: dict[str, tuple] = AXES, rounds: int = 2, memory: bool = True
 ) -> dict[str, dict[str | float, Report]]:
     """A race at each point of each axis: axis -> value -> report."""
-    found = {}
-    for axis, values in axes.items():
-        points = {value: replace(setting, **{axis: value}) for value in values}
-        found[axis] = {value: race(name, method, point, rounds, memory) for value, point in points.items()}
+    points = [(axis, value) for axis, values in axes.items() for value in values]
+    found: dict[str, dict[str | float, Report]] = {axis: {} for axis in axes}
+    with tqdm(points, desc="points", disable=None) as bar:
+        for axis, value in bar:
+            bar.set_postfix_str(f"{axis} {value}")
+            found[axis][value] = race(name, method, replace(setting, **{axis: value}), rounds, memory)
     return found
 
 

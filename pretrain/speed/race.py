@@ -111,7 +111,7 @@ def race(name: str, method: Method, setting: Setting, rounds: int = 5, memory: b
         memory: weigh each of them too, in a process of its own.
     """
     contenders = {who: method.build(who, setting) for who in method.contenders}
-    rate = _Rate(torch.device(setting.device))
+    rate = Rate(torch.device(setting.device))
     seconds: dict[str, list[float]] = {who: [] for who in contenders}
     parts: dict[str, list[dict[str, float]]] = {who: [] for who in contenders}
     losses: dict[str, list[float]] = {who: [] for who in contenders}
@@ -143,7 +143,7 @@ def _said(setting: Setting) -> dict:
     return {name: value for name, value in asdict(setting).items() if value is not None}
 
 
-class _Rate:
+class Rate:
     """The machine's rate in products of large square matrices, as much as its cores can give, between any two steps."""
 
     def __init__(self, device: torch.device) -> None:
