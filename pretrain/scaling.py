@@ -24,7 +24,9 @@ from pretrain.objectives.objective import Draw
 Strategy = Literal["ddp", "fsdp"]
 
 
-def measure(settings: dict[str, Any], processes: int, clips: int, steps: int, strategy: Strategy) -> dict[str, float]:
+def measure(
+    settings: dict[str, Any], processes: int, clips: int, steps: int, strategy: Strategy, threads: int = 1
+) -> dict[str, float]:
     """Seconds of a training step of `clips` videos a process, in `processes` of them at once on this machine.
 
     The same step is timed twice in turns, with the exchange and without, while all processes work: what they take from
@@ -33,6 +35,7 @@ def measure(settings: dict[str, Any], processes: int, clips: int, steps: int, st
 
     Args:
         settings: the `model` part of a resolved recipe.
+        threads: of each process on a CPU: as many whether one process works or several, so that steps compare.
 
     Returns:
         `step` and `alone`, medians of the slowest process a step, and `share` = 1 - alone / step, at least 0.
@@ -40,14 +43,19 @@ def measure(settings: dict[str, Any], processes: int, clips: int, steps: int, st
     with mp.get_context("spawn").Manager() as manager:
         found = manager.dict()
         mp.spawn(
-            _work, (processes, find_free_network_port(), settings, clips, steps, strategy, found), nprocs=processes
+            _work,
+            (processes, find_free_network_port(), settings, clips, steps, strategy, threads, found),
+            nprocs=processes,
         )
         step, alone = found["step"], found["alone"]
     return {"step": step, "alone": alone, "share": max(0.0, 1 - alone / step)}
 
 
-def _work(rank: int, world: int, port: int, settings: dict, clips: int, steps: int, strategy: Strategy, found) -> None:
+def _work(
+    rank: int, world: int, port: int, settings: dict, clips: int, steps: int, strategy: Strategy, threads: int, found
+) -> None:
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    torch.set_num_threads(threads)
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", rank) if gpu else torch.device("cpu")
     dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=world)

@@ -44,11 +44,22 @@ def test_flop_are_those_of_torchs_counter(name: str) -> None:
 
 # Forward GMAC of a clip with dual masking: paper's table and counted with the official code. A step is three forward
 # passes but for the gradient of pixels, and for tokens that are decoded and not in the loss: a little less.
-@pytest.mark.parametrize("name, gmac, millions", [("videomae_b", 25.84, 94.21), ("videomae_g", 241.61, 1026.31)])
+@pytest.mark.parametrize(
+    "name, gmac, millions",
+    [("videomae_b", 25.84, 94.21), pytest.param("videomae_g", 241.61, 1026.31, marks=pytest.mark.slow)],
+)
 def test_videomae_costs_what_is_published(name: str, gmac: float, millions: float) -> None:
     rehearsal = Rehearsal(recipe(name))
     assert 0.9 * 3 * gmac < rehearsal.cost(1).model / rehearsal.views / 2e9 < 3 * gmac
     assert round(Sizes.of(rehearsal.objective()[0]).trained / 1e6, 2) == millions
+
+
+# The same for UMT with its teacher, which is run forward alone, and of whose last block we compute what is kept alone.
+@pytest.mark.slow
+@pytest.mark.parametrize("name, student, teacher", [("umt_b", 30.7, 139.0), ("umt_l", 104.4, 484.9)])
+def test_umt_costs_what_the_official_code_does(name: str, student: float, teacher: float) -> None:
+    official = 3 * student + teacher
+    assert 0.95 * official < Rehearsal(recipe(name)).cost(1).model / 2e9 < official
 
 
 def test_recompute_takes_a_forward_pass_more_and_less_room() -> None:

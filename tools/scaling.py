@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clips", type=int, default=4, help="videos a step and device (default %(default)s)")
     parser.add_argument("--devices", type=int, nargs="+", help="(default 1 2; for estimate 8 64 512)")
     parser.add_argument("--steps", type=int, default=20, help="timed, of each kind (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of each process on a CPU (default %(default)s)")
     parser.add_argument("--mfu", type=float, default=0.4, help="of the estimate (default %(default)s)")
     a = parser.parse_args(arguments)
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     first = None
     for n in a.devices or (1, 2):
-        found = measure(settings, n, a.clips, a.steps, a.strategy)
+        found = measure(settings, n, a.clips, a.steps, a.strategy, a.threads)
         first = first or found["step"]
         show(n, found["step"], found["share"], first / found["step"])
     return 0
