@@ -22,16 +22,19 @@ def pixel_target(
     """
     # Pixels before channels, and statistics over that layout: near-flat tokens amplify even the order of a sum.
     x = take_patches(video, index, tubelet, patch).flatten(3).float().transpose(2, 3)  # [B, M, pixels, 3]
-    x = (x * std + mean).contiguous()
+    x = x.mul_(std).add_(mean).contiguous()  # in place, here and below: a step's memory is at its peak about now
     if normalize:
         deviation = x.var(dim=2, unbiased=True, keepdim=True).sqrt()
-        x = (x - x.mean(dim=2, keepdim=True)) / (deviation + 1e-6)
+        x.sub_(x.mean(dim=2, keepdim=True)).div_(deviation + 1e-6)
     return x.flatten(2)
 
 
 def masked_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Squared error averaged over values, then over the tokens of the batch that `weight` `[B, M]` marks with 1."""
-    error = (prediction.float() - target).square().mean(dim=-1)
+    """Squared error averaged over values, then over the tokens of the batch that `weight` `[B, M]` marks with 1.
+
+    `target` is not to be used again: it is overwritten.
+    """
+    error = target.sub_(prediction).square().mean(dim=-1)
     return (error * weight).sum() / weight.sum()
 
 
