@@ -66,7 +66,11 @@ def _agree(path: Path, draft: Path, work: Callable[[], object], everyone: bool =
     if everyone or rank == 0:
         try:
             done = work()
-        except (Exception, dist.checkpoint.CheckpointException) as error:
+        except BaseException as error:
+            parts = getattr(error, "failures", {})  # of torch's CheckpointException, which is no Exception
+            if not isinstance(error, Exception) and not parts:
+                raise  # an interruption
+            error = next((inner for inner, _ in parts.values()), error)
             failure = f"{type(error).__name__}: {error}"
     results = [(done, failure)]
     if world > 1:

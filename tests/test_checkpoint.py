@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from pretrain.checkpoint import AtomicCheckpointIO, newest_checkpoint, whole
+from pretrain.folder import save_together
 from pretrain.resume import sweep
 
 SAVED = {"state_dict": {"a": torch.arange(300.0), "b": torch.ones(5, dtype=torch.int64)}, "global_step": 3}
@@ -39,6 +41,22 @@ def test_a_full_disk_is_told_and_what_is_there_stays(disk: Path) -> None:
         assert files(disk / "checkpoints") == before
     AtomicCheckpointIO().save_checkpoint(SAVED, disk / "checkpoints/step=2.ckpt")  # there is room for it again
     assert newest_checkpoint(disk).name == "step=2.ckpt"
+
+
+def test_a_disk_that_fills_as_a_folder_is_written_is_told(disk: Path) -> None:
+    """By torch's own writer of parts, whose error is no Exception."""
+    folder = disk / "checkpoints/step=1.ckpt"
+    save_together(folder, lambda draft: _in_parts({"a": torch.ones(1000)}, draft))
+    before = files(folder)
+    for name in ("step=2.ckpt", "step=1.ckpt"):
+        with pytest.raises(OSError, match=r"could not write the checkpoint .*Earlier checkpoints are whole"):
+            save_together(disk / "checkpoints" / name, lambda draft: _in_parts({"a": torch.ones(500_000)}, draft))
+        assert files(folder) == before and [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert newest_checkpoint(disk) == folder
+
+
+def _in_parts(state: dict, draft: Path) -> None:
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(draft, single_file_per_rank=True), no_dist=True)
 
 
 def test_a_disk_that_became_read_only_is_told(disk: Path) -> None:
