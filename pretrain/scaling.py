@@ -147,7 +147,8 @@ def estimate(
 
     DDP sends gradients (4 bytes a parameter) around a ring: 2 (n - 1) / n times their bytes. FSDP2 sends weights twice
     (4 bytes; 2 with `half`) and gradients once: (n - 1) / n times the sum. A ring over nodes is as fast as its slowest
-    link. What computation cannot hide is added: the rest beyond `overlap`, and at least the last of `units` messages.
+    link. A message takes 2 log2 n hops under DDP (NCCL sums along trees) and n - 1 under FSDP2 (it gathers along rings).
+    What computation cannot hide is added: the rest beyond `overlap`, and at least the last of `units` messages.
 
     Args:
         flops: of a clip's training step; clips: of a device's step.
@@ -158,7 +159,7 @@ def estimate(
     units = max(1, len(parallel.blocks(model)))
     sent = 8 * parameters if strategy == "ddp" else (8 if half else 12) * parameters
     messages = units * (1 if strategy == "ddp" else 3)
-    hops = 2 * (devices - 1) if strategy == "ddp" else devices - 1
+    hops = 2 * math.ceil(math.log2(devices)) if strategy == "ddp" else devices - 1
     wire = sent * (devices - 1) / devices / speed + messages * hops * cluster.latency
     seen = max(wire - cluster.overlap * compute, wire / units) if devices > 1 else 0.0
     late = compute * cluster.jitter * math.sqrt(2 * math.log(devices))

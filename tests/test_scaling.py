@@ -28,6 +28,9 @@ def test_what_an_estimate_hides_and_waits_for() -> None:
     blocks = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(500, 500, bias=False) for _ in range(4))})
     hidden = estimate(blocks, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "overlap": 0.6}))
     assert hidden["step"] == pytest.approx(2 + 8e6 * 7 / 8 / 1e9 / 4)
+    far = Cluster(**{**vars(PLAIN), "latency": 1e-3, "inside": math.inf, "between": math.inf})
+    assert estimate(MILLION, 1e12, 1, 64, "ddp", far)["step"] == pytest.approx(2 + 12e-3)
+    assert estimate(MILLION, 1e12, 1, 64, "fsdp", far)["step"] == pytest.approx(2 + 3 * 63e-3)
     late = estimate(MILLION, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "jitter": 0.01, "inside": math.inf}))
     assert late["step"] == pytest.approx(2 * (1 + 0.01 * math.sqrt(2 * math.log(8))))
 
