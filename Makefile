@@ -20,7 +20,7 @@ demo: install    ## videos to shards, pretraining, export, a picture: make demo 
 	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos '$(VIDEOS)')
 
 test: install    ## all tests that need no GPU, on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not gpu and not slow and not slurm'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not gpu and not slow and not slurm'
 
 slow: install    ## more of what `test` holds, where that takes minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow

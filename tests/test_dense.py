@@ -118,6 +118,7 @@ def test_a_killed_run_goes_on(dense: Path, videos: Path, trained: str, tmp_path:
     main(options(tmp_path, trained, videos))  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_two_ranks_and_loading_processes_write_the_same(dense: Path, videos: Path, trained: str, tmp_path: Path):
     spread = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.workers=2"]
     printed = run(options(tmp_path, trained, videos, *spread))

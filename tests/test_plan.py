@@ -140,6 +140,20 @@ def test_the_command_tells_writes_and_warns(tmp_path: Path, capsys: pytest.Captu
         main(["plan", "-c", str(ROOT / "recipes/videomae_tiny.yaml"), *small, "--devices=7"])
 
 
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("probe")])
+def test_every_recipe_has_a_plan(name: str) -> None:
+    """Of its own page, on 64 devices if its batch can be shared by so many: weights, FLOP, memory and time."""
+    truth = recipe(name)
+    devices = 64 if truth["data"]["init_args"]["global_batch"] % 64 == 0 else 1
+    found = Plan(truth, devices, "a100-80g").numbers()
+    assert found["flop_a_step"]["hardware"] >= found["flop_a_step"]["model"] > 0 and found["days"] > 0
+    assert found["memory_bytes"]["peak"] > found["parameters"]["trained"] > 0
+
+
 def test_what_does_not_fit_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = recipe("videomae_tiny", "--data.init_args.size=32", "--data.init_args.global_batch=64")
     whole = Plan(truth, 2, "a100-80g", Assumed()).memory().total

@@ -14,13 +14,15 @@ from tests.test_objectives import ROWS
 # Methods that compare or blend the samples of a batch: accumulated parts of it are not one batch, but ranks are.
 COMPARED = ("viclip", "vilp", "umt2", "internvideo")
 COUPLED = ("finetune", *COMPARED)
+SLOW = ("vilp", "umt2", "internvideo")
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs of two ranks, one of each method."""
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of two ranks, one of each method that is tested this time."""
     at = tmp_path_factory.mktemp("two")
-    run_together(at, [_command(at / method, method) for method in ROWS])
+    tested = {item.callspec.params["method"] for item in request.session.items if item.module is request.module}
+    run_together(at, [_command(at / method, method) for method in sorted(tested)])
     return at
 
 
@@ -32,7 +34,7 @@ def _command(folder: Path, method: str) -> list[str]:
     return arguments(folder, [*ROWS[method], *node], "--data.init_args.views=2", *here, *_noted(folder), *parts)
 
 
-@pytest.mark.parametrize("method", ROWS)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in ROWS])
 def test_two_ranks_equal_one(two: Path, tmp_path: Path, method: str) -> None:
     one = fit(tmp_path, ROWS[method], "--data.init_args.views=2", *_noted(tmp_path))
     if method not in COMPARED:  # 3 videos: a rank has two of them, the other one

@@ -95,6 +95,7 @@ def test_frames_are_those_that_the_model_saw(index: Path, videos: Path) -> None:
     assert "not in the list" in gone.lost
 
 
+@pytest.mark.slow
 def test_two_ranks_write_one_index(trained: Path, videos: Path, index: Path, tmp_path: Path) -> None:
     spread = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     both = predict(trained, tmp_path, videos, *spread, command=run)
