@@ -147,8 +147,8 @@ def estimate(
 
     DDP sends gradients (4 bytes a parameter) around a ring: 2 (n - 1) / n times their bytes. FSDP2 sends weights twice
     (4 bytes; 2 with `half`) and gradients once: (n - 1) / n times the sum. A ring over nodes is as fast as its slowest
-    link. A message takes 2 log2 n hops under DDP (NCCL sums along trees) and n - 1 under FSDP2 (it gathers along rings).
-    What computation cannot hide is added: the rest beyond `overlap`, and at least the last of `units` messages.
+    link. A message takes 2 log2 n hops under DDP (NCCL's trees) and n - 1 under FSDP2 (its rings). What computation
+    cannot hide is added: the rest beyond `overlap`, and at least the last of `units` messages.
 
     Args:
         flops: of a clip's training step; clips: of a device's step.
