@@ -20,6 +20,7 @@ from pretrain import parallel
 from pretrain.export import build
 from pretrain.objectives import Objective
 from pretrain.objectives.objective import Draw
+from pretrain.speed.step import settle
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -94,8 +95,7 @@ class _Step:
         parallel.scale_gradients(gradients, parallel.gradient_norm(gradients), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        settle(self.device)
         self.steps += 1
         return time.perf_counter() - began
 

@@ -71,14 +71,14 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """From a folder written by any number of processes, or from a file of another strategy."""
+        import torch.distributed.checkpoint as dcp
+
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir() and is_zero(path):
             raise MisconfigurationException(
                 f"{path} is of a run with DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml, or start a new "
                 "run from its weights by --model.init_args.weights"
             )
-        import torch.distributed.checkpoint as dcp
-
         parallel.to_parts(self.model)
         saved = super().load_checkpoint(path, True)
         if path.is_dir():
@@ -119,7 +119,6 @@ class ZeROStrategy(DeepSpeedStrategy):
             logging_batch_size_per_gpu=1,  # of DeepSpeed's own log alone
             timeout=timedelta(seconds=timeout_s),
         )
-        self.stage = stage
         if universal:
             self.config["checkpoint"] = {"load_universal": True}
 
@@ -173,11 +172,13 @@ class ZeROStrategy(DeepSpeedStrategy):
         **options: Any,
     ) -> Any:
         """One of the step's accumulated parts, the last of which takes the step."""
-        self._keep_in_bounds()
-        taken = self.deepspeed_engine.is_gradient_accumulation_boundary()
+        engine = self.deepspeed_engine
+        if engine.micro_steps % engine.gradient_accumulation_steps() == 0:
+            self._keep_in_bounds()
+        taken = engine.is_gradient_accumulation_boundary()
         result = super().optimizer_step(optimizer, closure, model, **options)
         if taken:
-            self.lightning_module.log("grad_norm", self.deepspeed_engine.get_global_grad_norm())  # before clipping
+            self.lightning_module.log("grad_norm", engine.get_global_grad_norm())  # before clipping
         return result
 
     def _keep_in_bounds(self) -> None:
@@ -186,9 +187,11 @@ class ZeROStrategy(DeepSpeedStrategy):
 
         for name, bounds in self.lightning_module.bounds.items():
             parameter = self.lightning_module.get_parameter(name)
-            if parameter.requires_grad and self.stage == 3:
+            if not parameter.requires_grad:
+                continue
+            if self.deepspeed_engine.zero_optimization_stage() == 3:
                 utils.safe_set_local_fp32_param(parameter, utils.safe_get_local_fp32_param(parameter).clamp(*bounds))
-            elif parameter.requires_grad:
+            else:
                 utils.safe_set_full_fp32_param(parameter, utils.safe_get_full_fp32_param(parameter).clamp(*bounds))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:

@@ -15,14 +15,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the tool."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (
-        add_data,
-        add_train,
-        add_grow,
-        add_where,
-        add_fit,
-    ):  # each adds its command, with the function that runs it
+    for add in (add_data, add_train, add_grow, add_where, add_fit):  # a command each, and the function that runs it
         add(commands)
+    for command in commands.choices.values():
+        command.add_argument("--json", help="write all of it to this file")
     a = parser.parse_args(arguments)
     try:
         report, table = a.run(a)
@@ -52,7 +48,6 @@ def add_data(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels of a view (default %(default)s)")
     parser.add_argument("--views", type=int, default=4, help="of each decoded clip (default %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="also time the loader with as many processes")
-    parser.add_argument("--json", help="write all of it to this file")
     parser.set_defaults(run=data)
 
 
@@ -77,8 +72,7 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
 def add_train(commands: argparse._SubParsersAction) -> None:
     """`train`: a whole step (forward, backward, clipping, AdamW) at a published size, in float32, against a peer's."""
     parser = commands.add_parser("train", help="training: a step", description=add_train.__doc__)
-    add_step(parser)
-    parser.add_argument("--size", choices=_SIZES, default="base", help="or its first letter (default %(default)s)")
+    add_step(parser, "base")
     parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
     parser.set_defaults(run=train)
 
@@ -86,8 +80,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 def add_grow(commands: argparse._SubParsersAction) -> None:
     """`grow`: how time and memory of a step grow with frames, pixels, model size and hidden tokens, one at a time."""
     parser = commands.add_parser("grow", help="training: how a step's cost grows", description=add_grow.__doc__)
-    add_step(parser)
-    parser.add_argument("--size", choices=_SIZES, default="small", help="or its first letter (default %(default)s)")
+    add_step(parser, "small")
     parser.add_argument("--rounds", type=int, default=2, help="(default %(default)s)")
     parser.add_argument("--axes", nargs="+", choices=("frames", "pixels", "size", "ratio"), help="(default: all)")
     parser.add_argument("--out", default="growth.png", help="the picture (default %(default)s)")
@@ -98,18 +91,15 @@ def add_where(commands: argparse._SubParsersAction) -> None:
     """`where`: what the time of our step goes into, for all methods that are named, by torch's profiler."""
     parser = commands.add_parser("where", help="training: where the time goes", description=add_where.__doc__)
     parser.add_argument("--methods", nargs="+", choices=_METHODS, default=list(_METHODS), help="(default: all)")
-    add_setting(parser)
-    parser.add_argument("--size", choices=_SIZES, default="base", help="or its first letter (default %(default)s)")
+    add_setting(parser, "base")
     parser.add_argument("--steps", type=int, default=5, help="(default %(default)s)")
-    parser.add_argument("--json", help="write all of it to this file")
     parser.set_defaults(run=where)
 
 
 def add_fit(commands: argparse._SubParsersAction) -> None:
-    """`fit`: a run end to end, against its bare step; words that are not known here go to `fit`."""
+    """`fit`: a run end to end, against its bare step; words after -- go to `fit`."""
     parser = commands.add_parser("fit", help="training: a run end to end", description=add_fit.__doc__)
     parser.add_argument("--steps", type=int, default=12, help="(default %(default)s)")
-    parser.add_argument("--json", help="write all of it to this file")
     parser.add_argument(
         "words", nargs=argparse.REMAINDER, help="last, after --: -c RECIPE and what else fit is to be told"
     )
@@ -120,16 +110,16 @@ _METHODS = ("videomae", "umt", "viclip", "vilp", "vit")
 _SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
 
 
-def add_step(parser: argparse.ArgumentParser) -> None:
-    """What both commands on training steps ask."""
+def add_step(parser: argparse.ArgumentParser, size: str) -> None:
+    """What both commands that race ask; `size` is the default."""
     parser.add_argument("--method", choices=_METHODS, default="videomae", help="(default %(default)s)")
-    add_setting(parser)
+    add_setting(parser, size)
     parser.add_argument("--no-memory", action="store_true", help="do not weigh the step, which takes a process each")
-    parser.add_argument("--json", help="write all of it to this file")
 
 
-def add_setting(parser: argparse.ArgumentParser) -> None:
-    """What a step works on."""
+def add_setting(parser: argparse.ArgumentParser, size: str) -> None:
+    """What a step works on; `size` is the default."""
+    parser.add_argument("--size", choices=_SIZES, default=size, help="or its first letter (default %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="clips a step (default %(default)s)")
     parser.add_argument("--frames", type=int, help="of a clip (default: what the method's paper takes)")
     parser.add_argument("--pixels", type=int, default=224, help="of a side (default %(default)s)")

@@ -226,7 +226,7 @@ class Objective(pl.LightningModule):
 
     @torch.no_grad()
     def keep_in_bounds(self) -> None:
-        """Bring each parameter that has `bounds` back between them: what a method's `forward` calls first."""
+        """Bring each parameter that has `bounds` back between them: a method's `forward` does, before it uses them."""
         for name, (low, high) in self.bounds.items():
             getattr(self, name).clamp_(low, high)
 

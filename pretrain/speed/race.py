@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from pretrain.speed.memory import weigh
-from pretrain.speed.step import PARTS, Contender, Setting
+from pretrain.speed.step import PARTS, Contender, Setting, settle
 
 
 class Method(NamedTuple):
@@ -153,17 +153,12 @@ class Rate:
 
     def __call__(self) -> float:
         """Operations a second, a multiplication and an addition being two."""
-        _wait(self.a.device)
+        settle(self.a.device)
         start = time.perf_counter()
         for _ in range(self.times):
             torch.mm(self.a, self.b, out=self.out)
-        _wait(self.a.device)
+        settle(self.a.device)
         return self.times * 2 * len(self.a) ** 3 / (time.perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -47,14 +47,21 @@ def tokens_kept(mask: Mask, grid: Grid) -> int:
     return mask(torch.zeros(1, mask.width(grid)), grid).shape[1]
 
 
+def settle(device: torch.device) -> None:
+    """Wait until the device has done what it was given, before a clock is read; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @dataclass
 class Contender:
-    """A model, the loss of its step on one fixed batch, and its optimiser (None where nothing is trained)."""
+    """A model, the loss of its step on one fixed batch, and its optimiser (None where nothing is trained); `clip` is
+    the norm that gradients are clipped to (None: they are not)."""
 
     model: nn.Module
     loss: Callable[[], Tensor]
     optimizer: torch.optim.Optimizer | None
-    clip: float = 1.0
+    clip: float | None = 1.0
 
     def step(self) -> tuple[float, dict[str, float]]:
         """The loss, and the seconds of each of `PARTS`."""
@@ -67,8 +74,8 @@ class Contender:
         forward = clock.lap()
         loss.backward()
         backward = clock.lap()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         clip = clock.lap()
         self.optimizer.step()
         return loss.item(), clock.parts(forward, backward, clip, clock.lap())

@@ -8,7 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pretrain.speed.race import Method, Rate, machine
-from pretrain.speed.step import Setting
+from pretrain.speed.step import Setting, settle
 
 # Kinds of operators that the profiler tells apart, by what stands in their names. The rest are norms, activations,
 # sums, copies and losses.
@@ -101,8 +101,7 @@ class _Copy:
     def __call__(self) -> float:
         start = time.perf_counter()
         self.b.copy_(self.a)
-        if self.a.is_cuda:
-            torch.cuda.synchronize()
+        settle(self.a.device)
         return 2 * self.a.nbytes / (time.perf_counter() - start)
 
 

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 
 from pretrain.speed.race import machine
+from pretrain.speed.step import Contender, settle
 
 _SKIPPED = 2  # steps at the start, in which memory and workers warm up
 
@@ -94,7 +95,7 @@ class Stopwatch(pl.Callback):
             raise ValueError("the bare step is one batch: set data.init_args.micro_batch to the global batch")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        _settle(pl_module)
+        settle(pl_module.device)
         now, waited = time.perf_counter(), trainer.train_dataloader.waited
         self.first = self.first or time.time()
         self.intervals.append(now - self.last)
@@ -102,25 +103,14 @@ class Stopwatch(pl.Callback):
         self.last, self.waited, self.batch = now, waited, batch
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        bare = [self._step(trainer, pl_module) for _ in range(len(self.intervals))]
+        loss, clip = lambda: self._loss(trainer, pl_module), trainer.gradient_clip_val or None
+        contender = Contender(pl_module, loss, trainer.optimizers[0], clip)
+        bare = [sum(contender.step()[1].values()) for _ in self.intervals]
         times = {"interval": self.intervals, "wait": self.waits, "bare": bare}
         found = {name: statistics.median(taken[_SKIPPED:]) for name, taken in times.items()}
         facts = {"first": self.first, "clips": len(self.batch["video"]), **found}
         Path(self.path).write_text(json.dumps(facts), encoding="utf-8")
 
-    def _step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
-        start, optimizer = time.perf_counter(), trainer.optimizers[0]
-        optimizer.zero_grad()
+    def _loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> torch.Tensor:
         with trainer.precision_plugin.train_step_context():
-            loss = torch.stack(list(pl_module(self.batch).values())).sum()
-        loss.backward()
-        if trainer.gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(pl_module.parameters(), trainer.gradient_clip_val)
-        optimizer.step()
-        _settle(pl_module)
-        return time.perf_counter() - start
-
-
-def _settle(model: pl.LightningModule) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+            return torch.stack(list(pl_module(self.batch).values())).sum()
