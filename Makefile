@@ -9,7 +9,7 @@ help:            ## this list
 
 install: .venv/ready  ## make .venv with everything that runs on a CPU
 
-.venv/ready: pyproject.toml setup.cfg
+.venv/ready: pyproject.toml setup.cfg setup.py datamodules/scale.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tubelet needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from datamodules import shared
+from datamodules import scale, shared
 from datamodules.batches import Clip, TrainBatches
 from datamodules.common_way import common
 from datamodules.decode import DecodeError, Decoder, PyAV
@@ -113,7 +113,11 @@ def measure(
     ]
     return {
         "settings": {"frames": frames, "stride": stride, "size": size, "views": views, "rounds": rounds},
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "scaling": scale.kernel(),
+        },
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "videos": len(chosen),
         "unreadable": failed,

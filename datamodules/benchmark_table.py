@@ -14,7 +14,8 @@ def table(report: dict) -> str:
     lines += [
         "",
         f"{report['videos']} videos, {s['views']} views of {s['frames']} frames at stride {s['stride']}, {s['size']} "
-        f"pixels; medians of {s['rounds']} rounds; {len(report['unreadable'])} videos unreadable.",
+        f"pixels, scaled by {report['machine']['scaling']}; medians of {s['rounds']} rounds; "
+        f"{len(report['unreadable'])} videos unreadable.",
     ]
     for where in report["where"]:
         read, decoding, rest = (1e3 * where[key] for key in ("read", "decode", "crops_and_batch"))

@@ -1,147 +1,118 @@
-"""At size: a start and a memory that do not grow with the data, an epoch that is whole in changing worlds, flat RSS.
+"""Scaling: our kernel and torch's are PIL's, whatever the sizes, and write nowhere else."""
 
-`TUBELET_DECODES=20000 pytest tests/test_scale.py -k decodes` for the long run.
-"""
-
-import json
-import os
-import subprocess
-import sys
-import time
-from collections import Counter
+import platform
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from numpy.random import RandomState as Rng
+from PIL import Image
 
-from datamodules import PyAV, Shards
-from datamodules.batches import Clip, TrainBatches
-from datamodules.loader import Loader
-from datamodules.sampling import Dense
-from datamodules.tars import write_index, write_shard
-from datamodules.transforms import CentreCrop
-from tests import videos
+from datamodules import scale
 
-ROOT = Path(__file__).parents[1]
-
-SCALE = """
-import json, sys, time
-sys.path.insert(0, sys.argv[1])
-from datamodules.shards import Shards
-from datamodules.stream import slots
-import fsspec, fsspec.implementations.local
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
-
-opened = []
-sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-before, began = resident(), time.process_time()
-source = Shards("file://" + sys.argv[2])
-read = time.process_time() - began
-began = time.process_time()
-order = source.order(0, 256)
-first = [order(n)[1] for n in slots(0, 3, 64, 16, 1)]
-fresh = time.process_time() - began
-began = time.process_time()
-later = [order(n)[1] for n in slots(2_000_000, 3, 64, 16, 1)]
-far = time.process_time() - began
-grown = resident() - before
-began, more = time.process_time(), resident()
-for k in range(100, 1100):
-    [order(n) for n in slots(k, 3, 64, 16, 1)]
-print(json.dumps({
-    "samples": len(source), "first": len(set(first)), "later": len(set(later)), "read": read, "fresh": fresh,
-    "far": far, "grown": grown, "drift": resident() - more, "each": (time.process_time() - began) / 16000,
-    "opened": [name for name in opened if name.endswith((".tar", ".idx"))],
-}))
-"""
+SIZES = (  # h, w, height, width; 16 x 16 and (3, 4) are the kernel's least and less, 4 times its width the most
+    *[(256, 256, 224, 224), (168, 192, 224, 224), (224, 168, 224, 224), (720, 540, 224, 224), (97, 211, 64, 61)],
+    *[(40, 896, 56, 224), (40, 897, 56, 224), (1, 11, 7, 4), (300, 12, 9, 5), (16, 16, 16, 20), (5, 10, 8, 16)],
+    *[(33, 40, 3, 3), (3, 4, 200, 6), (2160, 16, 30, 30)],
+)
+built = pytest.mark.skipif(scale.kernel() == "torch", reason="our kernel is not built here")
 
 
-def test_two_hundred_million_clips(tmp_path: Path) -> None:
-    """234,000 shards of 1,000 clips, of which there is only the index: a start opens none of them."""
-    rows = "".join(f"shard-{i:06d}.tar,1000,500000000,1000,0\n" for i in range(234_000))
-    (tmp_path / "shards.csv").write_text("shard,samples,bytes,texts,labels\n" + rows)
-    command = [sys.executable, "-c", SCALE, str(ROOT), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    print(found)
-    assert found["samples"] == 234_000_000 and found["first"] == found["later"] == 16 and not found["opened"]
-    assert found["read"] < 5 and found["fresh"] < 1 and found["far"] < 1 and found["each"] < 1e-3
-    assert found["grown"] < 200 and found["drift"] < 16  # MiB
+@pytest.fixture(params=[pytest.param("AVX2", marks=built), "torch"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What scales."""
+    if request.param == "torch":
+        monkeypatch.setattr(scale, "_scale", None)
+    return request.param
 
 
-# The epoch
+def pictures(frames: int, height: int, width: int) -> np.ndarray:
+    """Blobs of colour with noise on them, [T, H, W, 3]."""
+    rng, made = Rng(0), []
+    for _ in range(frames):
+        blobs = Image.fromarray(rng.randint(0, 256, (5, 7, 3), np.uint8)).resize((width, height), Image.BICUBIC)
+        made.append(np.clip(np.asarray(blobs) + rng.randint(-20, 20, (height, width, 3)), 0, 255).astype(np.uint8))
+    return np.stack(made)
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven shards of unequal length, 41 samples, each known by its key."""
-    folder = tmp_path_factory.mktemp("shards")
-    video = Path(videos.make(folder / "v.mp4", frames=6, height=32, width=32)).read_bytes()
-    rows, n = [], 0
-    for shard, count in enumerate((3, 9, 1, 12, 5, 7, 4)):
-        samples = [(f"{i:06d}", "mp4", video, {"text": str(i)}) for i in range(n, n + count)]
-        rows.append(write_shard(folder / f"s-{shard}.tar", samples))
-        n += count
-    write_index(folder, rows)
-    return folder
+def scaled(frames: np.ndarray, top: int, left: int, h: int, w: int, height: int, width: int) -> np.ndarray:
+    out = torch.empty((len(frames), height, width, 3), dtype=torch.uint8)
+    scale.scale(frames, top, left, h, w, out)
+    return out.numpy()
 
 
-def stretch(folder: str, world: int, micro: int, workers: int, steps: range) -> list[tuple[int, str]]:
-    """(step, key) of all ranks over some steps of 8 videos, each rank by a loader of its own."""
-    seen, accumulate = [], 8 // (world * micro)
-    for rank in range(world):
-        source = Shards(folder)
-        clip = Clip(2, 1, 8, 1, 0.0, Dense(), CentreCrop(), PyAV())
-        batches = TrainBatches(source, source.order(5, 4), clip, 5, rank, world, micro, accumulate)
-        ks = range(steps.start * accumulate, steps.stop * accumulate)
-        loader = Loader(
-            batches, batch_size=None, sampler=ks, num_workers=workers, prefetch_factor=2 if workers else None
-        )
-        for k, batch in zip(ks, loader, strict=True):
-            assert not batch["skipped"] and batch["text"] == [str(int(name[-6:])) for name in batch["name"]]
-            seen += [(k // accumulate, name) for name in batch["name"]]
-    return seen
+@pytest.mark.parametrize("h, w, height, width", SIZES)
+def test_it_is_pils(by: str, h: int, w: int, height: int, width: int) -> None:
+    frames = pictures(2, h + 5, w + 3)
+    got = scaled(frames, 4, 2, h, w, height, width).astype(int)
+    for frame, picture in zip(frames, got, strict=True):
+        part = Image.fromarray(frame[4 : 4 + h, 2 : 2 + w])
+        off = np.abs(picture - np.asarray(part.resize((width, height), Image.BILINEAR)))
+        assert off.max() <= 2 and off.mean() < 0.3
 
 
-@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
-def test_an_epoch_in_changing_worlds_is_the_epoch(shards: Path, remote: bool) -> None:
-    """Each sample once in the first 41, and the same samples in every step, whatever the ranks and workers."""
-    folder = f"file://{shards}" if remote else str(shards)
-    one = stretch(folder, 1, 8, 0, range(11))
-    keys = [name for _, name in one]
-    every = Counter(
-        f"s-{s}.tar/{i:06d}" for i, s in enumerate(s for s, c in enumerate((3, 9, 1, 12, 5, 7, 4)) for _ in range(c))
+@pytest.mark.parametrize("h, w, height, width", SIZES)
+def test_an_even_grey_stays_as_it_is(by: str, h: int, w: int, height: int, width: int) -> None:
+    for grey in (0, 1, 127, 254, 255):
+        assert (scaled(np.full((1, h, w, 3), grey, np.uint8), 0, 0, h, w, height, width) == grey).all()
+
+
+@pytest.mark.parametrize("width", [224, 225, 226, 227])
+def test_nothing_is_written_beside_it(by: str, width: int) -> None:
+    frames, room = pictures(2, 100, 120), torch.full((4, 50, width, 3), 77, dtype=torch.uint8)
+    scale.scale(frames, 0, 0, 100, 120, room[1:3])
+    assert (room[[0, 3]] == 77).all()
+    assert torch.equal(room[1:3], torch.from_numpy(scaled(frames, 0, 0, 100, 120, 50, width)))
+
+
+def test_a_part_of_a_picture_is_as_that_part_alone(by: str) -> None:
+    frames = pictures(3, 90, 120)
+    alone = np.ascontiguousarray(frames[:, 7:87, 20:120])
+    got = scaled(frames, 7, 20, 80, 100, 64, 64)
+    assert (got == scaled(alone, 0, 0, 80, 100, 64, 64)).all()
+    assert (got == scaled(np.asfortranarray(frames), 7, 20, 80, 100, 64, 64)).all()
+
+
+@built
+def test_no_value_is_lost_or_gained_on_the_whole() -> None:
+    """Sums are cut off at a 256th of a grey level, which is made up for."""
+    frames = Rng(0).randint(0, 256, (4, 260, 300, 3), np.uint8)
+    for size in (224, 400):
+        got = torch.from_numpy(scaled(frames, 0, 0, 260, 300, size, size))
+        by_torch = torch.empty_like(got)
+        scale.torch_scale(torch.from_numpy(frames), by_torch)
+        assert abs(got.double().mean() - by_torch.double().mean()) < 0.02
+
+
+@pytest.mark.parametrize("size, wanted", [(256, 224), (168, 224), (1000, 7), (5, 5), (1, 9)])
+def test_weights_sum_up_to_one(size: int, wanted: int) -> None:
+    first, weights = scale.taps(size, wanted)
+    total = weights.astype(int).sum(1)
+    assert ((total == 65536) | (weights.max(1) == 65535)).all() and (total >= 65535).all()
+    assert first.min() >= 0 and (first + weights.shape[1]).max() <= size
+
+
+@built
+def test_the_kernel_reads_and_writes_no_memory_but_its_own() -> None:
+    frames, out = pictures(1, 64, 64), np.empty((1, 32, 32, 3), np.uint8)
+    rows, columns = scale.taps(64, 32), scale.picks(64, 32)
+    scale._scale.scale(frames, 0, 64 * 64 * 3, 64 * 3, 1, 64, rows, columns, out, 32)
+    wrong = (
+        (frames, 3, 64 * 64 * 3, 64 * 3, 1, 64, rows, columns, out, 32),
+        (frames, 0, 64 * 64 * 3, 64 * 3, 2, 64, rows, columns, out, 32),
+        (frames, 0, 64 * 64 * 3, 64 * 3, 1, 64, rows, columns, out, 36),
+        (frames, -3, 64 * 64 * 3, 64 * 3, 1, 64, rows, columns, out, 32),
+        (frames, 0, 64 * 64 * 3, 64 * 3, 1, 60, rows, columns, out, 32),
+        (frames, 0, 64 * 64 * 3, 64 * 3, 1, 64, scale.taps(65, 32), columns, out, 32),
     )
-    assert Counter(keys[:41]) == Counter(keys[41:82]) == every
-    mixed = stretch(folder, 4, 1, 1, range(2)) + stretch(folder, 1, 2, 3, range(2, 4))
-    mixed += stretch(folder, 2, 4, 2, range(4, 7)) + stretch(folder, 4, 2, 0, range(7, 11))
-    assert sorted(mixed) == sorted(one)
+    for arguments in wrong:
+        with pytest.raises(ValueError, match="do not fit together"):
+            scale._scale.scale(*arguments)
 
 
-# Decoding
-
-
-def test_twenty_thousand_decodes_take_no_memory(tmp_path: Path) -> None:
-    """A process that decodes all the while: RSS is flat after the first tenth. Shorter in the suite."""
-    path = videos.make(tmp_path / "v.mp4", frames=40)
-    count = int(os.environ.get("TUBELET_DECODES", "1000"))
-    code = (
-        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom datamodules import PyAV\n"
-        "data, count, marks = open(sys.argv[2], 'rb').read(), int(sys.argv[3]), []\n"
-        "for i in range(count + 1):\n"
-        "    with PyAV().open(data if i % 2 else sys.argv[2], 'v') as video:\n"
-        "        video.frames([i % 30, i % 30 + 4, i % 30 + 8])\n"
-        "    if i % (count // 10) == 0:\n"
-        "        marks.append(int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20)\n"
-        "print(*marks)\n"
-    )
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT), path, str(count)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    marks = [float(x) for x in done.stdout.split()]
-    print(f"{count} decodes in {time.perf_counter() - began:.0f} s; RSS in MiB by tenths: {marks}")
-    assert marks[-1] - marks[1] < 4
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("cc"), reason="nothing to build it with or for")
+def test_installing_has_built_the_kernel() -> None:
+    if "avx2" in Path("/proc/cpuinfo").read_text():
+        assert scale.kernel() == "AVX2", "python -m pip install -e . builds it, given a C compiler and Python's headers"
