@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models.layers import take_patches
 
@@ -18,11 +19,12 @@ def pixel_target(
     removed and is divided by its unbiased deviation plus 1e-6 (VideoMAE V2 `engine_for_pretraining.py`).
 
     Args:
-        video: normalised by `mean` and `std` `[3]`, which is undone here: `[B, 3, T, H, W]`.
+        video: `[B, 3, T, H, W]`, uint8, or normalised by `mean` and `std` `[3]`, which is undone here.
     """
     # Pixels before channels, and statistics over that layout: near-flat tokens amplify even the order of a sum.
     x = take_patches(video, index, tubelet, patch).flatten(3).float().transpose(2, 3)  # [B, M, pixels, 3]
-    x = x.mul_(std).add_(mean).contiguous()  # in place, here and below: a step's memory is at its peak about now
+    # In place, here and below: a step's memory is at its peak about now.
+    x = (x.mul_(std).add_(mean) if video.is_floating_point() else x.div_(255)).contiguous()
     if normalize:
         deviation = x.var(dim=2, unbiased=True, keepdim=True).sqrt()
         x.sub_(x.mean(dim=2, keepdim=True)).div_(deviation + 1e-6)
@@ -34,8 +36,26 @@ def masked_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
     `target` is not to be used again: it is overwritten.
     """
-    error = target.sub_(prediction).square().mean(dim=-1)
+    error = _MeanSquare.apply(prediction, target)
     return (error * weight).sum() / weight.sum()
+
+
+class _MeanSquare(torch.autograd.Function):
+    """The mean of (prediction - target)^2 over the last dimension. Autograd would hold four tensors as large as the
+    pixels at the moment when a step holds most; this one holds two."""
+
+    @staticmethod
+    def forward(ctx, prediction: Tensor, target: Tensor) -> Tensor:
+        error = target.sub_(prediction)
+        ctx.save_for_backward(error)
+        ctx.dtype = prediction.dtype
+        return torch.linalg.vector_norm(error, dim=-1).square() / error.shape[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (error,) = ctx.saved_tensors
+        return (error * (gradient * (-2 / error.shape[-1])).unsqueeze(-1)).to(ctx.dtype), None
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

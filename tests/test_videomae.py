@@ -5,6 +5,7 @@ import torch
 
 from models import PixelDecoder, VideoViT
 from models.layers import take_patches
+from pretrain.losses import masked_mse
 from pretrain.masking import RunningCell, Tube, complement
 from pretrain.objectives import VideoMAE
 
@@ -43,6 +44,28 @@ def test_reading_fewer_tokens_changes_no_loss() -> None:
     full, read = m.reconstruction_loss(clip, keep, predict), m.reconstruction_loss(clip, keep, predict, m.read)
     assert m.read < predict.shape[1]
     torch.testing.assert_close(full, read)
+
+
+def test_bytes_and_their_normalised_floats_have_one_target_and_loss() -> None:
+    m = model()
+    keep, predict = m.masks(2, torch.device("cpu"))
+    floats = m.normalize(video())
+    torch.testing.assert_close(m.target(video(), predict), m.target(floats, predict), rtol=1e-5, atol=1e-5)
+    losses = [m.reconstruction_loss(v, keep, predict) for v in (video(), floats)]
+    torch.testing.assert_close(*losses)
+
+
+def test_the_pixel_loss_has_the_gradient_of_its_formula() -> None:
+    dice = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(2, 2, 5, 7, dtype=torch.float64, generator=dice)
+    weight = torch.tensor([[1.0, 1, 0, 1, 0], [1, 0, 1, 1, 1]], dtype=torch.float64)
+    mine, plain = (prediction.clone().requires_grad_() for _ in range(2))
+    loss = masked_mse(mine, target.clone(), weight)
+    formula = (((plain - target) ** 2).mean(-1) * weight).sum() / weight.sum()
+    torch.testing.assert_close(loss, formula)
+    loss.backward()
+    formula.backward()
+    torch.testing.assert_close(mine.grad, plain.grad)
 
 
 def test_a_perfect_prediction_shows_the_input() -> None:

@@ -44,7 +44,7 @@ class VideoMAE(Objective):
         self.read = tokens_in_loss(self.mask, decoder_mask, encoder.grid)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        video = self.normalize(batch["video"])
+        video = batch["video"]
         keep, predict = self.masks(video.shape[0], video.device)
         return {"pixels": self.reconstruction_loss(video, keep, predict, self.read)}
 
@@ -57,9 +57,12 @@ class VideoMAE(Objective):
         return keep, self.decoder_mask(self.noise(dice, rows, self.decoder_mask.width(grid)), grid)
 
     def reconstruction_loss(self, video: Tensor, keep: Tensor, predict: Tensor, read: int | None = None) -> Tensor:
-        """The loss over tokens that are decoded and hidden; `read` bounds how many of those a sample has."""
+        """The loss over tokens that are decoded and hidden; `read` bounds how many of those a sample has.
+
+        Of a uint8 `video` the normalised one is let go of once the encoder has its patches, as the target needs it not.
+        """
         predict, hidden = unseen_first(predict, keep, self._tokens)
-        prediction = self.decoder(self.encoder(video, keep), keep, predict, read)
+        prediction = self.decoder(self.encoder(self.normalize(video), keep), keep, predict, read)
         return masked_mse(prediction, self.target(video, predict[:, :read]), hidden[:, :read])
 
     def target(self, video: Tensor, index: Tensor) -> Tensor:
