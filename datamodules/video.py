@@ -2,10 +2,8 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator
 
-import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -17,6 +15,7 @@ from datamodules.annotations import Annotated  # noqa: F401 recipes name it by i
 from datamodules.augment import Augment, RandAugment  # noqa: F401 named in recipes
 from datamodules.batches import Clip, EvalBatches, TrainBatches
 from datamodules.decode import Decoder, PyAV
+from datamodules.division import accumulation, cores_per_device, default_lanes
 from datamodules.framing import RandomResizedCrop, Squares, Squash, View  # noqa: F401 named in recipes
 from datamodules.loader import Loader, Numbers
 from datamodules.mixture import Mixture  # noqa: F401 recipes name it by its short name
@@ -297,32 +296,3 @@ class VideoData(LightningDataModule):
                 f"The checkpoint was trained with {'; '.join(other)}: its order of samples cannot go on. Restore these "
                 "settings to resume, or start a new run from its weights (without --ckpt_path)."
             )
-
-
-def accumulation(global_batch: int, micro_batch: int | None, world: int) -> int:
-    """Micro-batches a step; an error that names the nearest global batches where the numbers do not divide."""
-    micro = micro_batch if micro_batch is not None else max(1, global_batch // world)
-    unit = micro * world
-    if micro < 1 or global_batch % unit:
-        below, above = global_batch // max(unit, 1) * unit, (global_batch // max(unit, 1) + 1) * unit
-        near = f"{below} or {above}" if below else f"{above}"
-        divisors = [m for m in range(1, global_batch // world + 1) if global_batch % (m * world) == 0]
-        hint = f" or micro_batch to {min(divisors, key=lambda m: abs(m - micro))}" if divisors else ""
-        raise MisconfigurationException(
-            f"global_batch {global_batch} is no multiple of {world} devices x micro_batch {micro}: "
-            f"set global_batch to {near}{hint}"
-        )
-    return global_batch // unit
-
-
-def default_lanes(train: Source | None, global_batch: int) -> int:
-    """1 for single items; for shards as many as divide the global batch, so that a batch mixes shards."""
-    if train is None or isinstance(train.counts, (int, np.integer)):
-        return 1
-    return max(d for d in range(1, min(global_batch, len(train.counts), 256) + 1) if global_batch % d == 0)
-
-
-def cores_per_device(devices: int) -> int:
-    """Loading processes a device by default."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // max(1, devices)))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.video import accumulation
+from datamodules.division import accumulation
 from pretrain.bars import stacked
 from pretrain.cards import CARDS, Card
 from pretrain.footprint import Footprint, Sizes, Strategy, footprint

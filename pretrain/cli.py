@@ -1,8 +1,8 @@
 """python -m pretrain {fit,validate,test,predict,export,plan}: LightningCLI with our defaults."""
 
+import itertools
 import shlex
 import sys
-import warnings
 from typing import Any
 
 import lightning.pytorch as pl
@@ -49,8 +49,9 @@ class CLI(LightningCLI):
         parser.add_class_arguments(Guard, "guard")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
-        self.command = shlex.join(["python", "-m", "pretrain", *(sys.argv[1:] if args is None else args)])
-        super().parse_arguments(parser, args)
+        words = sys.argv[1:] if args is None else args
+        self.command = shlex.join(["python", "-m", "pretrain", *words])
+        self.config = parser.parse_args(_with_nulls(words))
 
     def instantiate_classes(self) -> None:
         """Builds all parts; what one of them objects to is told by itself, without what the parser says around it."""
@@ -109,10 +110,29 @@ class _Settings(CLI):
 
 def settings_of(args: list[str]) -> dict[str, Any]:
     """The whole truth of a recipe, as `fit` with these arguments would have it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-        cli = _start(_Settings, ["fit", *args])
+    cli = _start(_Settings, ["fit", *args])
     return yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
+
+
+def _with_nulls(words: list[str]) -> list[str]:
+    """Words of a command in which `--model.init_args.teacher.init_args.weights=null`, or in two words, is a piece of a
+    recipe: of a class within a class jsonargparse takes null for the text "None"."""
+    found, rest = [], iter(words)
+    for word in rest:
+        key, equals, value = word.partition("=")
+        parts = [part for part in key.removeprefix("--").split(".") if part != "init_args"]
+        if not word.startswith("--") or parts[0] not in ("model", "data") or len(parts) < 3:
+            found.append(word)
+            continue
+        given = [word] if equals else [word, *itertools.islice(rest, 1)]
+        if (value if equals else given[-1]) != "null":
+            found += given
+            continue
+        piece: dict[str, Any] | None = None
+        for part in reversed(parts[1:]):
+            piece = {"init_args": {part: piece}}
+        found += ["-c", yaml.safe_dump({parts[0]: piece}, default_flow_style=True)]
+    return found
 
 
 def main(args: list[str] | None = None) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
 
+from pretrain.bars import pixels
 from pretrain.pictures import write_png
 from pretrain.quality import TASKS, Size
 
 CHANCE = 25.0  # four shapes, four directions, as many of each
 WAYS = ("linear", "k-NN", "fine-tuned", "as trained")
-_COLOURS = {"linear": (40, 90, 170), "k-NN": (120, 175, 220), "fine-tuned": (225, 130, 40), "as trained": (90, 90, 90)}
+_COLOURS = dict(zip(WAYS, ("#285aaa", "#78afdc", "#e18228", "#5a5a5a"), strict=True))
 
 
 def write(folder: Path, rows: list[dict[str, Any]], size: Size) -> str:
@@ -48,32 +48,22 @@ def _cell(found: list[float]) -> str:
     return f"{np.mean(found):.1f}{spread}"
 
 
-def picture(rows: list[dict[str, Any]], width: int = 900) -> np.ndarray:
+def picture(rows: list[dict[str, Any]]) -> np.ndarray:
     """uint8 `[H, W, 3]`: a panel a task, bars a method, a line at chance."""
-    bar, gap, left, top = 8, 12, 170, 40
-    block = 3 * bar + gap
-    canvas = Image.new("RGB", (width, top + len(rows) * block + 24), "white")
-    draw = ImageDraw.Draw(canvas)
-    panel = (width - left - 40) // len(TASKS)
-    for i, way in enumerate(WAYS):
-        x = left + i * 110
-        draw.rectangle((x, 5, x + 10, 13), fill=_COLOURS[way])
-        draw.text((x + 15, 4), way if way != "as trained" else "all labels", fill="black")
-    for number, row in enumerate(rows):
-        y = top + number * block
-        draw.text((6, y), row["title"][:27], fill="black")
-        draw.text((6, y + 11), row["kind"], fill=(120, 120, 120))
-        for column, task in enumerate(TASKS):
-            x = left + column * (panel + 20)
-            for i, way in enumerate([way for way in WAYS if row[task].get(way)]):
-                end = x + float(np.mean(row[task][way])) / 100 * (panel - 40)
-                draw.rectangle((x, y + i * bar, end, y + (i + 1) * bar - 2), fill=_COLOURS[way])
-                draw.text((end + 3, y + i * bar - 3), f"{np.mean(row[task][way]):.0f}", fill=(90, 90, 90))
-    bottom = top + len(rows) * block
-    for column, task in enumerate(TASKS):
-        x = left + column * (panel + 20)
-        chance = x + CHANCE / 100 * (panel - 40)
-        draw.text((x, top - 18), f"{task} (% right; line: chance)", fill="black")
-        draw.line((chance, top - 4, chance, bottom), fill=(200, 60, 60))
-        draw.line((x, top - 4, x, bottom), fill="black")
-    return np.asarray(canvas)
+    from matplotlib.figure import Figure
+
+    figure = Figure((9, 1 + 0.5 * len(rows)), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(TASKS), sharey=True, squeeze=False)[0]
+    names = [f"{row['title']}\n{row['kind']}" for row in rows]
+    for task, panel in zip(TASKS, panels, strict=True):
+        for way, at in zip(WAYS, (-0.28, 0, 0.28, 0.28), strict=True):  # a method has one of the last two
+            found = [np.mean(row[task][way]) if row[task].get(way) else np.nan for row in rows]
+            label = "all labels" if way == "as trained" else way
+            drawn = panel.barh(np.arange(len(rows)) + at, found, 0.26, color=_COLOURS[way], label=label)
+            panel.bar_label(drawn, ["" if np.isnan(f) else f"{f:.0f}" for f in found], padding=2, fontsize=7)
+        panel.axvline(CHANCE, color="red", linewidth=1, label="chance")
+        panel.set(title=task, xlabel="% right", xlim=(0, 112))
+        panel.set_yticks(range(len(rows)), names, fontsize=8)
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+    return pixels(figure)

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.tokenizers import Tokenizer, Words
-from pretrain.export import build
 from pretrain.objectives import Objective
 from pretrain.objectives.objective import Draw
 from pretrain.teachers import Frozen
 from pretrain.trace import Traced, pretend, trace
+from pretrain.trained import build
 
 _HALVES = {"bf16": torch.bfloat16, "16": torch.float16}
 

@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain import parallel
-from pretrain.export import build
 from pretrain.objectives import Objective
 from pretrain.objectives.objective import Draw
 from pretrain.speed.step import settle
+from pretrain.trained import build
 
 Strategy = Literal["ddp", "fsdp"]
 

@@ -21,9 +21,9 @@ from datamodules.decode import DecodeError, Decoder, PyAV
 from datamodules.sampling import Dense, Sampler
 from datamodules.source import Sample, Source
 from models import load_weights
-from pretrain.export import build, load_objective
 from pretrain.gallery import Row, Tile, gallery
 from pretrain.objectives import Objective
+from pretrain.trained import build, load_objective
 
 _ROWS = 65_536  # compared at a time
 _LOST = 1000  # samples looked at for one that is not where it should be

@@ -34,7 +34,12 @@ class Frozen(nn.Module):
         self, model: nn.Module, weights: str | None = None, random: int | None = None, half: bool = False
     ) -> None:
         super().__init__()
-        if (weights is None) == (random is None):
+        if weights is not None and random is not None:
+            raise ValueError(
+                f"the teacher {type(model).__name__} has weights, {weights}, and the seed of random ones, {random}: "
+                "set one of the two to null"
+            )
+        if weights is None and random is None:
             raise ValueError(
                 f"the teacher {type(model).__name__} needs weights: set model.init_args.teacher.init_args.weights to a "
                 "file of them (for CLIP: OpenAI's ViT-B-16.pt or ViT-L-14.pt, an open_clip checkpoint, or a folder of "

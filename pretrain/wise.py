@@ -55,7 +55,7 @@ def write_mixed(tuned: str, start: str, alpha: float, out: Path) -> list[str]:
     Raises:
         FileNotFoundError, ValueError: a checkpoint is missing, damaged or of another architecture; `out` exists.
     """
-    from pretrain.export import load_objective
+    from pretrain.trained import load_objective
 
     if out.exists():
         raise ValueError(f"{out} is there already: choose another --out")

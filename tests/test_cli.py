@@ -9,8 +9,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import models
 from pretrain.callbacks import read_features
-from pretrain.cli import main
-from pretrain.export import load_objective
+from pretrain.cli import main, settings_of
+from pretrain.trained import load_objective
 from tests.runs import arguments, fit
 from tests.test_objectives import ROWS
 from tests.videos import make
@@ -30,6 +30,17 @@ def checkpoint(run: Path) -> str:
 
 def command(name: str, run: Path, *more: str) -> None:
     main([name, *arguments(run.parent, RECIPE, *more)[1:]])
+
+
+def test_null_reaches_a_class_within_a_class() -> None:
+    """jsonargparse by itself would make the text "None" of it."""
+    teacher = "--model.init_args.teacher.init_args"
+    words = [f"{teacher}.weights=null", f"{teacher}.random", "3", f"{teacher}.model.init_args.out", "null"]
+    found = settings_of(["-c", "recipes/umt_b.yaml", *words])["model"]["init_args"]["teacher"]["init_args"]
+    assert found["weights"] is None and found["random"] == 3 and found["model"]["init_args"]["out"] is None
+    short = settings_of(["-c", "recipes/umt_b.yaml", "--model.teacher.weights=null", "--model.teacher.half=false"])
+    assert short["model"]["init_args"]["teacher"]["init_args"]["weights"] is None
+    assert short["model"]["init_args"]["teacher"]["init_args"]["half"] is False
 
 
 @pytest.mark.parametrize("name", ["validate", "test"])

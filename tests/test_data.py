@@ -16,11 +16,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import Files, PyAV, Synthetic, VideoData
 from datamodules.batches import Clip, TrainBatches
+from datamodules.division import accumulation, default_lanes
 from datamodules.sampling import Dense
 from datamodules.source import Source
 from datamodules.stream import Order
 from datamodules.transforms import CentreCrop
-from datamodules.video import accumulation, default_lanes
 from tests import videos
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

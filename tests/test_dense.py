@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import PyAV, Squash
 from pretrain.cli import main
 from pretrain.dense import DenseFolder
-from pretrain.export import load_objective
+from pretrain.trained import load_objective
 from tests.runs import ROOT, arguments, fit, run
 from tests.test_objectives import ROWS
 from tests.videos import make

@@ -7,7 +7,7 @@ import torch
 
 import models
 from pretrain.cli import main
-from pretrain.export import load_objective
+from pretrain.trained import load_objective
 from tests import videos
 from tests.runs import ROOT, arguments, fit, losses
 

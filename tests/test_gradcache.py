@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pretrain.cli import main
-from pretrain.export import build
 from pretrain.gradcache import in_parts
+from pretrain.trained import build
 from tests.test_objectives import resolved
 
 ROOT = Path(__file__).parent.parent

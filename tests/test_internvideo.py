@@ -10,9 +10,10 @@ import torch.nn.functional as F
 import models
 from models.convert import internvideo as names
 from models.convert.rules import to_theirs
-from pretrain.export import build, export, load_objective
+from pretrain.export import export
 from pretrain.masking import Random, RandomFrames
 from pretrain.objectives import InternVideo
+from pretrain.trained import build, load_objective
 from tests.runs import fit
 from tests.test_objectives import ROOT, ROWS, resolved
 

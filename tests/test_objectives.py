@@ -7,9 +7,9 @@ import torch
 import yaml
 
 from pretrain.cli import main
-from pretrain.export import build
 from pretrain.objectives import Objective
 from pretrain.objectives.objective import Draw, _without_padding
+from pretrain.trained import build
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.budget import Assumed, Plan
 from pretrain.cards import CARDS
 from pretrain.cli import main, settings_of
-from pretrain.export import build
 from pretrain.footprint import Sizes, Strategy, footprint
 from pretrain.objectives.objective import Draw
 from pretrain.rehearsal import Full, Rehearsal
 from pretrain.trace import Traced
+from pretrain.trained import build
 from tests.runs import ROOT, run_script
 
 TINY = ["videomae", "umt", "viclip", "vilp"]

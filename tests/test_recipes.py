@@ -8,7 +8,7 @@ import yaml
 
 import models
 from pretrain.cli import main
-from pretrain.export import build
+from pretrain.trained import build
 from tests.runs import fit
 from tests.test_objectives import resolved
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from pretrain.cli import main
-from pretrain.export import load_objective
 from pretrain.gallery import Row, Tile, gallery
 from pretrain.results import section, table, write
+from pretrain.trained import load_objective
 from pretrain.wise import mix_into, mixed
 from tests.runs import ROOT, arguments, fit, run
 

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from pretrain.callbacks import Features, read_features
 from pretrain.cli import main
-from pretrain.export import load_objective
 from pretrain.index import read_index
 from pretrain.search import Hit, Viewer, search
+from pretrain.trained import load_objective
 from tests.runs import ROOT, arguments, fit, run
 from tests.test_objectives import ROWS
 from tests.videos import make

@@ -17,7 +17,8 @@ import models
 from models.convert.sharded import read_sharded
 from pretrain.checkpoint import newest_checkpoint, whole
 from pretrain.cli import main
-from pretrain.export import export, load_objective
+from pretrain.export import export
+from pretrain.trained import load_objective
 from tests.runs import arguments, losses, run_together, start
 from tests.runs import run as run_as_own
 from tests.test_objectives import ROWS

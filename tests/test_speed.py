@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import clip, decoders, text, vit
+from pretrain.cli import main
 from pretrain.objectives import UMT
-from pretrain.speed import METHODS, Report, Setting, growth, race
+from pretrain.speed import METHODS, Report, Setting, growth, race, whole
 from pretrain.speed import where as profiled
 from pretrain.speed.memory import weigh
 from pretrain.speed.step import Contender
 from pretrain.speed.umt import plain_umt
+from tests.runs import SMALL
 
 ROOT = Path(__file__).parent.parent
 TINY = Setting("tiny", batch=2, frames=8, pixels=64)
@@ -128,6 +132,49 @@ def test_where_the_time_goes() -> None:
     assert found.bytes == 40 * trained and 0 < found.floor < found.step
     lines = profiled.table([found, found]).splitlines()
     assert len(lines) == 4 + 3 and lines[2].startswith("| vit tiny, batch 2, 8 frames |")
+
+
+TINY_RUN = ["-c", "recipes/videomae_tiny.yaml", *SMALL, "--data.init_args.micro_batch=4"]
+
+
+def test_a_run_is_timed_against_its_bare_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = subprocess.run
+
+    def here(words: list[str], **options) -> subprocess.CompletedProcess:
+        if "fit" not in words:  # git's, which the report names the commit by
+            return run(words, **options)
+        main(words[words.index("fit") :])
+        return subprocess.CompletedProcess(words, 0, "")
+
+    monkeypatch.setattr(whole.subprocess, "run", here)
+    began = time.perf_counter()
+    found = whole.whole(TINY_RUN, steps=5)
+    assert 0 < found.start < time.perf_counter() - began
+    assert found.clips == 4 * 4 and 0 < found.wait < found.interval < found.start and found.bare > 0
+    facts = found.json()
+    assert facts["efficiency"] == found.bare / found.interval and facts["wait_share"] == found.wait / found.interval
+    assert f"{found.efficiency:.3f} of its throughput" in found.markdown()
+
+
+def test_parts_of_a_batch_are_no_bare_step() -> None:
+    trainer = SimpleNamespace(accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match="micro_batch to the global batch"):
+        whole.Stopwatch("nowhere").on_train_batch_start(trainer, None, None, 0)
+
+
+def test_a_run_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "no such recipe")
+    monkeypatch.setattr(whole.subprocess, "run", lambda words, **options: failed)
+    with pytest.raises(RuntimeError, match="fit failed: no such recipe"):
+        whole.whole(["-c", "nothing.yaml"], steps=3)
+
+
+@pytest.mark.slow
+def test_the_command_times_a_run(tmp_path: Path) -> None:
+    command = [sys.executable, "tools/benchmark.py", "fit", "--steps", "4", "--", *TINY_RUN]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "clips/s" in ran.stdout and "of the time spent waiting for data" in ran.stdout
 
 
 @pytest.mark.slow

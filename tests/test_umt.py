@@ -11,12 +11,13 @@ import models
 from models.convert import clip as clip_names
 from models.convert.rules import to_theirs
 from models.layers import take_patches
-from pretrain.export import export, load_objective
+from pretrain.export import export
 from pretrain.masking import Attention, Mask, Random, Tube, complement
 from pretrain.metrics.knn import KNN, knn_accuracy
 from pretrain.objectives import UMT
 from pretrain.objectives.umt import last_blocks
 from pretrain.teachers import Frozen
+from pretrain.trained import load_objective
 from tests.runs import fit, names, weights
 from tests.test_objectives import ROWS
 
@@ -210,6 +211,8 @@ def test_a_clip_of_another_size_has_its_positions_resized(tmp_path: Path) -> Non
 def test_what_is_wrong_with_a_teacher_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs weights: set .*teacher.init_args.weights .*ViT-B-16.pt"):
         Frozen(models.CLIPVision(*CLIP))
+    with pytest.raises(ValueError, match="one of the two to null"):
+        Frozen(models.CLIPVision(*CLIP), weights="some.pt", random=0)
     absent = Frozen(models.CLIPVision(*CLIP), weights=str(tmp_path / "none.pt"))
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none.pt: .*teacher.init_args.weights"):
         absent.load()

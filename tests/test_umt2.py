@@ -14,11 +14,11 @@ from models.convert import umt2 as names
 from models.convert.rules import to_theirs
 from models.layers import take_patches
 from pretrain.contrast import hard_negatives, mean_of_counted
-from pretrain.export import build
 from pretrain.fusion import wrong_pairs
 from pretrain.masking import Attention, Random, Tube, complement
 from pretrain.objectives import UMT, UMT2
 from pretrain.teachers import Frozen
+from pretrain.trained import build
 from pretrain.words import IGNORED
 from tests.test_objectives import resolved
 

@@ -24,7 +24,7 @@ def build(who: str, setting: Setting) -> Contender:
     video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=dice).to(setting.device)
     if who != "transformers":
         return Contender(model, lambda: model({"video": video})["pixels"], _OPTIM.build(model))
-    from pretrain.export import as_transformers
+    from pretrain.export_transformers import as_transformers
 
     peer = as_transformers(model, decoder=True).train()
     keep, _ = model.masks(len(video), video.device)
