@@ -36,6 +36,11 @@ def _project(active: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tens
     return rows.view(*active.shape[:-1], -1)
 
 
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """`scale * a @ b`, the factor taken along by the product."""
+    return a @ b if scale == 1.0 else torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale)
+
+
 class _ActivateLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, activation: str, scale: float) -> Tensor:
@@ -51,12 +56,9 @@ class _ActivateLinear(torch.autograd.Function):
         rows = gradient.flatten(0, -2)
         for_x = for_weight = for_bias = None
         if ctx.needs_input_grad[1]:
-            for_weight = rows.t() @ activate(x).flatten(0, -2)
-            for_weight = for_weight.mul_(ctx.scale) if ctx.scale != 1.0 else for_weight
+            for_weight = _product(rows.t(), activate(x).flatten(0, -2), ctx.scale)
         if ctx.needs_input_grad[2]:
             for_bias = rows.sum(dim=0)
         if ctx.needs_input_grad[0]:
-            before = rows @ weight
-            before = before.mul_(ctx.scale) if ctx.scale != 1.0 else before
-            for_x = activate_backward(before.view_as(x), x)
+            for_x = activate_backward(_product(rows, weight, ctx.scale).view_as(x), x)
         return for_x, for_weight, for_bias, None, None
