@@ -83,7 +83,7 @@ static PyObject *scale(PyObject *module, PyObject *args)
     int height = first.len / 4, quads = (width + 3) / 4;
     int deep = height ? rows.len / (2 * height) : 0, wide = quads ? columns.len / (32 * quads) : 0;
     uint8_t *row = NULL;
-    Py_ssize_t below = in.len - begin - (frames - 1) * frame - 3 * w;  /* what lies below the last picture's first row */
+    Py_ssize_t below = in.len - begin - (frames - 1) * frame - 3 * w;  /* what is below the last one's first row */
     if (frames < 1 || height < 1 || width < 4 || 3 * w < WIDEST_LOAD || deep < 1 || wide < 1 || at.len != 8 * quads ||
         picks.len != 32 * quads || out.len != (Py_ssize_t)frames * height * width * 3 || begin < 0 || frame < 0 ||
         stride < 1 || below < 0 || !within(first.buf, height, below / stride - deep + 1) ||

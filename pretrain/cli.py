@@ -1,6 +1,7 @@
 """python -m pretrain {fit,validate,test,predict,export,plan}: LightningCLI with our defaults."""
 
 import itertools
+import re
 import shlex
 import sys
 from typing import Any
@@ -120,18 +121,17 @@ def _with_nulls(words: list[str]) -> list[str]:
     found, rest = [], iter(words)
     for word in rest:
         key, equals, value = word.partition("=")
-        parts = [part for part in key.removeprefix("--").split(".") if part != "init_args"]
-        if not word.startswith("--") or parts[0] not in ("model", "data") or len(parts) < 3:
+        if not re.fullmatch(r"--(model|data)(\.init_args\.\w+){2,}", key):
             found.append(word)
             continue
         given = [word] if equals else [word, *itertools.islice(rest, 1)]
         if (value if equals else given[-1]) != "null":
             found += given
             continue
-        piece: dict[str, Any] | None = None
-        for part in reversed(parts[1:]):
-            piece = {"init_args": {part: piece}}
-        found += ["-c", yaml.safe_dump({parts[0]: piece}, default_flow_style=True)]
+        piece: Any = None
+        for part in reversed(key.removeprefix("--").split(".")):
+            piece = {part: piece}
+        found += ["-c", yaml.safe_dump(piece, default_flow_style=True)]
     return found
 
 

@@ -1,7 +1,7 @@
 """Scaling: our kernel and torch's are PIL's, whatever the sizes, and write nowhere else."""
 
-import platform
 import shutil
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,10 @@ from PIL import Image
 
 from datamodules import scale
 
-SIZES = (  # h, w, height, width; 16 x 16 and (3, 4) are the kernel's least and less, 4 times its width the most
+SIZES = (  # h, w, height, width; the kernel takes from 11 to 4 width columns to 4 or more, at most 100 height rows
     *[(256, 256, 224, 224), (168, 192, 224, 224), (224, 168, 224, 224), (720, 540, 224, 224), (97, 211, 64, 61)],
     *[(40, 896, 56, 224), (40, 897, 56, 224), (1, 11, 7, 4), (300, 12, 9, 5), (16, 16, 16, 20), (5, 10, 8, 16)],
-    *[(33, 40, 3, 3), (3, 4, 200, 6), (2160, 16, 30, 30)],
+    *[(33, 40, 3, 3), (3, 4, 200, 6), (2160, 16, 30, 30), (4000, 16, 8, 8)],
 )
 built = pytest.mark.skipif(scale.kernel() == "torch", reason="our kernel is not built here")
 
@@ -67,6 +67,17 @@ def test_nothing_is_written_beside_it(by: str, width: int) -> None:
     assert torch.equal(room[1:3], torch.from_numpy(scaled(frames, 0, 0, 100, 120, 50, width)))
 
 
+def test_nothing_is_written_between_the_bytes_of_others(by: str) -> None:
+    frames, room = pictures(2, 100, 120), torch.full((2, 100, 130, 3), 77, dtype=torch.uint8)
+    scale.scale(frames, 0, 0, 100, 120, room[:, ::2, :65])
+    assert (room[:, 1::2] == 77).all() and (room[:, :, 65:] == 77).all()
+    assert torch.equal(room[:, ::2, :65], torch.from_numpy(scaled(frames, 0, 0, 100, 120, 50, 65)))
+
+
+def test_no_frames_are_no_pictures(by: str) -> None:
+    assert scaled(np.empty((0, 40, 60, 3), np.uint8), 0, 0, 40, 60, 20, 30).shape == (0, 20, 30, 3)
+
+
 def test_a_part_of_a_picture_is_as_that_part_alone(by: str) -> None:
     frames = pictures(3, 90, 120)
     alone = np.ascontiguousarray(frames[:, 7:87, 20:120])
@@ -112,7 +123,10 @@ def test_the_kernel_reads_and_writes_no_memory_but_its_own() -> None:
             scale._scale.scale(*arguments)
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("cc"), reason="nothing to build it with or for")
+_CPU, _HEADERS = Path("/proc/cpuinfo"), Path(sysconfig.get_path("include"), "Python.h")
+
+
+@pytest.mark.skipif(not (shutil.which("cc") and _HEADERS.exists() and _CPU.exists()), reason="nothing to build it with")
 def test_installing_has_built_the_kernel() -> None:
-    if "avx2" in Path("/proc/cpuinfo").read_text():
+    if "avx2" in _CPU.read_text():
         assert scale.kernel() == "AVX2", "python -m pip install -e . builds it, given a C compiler and Python's headers"

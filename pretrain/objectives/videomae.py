@@ -59,7 +59,7 @@ class VideoMAE(Objective):
     def reconstruction_loss(self, video: Tensor, keep: Tensor, predict: Tensor, read: int | None = None) -> Tensor:
         """The loss over tokens that are decoded and hidden; `read` bounds how many of those a sample has.
 
-        Of a uint8 `video` the normalised one is let go of once the encoder has its patches, as the target needs it not.
+        Of a uint8 `video` the normalised one is let go of when the encoder is done: the target does not need it.
         """
         predict, hidden = unseen_first(predict, keep, self._tokens)
         prediction = self.decoder(self.encoder(self.normalize(video), keep), keep, predict, read)
