@@ -12,7 +12,7 @@ from PIL import Image
 
 from datamodules import scale
 
-SIZES = (  # h, w, height, width; the kernel takes from 11 to 4 width columns to 4 or more, at most 100 height rows
+SIZES = (  # h, w, height, width; the kernel takes 11 to 4 * width columns to 4 or more, and at most 100 * height rows
     *[(256, 256, 224, 224), (168, 192, 224, 224), (224, 168, 224, 224), (720, 540, 224, 224), (97, 211, 64, 61)],
     *[(40, 896, 56, 224), (40, 897, 56, 224), (1, 11, 7, 4), (300, 12, 9, 5), (16, 16, 16, 20), (5, 10, 8, 16)],
     *[(33, 40, 3, 3), (3, 4, 200, 6), (2160, 16, 30, 30), (4000, 16, 8, 8)],
