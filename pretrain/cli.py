@@ -49,10 +49,9 @@ class CLI(LightningCLI):
         parser.add_class_arguments(Features, "features")
         parser.add_class_arguments(Guard, "guard")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | None) -> None:
-        words = sys.argv[1:] if args is None else args
-        self.command = shlex.join(["python", "-m", "pretrain", *words])
-        self.config = parser.parse_args(_with_nulls(words))
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        self.command = shlex.join(["python", "-m", "pretrain", *args])
+        self.config = parser.parse_args(_with_nulls(args))
 
     def instantiate_classes(self) -> None:
         """Builds all parts; what one of them objects to is told by itself, without what the parser says around it."""
@@ -137,23 +136,24 @@ def _with_nulls(words: list[str]) -> list[str]:
 
 def main(args: list[str] | None = None) -> None:
     """Run one command; `args` defaults to the process's own."""
-    command = (sys.argv[1:] if args is None else args)[:1]
+    args = sys.argv[1:] if args is None else args
+    command = args[:1]
     if command == ["export"]:
         from jsonargparse import auto_cli
 
         from pretrain.export import export
 
-        auto_cli(export, args=(args or sys.argv[1:])[1:], prog="python -m pretrain export", as_positional=False)
+        auto_cli(export, args=args[1:], prog="python -m pretrain export", as_positional=False)
         return
     if command == ["plan"]:
         from pretrain.plan import main as plan
 
-        plan((args or sys.argv[1:])[1:])
+        plan(args[1:])
         return
     _start(CLI, args)
 
 
-def _start(kind: type[CLI], args: list[str] | None) -> CLI:
+def _start(kind: type[CLI], args: list[str]) -> CLI:
     return kind(
         Objective,
         pl.LightningDataModule,

@@ -12,6 +12,7 @@ from models.convert.rules import to_theirs
 from models.layers import FixedPositions
 from models.uniformerv2 import UniFormerV2Classifier
 from models.vit import VideoViT
+from pretrain.export_parts import encoder_sizes, fill_videomae, noise_for, only_rounding
 
 EXAMPLE = (
     "from transformers import VideoMAEForVideoClassification, VideoMAEImageProcessor\n"
@@ -29,11 +30,10 @@ def official_names(model: Classifier, state: dict[str, Tensor]) -> tuple[dict[st
     return to_theirs(rules[type(model)], state)
 
 
-def to_transformers(model: Classifier, folder: Path, sizes: dict[str, int], classes: list[str] | None) -> str:
+def to_transformers(model: Classifier, folder: Path, classes: list[str] | None) -> str:
     """A folder for `VideoMAEForVideoClassification.from_pretrained`, checked by loading it and comparing scores.
 
     Args:
-        sizes: of the encoder, in the words of transformers' configs.
         classes: their names; numbers by default.
     """
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
@@ -41,7 +41,7 @@ def to_transformers(model: Classifier, folder: Path, sizes: dict[str, int], clas
     e = _encoder_that_fits(model)
     labels = dict(enumerate(classes)) if classes else {k: f"LABEL_{k}" for k in range(model.classes)}
     config = VideoMAEConfig(
-        **sizes,
+        **encoder_sizes(e),
         layer_norm_eps=1e-6,
         qkv_bias=True,
         use_mean_pooling=model.mean,
@@ -49,12 +49,7 @@ def to_transformers(model: Classifier, folder: Path, sizes: dict[str, int], clas
         label2id={name: k for k, name in labels.items()},
     )
     theirs = VideoMAEForVideoClassification(config)
-    state, unknown = to_theirs(names.TRANSFORMERS, model.state_dict())
-    live = {names.on_disk_name(name): name for name in theirs.state_dict()}
-    missing = [name for name in live if name not in state and "position_embeddings" not in name]
-    if unknown or missing:
-        raise ValueError(f"transformers' classifier has no place for, or needs, {[*unknown, *missing][0]}")
-    theirs.load_state_dict({live[name]: tensor for name, tensor in state.items()}, strict=False)
+    fill_videomae(theirs, names.TRANSFORMERS, model.state_dict())
     theirs.save_pretrained(folder)  # writes the names that transformers 4 and 5 both read
     difference = compare(model, e, VideoMAEForVideoClassification.from_pretrained(folder))
     return f"VideoMAEForVideoClassification of {model.classes} classes, scores equal to {difference:.1e}"
@@ -80,8 +75,6 @@ def _encoder_that_fits(model: Classifier) -> VideoViT:
 @torch.no_grad()
 def compare(model: Classifier, e: VideoViT, theirs: nn.Module) -> float:
     """Largest difference of scores on random video; ValueError where it is not rounding."""
-    video = torch.randn(1, 3, e.frames, e.size, e.size, generator=torch.Generator().manual_seed(0))
+    video = noise_for(e)
     difference = (model.eval()(video) - theirs.eval()(video.transpose(1, 2)).logits).abs().max().item()
-    if not difference < 1e-4:
-        raise ValueError(f"the exported classifier differs from the trained one by {difference}")
-    return difference
+    return only_rounding(difference, "classifier")
