@@ -9,7 +9,7 @@ help:            ## this list
 
 install: .venv/ready  ## make .venv with everything that runs on a CPU
 
-.venv/ready: pyproject.toml setup.cfg setup.py datamodules/scale.c
+.venv/ready: pyproject.toml setup.cfg setup.py datamodules/clips/scale.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tubelet needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
@@ -27,10 +27,10 @@ slow: install    ## more of what `test` holds, where that takes minutes
 
 slurm: install   ## tests against a real Slurm of one node; as root
 	apt-get install -y -qq slurm-wlm munge
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/test_slurm.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/engine/test_slurm.py
 
 kills: install   ## a run killed 50 times at random moments against one left alone; a quarter of an hour
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills --kills 50 --folder $$(mktemp -d)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.kills --kills 50 --folder $$(mktemp -d)
 
 check: install   ## style
 	$(BIN)/ruff check .

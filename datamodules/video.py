@@ -11,19 +11,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from datamodules.annotations import Annotated  # noqa: F401 recipes name it by its short name
-from datamodules.augment import Augment, RandAugment  # noqa: F401 named in recipes
-from datamodules.batches import Clip, EvalBatches, TrainBatches
-from datamodules.decode import Decoder, PyAV
-from datamodules.division import accumulation, cores_per_device, default_lanes
-from datamodules.framing import RandomResizedCrop, Squares, Squash, View  # noqa: F401 named in recipes
-from datamodules.loader import Loader, Numbers
-from datamodules.mixture import Mixture  # noqa: F401 recipes name it by its short name
-from datamodules.sampling import Dense, Sampler
-from datamodules.source import Source
-from datamodules.survey import Survey, Surveyed, deal, gather
-from datamodules.transforms import Crop, MultiScaleCrop
-from datamodules.windows import Windows, count
+from datamodules.clips.augment import Augment, RandAugment  # noqa: F401 named in recipes
+from datamodules.clips.crops import Crop, MultiScaleCrop
+from datamodules.clips.eval_views import RandomResizedCrop, Squares, Squash, View  # noqa: F401 named in recipes
+from datamodules.clips.sampling import Dense, Sampler
+from datamodules.decoding.reader import Decoder, PyAV
+from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.defaults import accumulation, cores_per_device, default_lanes
+from datamodules.loading.loader import Loader, Numbers
+from datamodules.loading.survey import Survey, Surveyed, deal, gather
+from datamodules.loading.windows import Windows, count
+from datamodules.sources.annotated.annotations import Annotated  # noqa: F401 recipes name it by its short name
+from datamodules.sources.mixture import Mixture  # noqa: F401 recipes name it by its short name
+from datamodules.sources.source import Source
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
-from pretrain.callbacks import Features, Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
-from pretrain.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
-from pretrain.ema import EMA  # noqa: F401 named in recipes
-from pretrain.guard import Guard
+from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
+from pretrain.engine.ema import EMA  # noqa: F401 named in recipes
+from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
+from pretrain.engine.nonfinite_guard import Guard
+from pretrain.engine.preemption import Preemption
+from pretrain.engine.resume import Resumed, resolve
+from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
+from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
+from pretrain.features.writer import Features
 from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval, ZeroShot  # noqa: F401 named in recipes
+from pretrain.metrics.report import Results
 from pretrain.objectives import Objective
-from pretrain.preemption import Preemption
-from pretrain.results import Results
-from pretrain.resume import Resumed, resolve
-from pretrain.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
-from pretrain.wise import WiseFT  # noqa: F401 named in recipes
 
 # Recipes may refer to any of their own keys, from any file, and see what the command line changed.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -141,14 +142,14 @@ def main(args: list[str] | None = None) -> None:
     if command == ["export"]:
         from jsonargparse import auto_cli
 
-        from pretrain.export import export
+        from pretrain.export.command import export
 
         auto_cli(export, args=args[1:], prog="python -m pretrain export", as_positional=False)
         return
     if command == ["plan"]:
-        from pretrain.plan import main as plan
+        from pretrain.plan.command import main as plan
 
-        plan(args[1:])
+        plan(args[1:], settings_of)
         return
     _start(CLI, args)
 

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import models
-from pretrain.callbacks import read_features
 from pretrain.cli import _with_nulls, main, settings_of
-from pretrain.trained import load_objective
-from tests.runs import arguments, fit
-from tests.test_objectives import ROWS
-from tests.videos import make
+from pretrain.export.load_run import load_objective
+from pretrain.features.writer import read_features
+from tests.helpers.runs import arguments, fit
+from tests.helpers.videos import make
+from tests.objectives.test_objectives import ROWS
 
 RECIPE = ROWS["videomae"]
 

@@ -4,9 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.videos import make
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers.paths import ROOT
+from tests.helpers.videos import make
 
 
 def test_the_demo_from_videos_to_picture(tmp_path: Path) -> None:

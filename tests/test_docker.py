@@ -4,14 +4,13 @@ import re
 import shlex
 import tomllib
 from configparser import ConfigParser
-from pathlib import Path
 
 import pytest
 import yaml
 
 from pretrain.cli import main
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 IMAGE = (ROOT / "docker/Dockerfile").read_text().replace("\\\n", " ")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHON = {"ubuntu22.04": (3, 10), "ubuntu24.04": (3, 12)}  # python3 of a base

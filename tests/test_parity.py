@@ -18,19 +18,19 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import models
-from datamodules import sampling, transforms
+from datamodules.clips import crops, sampling
 from models.convert import clip as clip_names
 from models.convert import umt as umt_names
 from models.convert import videomae as names
 from models.convert.rules import to_ours, to_theirs
 from models.layers import FixedPositions, sinusoid_table
-from pretrain.losses import alignment
-from pretrain.masking import Attention, Random, RunningCell, Tube, unseen_first
-from pretrain.mix import Mix, blend, opposite
+from pretrain.learning.losses import alignment
+from pretrain.learning.masking import Attention, Random, RunningCell, Tube, unseen_first
+from pretrain.learning.mixup import Mix, blend, opposite
+from pretrain.learning.optim import AdamW, cosine, layer_of, parameter_groups
+from pretrain.learning.teachers import Frozen
 from pretrain.objectives import UMT, Classify, VideoMAE
 from pretrain.objectives.umt import last_blocks, resize_frames
-from pretrain.optim import AdamW, cosine, layer_of, parameter_groups
-from pretrain.teachers import Frozen
 from tests.parity import check_of, part
 
 # Tolerances of the references' README: fp32 on any CPU.
@@ -295,11 +295,11 @@ def videomae_sampling(facts: dict, t: dict) -> None:
                 else sampling.dense_view(*clip, c["stride"], *which)
             )
             assert view.tolist() == v["frames"], v
-            assert transforms.view_offset(*c["frame_hw"], v["spatial_view"], c["n_spatial"]) == (v["top"], v["left"]), v
+            assert crops.view_offset(*c["frame_hw"], v["spatial_view"], c["n_spatial"]) == (v["top"], v["left"]), v
     for c in facts["multi_scale_crop"]:
         dice = random.Random(c["seed"])
         for box in c["crop_w_h_left_top"]:
-            assert list(transforms.MultiScaleCrop().box(*c["image_w_h"], c["input_size"], dice)) == box, c
+            assert list(crops.MultiScaleCrop().box(*c["image_w_h"], c["input_size"], dice)) == box, c
 
 
 @checks("frame_sampling")

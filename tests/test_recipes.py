@@ -8,11 +8,11 @@ import yaml
 
 import models
 from pretrain.cli import main
-from pretrain.trained import build
-from tests.runs import fit
-from tests.test_objectives import resolved
+from pretrain.export.load_run import build
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import fit
+from tests.objectives.test_objectives import resolved
 
-ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 

@@ -54,8 +54,8 @@ def add_data(commands: argparse._SubParsersAction) -> None:
 def data(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `data`."""
     import datamodules
-    from datamodules.benchmark import measure
-    from datamodules.benchmark_table import table
+    from datamodules.timing.benchmark import measure
+    from datamodules.timing.benchmark_table import table
 
     if not a.videos and not a.shards:
         raise ValueError("nothing to load: give --videos, --shards, or both")
@@ -130,7 +130,7 @@ def add_setting(parser: argparse.ArgumentParser, size: str) -> None:
 def setting_of(a: argparse.Namespace, method: str):
     """The `Setting` that is asked for."""
     from models import SIZES
-    from pretrain.speed import Setting
+    from pretrain.studies.speed import Setting
 
     size = next(name for name in SIZES if name.startswith(a.size[0]))
     frames = a.frames or (16 if method in ("videomae", "vit") else 8)
@@ -139,7 +139,7 @@ def setting_of(a: argparse.Namespace, method: str):
 
 def train(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `train`."""
-    from pretrain.speed import METHODS, race
+    from pretrain.studies.speed import METHODS, race
 
     report = race(a.method, METHODS[a.method], setting_of(a, a.method), a.rounds, memory=not a.no_memory)
     return report.json(), report.markdown()
@@ -147,7 +147,7 @@ def train(a: argparse.Namespace) -> tuple[dict, str]:
 
 def grow(a: argparse.Namespace) -> tuple[dict, str]:
     """Reports, table and picture of `grow`."""
-    from pretrain.speed import METHODS, growth
+    from pretrain.studies.speed import METHODS, growth
 
     axes = {axis: growth.AXES[axis] for axis in a.axes or growth.AXES}
     found = growth.grow(a.method, METHODS[a.method], setting_of(a, a.method), axes, a.rounds, memory=not a.no_memory)
@@ -158,8 +158,8 @@ def grow(a: argparse.Namespace) -> tuple[dict, str]:
 
 def where(a: argparse.Namespace) -> tuple[list[dict], str]:
     """Facts and table of `where`."""
-    from pretrain.speed import METHODS
-    from pretrain.speed import where as profiled
+    from pretrain.studies.speed import METHODS
+    from pretrain.studies.speed import where as profiled
 
     found = [profiled.where(name, METHODS[name], setting_of(a, name), a.steps) for name in a.methods]
     return [one.json() for one in found], profiled.table(found)
@@ -167,7 +167,7 @@ def where(a: argparse.Namespace) -> tuple[list[dict], str]:
 
 def fit(a: argparse.Namespace) -> tuple[dict, str]:
     """Facts and report of `fit`."""
-    from pretrain.speed.whole import whole
+    from pretrain.studies.speed.whole import whole
 
     found = whole(a.words[a.words[:1] == ["--"] :], a.steps)
     return found.json(), found.markdown()

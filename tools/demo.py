@@ -81,7 +81,7 @@ def compare(run: Path, export: Path) -> float:
     import torch
     from transformers import VideoMAEForPreTraining
 
-    from pretrain.trained import load_objective
+    from pretrain.export.load_run import load_objective
 
     ours, _ = load_objective(str(run))
     e = ours.encoder

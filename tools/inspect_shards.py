@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.contents import contact_sheet, survey, table, totals
-from datamodules.shards import Shards
+from datamodules.making.contents import contact_sheet, survey, table, totals
+from datamodules.sources.shards import Shards
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,15 +18,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.captions import join_captions, load_captioner, write_captions
-from datamodules.crew import LIMIT
-from datamodules.internvid import match, select, subset
-from datamodules.options import add_arguments, recipe_of, tell
-from datamodules.prepare import prepare_rows
-from datamodules.scenes import THRESHOLD, Scenes, write_scenes
+from datamodules.making.captions import join_captions, load_captioner, write_captions
+from datamodules.making.crew import LIMIT
+from datamodules.making.manifest import match, select, subset
+from datamodules.making.options import add_arguments, recipe_of, tell
+from datamodules.making.prepare import prepare_rows
+from datamodules.making.scenes import THRESHOLD, Scenes, write_scenes
 
 _MANIFEST = "jsonl, csv or parquet as InternVid or WebVid are published, or with `path` for `YoutubeID`"
-_CAPTIONER = "datamodules.captions:ImageToText"
+_CAPTIONER = "datamodules.making.captions:ImageToText"
 
 
 def main(arguments: list[str] | None = None) -> int:

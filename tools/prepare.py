@@ -9,9 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.options import add_arguments, recipe_of, tell
-from datamodules.prepare import prepare
-from datamodules.tars import index_folder
+from datamodules.making.options import add_arguments, recipe_of, tell
+from datamodules.making.prepare import prepare
+from datamodules.sources.tars import index_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from datamodules.compare import compare, table  # here, as it waits for torch
+    from datamodules.making.compare import compare, table  # here, as it waits for torch
 
     parser = argparse.ArgumentParser(
         prog="prepare.py compare",

@@ -12,8 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 def main(arguments: list[str] | None = None) -> int:
     """Runs the tool; whatever is there already, from a run that was killed too, is not made again."""
     from pretrain.cli import main as command
-    from pretrain.quality import METHODS, Size, Study
-    from pretrain.quality_table import write
+    from pretrain.studies.quality import METHODS, Size, Study, write
 
     parser = argparse.ArgumentParser(prog="quality.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="(default %(default)s)")

@@ -21,8 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
 
     from pretrain.cli import settings_of
-    from pretrain.scaling import Cluster, estimate, flops_a_clip, measure
-    from pretrain.trained import build
+    from pretrain.export.load_run import build
+    from pretrain.studies.scaling import Cluster, estimate, flops_a_clip, measure
 
     settings = settings_of([word for config in a.config for word in ("-c", config)])["model"]
     print(f"{'devices':>7} {'step ms':>9} {'communication':>13} {'efficiency':>10}")

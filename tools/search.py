@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="contact sheet (png)")
     parser.add_argument("--ckpt", help="the index's checkpoint, where it is not any more what the index says")
     a = parser.parse_args(arguments)
-    from pretrain.index import read_index
-    from pretrain.pictures import write_png
-    from pretrain.search import Viewer, count, search, sheet, table, text_model
+    from pretrain.features.index import read_index
+    from pretrain.features.search import Viewer, count, search, sheet, table, text_model
+    from pretrain.plots.contact_sheet import write_png
 
     if a.top < 1 or not all(query.strip() for query in a.query):
         parser.error("--top is 1 or more" if a.top < 1 else "a query is empty: say what to look for")

@@ -6,8 +6,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from pretrain.metrics.asking import Asking, averages, captions_of, some
 from pretrain.metrics.ranking import ranks, within
+from pretrain.metrics.text_metric import Asking, averages, captions_of, some
 
 
 class MultipleChoice(Asking):

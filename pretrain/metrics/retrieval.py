@@ -3,6 +3,8 @@
 Letters in shapes: M rows, V videos, n captions, D channels, k candidates.
 """
 
+import hashlib
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -11,10 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from pretrain.contrast import keys
-from pretrain.gallery import Row, Tile, gallery
-from pretrain.metrics.asking import Asking, averages, captions_of, some
 from pretrain.metrics.ranking import by_video, dual_softmax, ranks, recalls, rerank, top
+from pretrain.metrics.text_metric import Asking, averages, captions_of, some
+from pretrain.plots.result_grid import Row, Tile, gallery
 
 _PAIRS = 64  # that are matched together
 _THUMBNAILS, _PIXELS, _SHOWN = 2048, 96, 5  # videos a rank whose picture is kept, its side; 57 MB at most
@@ -178,10 +179,11 @@ class Retrieval(Asking):
         """Queries by the hash of their words, neither the best nor the worst, with the first videos of each."""
         frames = dim_zero_cat(self.thumbnails).permute(0, 2, 3, 1).cpu().numpy()
         seen = dict(zip(self.take("seen"), frames, strict=True))
-        chosen = keys(texts).sort(stable=True).indices[: self.pictures]
+        digests = [hashlib.blake2b(text.encode("utf-8", "surrogateescape")).digest() for text in texts]
+        chosen = sorted(range(len(texts)), key=digests.__getitem__)[: self.pictures]
         found = ranks(order[chosen], right[chosen]).tolist()
         rows = []
-        for q, place in zip(chosen.tolist(), found, strict=True):
+        for q, place in zip(chosen, found, strict=True):
             first = [int(v) for v in top(order[q : q + 1], _SHOWN)[0]]
             missed = [] if right[q, first].any() else [int(order[q].masked_fill(~right[q], -torch.inf).argmax())]
             tiles = []

@@ -12,10 +12,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
-from datamodules.classes import read_classes
-from pretrain.metrics.asking import Asking, averages, some
+from datamodules.sources.annotated.classes import read_classes
 from pretrain.metrics.ranking import ranks, within
-from pretrain.pictures import confusion
+from pretrain.metrics.text_metric import Asking, averages, some
+from pretrain.plots.contact_sheet import confusion
 
 
 class MultiView(Asking):

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.classifier import Classifier
-from pretrain.contrast import mean_of_counted
-from pretrain.erase import Erase
-from pretrain.mix import Mix, blend, opposite
+from pretrain.learning.contrast import mean_of_counted
+from pretrain.learning.mixup import Mix, blend, opposite
+from pretrain.learning.random_erasing import Erase
 from pretrain.objectives.objective import Batch, Objective
 
 

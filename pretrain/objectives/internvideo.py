@@ -12,12 +12,11 @@ from models.caption import CaptionDecoder
 from models.text import CLIPText
 from models.tokenizers import CLIPTokenizer, Words
 from models.uniformerv2 import UniFormerV2
-from pretrain.contrast import keys, pair_loss
-from pretrain.gradcache import check, in_parts
-from pretrain.masking import Mask
+from pretrain.learning.contrast import first_if_still, keys, pair_loss, read, unit_texts, unit_videos
+from pretrain.learning.grad_cache import check, in_parts
+from pretrain.learning.masking import Mask
+from pretrain.learning.text_masking import caption_loss, hidden_words, next_word_errors
 from pretrain.objectives.objective import Batch, Objective
-from pretrain.towers import first_if_still, read, unit_texts, unit_videos
-from pretrain.words import caption_loss, hidden_words, next_word_errors
 
 
 class InternVideo(Objective):

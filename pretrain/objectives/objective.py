@@ -1,6 +1,6 @@
 """Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,24 +12,15 @@ from torchmetrics import Metric
 
 from models import load_weights
 from models.layers import Normalize, use_flash
-from pretrain import parallel
-from pretrain.optim import AdamW
-from pretrain.teachers import Frozen
+from pretrain.learning import parallel
+from pretrain.learning.optim import AdamW
+from pretrain.learning.randomness import _STREAMS, Draw
+from pretrain.learning.teachers import Frozen
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Batch = dict[str, Tensor | list[str]]
-_STREAMS = {"train": 0, "val": 1, "test": 2, "predict": 3}
-
-
-class Draw(NamedTuple):
-    """What the dice of a batch depend on: the stage, the step, and which part of the step's global batch this is."""
-
-    stage: str = "train"
-    step: int = 0
-    part: int = 0
-    parts: int = 1
 
 
 class Objective(pl.LightningModule):

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
-from pretrain.losses import alignment
-from pretrain.masking import Attention, Mask
+from pretrain.learning.losses import alignment
+from pretrain.learning.masking import Attention, Mask
+from pretrain.learning.teachers import Frozen, check_student, last_blocks, resize_frames, teach  # noqa: F401
 from pretrain.objectives.objective import Batch, Objective
-from pretrain.teachers import Frozen, check_student, last_blocks, resize_frames, teach  # noqa: F401
 
 
 class UMT(Objective):

@@ -17,14 +17,13 @@ from models.decoders import FeatureDecoder
 from models.encoder import Encoder
 from models.layers import Grid
 from models.tokenizers import Words
-from pretrain.contrast import gather, keys, mean_of_counted, pair_loss
-from pretrain.fusion import check_text, matching_loss, triple, wrong_pairs
-from pretrain.losses import alignment
-from pretrain.masking import Mask
+from pretrain.learning.contrast import first_if_still, gather, keys, mean_of_counted, pair_loss, unit_texts
+from pretrain.learning.losses import alignment
+from pretrain.learning.masking import Mask
+from pretrain.learning.matching import check_text, matching_loss, triple, wrong_pairs
+from pretrain.learning.teachers import Frozen, check_student, last_blocks, teach
+from pretrain.learning.text_masking import IGNORED, bert_words, hidden_words, labels_of
 from pretrain.objectives.objective import Batch, Objective
-from pretrain.teachers import Frozen, check_student, last_blocks, teach
-from pretrain.towers import first_if_still, unit_texts
-from pretrain.words import IGNORED, bert_words, hidden_words, labels_of
 
 
 class UMT2(Objective):

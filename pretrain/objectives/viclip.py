@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from models.text import CLIPText
 from models.tokenizers import CLIPTokenizer, Words
 from models.viclip import ViCLIPVision
-from pretrain.contrast import keys, pair_loss
-from pretrain.gradcache import check, in_parts
-from pretrain.masking import Mask
+from pretrain.learning.contrast import keys, pair_loss, read, unit_texts, unit_videos
+from pretrain.learning.grad_cache import check, in_parts
+from pretrain.learning.masking import Mask
 from pretrain.objectives.objective import Batch, Objective
-from pretrain.towers import read, unit_texts, unit_videos
 
 
 class ViCLIP(Objective):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from models.decoders import PixelDecoder
 from models.encoder import Encoder
-from pretrain.losses import masked_mse, pixel_target
-from pretrain.masking import Mask, RunningCell, Tube, complement, tokens_in_loss, unseen_first
+from pretrain.learning.losses import masked_mse, pixel_target
+from pretrain.learning.masking import Mask, RunningCell, Tube, complement, tokens_in_loss, unseen_first
 from pretrain.objectives.objective import Batch, Objective
 
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from datamodules.classes import read_classes
+from datamodules.sources.annotated.classes import read_classes
 from models.bert import Bert
 from models.encoder import Encoder
 from models.tokenizers import Words
-from pretrain.contrast import mean_of_counted
-from pretrain.fusion import check_text
+from pretrain.learning.contrast import mean_of_counted
+from pretrain.learning.matching import check_text
 from pretrain.objectives.objective import Batch, Objective
 
 

@@ -7,8 +7,8 @@ from torch.testing import assert_close
 import models
 from models.convert import internvideo as names
 from models.convert.rules import to_theirs
+from pretrain.learning.text_masking import caption_loss, next_word_errors
 from pretrain.objectives import InternVideo
-from pretrain.words import caption_loss, next_word_errors
 from tests.parity import CLOSE, part
 
 

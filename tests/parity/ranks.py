@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from pretrain.contrast import contrastive_loss, gather, same_pairs, similarity
+from pretrain.learning.contrast import contrastive_loss, gather, same_pairs, similarity
 
 CHECKS: dict = {}
 

@@ -4,7 +4,8 @@ import random
 
 import numpy as np
 
-from datamodules import sampling, subsets
+from datamodules.clips import sampling
+from datamodules.making import subsets
 
 
 def frame_indices(facts: dict, t: dict) -> None:

@@ -9,11 +9,11 @@ import models
 from models.convert import umt2 as names
 from models.convert.rules import to_theirs
 from models.tokenizers import Tokenizer, Words
-from pretrain.contrast import hard_negatives, same_pairs, similarity
-from pretrain.masking import Attention
+from pretrain.learning.contrast import hard_negatives, same_pairs, similarity
+from pretrain.learning.masking import Attention
+from pretrain.learning.teachers import Frozen, resize_frames
+from pretrain.learning.text_masking import IGNORED
 from pretrain.objectives import UMT2, VideoQA
-from pretrain.teachers import Frozen, resize_frames
-from pretrain.words import IGNORED
 from tests.parity import CLOSE, part
 from tests.parity.judged import official, official_among_equals
 

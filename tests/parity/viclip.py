@@ -12,11 +12,11 @@ from models.convert.rules import prefixed, to_theirs
 from models.layers import fit_rows
 from models.tokenizers import CLIPTokenizer, clean_caption
 from models.viclip import inflate
-from pretrain.contrast import contrastive_loss, same_pairs, similarity
-from pretrain.masking import Random, RandomFrames, Tube
+from pretrain.learning.contrast import contrastive_loss, same_pairs, similarity
+from pretrain.learning.masking import Random, RandomFrames, Tube
+from pretrain.learning.optim import ClampedAdamW
+from pretrain.learning.text_masking import IGNORED, hidden_words, labels_of
 from pretrain.objectives import ViCLIP
-from pretrain.optim import ClampedAdamW
-from pretrain.words import IGNORED, hidden_words, labels_of
 from tests.parity import CLOSE, part
 from tests.parity.ranks import over_ranks
 

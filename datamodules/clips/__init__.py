@@ -1,0 +1,1 @@
+"""Which frames and which pixels of a video become a clip."""

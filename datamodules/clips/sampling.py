@@ -1,0 +1,215 @@
+"""Which frames of a video make a clip: the published rules, exact to the frame and to the random draw.
+
+The functions are the rules; the classes choose them in a recipe. Letters: `length` frames in the video, `frames` in
+the clip, `stride` between them. Indices are 0-based and inside the video, however short it is.
+Sources: VideoMAEv2 29eab1e (`dataset/`), unmasked_teacher 4fb4049 (`single_modality/datasets/`, and
+`multi_modality/dataset/video_utils.py`, which ViCLIP shares).
+"""
+
+import random
+from abc import ABC, abstractmethod
+from itertools import pairwise
+
+import numpy as np
+
+from datamodules.sources.order import Draw
+
+
+def steps(start: int, length: int, frames: int, stride: int) -> np.ndarray:
+    """From `start` by `stride` while a frame lies beyond the next, then the last one reached again (V2 pretraining)."""
+    last = start + max(0, -(-(length - 1 - start) // stride) - 1) * stride
+    return np.minimum(start + stride * np.arange(frames), last)
+
+
+def dense(length: int, frames: int, stride: int, rng: np.random.RandomState) -> np.ndarray:
+    """V2 pretraining: a start uniform in [0, length - frames * stride], 0 where the video is shorter."""
+    room = length - frames * stride
+    return steps(int(rng.randint(room + 1)) if room > 0 else 0, length, frames, stride)
+
+
+def dense_centre(length: int, frames: int, stride: int) -> np.ndarray:
+    """As `dense`, from the middle."""
+    return steps(max(0, (length - frames * stride) // 2), length, frames, stride)
+
+
+def span(length: int, frames: int, stride: int, rng: np.random.RandomState | None = None) -> np.ndarray:
+    """V2 fine-tuning: `frames` points over a span of frames * stride, whose end is drawn; without `rng` the middle."""
+    width = frames * stride
+    if length <= width:
+        points = np.linspace(0, length, length // stride)
+        return np.clip(np.r_[points, np.full(frames - len(points), length)], 0, length - 1).astype(np.int64)
+    start = int(rng.randint(width, length)) - width if rng is not None else (length - width) // 2
+    return np.clip(np.linspace(start, start + width, frames), start, start + width - 1).astype(np.int64)
+
+
+def dense_view(length: int, frames: int, stride: int, view: int, views: int) -> np.ndarray:
+    """V2 test on Kinetics: clip `view` of `views`, evenly spaced over every stride-th frame (of one: the middle)."""
+    points = np.arange(0, length, stride)
+    room = max(len(points) - frames, 0)
+    start = int(view * (room / (views - 1))) if views > 1 else room // 2
+    return points[np.minimum(np.arange(start, start + frames), len(points) - 1)]
+
+
+def segments(length: int, frames: int, rng: np.random.RandomState) -> np.ndarray:
+    """UMT pretraining and SSv2: a random frame of each of `frames` segments; of a shorter video the first only."""
+    width = length // frames
+    return np.arange(frames) * width + rng.randint(width, size=frames) if width else np.zeros(frames, np.int64)
+
+
+def segments_centre(length: int, frames: int) -> np.ndarray:
+    """SSv2 validation in UMT: the middle of each of `frames` equal parts."""
+    width = length / frames
+    return np.array([int(width / 2 + width * i) for i in range(frames)])
+
+
+def segments_view(length: int, frames: int, view: int, views: int) -> np.ndarray:
+    """SSv2 test: the video in frames * views equal parts, of whose beginnings a view takes every views-th."""
+    width = length / (frames * views)
+    return np.array([int(width * i) for i in range(frames * views)])[view::views]
+
+
+def raw_segments(length: int, frames: int, rng: np.random.RandomState | None = None) -> np.ndarray:
+    """V2 on extracted frames: as `segments` (middles without `rng`), a shorter video led in by its first frame."""
+    width = length // frames
+    if not width:
+        return np.r_[np.zeros(frames - length, np.int64), np.arange(length)]
+    return np.arange(frames) * width + (rng.randint(width, size=frames) if rng is not None else width // 2)
+
+
+def spaced(length: int, frames: int, rng: random.Random | None = None, view: int = 0, views: int = 1) -> np.ndarray:
+    """UMT fine-tuning on Kinetics: a random frame of each segment; without `rng` (view + 1) / (views + 1) into it."""
+    width = (length - 1) / frames
+    edges = [int(np.round(width * i)) for i in range(frames + 1)]
+    if rng is not None:
+        return np.array([rng.randint(a, b) for a, b in pairwise(edges)])
+    return np.array(edges[:-1]) + int(width / (views + 1) * (view + 1))
+
+
+def borders(length: int, frames: int) -> np.ndarray:
+    """ViCLIP, UMT stage 2: where n parts begin, and the end, [n + 1]; n = `frames`, or `length` where that is less."""
+    return np.linspace(0, length, min(frames, length) + 1).astype(np.int64)
+
+
+def padded(indices: np.ndarray, frames: int) -> np.ndarray:
+    """Fewer indices than asked: the last one again (ViCLIP)."""
+    return np.r_[indices, np.full(frames - len(indices), indices[-1], np.int64)]
+
+
+def sparse(length: int, frames: int, rng: random.Random | None = None, view: int = 0, views: int = 1) -> np.ndarray:
+    """ViCLIP, UMT stage 2: a random frame of each part; without `rng` the middle one ("rand" and "middle" there).
+
+    Of several views each takes the middle of its own share of every part: together they cover the video evenly, and
+    the only one is the official middle.
+    """
+    edges = borders(length, frames)
+    if rng is not None:
+        return padded(np.array([rng.randrange(a, b) for a, b in pairwise(edges.tolist())]), frames)
+    width = np.diff(edges)
+    first, end = (edges[:-1] + width * v // views for v in (view, view + 1))
+    return padded((first + np.maximum(first, end - 1)) // 2, frames)
+
+
+def sparse_released(length: int, frames: int, rng: random.Random, fallback: np.random.RandomState) -> np.ndarray:
+    """As the released ViCLIP draws: never a part's last frame, and where a part has no other, any frames in order."""
+    parts = list(pairwise(borders(length, frames).tolist()))
+    if min(b - a for a, b in parts) < 2:
+        return padded(np.sort(fallback.permutation(length)[: len(parts)]), frames)
+    return padded(np.array([rng.randrange(a, b - 1) for a, b in parts]), frames)
+
+
+def sparse_first(length: int, frames: int, offset: int = 0) -> np.ndarray:
+    """ViCLIP's "first": the frame `offset` after the beginning of each part, its last one where it is shorter."""
+    edges = borders(length, frames)
+    return padded(np.minimum(edges[:-1] + offset, edges[1:] - 1), frames)
+
+
+def per_second(length: int, fps: float, rate: float, most: int | None = None) -> np.ndarray:
+    """ViCLIP's "fps2": `rate` frames a second of a video of `fps`, each in the middle of its time, `most` at most.
+
+    As many as there are: none of a video shorter than half a period.
+    """
+    count = int(np.ceil(length / fps * rate))
+    indices = np.around((np.arange(count) + 0.5) / rate * fps).astype(np.int64)
+    return indices[indices < length][:most]
+
+
+def every_nth(length: int, frames: int) -> np.ndarray:
+    """The demo of ViCLIP: `frames` times the whole part of length / frames, from the first frame."""
+    return np.minimum(max(length // frames, 1) * np.arange(frames), length - 1)
+
+
+def ends_included(length: int, frames: int) -> np.ndarray:
+    """The demo of InternVideo: evenly from the first frame to the last."""
+    return np.linspace(0, length - 1, frames).astype(np.int64)
+
+
+class Sampler(ABC):
+    """A rule for training and its fixed views for evaluation."""
+
+    @abstractmethod
+    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+        """Indices [frames] of a random clip."""
+
+    @abstractmethod
+    def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
+        """Indices [frames] of fixed clip `view` of `views`; the only one is the middle."""
+
+
+class Dense(Sampler):
+    """Neighbouring frames at `stride` (VideoMAE pretraining)."""
+
+    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+        return dense(length, frames, stride, draw.numpy)
+
+    def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
+        return dense_centre(length, frames, stride) if views == 1 else dense_view(length, frames, stride, view, views)
+
+
+class Span(Sampler):
+    """`frames` points over a span of frames * stride (VideoMAE fine-tuning on Kinetics)."""
+
+    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+        return span(length, frames, stride, draw.numpy)
+
+    def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
+        return span(length, frames, stride) if views == 1 else dense_view(length, frames, stride, view, views)
+
+
+class Segments(Sampler):
+    """One frame of each of `frames` equal parts, whatever the stride (UMT pretraining, Something-Something)."""
+
+    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+        return segments(length, frames, draw.numpy)
+
+    def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
+        return segments_centre(length, frames) if views == 1 else segments_view(length, frames, view, views)
+
+
+class Spaced(Sampler):
+    """As `Segments`, by the rule of UMT's fine-tuning on Kinetics."""
+
+    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+        return spaced(length, frames, draw.python)
+
+    def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
+        return spaced(length, frames, None, view, views)
+
+
+class Sparse(Sampler):
+    """One frame of each of `frames` nearly equal parts of the whole video (ViCLIP, UMT stage 2): a random one in
+    training, the middle one in evaluation, where `views` views divide every part among them.
+
+    Args:
+        released: draw as the released code does (`sparse_released`): for runs that must match it.
+    """
+
+    def __init__(self, released: bool = False) -> None:
+        self.released = released
+
+    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+        if self.released:
+            return sparse_released(length, frames, draw.python, draw.numpy)
+        return sparse(length, frames, draw.python)
+
+    def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
+        return sparse(length, frames, None, view, views)

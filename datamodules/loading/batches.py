@@ -1,0 +1,152 @@
+"""Whole micro-batches by number, as map-style datasets: what a worker process does.
+
+Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all videos' view 0, then view 1, ...).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.clips import crops
+from datamodules.clips.augment import Augment
+from datamodules.clips.eval_views import Squares, View
+from datamodules.clips.sampling import Sampler
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.reader import Decoder
+from datamodules.loading import buffers, heartbeat
+from datamodules.sources.order import Draw, Order, mix, slots
+from datamodules.sources.source import Sample, Source
+
+ATTEMPTS = 8  # substitutes for one unreadable sample before the run stops
+
+
+@dataclass
+class Clip:
+    """How a clip is cut: numbers and rules, the same for every sample."""
+
+    frames: int
+    stride: int
+    size: int
+    views: int
+    flip: float
+    sampler: Sampler
+    crop: crops.Crop
+    decoder: Decoder
+    view: View = Squares()  # noqa: RUF009 it has no state
+    augment: Augment | None = None
+
+
+class TrainBatches(Dataset):
+    """Micro-batch k of one rank; a pure function of its arguments and k."""
+
+    def __init__(
+        self, source: Source, order: Order, clip: Clip, seed: int, rank: int, world: int, micro: int, accumulate: int
+    ) -> None:
+        self.source, self.order, self.clip, self.seed = source, order, clip, seed
+        self.rank, self.world, self.micro, self.accumulate = rank, world, micro, accumulate
+
+    def __len__(self) -> int:
+        """Micro-batches in one pass over the data. k may go beyond: it then begins the next one."""
+        return -(-len(self.source) // (self.world * self.micro))
+
+    def __getitem__(self, k: int) -> dict:
+        """`video` uint8 [B, C, T, H, W], `name`, `skipped`, and where the source has them `text` and `label`."""
+        clip, skipped, samples = self.clip, [], []
+        video = empty_video(clip.views, self.micro, clip.frames, clip.size)
+        for i, n in enumerate(slots(k, self.rank, self.world, self.micro, self.accumulate)):
+            sample, frames = self._load(n, skipped)
+            if isinstance(sample.text, list):
+                sample = replace(sample, text=sample.text[mix(self.seed, n, -1) % len(sample.text)])
+            samples.append(sample)
+            for view in range(clip.views):
+                draw = Draw(self.seed, n, 1 + view)
+                clip.crop(frames, clip.size, draw, video[view, i])
+                if clip.flip > 0 and draw.python.random() < clip.flip:
+                    crops.flip(video[view, i].numpy())
+                if clip.augment is not None:
+                    clip.augment(video[view, i].numpy(), draw)
+        return {**collate(video, self.source, samples), "skipped": skipped}
+
+    def _load(self, n: int, skipped: list[tuple[str, str]]) -> tuple[Sample, np.ndarray]:
+        """Number n's sample and frames [T, H, W, 3]; where unreadable, a substitute that depends on (seed, n) only."""
+        index = self.order(n)[1]
+        for attempt in range(1 + ATTEMPTS):
+            try:
+                heartbeat.at(f"sample {index}")
+                sample = self.source[index]
+                with heartbeat.decoding(sample.name), sample.open(self.clip.decoder) as video:
+                    length, draw = sample.length(video), Draw(self.seed, n, 0)
+                    indices = self.clip.sampler.draw(length, self.clip.frames, self.clip.stride, draw)
+                    return sample, video.frames(indices)
+            except DecodeError as error:
+                skipped.append((error.name, error.reason))
+                index = mix(self.seed, n, attempt) % len(self.source)
+        last = "; ".join(f"{name}: {reason}" for name, reason in skipped[-ATTEMPTS - 1 :])
+        raise RuntimeError(f"sample {n} and {ATTEMPTS} substitutes for it cannot be read; is the storage there? {last}")
+
+
+class EvalBatches(Dataset):
+    """Batch k of one rank over a source in its own order: sample i belongs to rank i % W, equally many batches for
+    each.
+
+    Rows beyond the end repeat earlier samples at `weight` 0, as do videos that cannot be read, whose pixels are 0.
+    """
+
+    def __init__(self, source: Source, clip: Clip, clips: int, crops: int, rank: int, world: int, micro: int) -> None:
+        self.source, self.clip, self.clips, self.crops = source, clip, clips, crops
+        self.rank, self.world, self.micro = rank, world, micro
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // (self.world * self.micro))
+
+    def __getitem__(self, k: int) -> dict:
+        """Batch of `video` uint8 [B, C, T, H, W], V = clips * crops fixed views of each, and `weight` float [B]."""
+        clip, skipped, samples = self.clip, [], []
+        video = empty_video(self.clips * self.crops, self.micro, clip.frames, clip.size)
+        weight = torch.ones(self.clips * self.crops, self.micro)
+        for i in range(self.micro):
+            n = (k * self.micro + i) * self.world + self.rank
+            if n >= len(self.source):
+                weight[:, i] = 0
+            sample = Sample("", "", "", 0)  # stands in where not even the list's entry can be read
+            try:
+                heartbeat.at(f"sample {n % len(self.source)}")
+                sample = self.source[n % len(self.source)]
+                self._fill(video[:, i], sample)
+            except DecodeError as error:
+                if n < len(self.source):  # padding names nobody twice
+                    skipped.append((error.name, error.reason))
+                sample.name = error.name
+                video[:, i], weight[:, i] = 0, 0
+            samples.append(sample)
+        return {**collate(video, self.source, samples), "weight": weight.flatten(), "skipped": skipped}
+
+    def _fill(self, out: torch.Tensor, sample: Sample) -> None:
+        """Writes a sample's views to `out` [V, T, H, W, 3], clips outermost."""
+        clip = self.clip
+        with heartbeat.decoding(sample.name), sample.open(clip.decoder) as video:
+            length = sample.length(video)
+            wanted = [clip.sampler.view(length, clip.frames, clip.stride, c, self.clips) for c in range(self.clips)]
+            frames = video.frames(np.concatenate(wanted))
+        for c, part in enumerate(np.split(frames, self.clips)):
+            for s in range(self.crops):
+                picture = clip.view(part, clip.size, s, self.crops)
+                out[c * self.crops + s] = torch.from_numpy(np.ascontiguousarray(picture))
+
+
+def empty_video(views: int, micro: int, frames: int, size: int) -> torch.Tensor:
+    """uint8 [V, m, T, H, W, C], in a worker straight in shared memory: handing it over then copies nothing."""
+    return buffers.empty((views, micro, frames, size, size, 3))
+
+
+def collate(video: torch.Tensor, source: Source, samples: list[Sample]) -> dict:
+    """Rows in view-major order. Pixels stay channels-last in memory: [B, C, T, H, W] is a view of the buffer."""
+    views, total = len(video), len(source)
+    batch = {"video": video.flatten(0, 1).permute(0, 4, 1, 2, 3), "name": [s.name for s in samples] * views}
+    if source.texts == total:
+        batch["text"] = [s.text for s in samples] * views
+    if source.labels == total:
+        batch["label"] = torch.tensor([s.label for s in samples] * views)
+    return batch

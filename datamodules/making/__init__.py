@@ -1,0 +1,1 @@
+"""Videos into shards: preparing, captioning, cutting, choosing."""

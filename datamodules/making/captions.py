@@ -1,0 +1,192 @@
+"""Captions for the clips of a manifest: from a file by name, or from a captioner that looks at frames."""
+
+import csv
+import importlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.reader import PyAV
+from datamodules.making.journal import Journal
+from datamodules.making.manifest import Entry, Folder, read_manifest
+
+
+class Captioner(ABC):
+    """Says what clips show.
+
+    Name one's own by `package.module:Class`. `frames` of each clip are taken from the middles of as many equal parts:
+    the one in the middle by default, as InternVid's coarse captions do.
+    """
+
+    frames: int = 1
+
+    @abstractmethod
+    def __call__(self, clips: list[np.ndarray]) -> list[str]:
+        """A caption for each clip, uint8 RGB [frames, H, W, 3]; sizes may differ."""
+
+
+class ImageToText(Captioner):
+    """An image captioner of transformers (BLIP, BLIP-2, GIT, ...) on the middle frame.
+
+    Args:
+        model: folder or name on the hub.
+        prompt: what the caption goes on from.
+        tokens: longest caption.
+        device: "cuda", "cpu", ...; a GPU where there is one by default.
+    """
+
+    def __init__(
+        self,
+        model: str = "Salesforce/blip-image-captioning-base",
+        prompt: str | None = None,
+        tokens: int = 40,
+        device: str | None = None,
+    ) -> None:
+        import torch
+
+        try:
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+        except ImportError as error:
+            raise ImportError("ImageToText needs transformers: pip install 'tubelet[hf]'") from error
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = AutoProcessor.from_pretrained(model)
+        self.model = AutoModelForImageTextToText.from_pretrained(model).to(self.device).eval()
+        self.prompt, self.tokens = prompt, tokens
+
+    def __call__(self, clips: list[np.ndarray]) -> list[str]:
+        import torch
+
+        text = {"text": [self.prompt] * len(clips)} if self.prompt else {}
+        inputs = self.processor(images=[clip[0] for clip in clips], return_tensors="pt", **text).to(self.device)
+        with torch.inference_mode():
+            ids = self.model.generate(**inputs, max_new_tokens=self.tokens)
+        return [caption.strip() for caption in self.processor.batch_decode(ids, skip_special_tokens=True)]
+
+
+def load_captioner(name: str, arguments: dict | None = None) -> Captioner:
+    """The captioner called `package.module:Class`, made with `arguments`."""
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"{name!r} is no captioner: write package.module:Class")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"there is no captioner {name}: {error}") from None
+    return found(**(arguments or {}))
+
+
+def write_captions(
+    manifest: str,
+    folder: str,
+    out: str,
+    captioner: Captioner,
+    settings: dict | None = None,
+    batch: int = 16,
+    progress: bool = True,
+) -> dict:
+    """Writes the manifest with a `Caption` for each clip by `captioner`; a killed run goes on where it was.
+
+    Args:
+        manifest: its lines stay as they are but for the caption; those with one keep theirs.
+        folder: where the videos are.
+        out: jsonl.
+        captioner: what looks at the clips.
+        settings: what makes a run another one: the captioner's name and arguments.
+        batch: clips that it sees at a time.
+        progress: shows a bar.
+
+    Returns:
+        `captioned`, `kept` (had one), and `failed` (reason by clip; they are left without).
+    """
+    videos = Folder(folder)
+    entries = list(read_manifest(manifest))
+    journal = Journal(Path(out), {"manifest": manifest, "folder": folder, **(settings or {})})
+    open_entries = [e for e in entries if not e.text and e.name not in journal.records]
+    bar = tqdm(total=len(entries), initial=len(entries) - len(open_entries), disable=not progress, unit="clip")
+    with bar:
+        clips = _clips(open_entries, videos, captioner.frames)
+        while group := list(islice(clips, batch)):
+            good = [(name, clip) for name, clip in group if not isinstance(clip, str)]
+            captions = captioner([clip for _, clip in good]) if good else []
+            for (name, _), caption in zip(good, captions, strict=True):
+                journal.add(name, {"caption": caption})
+            for name, reason in group:
+                if isinstance(reason, str):
+                    journal.add(name, {"failed": reason})
+            bar.update(len(group))
+    told = {e.name: journal.records[e.name] for e in entries if not e.text}
+    failed = {name: record["failed"] for name, record in told.items() if "failed" in record}
+    rows = [e.row if e.text else _captioned(e, told[e.name].get("caption")) for e in entries]
+    journal.finish("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return {"captioned": len(told) - len(failed), "kept": len(entries) - len(told), "failed": failed}
+
+
+def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[str, np.ndarray | str]]:
+    """(name, uint8 [frames, H, W, 3] or why there is none), each video opened once for neighbouring lines."""
+    path, video = None, None
+    for entry in entries:
+        try:
+            found = videos.find(entry)
+            if found is None:
+                yield entry.name, "its video is missing"
+                continue
+            if found != path or video is None:
+                if video is not None:
+                    video.close()
+                path, video = found, None
+                video = PyAV().open(found)
+            yield entry.name, video.frames(_middles(entry, len(video), video.fps, frames))
+        except DecodeError as error:
+            yield entry.name, error.reason
+    if video is not None:
+        video.close()
+
+
+def _middles(entry: Entry, length: int, fps: float, frames: int) -> np.ndarray:
+    """Frame numbers in the middles of `frames` equal parts of a clip."""
+    first = min(int(entry.start * fps), length - 1)
+    last = length if entry.end == math.inf else min(max(int(entry.end * fps), first + 1), length)
+    return (first + (last - first) * (np.arange(frames) + 0.5) / frames).astype(np.int64)
+
+
+def join_captions(manifest: str, captions: str, out: str) -> tuple[int, int]:
+    """Writes the manifest with captions from a file; gives how many clips have one, and how many there are.
+
+    Args:
+        manifest: its lines stay as they are but for the caption.
+        captions: csv or jsonl of `name` (a clip's `VIDEO_START_END`, or its video for all its clips) and `caption` (or
+            `text`).
+        out: jsonl.
+    """
+    told = _read_captions(Path(captions))
+    found, rows = 0, []
+    for entry in read_manifest(manifest):
+        caption = told.get(entry.name, told.get(entry.video))
+        found += caption is not None or entry.text is not None
+        rows.append(entry.row if caption is None else _captioned(entry, caption))
+    Journal(Path(out), {}).finish("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return found, len(rows)
+
+
+def _read_captions(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no captions at {path}")
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        lines = csv.DictReader(file) if path.suffix.lower() == ".csv" else (json.loads(x) for x in file if x.strip())
+        rows = list(lines)
+    told = {row.get("name"): row.get("caption", row.get("text")) for row in rows}
+    if None in told or None in told.values():
+        raise ValueError(f"{path} needs the columns `name` and `caption` in every line; it has {', '.join(rows[0])}")
+    return told
+
+
+def _captioned(entry: Entry, caption: str | None) -> dict:
+    """The line with a caption under the name that its kind of manifest has for it."""
+    return entry.row if caption is None else {**entry.row, "name" if "videoid" in entry.row else "Caption": caption}

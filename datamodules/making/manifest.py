@@ -1,0 +1,246 @@
+"""InternVid's and WebVid's manifests as they are published, and one's own in their form: read, thinned out, matched to
+a folder of videos.
+
+InternVid (jsonl): `YoutubeID`, `Start_timestamp`, `End_timestamp` (HH:MM:SS.mmm), `Caption`, `Aesthetic_Score`,
+`UMT_Score`. WebVid (csv): `videoid`, `contentUrl`, `duration`, `page_dir`, `name` (its caption). One's own: as
+InternVid, with `path` (in its folder) for `YoutubeID`. All come as jsonl, csv or parquet.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.making.subsets import at_least, diverse, lasting, top
+from datamodules.sources.files import VIDEO_SUFFIXES, json_object
+
+_VIDEO = ("YoutubeID", "videoid", "path")
+_TIMES = ("Start_timestamp", "End_timestamp")
+_NAMED = re.compile(r"\[([\w-]{11})\]$")  # yt-dlp's usual name: title [id]
+
+
+@dataclass
+class Entry:
+    """A line of a manifest: `video` (an id or a path), from `start` to `end` seconds, `text`, and the line itself."""
+
+    video: str
+    start: float
+    end: float
+    text: str | None
+    row: dict
+
+    @property
+    def name(self) -> str:
+        """The clip's name, which begins with that of its video: the rule of diversity goes by it."""
+        stem = os.path.splitext(self.video)[0] if Path(self.video).suffix.lower() in VIDEO_SUFFIXES else self.video
+        return stem if self.end == math.inf else f"{stem}_{self.start:.3f}_{self.end:.3f}"
+
+
+def read_manifest(path: str) -> Iterator[Entry]:
+    """Lines of a manifest, one at a time.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: no column says which video, or a line's timestamps cannot be read.
+    """
+    for number, row in _rows(Path(path)):
+        key = next((k for k in _VIDEO if row.get(k) not in (None, "")), None)
+        if key is None:
+            raise ValueError(
+                f"{path}, line {number} names no video: of {', '.join(_VIDEO)} it has none, only {', '.join(row)}"
+            )
+        text = row.get("name") if key == "videoid" else row.get("Caption", row.get("text"))
+        try:
+            start, end = (seconds_of(row.get(k)) for k in _TIMES)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        if (start is None) != (end is None) or (start is not None and not 0 <= start < end):
+            raise ValueError(f"{path}, line {number}: from {row.get(_TIMES[0])} to {row.get(_TIMES[1])} is no clip")
+        yield Entry(str(row[key]), start or 0.0, math.inf if end is None else end, text or None, row)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no manifest at {path}")
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        yield from enumerate(_parquet(path), 1)
+    elif kind in (".csv", ".jsonl"):
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if kind == ".csv":
+                reader = csv.DictReader(file)
+                yield from ((reader.line_num, row) for row in reader)
+            else:
+                yield from ((n, json_object(path, n, line)) for n, line in enumerate(file, 1) if line.strip())
+    else:
+        raise ValueError(f"{path} is no manifest: those end in .jsonl, .csv or .parquet")
+
+
+def _parquet(path: Path) -> Iterator[dict]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ImportError(f"{path} needs `pip install pyarrow`, or convert it to jsonl") from error
+    with ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def seconds_of(stamp: str | float | None) -> float | None:
+    """Seconds of `01:02:03.456`, `02:03.4`, `3.4` or a number; None of nothing."""
+    if stamp is None or stamp == "":
+        return None
+    try:
+        parts = [float(part) for part in str(stamp).replace(",", ".").split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or not all(math.isfinite(part) for part in parts):
+        raise ValueError(f"{stamp!r} is no timestamp; HH:MM:SS.mmm is one")
+    return sum(part * 60**i for i, part in enumerate(reversed(parts)))
+
+
+def stamp_of(seconds: float) -> str:
+    """`HH:MM:SS.mmm`."""
+    millis = round(seconds * 1000)
+    return f"{millis // 3_600_000:02}:{millis // 60_000 % 60:02}:{millis // 1000 % 60:02}.{millis % 1000:03}"
+
+
+class Folder:
+    """The videos under a folder, found by path, by name without ending, or by the id in yt-dlp's `title [id].mp4`."""
+
+    def __init__(self, folder: str) -> None:
+        self.root, self.paths = Path(folder), {}
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no folder of videos at {folder}")
+        self.twice: dict[str, list[str]] = {}
+        for place, _, files in os.walk(self.root):
+            for file in sorted(files):
+                stem, ending = os.path.splitext(file)
+                if ending.lower() in VIDEO_SUFFIXES:
+                    self._note(stem, os.path.join(place, file))
+                    if named := _NAMED.search(stem):
+                        self._note(named[1], os.path.join(place, file))
+
+    def _note(self, name: str, path: str) -> None:
+        if self.paths.setdefault(name, path) != path:
+            self.twice.setdefault(name, [self.paths[name]]).append(path)
+
+    def find(self, entry: Entry) -> str | None:
+        """Where the video of a line is, None where it is not; ValueError where two could be meant."""
+        page = entry.row.get("page_dir")
+        for path in (entry.video, *([os.path.join(str(page), f"{entry.video}.mp4")] if page else [])):
+            if os.path.isfile(full := os.path.join(self.root, path)):
+                return full
+        name = os.path.splitext(os.path.basename(entry.video))[0] if "path" in entry.row else entry.video
+        if name in self.twice:
+            raise ValueError(f"two videos could be {name}: {', '.join(self.twice[name][:2])}. Keep one of them.")
+        return self.paths.get(name)
+
+
+def match(manifest: str, folder: str) -> tuple[list[dict], list[str]]:
+    """Rows for `prepare_rows`, one a video with all its cuts, and the names of the clips whose video is not there."""
+    videos, rows, missing = Folder(folder), {}, []
+    for entry in read_manifest(manifest):
+        path = videos.find(entry)
+        if path is None:
+            missing.append(entry.name)
+            continue
+        row = rows.setdefault(path, {"path": path, "name": entry.video, "cuts": []})
+        drop = (*_VIDEO, *_TIMES, "Caption", "text", "name")
+        rest = {k: v for k, v in entry.row.items() if k not in drop and v not in (None, "")}
+        cut = {"name": entry.name, "start": entry.start, **rest}
+        cut |= {"end": entry.end} if entry.end < math.inf else {}
+        row["cuts"].append({**cut, "text": entry.text} if entry.text else cut)
+    if not rows:
+        raise FileNotFoundError(f"none of the {len(missing)} clips of {manifest} has its video in {folder}")
+    return [_whole(row) for row in rows.values()], missing
+
+
+def _whole(row: dict) -> dict:
+    """A row whose one cut is the whole video asks for no cut: its bytes may stay as they are."""
+    if len(row["cuts"]) == 1 and "end" not in row["cuts"][0]:
+        rest = {k: v for k, v in row["cuts"][0].items() if k not in ("start", "name")}
+        return {**rest, "path": row["path"], "name": row["name"]}
+    return row
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which lines of a manifest to keep: what is given is applied in this order.
+
+    Args:
+        seconds: shortest and longest clip.
+        least: (column, value): lines whose score is at least that.
+        share: (column, share): the lines with the highest scores.
+        count: as many, drawn so that each video has the same chance (`diverse`).
+        seed: of that draw.
+    """
+
+    seconds: tuple[float, float] | None = None
+    least: tuple[str, float] | None = None
+    share: tuple[str, float] | None = None
+    count: int | None = None
+    seed: int = 42
+
+
+def subset(kind: str, count: int | None = None, score: str = "UMT_Score") -> Rule:
+    """The paper's subset of that name: DIV, FLT (the best 30 % by video-text similarity, then DIV) or AES."""
+    rules = {
+        "DIV": Rule(count=count),
+        "FLT": Rule(share=(score, 0.3), count=count),
+        "AES": Rule(least=("Aesthetic_Score", 4.0), count=count),
+    }
+    return rules[kind]
+
+
+def select(manifest: str, out: str, rule: Rule) -> tuple[int, int]:
+    """Writes the lines that `rule` keeps, in their order and as they are, as jsonl; gives (kept, of).
+
+    Goes over the manifest twice and holds only the columns that the rule asks for, not the lines.
+    """
+    columns = [pair[0] for pair in (rule.least, rule.share) if pair]
+    scores = {column: [] for column in columns}
+    seconds, sources = [], []
+    for number, entry in enumerate(read_manifest(manifest), 1):
+        for column in columns:
+            scores[column].append(_score(manifest, number, entry, column))
+        seconds.append(entry.end - entry.start)
+        sources.append(entry.video.encode())
+    kept = np.arange(len(seconds))
+    if rule.seconds:
+        kept = kept[lasting(np.array(seconds)[kept], *rule.seconds)]
+    if rule.least:
+        kept = kept[at_least(np.array(scores[rule.least[0]])[kept], rule.least[1])]
+    if rule.share:
+        kept = kept[top(np.array(scores[rule.share[0]])[kept], rule.share[1])]
+    if rule.count is not None:
+        kept = np.sort(kept[diverse(np.array(sources)[kept], rule.count, rule.seed)])
+    _write_lines(manifest, out, set(kept.tolist()))
+    return len(kept), len(seconds)
+
+
+def _score(manifest: str, number: int, entry: Entry, column: str) -> float:
+    try:
+        return float(entry.row[column])
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{manifest}, clip {number} ({entry.name}) has no number in {column!r}; it has {', '.join(entry.row)}"
+        ) from None
+
+
+def _write_lines(manifest: str, out: str, kept: set[int]) -> None:
+    partial = Path(out).with_name(f".{Path(out).name}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "w", encoding="utf-8") as file:
+        for i, entry in enumerate(read_manifest(manifest)):
+            if i in kept:
+                file.write(json.dumps(entry.row, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, out)

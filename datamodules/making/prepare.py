@@ -1,0 +1,214 @@
+"""From videos to shards: every file checked by decoding, in parallel, resumable after a kill, with a report.
+
+Inputs are assigned to shards by their place in the list, and a shard counts as done when its report is on disk (written
+after its tar): a run that was killed goes on with the first shard that lacks one, and loses or doubles nothing.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.making.crew import LIMIT, Crew
+from datamodules.making.encode import Cut, Lost, Piece, Recipe, prepare_video
+from datamodules.making.report import write_page
+from datamodules.sources.files import find_videos, read_list
+from datamodules.sources.tars import write_index, write_shard
+
+PARTS = ".prepare"  # folder for the settings and a report for each finished shard
+REPORT = "report.json"
+PAGE = "report.html"
+MISSING = "missing.txt"
+
+
+def prepare(
+    videos: str,
+    out: str,
+    recipe: Recipe | None = None,
+    root: str | None = None,
+    shard_samples: int = 256,
+    workers: int | None = None,
+    progress: bool = True,
+    limit: float = LIMIT,
+) -> dict:
+    """Makes shards, their index, `report.json` and `report.html` in `out`; gives the report.
+
+    Args:
+        videos: a folder that is searched through all its depths, or a csv or jsonl list with a column `path`.
+        out: folder for the shards; where an interrupted run with the same settings is found, it is finished.
+        recipe: what is done to each video; by default it is only checked.
+        root: what relative paths of a list start from; the list's folder by default.
+        shard_samples: videos to a shard.
+        workers: processes; as many as there are cores by default.
+        progress: shows a bar.
+        limit: seconds after which the work on one video is given up; 0 for never.
+
+    Raises:
+        FileNotFoundError: no video to prepare.
+        ValueError: `out` was begun with other settings or another list.
+    """
+    return prepare_rows(inputs(videos, root), out, recipe or Recipe(), shard_samples, workers, progress, limit)
+
+
+def prepare_rows(
+    rows: Sequence[dict],
+    out: str,
+    recipe: Recipe,
+    shard_samples: int = 256,
+    workers: int | None = None,
+    progress: bool = True,
+    limit: float = LIMIT,
+    missing: Sequence[str] = (),
+) -> dict:
+    """As `prepare`, from rows: `path` to open, `name` to keep, and what goes into the json of each of its clips.
+
+    A row with `cuts` (a list of dicts of `start` and `end` in seconds, `name`, and more for the json) gives those
+    clips, others the whole video. `missing` names what was asked for and is not there: it is counted, and listed in a
+    file.
+    """
+    folder = Path(out)
+    parts = folder / PARTS
+    parts.mkdir(parents=True, exist_ok=True)
+    _claim(parts, rows, recipe, shard_samples)
+    began, workers = time.time(), workers or os.cpu_count() or 1
+    groups = _groups(rows, shard_samples)
+    open_shards = [s for s in range(len(groups)) if not (parts / f"{s:06d}.json").exists()]
+    waiting = [row for s in open_shards for row in groups[s]]
+    bar = tqdm(total=len(rows), initial=len(rows) - len(waiting), disable=not progress, unit="video")
+    with bar, Crew(partial(_work, recipe=recipe), workers, limit) as crew:
+        results = crew.run(waiting)
+        for s in open_shards:
+            _make_shard(folder, s, groups[s], results, bar)
+    done = [_read(parts / f"{s:06d}.json") for s in range(len(groups))]
+    return _finish(folder, done, recipe, time.time() - began, missing)
+
+
+def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
+    """Rows by shard: as many as give about `shard_samples` clips, as far as the rows tell."""
+    groups, room = [], 0
+    for row in rows:
+        if room <= 0:
+            groups.append([])
+            room = shard_samples
+        groups[-1].append(row)
+        room -= len(row.get("cuts", [row]))
+    return groups
+
+
+def inputs(videos: str, root: str | None = None) -> list[dict]:
+    """Rows of `path` (to open), `name` (to keep), and whatever columns a list has, in a fixed order."""
+    where = Path(videos)
+    if not where.exists():
+        raise FileNotFoundError(f"no folder or list of videos at {videos}")
+    if where.is_dir():
+        rows = [{"path": str(file), "name": file.relative_to(where).as_posix()} for file in find_videos(where)]
+    else:
+        base = Path(root) if root is not None else where.parent
+        rows = [{**row, "path": str(base / row["path"]), "name": row["path"]} for row in read_list(where)]
+    if not rows:
+        raise FileNotFoundError(f"no video in {videos}")
+    return rows
+
+
+def _claim(parts: Path, rows: Sequence[dict], recipe: Recipe, shard_samples: int) -> None:
+    """Notes the settings of this run, or makes sure that they are those of the run that is to be finished."""
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
+    settings = {**asdict(recipe), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
+    file = parts / "settings.json"
+    before = _read(file) if file.exists() else settings
+    if changed := [key for key in settings if before.get(key) != settings[key]]:
+        raise ValueError(
+            f"{parts.parent} was begun with another {', '.join(changed)}: "
+            + ", ".join(f"{key} {before.get(key)} then, {settings[key]} now" for key in changed)
+            + ". Repeat the settings to finish it, or choose another folder."
+        )
+    _write(file, settings)
+
+
+def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, bar: tqdm) -> None:
+    report: dict = {"kept": [], "dropped": []}
+
+    def samples() -> Iterator[tuple[str, str, bytes, dict]]:
+        for place, row in enumerate(rows):
+            pieces = next(results)
+            bar.update()
+            if isinstance(pieces, str):
+                pieces = [Lost(cut, pieces) for cut in row.get("cuts", [{}])]
+            for i, piece in enumerate(pieces):
+                name = piece.meta.get("name", row["name"])
+                if isinstance(piece, Lost):
+                    report["dropped"].append({"name": name, "reason": piece.reason})
+                    if not bar.disable:
+                        tqdm.write(f"dropped {name}: {piece.reason}")
+                    continue
+                key = f"{number:06d}{place:06d}" + (f"-{i:04d}" if len(pieces) > 1 else "")
+                about = {k: v for k, v in vars(piece).items() if k not in ("data", "ending", "meta")}
+                rest = {k: v for k, v in row.items() if k not in ("path", "name", "cuts")}
+                meta = {**rest, "source": row["name"], **piece.meta, **about}
+                words = len(meta["text"].split()) if meta.get("text") else None
+                report["kept"].append({"name": name, "key": key, "bytes": len(piece.data), "words": words, **about})
+                yield key, piece.ending, piece.data, meta
+
+    row = write_shard(folder / f"shard-{number:06d}.tar", samples())
+    report["row"] = row
+    _write(folder / PARTS / f"{number:06d}.json", report)
+
+
+def _finish(folder: Path, parts: list[dict], recipe: Recipe, elapsed: float, missing: Sequence[str]) -> dict:
+    write_index(folder, [part["row"] for part in parts])
+    if missing:
+        _replace(folder / MISSING, "".join(f"{name}\n" for name in missing))
+    kept = [k for part in parts for k in part["kept"]]
+    dropped = [d for part in parts for d in part["dropped"]]
+    report = {
+        "kept": len(kept),
+        "dropped": len(dropped),
+        "missing": len(missing),
+        "reasons": dict(Counter(d["reason"] for d in dropped).most_common()),
+        "frames": sum(k["frames"] for k in kept),
+        "seconds": round(sum(k["seconds"] for k in kept), 3),
+        "bytes": sum(k["bytes"] for k in kept),
+        "shards": len(parts),
+        "sizes": dict(Counter(f"{k['width']}x{k['height']}" for k in kept).most_common(20)),
+        "settings": asdict(recipe),
+        "elapsed": round(elapsed, 1),
+        "dropped_files": dropped,
+    }
+    _write(folder / REPORT, report)
+    write_page(folder / PAGE, report, kept)
+    return report
+
+
+def _work(row: dict, recipe: Recipe) -> list[Piece | Lost] | str:
+    try:
+        cuts = [Cut(cut["start"], cut.get("end", math.inf), cut) for cut in row["cuts"]] if "cuts" in row else None
+        return prepare_video(row["path"], recipe, cuts)
+    except DecodeError as error:
+        return error.reason
+
+
+def _read(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _write(file: Path, content: dict) -> None:
+    _replace(file, json.dumps(content, ensure_ascii=False, indent=1))
+
+
+def _replace(file: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    with open(partial, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, file)

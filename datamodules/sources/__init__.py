@@ -1,0 +1,1 @@
+"""Samples by number: files, shards, mixtures, and the order in which they are read."""

@@ -1,0 +1,169 @@
+"""Plain videos: a csv or jsonl list with a header row, or a folder."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.decoding.images import IMAGE_SUFFIXES
+from datamodules.sources.source import Sample, Source, Strings
+
+VIDEO_SUFFIXES = {
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".3gp",
+    ".gif",
+}
+_NO_LABEL = -(2**63)
+
+
+class Files(Source):
+    """Videos as plain files.
+
+    Args:
+        path: a csv file with a header row, a jsonl file (an object a line), a folder that is searched for videos
+            through all its depths, or one video. Of a list's columns `path` is required; `text` (or `caption`) and
+            `label` (an integer) are used, or `labels` where a video is of several classes ("3 17"; a list in jsonl; of
+            none where it is empty). A list may name pictures too, which are videos of one frame.
+        root: what relative paths of a list start from; the list's own folder by default.
+        pictures: search a folder for pictures as well as videos.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`, or no video in the folder.
+        ValueError: the list has no `path` column, a line without one, a label that is no integer, or both kinds.
+    """
+
+    def __init__(self, path: str, root: str | None = None, pictures: bool = False) -> None:
+        where = Path(path)
+        if not where.exists():
+            raise FileNotFoundError(f"no list or folder of videos at {path}")
+        if where.is_dir():
+            found = find_videos(where, pictures)
+            rows = [{"path": str(file), "name": file.relative_to(where).as_posix()} for file in found]
+            if not rows:
+                suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if pictures else VIDEO_SUFFIXES
+                raise FileNotFoundError(f"no video in {path}: none of its files ends in {' '.join(sorted(suffixes))}")
+        elif where.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+            rows = [{"path": str(where), "name": where.name}]
+        else:
+            rows = list(read_list(where))
+            if not rows:
+                raise ValueError(f"{path} lists no video: it has no line after its header")
+        self.root = str(root if root is not None else where.parent) if not where.is_dir() else ""
+        self.paths = Strings(row["path"] for row in rows)
+        self.names = Strings(row.get("name") or row["path"] for row in rows)
+        self.captions = Strings(row.get("text") or "" for row in rows)
+        self.targets = _targets(rows, path)
+        self.counts = len(rows)
+        self.texts = sum(row.get("text") is not None for row in rows)
+        self.labels = len(rows) if self.targets.ndim == 2 else int((self.targets != _NO_LABEL).sum())
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(self.counts)[index]
+        label = self.targets[index].tolist()
+        path = os.path.join(self.root, self.paths[index])  # an absolute path stays as it is
+        text = self.captions[index] if self.texts == self.counts else self.captions[index] or None
+        return Sample(self.names[index], path, text, label if label != _NO_LABEL else None)
+
+
+def _targets(rows: list[dict], path: str) -> np.ndarray:
+    """The number of each row's class, [n], or of its classes, [n, most] filled up with -1."""
+    if not any("labels" in row for row in rows):
+        return np.array([row.get("label", _NO_LABEL) for row in rows], dtype=np.int64)
+    if any("label" in row for row in rows):
+        raise ValueError(f"{path} has both `label` and `labels`: keep `labels`, which may be one number too")
+    several = [row.get("labels", []) for row in rows]
+    targets = np.full((len(rows), max(map(len, several))), -1, dtype=np.int64)
+    for target, numbers in zip(targets, several, strict=True):
+        target[: len(numbers)] = numbers
+    return targets
+
+
+def find_videos(folder: Path, pictures: bool = False) -> list[Path]:
+    """Every file with a video's ending (or a picture's, too) under `folder`, in order of path."""
+    suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if pictures else VIDEO_SUFFIXES
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+
+
+def read_list(path: Path) -> Iterator[dict]:
+    """Rows of a csv or jsonl list: dicts of `path`, where given `text`, `label` (int) and `labels` (list), and all
+    other columns."""
+    if path.suffix.lower() not in {".csv", ".jsonl"}:
+        raise ValueError(
+            f"{path} is neither a .csv nor a .jsonl list, nor a folder, nor a video ({path.suffix or 'no ending'})"
+        )
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            reader = csv.DictReader(file)
+            _need_path(path, reader.fieldnames or [])
+            rows = ((reader.line_num, row) for row in reader)
+        else:
+            rows = _json_rows(path, file)
+        for number, row in rows:
+            yield _clean(path, number, row)
+
+
+def _json_rows(path: Path, file: Iterator[str]) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            row = json_object(path, number, line)
+            _need_path(path, list(row))
+            yield number, row
+
+
+def _need_path(path: Path, columns: list[str]) -> None:
+    if "path" not in columns:
+        raise ValueError(
+            f"{path} has no column `path`: its columns are {', '.join(map(repr, columns)) or 'none'}. "
+            "The first row must name the columns, one of them `path`; `text` and `label` are optional."
+        )
+
+
+def _clean(path: Path, number: int, row: dict) -> dict:
+    row = {key: value for key, value in row.items() if value not in (None, "") and key is not None}
+    if "path" not in row:
+        raise ValueError(f"{path}, line {number}: the path is empty")
+    if "caption" in row:
+        row.setdefault("text", row.pop("caption"))
+    for column in ("label", "labels"):
+        if column in row:
+            given = row[column]
+            try:
+                row[column] = _numbers(given) if column == "labels" else int(given)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"{path}, line {number}: {column} {given!r} is no integer; number the classes from 0"
+                ) from None
+    return row
+
+
+def _numbers(given: object) -> list[int]:
+    """Several numbers: a list, or words of a text."""
+    numbers = [int(one) for one in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
+    if any(one < 0 for one in numbers):
+        raise ValueError("negative")
+    return numbers
+
+
+def json_object(path: Path, number: int, line: str) -> dict:
+    """The object on line `number` of a jsonl file; ValueError names the line."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number} is no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}, line {number} is no JSON object")
+    return row

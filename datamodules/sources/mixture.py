@@ -1,0 +1,107 @@
+"""Several sources in one order, by weights: still a pure function of (seed, number), with nothing to save."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from datamodules.sources.order import Order, mix
+from datamodules.sources.source import Sample, Source
+
+
+class Mixture(Source):
+    """Samples of several sources, in proportion to weights.
+
+    Each source keeps an order of its own: none of its samples comes again before all of them have come. So the sources
+    begin their passes at different times; the mixture's epoch is a plain count of `len(mixture)` samples, as many as
+    the sources hold together, of which source j gives the share w_j / sum(w). By default the weights are the numbers
+    of samples: then an epoch of the mixture is a pass of each source (to within `strip`).
+
+    Args:
+        sources: what is mixed; pictures are videos of one frame (`Files` and `Shards` read them).
+        weights: one a source, of any scale, above 0; by default the sources' lengths.
+        strip: so many neighbouring numbers come from one source. A shard is read by one rank where the number of ranks
+            divides it, and the ranks' shares of each source are then equal at every step. By default the largest
+            divisor of the lanes that is no more than their square root.
+
+    Raises:
+        ValueError: no source, another number of weights than of sources, or a weight that is not above 0.
+    """
+
+    def __init__(self, sources: list[Source], weights: list[float] | None = None, strip: int | None = None) -> None:
+        if not sources:
+            raise ValueError("Mixture got no source; give it a list of them")
+        if weights is not None and len(weights) != len(sources):
+            raise ValueError(f"Mixture got {len(sources)} sources and {len(weights)} weights; give one a source")
+        if any(weight <= 0 for weight in weights or ()):
+            raise ValueError(f"Mixture got the weights {weights}; each must be above 0 (leave out a source instead)")
+        self.sources, self.weights, self.strip = sources, weights or [len(source) for source in sources], strip
+        self.ends = np.cumsum([len(source) for source in sources])
+        parts = [source.counts for source in sources]
+        sharded = any(isinstance(part, np.ndarray) for part in parts)
+        self.counts = np.concatenate([np.atleast_1d(part) for part in parts]) if sharded else int(self.ends[-1])
+        self.texts = sum(source.texts for source in sources)
+        self.labels = sum(source.labels for source in sources)
+
+    def __getitem__(self, index: int) -> Sample:
+        """All of the first source, then all of the second, and so on."""
+        index = range(len(self))[index]
+        j = int(np.searchsorted(self.ends, index, side="right"))
+        return self.sources[j][index - int(self.ends[j]) + len(self.sources[j])]
+
+    def order(self, seed: int, lanes: int) -> "MixedOrder":
+        """The weighted order; each source's own is seeded by its place in the list."""
+        strip = self.strip or max(d for d in range(1, lanes + 1) if lanes % d == 0 and d * d <= lanes)
+        return MixedOrder([s.order(mix(seed, j), lanes) for j, s in enumerate(self.sources)], self.weights, strip)
+
+    def state(self) -> dict:
+        """Lengths and weights of the sources, and the strip."""
+        about = {"lengths": [len(s) for s in self.sources], "weights": [float(w) for w in self.weights]}
+        return {**about, "strip": self.strip, "sources": [s.state() for s in self.sources]}
+
+
+class MixedOrder:
+    """Maps the global number n of a sample to (pass of its source, index in the mixture).
+
+    Strips of `strip` numbers are dealt to the sources by halving: of the first x strips, floor(x a / (a + b)) go to
+    the first half of the sources, whose weights sum to a, and the rest to the second half; and so on within each. So
+    how many samples of each source come before n is arithmetic, exact for any weights.
+
+    Args:
+        orders: of the sources.
+        weights: of the sources.
+        strip: numbers that come from one source.
+    """
+
+    def __init__(self, orders: Sequence["Order | MixedOrder"], weights: Sequence[float], strip: int = 1) -> None:
+        if strip < 1:
+            raise ValueError(f"strip must be 1 or more, not {strip}")
+        self.orders, self.strip = list(orders), strip
+        self.starts = np.concatenate([[0], np.cumsum([len(order) for order in orders])])
+        self.sums = [Fraction(0)]  # of the weights as they were written: 0.1 is a tenth
+        for weight in weights:
+            self.sums.append(self.sums[-1] + Fraction(str(weight)))
+
+    def __len__(self) -> int:
+        """Samples of all sources together."""
+        return int(self.starts[-1])
+
+    def __call__(self, n: int) -> tuple[int, int]:
+        """(pass of the source, index in the mixture) of number n."""
+        source, before = self.place(n)
+        epoch, index = self.orders[source](before)
+        return epoch, int(self.starts[source]) + index
+
+    def place(self, n: int) -> tuple[int, int]:
+        """Which source number n comes from, and how many of its samples come before it."""
+        strip, inside = divmod(n, self.strip)
+        first, last = 0, len(self.orders)
+        while last - first > 1:
+            middle = (first + last) // 2
+            share = (self.sums[middle] - self.sums[first]) / (self.sums[last] - self.sums[first])
+            left = strip * share.numerator // share.denominator
+            if (strip + 1) * share.numerator // share.denominator > left:
+                strip, last = left, middle
+            else:
+                strip, first = strip - left, middle
+        return first, strip * self.strip + inside

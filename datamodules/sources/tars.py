@@ -1,0 +1,176 @@
+"""WebDataset tars on disk: written and indexed whole or not at all.
+
+A folder holds `NAME.tar`, beside each a `NAME.idx` (a numpy array of where each sample lies), and `shards.csv` (one row
+a shard), which is written last: a folder with it is complete.
+"""
+
+import csv
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.images import IMAGE_SUFFIXES
+from datamodules.sources.files import VIDEO_SUFFIXES
+
+INDEX = "shards.csv"
+COLUMNS = ("shard", "samples", "bytes", "texts", "labels")
+
+
+def write_shard(tar: Path, samples: Iterable[tuple[str, str, bytes, dict]]) -> dict:
+    """Writes a tar and its index under their names only once they are whole and on disk; gives its row of `shards.csv`.
+
+    Args:
+        tar: where.
+        samples: of (key without dots, the video's ending such as "mp4", the video's bytes, what goes into the json).
+    """
+    from webdataset import TarWriter
+
+    partial = tar.with_name(f".{tar.name}.partial")
+    with open(partial, "wb") as file:
+        with TarWriter(file, encoder=False, mtime=0) as writer:
+            for key, ending, video, meta in samples:
+                text = json.dumps(meta, ensure_ascii=False).encode("utf-8", "surrogateescape")
+                writer.write({"__key__": key, ending: video, "json": text})
+        file.flush()
+        os.fsync(file.fileno())
+    row = index_shard(partial, tar)[0]
+    os.replace(partial, tar)
+    return row
+
+
+def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]:
+    """Walks a tar's headers and writes its index beside it.
+
+    Args:
+        tar: the file.
+        named: the name that it will have.
+
+    Returns:
+        The row of `shards.csv`, and what is wrong with the tar (it is cut off), if anything is: whole samples are
+        indexed.
+    """
+    named, size, wrong, end = named or tar, tar.stat().st_size, None, 0
+    samples: dict[str, dict] = {}
+    with open(tar, "rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if member.offset_data + member.size > size:
+                        wrong = f"cut off in {member.name}"
+                        break
+                    _note(samples, member)
+                    end = member.offset_data + -(-member.size // 512) * 512
+        except tarfile.ReadError as error:
+            wrong = f"cut off ({error})"
+        if not wrong and _at(file, end, 512) != bytes(512):  # tarfile takes half a header for the end
+            wrong = "cut off: it has no end mark"
+        for s in samples.values():  # a picture beside a video is its thumbnail
+            if "image" in s and "video" not in s:
+                s["video"] = s["image"]
+        whole = {key: s for key, s in samples.items() if "video" in s}
+        metas = {key: _read_meta(file, key, s) for key, s in whole.items()}
+        sums = {key: checksum(_at(file, s["video"].offset_data - 512, 512)) for key, s in whole.items()}
+    width = max([len(key.encode()) for key in whole], default=1)
+    kind = [
+        ("key", f"S{width}"),
+        ("video", "<i8"),
+        ("video_size", "<i8"),
+        ("video_sum", "<i4"),
+        ("meta", "<i8"),
+        ("meta_size", "<i8"),
+    ]
+    entries = np.zeros(len(whole), dtype=kind)
+    for entry, (key, s) in zip(entries, whole.items(), strict=True):
+        video, meta = s["video"], s.get("json")
+        entry["key"], entry["video"], entry["video_size"], entry["video_sum"] = (
+            key.encode(),
+            video.offset_data,
+            video.size,
+            sums[key],
+        )
+        entry["meta"], entry["meta_size"] = (meta.offset_data, meta.size) if meta else (0, 0)
+    with open(partial := named.with_name(f".{named.stem}.idx.partial"), "wb") as file:
+        np.save(file, entries)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, index_of(str(named)))
+    texts = sum(text_of(meta) is not None for meta in metas.values())
+    labels = sum(meta.get("label") is not None for meta in metas.values())
+    return dict(zip(COLUMNS, (named.name, len(whole), size, texts, labels), strict=True)), wrong
+
+
+def write_index(folder: Path, rows: Sequence[dict]) -> None:
+    """Writes `shards.csv`, at once or not at all."""
+    with open(partial := folder / f".{INDEX}.partial", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: row["shard"]))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / INDEX)
+
+
+def index_folder(folder: Path) -> tuple[list[dict], dict[str, str]]:
+    """Indexes every tar of a folder anew; gives the rows and, by tar, what is wrong with some of them."""
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        raise FileNotFoundError(f"no .tar in {folder}")
+    rows, wrong = zip(*(index_shard(tar) for tar in tars), strict=True)
+    write_index(folder, rows)
+    return list(rows), {tar.name: what for tar, what in zip(tars, wrong, strict=True) if what}
+
+
+def _note(samples: dict[str, dict], member: tarfile.TarInfo) -> None:
+    """Files a member under its key: WebDataset's rule, the path up to the first dot of the base name."""
+    folder, _, base = member.name.rpartition("/")
+    stem, dot, ending = base.partition(".")
+    if member.isfile() and dot and stem:
+        suffix = f".{ending.lower()}"
+        part = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else ending.lower()
+        samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[part] = member
+
+
+def _read_meta(file: object, key: str, sample: dict) -> dict:
+    if "json" not in sample:
+        return {}
+    try:
+        return parse_meta(key, _at(file, sample["json"].offset_data, sample["json"].size))
+    except DecodeError:
+        return {}  # it will be counted when it is read
+
+
+def parse_meta(name: str, data: bytes) -> dict:
+    try:
+        meta = json.loads(data) if data else {}
+    except ValueError as error:
+        raise DecodeError(name, f"its json cannot be read: {error}") from None
+    return meta if isinstance(meta, dict) else {}
+
+
+def _at(file: object, offset: int, size: int) -> bytes:
+    return os.pread(file.fileno(), size, offset)
+
+
+def checksum(header: bytes) -> int:
+    """The checksum that a tar header states of itself, which covers name and size; -1 where this is no header."""
+    digits = header[148:156].strip(b" \0")
+    return int(digits, 8) if digits and set(digits) <= set(b"01234567") else -1
+
+
+def text_of(meta: dict) -> str | None:
+    """The caption in a sample's json."""
+    return meta.get("text", meta.get("caption"))
+
+
+def label_of(meta: dict) -> int | None:
+    """The class in a sample's json."""
+    return None if meta.get("label") is None else int(meta["label"])
+
+
+def index_of(tar: str) -> str:
+    return tar[: -len(".tar")] + ".idx"

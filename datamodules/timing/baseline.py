@@ -1,0 +1,38 @@
+"""How the field commonly loads a clip, written out as a baseline to measure against."""
+
+import io
+
+import numpy as np
+import torch
+
+from datamodules.loading.batches import TrainBatches
+from datamodules.sources.order import Draw
+from datamodules.sources.source import Sample
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def common(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor:
+    """Float [V, C, T, H, W] of a sample; the same frames and boxes as the loader's.
+
+    decord's whole-resolution `get_batch` at the wanted indices, PIL crop and resize of each frame for each view,
+    scaling to [0, 1] and normalisation as floats on the CPU (VideoMAE V2 29eab1e: `dataset/pretrain_datasets.py`,
+    `dataset/transforms.py`).
+    """
+    import decord
+    from PIL import Image
+
+    clip = loader.clip
+    source = sample.content if isinstance(sample.content, str) else io.BytesIO(sample.content)
+    reader = decord.VideoReader(source, num_threads=1, ctx=decord.cpu(0))
+    indices = clip.sampler.draw(len(reader), clip.frames, clip.stride, Draw(loader.seed, n, 0))
+    frames = [Image.fromarray(frame) for frame in reader.get_batch(indices.tolist()).asnumpy()]
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
+    out = []
+    for view in range(clip.views):
+        draw = Draw(loader.seed, n, 1 + view)
+        w, h, left, top = clip.crop.box(*frames[0].size, clip.size, draw.python)
+        cut = [f.crop((left, top, left + w, top + h)).resize((clip.size, clip.size), Image.BILINEAR) for f in frames]
+        video = torch.from_numpy(np.stack(cut)).permute(3, 0, 1, 2).contiguous().float().div(255)
+        out.append((video - mean) / std)
+    return torch.stack(out)

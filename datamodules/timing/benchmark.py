@@ -1,0 +1,229 @@
+"""How fast clips come: the loader, its decoder alone (the limit), and the field's common way, on the same frames; and
+where the videos were prepared too, the loader and its decoder on those, in the same run.
+
+All take turns on each video, so that whatever else the machine does hits them alike; medians over the rounds.
+"""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from datamodules.clips import scale
+from datamodules.clips.crops import MultiScaleCrop
+from datamodules.clips.sampling import Dense
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.reader import Decoder, PyAV
+from datamodules.loading import buffers
+from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.loader import Loader
+from datamodules.sources.order import Draw, Order
+from datamodules.sources.shards import Shards
+from datamodules.sources.source import Sample, Source
+from datamodules.timing.baseline import common
+from datamodules.timing.pairs import Pairs, pair
+from datamodules.timing.stopwatch import TimedDecoder, TimedSource
+
+Times = dict[int, list[tuple[float, float]]]  # by video, (seconds, processor seconds) of each round
+
+
+@dataclass
+class Row:
+    """One way of loading: seconds a video, and how many times the common way's speed, by the clock and by the
+    processor time (0 where that is not known)."""
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    clips_per_second: float
+    speedup: float
+    cpu_speedup: float
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a worker; afterwards torch has its threads again, on whose number sums depend in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
+def measure(
+    source: Source,
+    decoder: Decoder | None = None,
+    frames: int = 16,
+    stride: int = 4,
+    size: int = 224,
+    views: int = 4,
+    videos: int = 20,
+    rounds: int = 5,
+    workers: int = 0,
+    micro: int = 4,
+    prepared: Shards | None = None,
+) -> dict:
+    """Times the ways on the first `videos` of a source; a report for `table` or as JSON.
+
+    Args:
+        source: what is loaded; videos that cannot be read are left out and counted.
+        decoder: the loader's; PyAV by default.
+        frames: of a clip.
+        stride: between them.
+        size: of a view, in pixels.
+        views: of each decoded clip.
+        videos: how many of the source.
+        rounds: of all ways over all videos, after one that is not counted.
+        workers: also times the loader with as many processes, which is what a run gets.
+        micro: videos to a batch of those.
+        prepared: the same videos as `prepare` made them; those that it lacks are left out and counted.
+
+    Raises:
+        ValueError: not one video can be read, or none was prepared.
+    """
+    pairs = pair(source, prepared) if prepared is not None else None
+    clip = Clip(frames, stride, size, views, 0.5, Dense(), MultiScaleCrop(), decoder or PyAV())
+    made = [_Load("the loader", pairs.source if pairs else source, clip)]
+    if pairs:
+        made.append(_Load("the loader, prepared", pairs.prepared, clip))
+    chosen, failed = _readable(made, min(videos, len(made[0].source)))
+    if not chosen:
+        raise ValueError(f"not one of {len(failed)} videos can be read; the last: {failed[-1]}")
+    kind = type(clip.decoder).__name__
+    ways: dict[str, Callable[[int], object]] = {
+        "the common way (decord, PIL, float)": lambda n: common(made[0].source[n], made[0].batches, n)
+    }
+    for load in made:
+        ways[f"the decoder alone ({kind}){load.name.removeprefix('the loader')}"] = load.decode
+        ways[load.name] = load
+    seconds = {name: _median_sum(of) for name, of in _take_turns(ways, chosen, rounds).items()}
+    for load in made if workers else ():
+        name = f"{load.name}, {workers} processes"
+        seconds[name] = _parallel(load.source, clip, micro, len(chosen), rounds, workers)
+    base, base_cpu = next(iter(seconds.values()))
+    rows = [
+        Row(name, t / len(chosen), c / len(chosen), views * len(chosen) / t, base / t, base_cpu / c if c else 0.0)
+        for name, (t, c) in seconds.items()
+    ]
+    return {
+        "settings": {"frames": frames, "stride": stride, "size": size, "views": views, "rounds": rounds},
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "scaling": scale.kernel(),
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "videos": len(chosen),
+        "unreadable": failed,
+        "rows": [asdict(row) for row in rows],
+        "where": [{"name": load.name, **load.where(rounds)} for load in made],
+        **({"prepared": _sizes(pairs, chosen)} if pairs else {}),
+    }
+
+
+class _Load:
+    """The loader on a source, a video a batch, in this process. Notes what of its processor time went where."""
+
+    def __init__(self, name: str, source: Source, clip: Clip) -> None:
+        self.name, self.source, self.clip = name, source, clip
+        self.reads, self.decoder = TimedSource(source), TimedDecoder(clip.decoder)
+        self.batches = _batches(self.reads, Clip(**{**vars(clip), "decoder": self.decoder}), 1)
+        self.pool, self.inside = buffers.Pool(), {}
+
+    def __call__(self, n: int) -> None:
+        watches = self.reads.watch, self.decoder.watch
+        before = [watch.seconds for watch in watches]
+        buffers.pool = self.pool  # as in a worker, whose memory is used again
+        try:
+            whole = time.process_time()
+            self.batches[n]
+            whole = time.process_time() - whole
+        finally:
+            buffers.pool = None
+        read, decode = (watch.seconds - b for watch, b in zip(watches, before, strict=True))
+        self.inside.setdefault(n, []).append((read, decode, whole - read - decode))
+
+    def decode(self, n: int) -> np.ndarray:
+        """The frames of a video [T, H, W, 3] that the loader takes, and nothing else."""
+        return decode(self.source[n], self.clip, n)
+
+    def where(self, rounds: int) -> dict[str, float]:
+        """Processor seconds a video: `read`, `decode`, `crops_and_batch`; medians over the counted rounds."""
+        medians = [np.median(times[-rounds:], axis=0) for times in self.inside.values()]
+        return dict(zip(("read", "decode", "crops_and_batch"), np.mean(medians, axis=0).tolist(), strict=True))
+
+
+def _batches(source: Source, clip: Clip, micro: int) -> TrainBatches:
+    return TrainBatches(source, Order(len(source), shuffle=False), clip, 0, 0, 1, micro, 1)
+
+
+def decode(sample: Sample, clip: Clip, n: int) -> np.ndarray:
+    """The frames [T, H, W, 3] of a sample that a loader with seed 0 takes at number n."""
+    with sample.open(clip.decoder) as video:
+        return video.frames(clip.sampler.draw(len(video), clip.frames, clip.stride, Draw(0, n, 0)))
+
+
+def _readable(made: list[_Load], count: int) -> tuple[list[int], list[str]]:
+    """Numbers of the videos that all ways can read, and what is wrong with the others."""
+    chosen, failed = [], []
+    for n in range(count):
+        try:
+            sample = made[0].source[n]
+            for load in made:
+                load.decode(n)
+            common(sample, made[0].batches, n)
+            chosen.append(n)
+        except DecodeError as error:
+            failed.append(str(error))
+        except Exception as error:  # decord raises several kinds
+            failed.append(f"{sample.name}: decord: {str(error).strip().splitlines()[0]}")
+    return chosen, failed
+
+
+def _take_turns(ways: dict[str, Callable[[int], object]], chosen: Sequence[int], rounds: int) -> dict[str, Times]:
+    """The times of each way on each video; a first round warms up and is not counted."""
+    times: dict[str, Times] = {name: {n: [] for n in chosen} for name in ways}
+    for turn in range(rounds + 1):
+        for n in chosen:
+            for name, way in ways.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                way(n)
+                if turn:
+                    times[name][n].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return times
+
+
+def _median_sum(of: Times) -> tuple[float, float]:
+    """Sums over the videos of the medians over the rounds."""
+    wall, cpu = np.sum([np.median(times, axis=0) for times in of.values()], axis=0)
+    return float(wall), float(cpu)
+
+
+def _parallel(source: Source, clip: Clip, micro: int, videos: int, rounds: int, workers: int) -> tuple[float, float]:
+    """Seconds for as many videos through processes that have warmed up; CPU seconds are not known here."""
+    count = max(2, -(-videos // micro))
+    batches = _batches(source, clip, micro)
+    loader = Loader(batches, batch_size=None, sampler=range(count), num_workers=workers, persistent_workers=True)
+    times = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        for _ in loader:
+            pass
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:]) * videos / (count * micro), 0.0
+
+
+def _sizes(pairs: Pairs, chosen: Sequence[int]) -> dict:
+    """Bytes of the videos that were timed, before and after, and the names of those that were not prepared."""
+    contents = [pairs.source[n].content for n in chosen]
+    before = sum(os.path.getsize(c) if isinstance(c, str) else len(c) for c in contents)
+    after = sum(pairs.prepared_bytes[n] for n in chosen)
+    return {"source_bytes": before, "bytes": after, "ratio": after / before, "not_prepared": pairs.alone}

@@ -1,0 +1,1 @@
+"""How a run runs, stops, resumes, is sharded and watched."""

@@ -1,0 +1,1 @@
+"""Trained weights out, to every layout that is known, and a trained run loaded again."""

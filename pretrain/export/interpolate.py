@@ -1,0 +1,91 @@
+"""WiSE-FT: weights between those of fine-tuning and those it started from, in place of either (2109.01903)."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from models import load_weights
+from pretrain.engine.checkpoint import newest_checkpoint
+
+
+def mixed(tuned: dict[str, Tensor], start: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """alpha * tuned + (1 - alpha) * start for the weights that both have, `tuned` for the others.
+
+    Raises:
+        ValueError: alpha is not between 0 and 1, or a weight has another shape.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is the share of the tuned weights, from 0 to 1, not {alpha}")
+    state = dict(tuned)
+    for name in tuned.keys() & start.keys():
+        if tuned[name].shape != start[name].shape:
+            raise ValueError(
+                f"{name} is {tuple(tuned[name].shape)} in the tuned weights and {tuple(start[name].shape)} in the "
+                "others: they are not of one architecture"
+            )
+        if tuned[name].is_floating_point():
+            mean = alpha * tuned[name].double() + (1 - alpha) * start[name].to(tuned[name].device).double()
+            state[name] = mean.to(tuned[name].dtype)
+    return state
+
+
+def mix_into(model: nn.Module, start: str, alpha: float) -> list[str]:
+    """Mixes a checkpoint, of any layout that `load_weights` knows, into a model; returns the weights that only the
+    model has, which stay: of ViCLIP and CLIP the temporal table and the temperature.
+
+    Source: the released runs named `wiseft05` (InternVid, 2307.06942): alpha 0.5, and CLIP.
+    """
+    tuned = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = load_weights(model, start)
+    loaded = {name: model.state_dict()[name] for name in report.loaded}
+    try:
+        state = mixed(tuned, loaded, alpha)
+    except ValueError:
+        model.load_state_dict(tuned)
+        raise
+    model.load_state_dict(state)
+    return [name for name in tuned if name not in loaded]
+
+
+def write_mixed(tuned: str, start: str, alpha: float, out: Path) -> list[str]:
+    """Writes a checkpoint like that of a run, with mixed weights and no optimiser; returns what `mix_into` does.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint is missing, damaged or of another architecture; `out` exists.
+    """
+    from pretrain.export.load_run import load_objective
+
+    if out.exists():
+        raise ValueError(f"{out} is there already: choose another --out")
+    model, _ = load_objective(tuned)
+    own = mix_into(model, start, alpha)
+    file = newest_checkpoint(Path(tuned)) if Path(tuned).is_dir() else tuned
+    saved = torch.load(file, map_location="cpu", weights_only=True)
+    for part in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
+        saved.pop(part, None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({**saved, "state_dict": model.state_dict()}, out)
+    return own
+
+
+class WiseFT(pl.Callback):
+    """Evaluates, or predicts with, weights between the run's and those of a checkpoint; nothing is written.
+
+    Args:
+        start: what fine-tuning started from, such as CLIP's checkpoint.
+        alpha: share of the run's own weights; 0.5 in ViCLIP's and InternVideo's zero-shot figures.
+    """
+
+    def __init__(self, start: str, alpha: float = 0.5) -> None:
+        self.start, self.alpha = start, alpha
+        self.fact = ""
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with torch.no_grad():
+            own = mix_into(pl_module, self.start, self.alpha)
+        kept = f"{len(own)} tensors that are not in it as they were" if own else "all tensors"
+        self.fact = f"WiSE-FT {self.alpha:g} with {self.start}, {kept}"
+
+    on_predict_start = on_test_start

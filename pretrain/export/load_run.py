@@ -1,0 +1,52 @@
+"""A trained objective, built from the recipe that its checkpoint carries."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+import yaml
+
+from models.convert.sharded import is_sharded, read_sharded
+from pretrain.engine.checkpoint import newest_checkpoint, whole
+from pretrain.objectives import Classify, Objective
+
+
+def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, Any]]:
+    """The trained objective in a checkpoint, in eval mode, and what is known of its training.
+
+    The checkpoint, a file or a folder of parts, carries its recipe, so nothing else is needed. ValueError if it does
+    not, or if `ema` asks for averaged weights (see `pretrain.engine.ema`) and it holds none.
+    """
+    file = Path(path)
+    newest = newest_checkpoint(file) if file.is_dir() and not is_sharded(file) else None  # of a run, and whole
+    file = newest or file
+    if not file.is_file() and not is_sharded(file):
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if newest is None and not whole(file):
+        raise ValueError(f"{file} is cut or damaged")
+    if file.is_dir():
+        saved = read_sharded(file, lambda part: part in ("state_dict", "ema"))
+    else:
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if "recipe" not in saved:
+        raise ValueError(f"{file} carries no recipe: only checkpoints of `python -m pretrain fit` can be exported")
+    settings = yaml.safe_load(saved["recipe"]["model"])
+    model = build(settings)
+    model.load_state_dict(saved["state_dict"])
+    if isinstance(model, Classify):
+        model.names = saved["recipe"].get("classes")
+    if ema:
+        if "ema" not in saved:
+            raise ValueError(f"{file} holds no averaged weights: the run had no EMA among trainer.callbacks")
+        model.load_state_dict(saved["ema"], strict=False)
+    recipe = {"recipe": saved["recipe"]["yaml"], "model": settings}
+    facts = {"step": saved["global_step"], "checkpoint": file.name, **recipe}
+    return model.eval(), facts
+
+
+def build(settings: dict[str, Any]) -> Objective:
+    """An objective from the `model` part of a recipe; weights to start from are not loaded."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Objective, "model")
+    return parser.instantiate_classes(parser.parse_object({"model": settings})).model

@@ -1,0 +1,1 @@
+"""Features of videos: writing, dense features, index, search."""

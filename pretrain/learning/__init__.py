@@ -1,0 +1,1 @@
+"""What methods share: masks, losses, teachers, optimiser, randomness."""

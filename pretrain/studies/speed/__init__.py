@@ -1,0 +1,15 @@
+"""How fast a training step is: each method's against a peer's, by the same weights and inputs, in turns."""
+
+from pretrain.studies.speed import umt, viclip, videomae, vilp, vit
+from pretrain.studies.speed.race import Method, Report, race
+from pretrain.studies.speed.step import Setting
+
+METHODS: dict[str, Method] = {
+    "videomae": videomae.METHOD,
+    "umt": umt.METHOD,
+    "viclip": viclip.METHOD,
+    "vilp": vilp.METHOD,
+    "vit": vit.METHOD,
+}
+
+__all__ = ["METHODS", "Method", "Report", "Setting", "race"]

@@ -1,0 +1,86 @@
+"""The encoder alone against timm's blocks: kept tokens through all blocks and the final norm."""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from models import SIZES, VideoViT
+from models.layers import token_grid
+from pretrain.learning.masking import Tube
+from pretrain.learning.optim import AdamW
+from pretrain.studies.speed import flops
+from pretrain.studies.speed.race import Method
+from pretrain.studies.speed.step import Contender, Setting, tokens_kept
+
+_TUBELET = 2
+_OPTIM = AdamW(base_lr=1.5e-4)
+
+
+def build(who: str, setting: Setting) -> Contender:
+    """`ours` or `timm`."""
+    torch.manual_seed(0)
+    model = VideoViT(**SIZES[setting.size], frames=setting.frames, size=setting.pixels).to(setting.device)
+    dice = torch.Generator().manual_seed(0)
+    video = torch.randn(setting.shape, generator=dice).to(setting.device)
+    mask = Tube(setting.with_ratio(0.9).ratio)
+    keep = mask(torch.rand(setting.batch, mask.width(model.grid), generator=dice), model.grid).to(setting.device)
+    if who == "ours":
+        return Contender(model, lambda: model(video, keep).square().mean(), _OPTIM.build(model))
+    peer = _Timm(model, setting).to(setting.device)
+    return Contender(peer, lambda: peer(video, keep).square().mean(), _OPTIM.build(peer, fused=False))
+
+
+class _Timm(nn.Module):
+    """timm's blocks behind the usual embedding of all tubelets."""
+
+    def __init__(self, model: VideoViT, setting: Setting) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        s = SIZES[setting.size]
+        step = _TUBELET, s["patch"], s["patch"]
+        norm = functools.partial(nn.LayerNorm, eps=1e-6)
+        self.proj = nn.Conv3d(3, s["width"], step, step)
+        self.proj.load_state_dict(model.patch_embed.proj.state_dict())
+        self.register_buffer("table", model.positions().clone())
+        ratio = s["mlp"] / s["width"]
+        self.blocks = nn.ModuleList(
+            Block(s["width"], s["heads"], ratio, qkv_bias=True, norm_layer=norm) for _ in model.blocks
+        )
+        for theirs, ours in zip(self.blocks, model.blocks, strict=True):
+            state = {name: tensor for name, tensor in ours.state_dict().items() if not name.endswith("_bias")}
+            a = ours.attn
+            state["attn.qkv.bias"] = torch.cat((a.q_bias, torch.zeros_like(a.q_bias), a.v_bias)).detach()
+            theirs.load_state_dict(state)
+        self.norm = nn.LayerNorm(s["width"], 1e-6)
+        self.norm.load_state_dict(model.norm.state_dict())
+
+    def forward(self, video: Tensor, keep: Tensor) -> Tensor:
+        x = self.proj(video).flatten(2).transpose(1, 2) + self.table
+        x = x[torch.arange(len(x), device=x.device)[:, None], keep]
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def necessary(setting: Setting) -> float:
+    """Of a step: forward and twice that backward, but for pixels, which need no gradient."""
+    s = SIZES[setting.size]
+    kept = _kept(setting)
+    pixels = 2.0 * kept * 3 * _TUBELET * s["patch"] ** 2 * s["width"]
+    return setting.batch * (2 * pixels + 3 * flops.blocks(kept, s["width"], s["mlp"], s["depth"]))
+
+
+def _kept(setting: Setting) -> int:
+    grid = token_grid(setting.frames, setting.pixels, _TUBELET, SIZES[setting.size]["patch"])
+    return tokens_kept(Tube(setting.with_ratio(0.9).ratio), grid)
+
+
+METHOD = Method(
+    build,
+    ("ours", "timm"),
+    necessary,
+    ("timm",),
+    "The encoder alone with a tenth of its tokens, against timm's blocks behind an embedding of all tubelets.",
+)

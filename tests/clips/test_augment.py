@@ -1,0 +1,70 @@
+"""RandAugment and the bilinear crop: one draw a clip, by the seed alone, and no trace in the process's own dice."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from datamodules.clips.augment import RandAugment
+from datamodules.clips.eval_views import RandomResizedCrop
+from datamodules.sources.order import Draw
+
+
+def clip() -> np.ndarray:
+    """The same picture in all frames."""
+    picture = np.random.RandomState(0).randint(0, 256, (48, 48, 3), dtype=np.uint8)
+    return np.repeat(picture[None], 4, axis=0)
+
+
+def test_frames_of_a_clip_are_changed_alike_and_clips_are_not() -> None:
+    augment, made = RandAugment(), []
+    for seed in range(12):
+        frames = clip()
+        augment(frames, Draw(seed))
+        assert (frames == frames[:1]).all(), "another draw in another frame"
+        made.append(frames[0].tobytes())
+    assert len(set(made)) > 8
+
+
+def test_it_depends_on_the_draw_alone() -> None:
+    augment, copied = RandAugment(), pickle.loads(pickle.dumps(RandAugment()))
+    one, two = clip(), clip()
+    state, numbers = random.getstate(), np.random.get_state()[1].tolist()
+    augment(one, Draw(3))
+    assert random.getstate() == state and np.random.get_state()[1].tolist() == numbers
+    random.seed(9)
+    np.random.seed(9)
+    copied(two, Draw(3))
+    assert (one == two).all()
+
+
+def test_it_is_timm_s() -> None:
+    from timm.data.auto_augment import rand_augment_transform
+
+    theirs = rand_augment_transform(
+        "rand-m7-n4-mstd0.5-inc1", {"img_mean": (128,) * 3, "interpolation": Image.Resampling.BICUBIC}
+    )
+    frames = clip()
+    seed = Draw(5).python.getrandbits(32)
+    random.seed(seed)
+    np.random.seed(seed)
+    expected = np.asarray(theirs(Image.fromarray(frames[0])))
+    RandAugment()(frames, Draw(5))
+    assert (frames[0] == expected).all()
+    with pytest.raises(ValueError, match="takes a rule such as"):
+        RandAugment("m7")
+
+
+def test_a_bilinear_crop_without_averaging_is_torchs_interpolation() -> None:
+    frames = np.random.RandomState(0).randint(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    crop = RandomResizedCrop((0.08, 1.0), antialias=False, bilinear=True)
+    w, h, left, top = crop.box(60, 40, 32, Draw(1).python)
+    part = torch.from_numpy(frames)[:, top : top + h, left : left + w].permute(0, 3, 1, 2).float()
+    expected = F.interpolate(part, (32, 32), mode="bilinear").round().byte().permute(0, 2, 3, 1).numpy()
+    assert (crop(frames, 32, Draw(1)) == expected).all()
+    smooth = RandomResizedCrop((0.08, 1.0), bilinear=True)(frames, 32, Draw(1))
+    assert smooth.shape == expected.shape

@@ -1,0 +1,122 @@
+"""A checkpoint that cannot be written leaves the earlier ones; one that is damaged, by whatever bit, is found out."""
+
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from pretrain.engine.checkpoint import AtomicCheckpointIO, newest_checkpoint, whole
+from pretrain.engine.resume import sweep
+from pretrain.engine.sharded_checkpoint import save_together
+
+SAVED = {"state_dict": {"a": torch.arange(300.0), "b": torch.ones(5, dtype=torch.int64)}, "global_step": 3}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", tmp_path], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a small disk of its own needs root and mount: {done.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_full_disk_is_told_and_what_is_there_stays(disk: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint(SAVED, disk / "checkpoints/step=1.ckpt")
+    before = files(disk / "checkpoints")
+    large = {"state_dict": {"a": torch.ones(500_000)}}
+    for name in ("step=2.ckpt", "step=1.ckpt"):  # a new one, and the same again
+        with pytest.raises(OSError, match=r"could not write the checkpoint .*Earlier checkpoints are whole"):
+            AtomicCheckpointIO().save_checkpoint(large, disk / "checkpoints" / name)
+        assert files(disk / "checkpoints") == before
+    AtomicCheckpointIO().save_checkpoint(SAVED, disk / "checkpoints/step=2.ckpt")  # there is room for it again
+    assert newest_checkpoint(disk).name == "step=2.ckpt"
+
+
+def test_a_disk_that_fills_as_a_folder_is_written_is_told(disk: Path) -> None:
+    """By torch's own writer of parts, whose error is no Exception."""
+    folder = disk / "checkpoints/step=1.ckpt"
+    save_together(folder, lambda draft: _in_parts({"a": torch.ones(1000)}, draft))
+    before = files(folder)
+    for name in ("step=2.ckpt", "step=1.ckpt"):
+        with pytest.raises(OSError, match=r"could not write the checkpoint .*Earlier checkpoints are whole"):
+            save_together(disk / "checkpoints" / name, lambda draft: _in_parts({"a": torch.ones(500_000)}, draft))
+        assert files(folder) == before and [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert newest_checkpoint(disk) == folder
+
+
+def _in_parts(state: dict, draft: Path) -> None:
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(draft, single_file_per_rank=True), no_dist=True)
+
+
+def test_a_disk_that_became_read_only_is_told(disk: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint(SAVED, disk / "checkpoints/step=1.ckpt")
+    before = files(disk / "checkpoints")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    for folder in ("checkpoints", "others"):
+        with pytest.raises(OSError, match=r"could not write the checkpoint .*Read-only file system"):
+            AtomicCheckpointIO().save_checkpoint(SAVED, disk / folder / "step=2.ckpt")
+    assert files(disk / "checkpoints") == before and newest_checkpoint(disk).name == "step=1.ckpt"
+
+
+def test_each_flipped_bit_is_found_or_does_no_harm(tmp_path: Path) -> None:
+    """In tensors, in the pickle and in the archive's own tables: a bit of each third byte, and of each of the tail's.
+
+    Torch by itself reads most of those without a word, and one bit of the table as a tensor of zeros.
+    """
+    path = tmp_path / "step=1.ckpt"
+    AtomicCheckpointIO().save_checkpoint(SAVED, path)
+    good, found, tensors = path.read_bytes(), 0, 0
+    table = good.index(b"PK\x01\x02")
+    places = [(place, 1 << place % 8) for place in (*range(0, table, 3), *range(table, len(good)))]
+    with zipfile.ZipFile(path) as archive:
+        records = [good.index(name.encode(), table) for name in archive.namelist()]
+    for place, bit in (*places, *((name - 8, 0x10) for name in records)):  # and the bit that makes a record a folder
+        bad = bytearray(good)
+        bad[place] ^= bit
+        path.write_bytes(bad)
+        if whole(path):
+            loaded = torch.load(path, weights_only=True)
+            assert loaded["global_step"] == 3 and not loaded.keys() - SAVED.keys()
+            assert all(torch.equal(tensor, loaded["state_dict"][name]) for name, tensor in SAVED["state_dict"].items())
+        else:
+            found += 1
+            tensors += good.find(SAVED["state_dict"]["a"].numpy().tobytes()) <= place < table
+    assert found > 700 and tensors > 400
+
+
+def test_the_one_before_a_damaged_one_is_taken_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "checkpoints"
+    for step in (1, 2, 3):
+        AtomicCheckpointIO().save_checkpoint(SAVED, folder / f"step={step}.ckpt")
+        os.utime(folder / f"step={step}.ckpt", (step, step))
+    bad = bytearray((folder / "step=3.ckpt").read_bytes())
+    bad[bad.find(SAVED["state_dict"]["a"].numpy().tobytes()) + 500] ^= 4
+    (folder / "step=3.ckpt").write_bytes(bad)
+    (folder / "step=2.ckpt").write_bytes((folder / "step=2.ckpt").read_bytes()[:-100])
+    for step in (2, 3):
+        os.utime(folder / f"step={step}.ckpt", (step, step))
+    assert newest_checkpoint(tmp_path).name == "step=1.ckpt"
+    assert "step=3.ckpt is cut or damaged" in caplog.text and "step=2.ckpt is cut or damaged" in caplog.text
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "checkpoints"
+    AtomicCheckpointIO().save_checkpoint(SAVED, folder / "step=1.ckpt")
+    (folder / ".step=2.ckpt.77.draft").write_bytes(b"half")
+    (folder / ".step=3.ckpt.draft").mkdir()
+    assert newest_checkpoint(tmp_path).name == "step=1.ckpt"
+    sweep(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["step=1.ckpt"] and "step=2.ckpt.77.draft" in caplog.text

@@ -1,0 +1,93 @@
+"""A run that is stopped, at whatever moment, goes on as if it had not been: same batches, same weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.engine.checkpoint import newest_checkpoint
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import arguments, fit, names, weights
+from tests.objectives.test_objectives import EACH, ROWS
+
+RECIPE = ROWS["videomae"]
+RECORD = "--trainer.callbacks+=tests.helpers.runs.Names"
+
+
+def record(folder: Path) -> list[str]:
+    return [RECORD, f"--trainer.callbacks.path={folder}/names.tsv"]
+
+
+def same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), f"{name} differs after resuming"
+
+
+@EACH
+def test_n_and_m_steps_are_n_plus_m(tmp_path: Path, recipe: list[str]) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    fit(whole, recipe, *record(whole))
+    # The run is cut at step 4 as a kill would: its schedule is still that of six steps.
+    fit(parts, recipe, *record(parts), "--trainer.callbacks+=tests.helpers.runs.StopAt", "--trainer.callbacks.step=4")
+    fit(parts, recipe, *record(parts), "--ckpt_path=last")
+    assert names(parts) == names(whole)
+    assert [number for number, _ in names(whole)] == list(range(6))
+    same(weights(whole / "run", 6), weights(parts / "run", 6))
+
+
+def test_workers_and_accumulation_change_no_batch(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir(), other.mkdir()
+    fit(one, RECIPE, *record(one), "--data.init_args.micro_batch=2")
+    stop = ["--trainer.callbacks+=tests.helpers.runs.StopAt", "--trainer.callbacks.step=3"]
+    fit(other, RECIPE, *record(other), "--data.init_args.micro_batch=2", *stop)
+    fit(
+        other,
+        RECIPE,
+        *record(other),
+        "--data.init_args.micro_batch=2",
+        "--data.init_args.workers=2",
+        "--ckpt_path=auto",
+    )
+    assert names(other) == names(one) and len(names(one)) == 12
+    same(weights(one / "run", 6), weights(other / "run", 6))
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
+    fit(tmp_path, RECIPE, *record(tmp_path))
+    fit(tmp_path, RECIPE, *record(tmp_path), "--ckpt_path=last", "--trainer.max_steps=9")
+    assert [number for number, _ in names(tmp_path)] == list(range(9))
+    assert weights(tmp_path / "run", 9)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = fit(tmp_path, RECIPE, *record(tmp_path), "--trainer.max_steps=3")
+    good = run / "checkpoints" / "step=0000003.ckpt"
+    cut = run / "checkpoints" / "step=0000005.ckpt"
+    cut.write_bytes(good.read_bytes()[:-1000])
+    fit(tmp_path, RECIPE, *record(tmp_path), "--ckpt_path=last", "--trainer.max_steps=6")
+    assert "step=0000005.ckpt is cut or damaged" in caplog.text
+    assert [number for number, _ in names(tmp_path)] == list(range(6))
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    """Files may not grow beyond a limit that a checkpoint exceeds: the write fails, what was there stays."""
+    run = fit(tmp_path, RECIPE, *record(tmp_path), "--trainer.max_steps=3")
+    before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
+    limit = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-"]
+    more = [*record(tmp_path), "--ckpt_path=last", "--trainer.max_steps=6", "--trainer.logger=false"]
+    more += [f"--trainer.default_root_dir={run}"]
+    done = subprocess.run(
+        [*limit, sys.executable, "-m", "pretrain", *arguments(tmp_path, RECIPE, *more)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode != 0 and "could not write the checkpoint" in done.stderr, done.stderr[-2000:]
+    assert {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()} == before
+    assert newest_checkpoint(run).name == "step=0000003.ckpt"

@@ -1,0 +1,276 @@
+"""Sharded runs are whole ones: the same losses, norms, averages and checkpoints, in one process and in two."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import models
+from models.convert.sharded import read_sharded
+from pretrain.cli import main
+from pretrain.engine.checkpoint import newest_checkpoint, whole
+from pretrain.export.command import export
+from pretrain.export.load_run import load_objective
+from tests.engine.test_two_ranks import steered
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import arguments, losses, run_together, start
+from tests.helpers.runs import run as run_as_own
+from tests.objectives.test_objectives import ROWS
+
+TRAINER = ROOT / "recipes/trainer"
+ZERO = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install 'tubelet[deepspeed]'"
+)
+AVERAGED = ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=0.5", "--trainer.callbacks.start_step=1"]
+AVERAGED += ["--trainer.callbacks.every_n_steps=2"]
+STOP = ["--trainer.callbacks+=tests.helpers.runs.StopAt", "--trainer.callbacks.step=3"]
+POISON = ["--trainer.callbacks+=tests.engine.test_nonfinite_guard.Poison", "--trainer.callbacks.lost=[[4, 0]]"]
+POISON += ["--trainer.callbacks.rank=1", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1"]
+POISON += ["--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.filename={step:07d}"]
+HALVES = ["--data.init_args.micro_batch=1"]  # two ranks take two parts each
+
+
+def command(folder: Path, method: str, fragment: str, devices: int, *more: str) -> list[str]:
+    """Six steps of a method with gradients clipped, as a trainer fragment has it, in float32 on CPUs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = [f"--trainer.devices={devices}", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    clip = ["--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=2"]
+    record = ["--trainer.callbacks+=tests.helpers.runs.Losses", f"--trainer.callbacks.path={folder}/losses.tsv"]
+    even = ["--data.init_args.val.init_args.samples=4"]
+    recipe = [*ROWS[method], "-c", str(TRAINER / f"{fragment}.yaml")]
+    return arguments(folder, recipe, *here, *clip, *even, *record, *more)
+
+
+def last(folder: Path, step: int = 6) -> Path:
+    return folder / "run/checkpoints" / f"step={step:07d}.ckpt"
+
+
+def alone(*args) -> None:
+    """A run in this process, which is then no part of a group any more."""
+    try:
+        main(command(*args))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one process, then those of two, which go on with some of them."""
+    at = tmp_path_factory.mktemp("sharded")
+    for method in ("videomae", "viclip"):
+        alone(at / "one" / method, method, "cpu", 1, *AVERAGED)
+    runs = [
+        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *HALVES, *STOP),
+        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *HALVES, "--ckpt_path=last"),
+        command(at / "viclip", "viclip", "fsdp", 2, *AVERAGED, "--model.init_args.recompute=true"),
+        command(at / "poisoned", "videomae", "fsdp", 2, *POISON),
+    ]
+    run_together(at, runs)
+    alone(at / "2to1", "videomae", "fsdp", 1, *AVERAGED, f"--ckpt_path={last(at / 'two', 3)}")
+    return at
+
+
+@pytest.fixture(scope="module")
+def more(place: Path) -> Path:
+    """The same folder with more runs, for slower tests."""
+    alone(place / "one/umt", "umt", "gpu1", 1, *AVERAGED)
+    alone(place / "fsdp1", "videomae", "fsdp", 1, *AVERAGED, *STOP)
+    runs = [
+        command(place / "1to2", "videomae", "fsdp", 2, *AVERAGED, f"--ckpt_path={last(place / 'fsdp1', 3)}"),
+        command(place / "ddp", "videomae", "ddp", 2, *AVERAGED),
+        command(place / "umt", "umt", "fsdp", 2, *AVERAGED),
+        command(place / "copies", "umt", "gpu8", 2, "--trainer.strategy=FSDP2Strategy", "--trainer.strategy.group=1"),
+    ]
+    (folder := place / "together").mkdir()
+    run_together(folder, runs)
+    alone(place / "2toplain", "videomae", "cpu", 1, *AVERAGED, f"--ckpt_path={last(place / 'two', 3)}")
+    return place
+
+
+def same_numbers(ours: dict, theirs: dict, *, validation: bool = True) -> None:
+    """Losses and norms of all training steps of ours, and what validation found, wherever both have it."""
+    steps = [key for key in ours if key[0] == "train" or (validation and key in theirs)]
+    assert ("train", 6) in steps and any(key[0] == "val" for key in steps) == validation
+    for key in steps:
+        assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-5), key
+
+
+def same_weights(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        tensor, other = steered(name, tensor), steered(name, theirs[name])
+        torch.testing.assert_close(tensor, other, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def read(path: Path) -> dict:
+    return read_sharded(path) if path.is_dir() else torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("run,method", [("two", "videomae"), ("2to1", "videomae"), ("viclip", "viclip")])
+def test_sharded_runs_equal_one_process(place: Path, run: str, method: str) -> None:
+    equal_one_process(place, run, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run,method", [*((run, "videomae") for run in ("1to2", "2toplain", "ddp")), ("umt", "umt")])
+def test_more_sharded_runs_equal_one_process(more: Path, run: str, method: str) -> None:
+    equal_one_process(more, run, method)
+
+
+def equal_one_process(place: Path, run: str, method: str) -> None:
+    """Losses at each step, the gradient's norm before clipping, validation by the average; weights, and averages."""
+    one, other = place / "one" / method, place / run
+    same_numbers(losses(other), losses(one), validation=method != "viclip")  # whose ranks validate each by itself
+    a, b = read(last(other)), read(last(one))
+    same_weights(a["state_dict"], b["state_dict"])
+    same_weights(a["ema"], b["ema"])
+    moved = [name for name, tensor in b["ema"].items() if not torch.allclose(tensor, b["state_dict"][name], atol=1e-7)]
+    assert len(moved) > len(b["ema"]) / 2  # the average is another thing than the weights
+
+
+@pytest.mark.slow
+def test_copies_of_a_sharded_model_equal_one_process(more: Path) -> None:
+    same_numbers(losses(more / "copies"), losses(more / "one/umt"), validation=False)
+    same_weights(read(last(more / "copies"))["state_dict"], read(last(more / "one/umt"))["state_dict"])
+
+
+def test_a_scalar_is_clipped_and_stepped_with_the_rest(place: Path) -> None:
+    found = [read(last(place / run))["state_dict"]["temperature"] for run in ("viclip", "one/viclip")]
+    torch.testing.assert_close(*found, atol=1e-7, rtol=0)  # of no dimension, both
+    assert found[0].item() != pytest.approx(0.07, abs=1e-7)
+
+
+def test_a_cut_folder_is_not_found_as_newest(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(place / "two/run", tmp_path / "run")
+    newest, before = last(tmp_path), last(tmp_path, 3)
+    os.utime(newest)
+    assert newest_checkpoint(tmp_path / "run") == newest
+    part = next(newest.glob("__1*.distcp"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    part.write_bytes(content)
+    assert not whole(newest) and newest_checkpoint(tmp_path / "run") == before
+    assert f"{newest.name} is cut or damaged" in caplog.text
+    newest.rename(newest.with_name(f".{newest.name}.draft"))  # what a kill leaves
+    (before / "whole.json").unlink()
+    assert newest_checkpoint(tmp_path / "run") is None
+
+
+def test_a_folder_exports_as_a_file_does(place: Path, tmp_path: Path) -> None:
+    exported_as_one(place, last(place / "two"), tmp_path, ema=True)
+
+
+def exported_as_one(place: Path, path: Path, tmp_path: Path, ema: bool) -> None:
+    for averaged in (False, True)[: 1 + ema]:
+        for name, ckpt in (("ours", path), ("theirs", last(place / "one/videomae"))):
+            export(str(ckpt), "safetensors", str(tmp_path / f"{name}{averaged}"), ema=averaged)
+        states = [models.convert.read.read_tensors(tmp_path / f"{name}{averaged}") for name in ("ours", "theirs")]
+        same_weights(*states)
+        assert json.loads((tmp_path / f"ours{averaged}/config.json").read_text())
+    model, facts = load_objective(str(path))
+    report = models.load_weights(model, path)
+    assert not report.unused and not report.missing and facts["step"] == 6
+
+
+def test_ema_that_is_not_there_is_told(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no averaged weights"):
+        export(str(last(place / "poisoned")), "safetensors", str(tmp_path / "out"), ema=True)
+
+
+@pytest.fixture(scope="module")
+def zero(place: Path) -> Path:
+    """DeepSpeed's runs, each in the same two processes; stages 2 and 3 are stopped and resumed."""
+    at = place / "zero"
+    runs = [
+        command(at / "1", "videomae", "deepspeed_zero1", 2, *HALVES),
+        command(at / "2", "videomae", "deepspeed_zero2", 2, *HALVES, *STOP),
+        command(at / "2", "videomae", "deepspeed_zero2", 2, *HALVES, "--ckpt_path=last"),
+        command(at / "3", "videomae", "deepspeed_zero3", 2, *STOP),
+        command(at / "3", "videomae", "deepspeed_zero3", 2, "--ckpt_path=last"),
+        command(at / "viclip", "viclip", "deepspeed_zero2", 2),
+    ]
+    run_together(at, runs)
+    return at
+
+
+@ZERO
+@pytest.mark.parametrize("run,method", [*((stage, "videomae") for stage in "123"), ("viclip",) * 2])
+def test_zero_equals_one_process(place: Path, zero: Path, tmp_path: Path, run: str, method: str) -> None:
+    same_numbers(losses(zero / run), losses(place / "one" / method), validation=False)
+    same_weights(read(last(zero / run))["state_dict"], read(last(place / "one" / method))["state_dict"])
+    if method == "videomae":
+        assert whole(last(zero / run))
+        exported_as_one(place, last(zero / run), tmp_path, ema=False)
+
+
+@ZERO
+@pytest.mark.slow
+def test_zero_goes_on_in_one_process_after_deepspeeds_conversion(place: Path, zero: Path, tmp_path: Path) -> None:
+    """As the refusal of another number of processes says."""
+    stopped = last(zero / "2", 3)
+    refused = start(command(tmp_path / "refused", "videomae", "deepspeed_zero2", 1, f"--ckpt_path={stopped}"))
+    said, _ = refused.communicate(timeout=300)
+    assert refused.returncode != 0
+    words = re.search(r"python (-m deepspeed\S+ .*?);", said).group(1)
+    out = tmp_path / "converted"
+    shutil.copytree(stopped, out)
+    shutil.rmtree(out / "checkpoint")
+    words = [word.replace("OUT", str(out)) for word in words.split()]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    further = [f"--ckpt_path={out}", "--trainer.strategy.universal=true"]
+    run_as_own(command(tmp_path, "videomae", "deepspeed_zero2", 1, *further))  # DeepSpeed remembers a process's group
+    same_numbers(losses(tmp_path), losses(place / "one/videomae"), validation=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--trainer.strategy.half=true"], ["--model.init_args.compile=true"]])
+def test_sharded_bfloat16_is_near_one_process(place: Path, tmp_path: Path, more: list[str]) -> None:
+    """Weights gathered in bfloat16 or not, blocks compiled or not: within what bfloat16 rounds."""
+    half = ["--trainer.precision=bf16-mixed"]
+    alone(tmp_path / "one", "videomae", "cpu", 1, *half)
+    run_together(tmp_path, [command(tmp_path / "two", "videomae", "fsdp", 2, *half, *more)])
+    ours, theirs = losses(tmp_path / "two"), losses(tmp_path / "one")
+    for step in range(1, 7):
+        assert ours["train", step] == pytest.approx(theirs["train", step], rel=2e-2), step
+    assert ours["train", 6] != losses(place / "one/videomae")["train", 6]  # it was not float32
+
+
+def test_a_bad_step_is_left_out_by_all_parts(place: Path) -> None:
+    """Of a loss that is no number in one process: weights are as they were, the other goes on with it."""
+    lines = [json.loads(line) for line in (place / "poisoned/run/skipped_steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4] and "a loss is not finite" in lines[0]["reason"]
+    before, after = (read(last(place / "poisoned", step))["state_dict"] for step in (4, 5))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(tensor.isnan().any() for tensor in read(last(place / "poisoned"))["state_dict"].values())
+
+
+REST = ("umt", "vilp", "umt2", "internvideo", "finetune")
+
+
+@pytest.fixture(scope="module")
+def rest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The methods that the runs above leave out, whole and in parts."""
+    at = tmp_path_factory.mktemp("rest")
+    for method in REST:
+        alone(at / "one" / method, method, "cpu", 1)
+    kinds = ["fsdp", *["deepspeed_zero1", "deepspeed_zero3"] * (not ZERO.args[0])]
+    run_together(at, [command(at / kind / method, method, kind, 2) for kind in kinds for method in REST])
+    return at
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fsdp", *(pytest.param(f"deepspeed_zero{n}", marks=ZERO) for n in (1, 3))])
+@pytest.mark.parametrize("method", REST)
+def test_every_method_is_whole_in_parts(rest: Path, kind: str, method: str) -> None:
+    found = rest / kind / method
+    same_numbers(losses(found), losses(rest / "one" / method), validation=False)
+    same_weights(read(last(found))["state_dict"], read(last(rest / "one" / method))["state_dict"])

@@ -1,0 +1,61 @@
+"""Two ranks are one: the same global batch over two gloo processes gives the weights of one process.
+
+The two are started as `trainer/gpu8.yaml` starts eight.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.runs import ROOT, arguments, fit, losses, run_together, weights
+from tests.objectives.test_objectives import ROWS
+
+# Methods that compare or blend the samples of a batch: accumulated parts of it are not one batch, but ranks are.
+COMPARED = ("viclip", "vilp", "umt2", "internvideo")
+COUPLED = ("finetune", *COMPARED)
+SLOW = ("vilp", "umt2", "internvideo")
+
+
+@pytest.fixture(scope="module")
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of two ranks, one of each method that is tested this time."""
+    at = tmp_path_factory.mktemp("two")
+    tested = {item.callspec.params["method"] for item in request.session.items if item.module is request.module}
+    run_together(at, [_command(at / method, method) for method in sorted(tested)])
+    return at
+
+
+def _command(folder: Path, method: str) -> list[str]:
+    folder.mkdir()
+    parts = [] if method in COUPLED else ["--data.init_args.micro_batch=1"]  # accumulates twice
+    node = ["-c", str(ROOT / "recipes/trainer/gpu8.yaml")]
+    here = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.precision=32-true"]
+    return arguments(folder, [*ROWS[method], *node], "--data.init_args.views=2", *here, *_noted(folder), *parts)
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in ROWS])
+def test_two_ranks_equal_one(two: Path, tmp_path: Path, method: str) -> None:
+    one = fit(tmp_path, ROWS[method], "--data.init_args.views=2", *_noted(tmp_path))
+    if method not in COMPARED:  # 3 videos: a rank has two of them, the other one
+        found = [losses(folder)["val", 6] for folder in (tmp_path, two / method)]
+        # Masks of evaluation are drawn batch by batch, and ranks have other batches than one process has.
+        assert found[0] == pytest.approx(found[1], rel=1e-4 if method == "finetune" else 2e-2)
+    ours, theirs = weights(one, 6), weights(two / method / "run", 6)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        tensor, other = steered(name, tensor), steered(name, theirs[name])
+        torch.testing.assert_close(other, tensor, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def _noted(folder: Path) -> list[str]:
+    return ["--trainer.callbacks+=tests.helpers.runs.Losses", f"--trainer.callbacks.path={folder}/losses.tsv"]
+
+
+def steered(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """What a gradient steers. A key's bias adds as much to all keys of a query, which softmax takes away: its gradient
+    is rounding, and Adam makes whole steps of that."""
+    if name.endswith("attn.qkv.bias"):
+        q, _, v = tensor.chunk(3)
+        return torch.cat((q, v))
+    return tensor.chunk(2)[1] if name.endswith(".kv.bias") else tensor

@@ -1,0 +1,74 @@
+"""Batches on memory that loading processes lend: kept as long as they are held, used again, written by one of them."""
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.loading import buffers
+from datamodules.loading.workers import Workers
+from tests.loading.test_watchdog import batches, load, same
+
+
+def test_batches_outlive_their_workers_and_leave_no_memory() -> None:
+    def maps() -> int:
+        gc.collect()
+        return Path("/proc/self/maps").read_text().count("memfd:batch")
+
+    before, descriptors = maps(), len(os.listdir("/proc/self/fd"))
+    kept = load({}, 10)
+    assert all(batch["video"].float().mean() > 0 for batch in kept)  # readable and their own
+    kept[0]["video"].fill_(7)
+    assert (kept[1]["video"] != 7).any()
+    assert maps() == before + 10
+    del kept
+    assert maps() == before and len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_what_a_reader_keeps_is_not_written_over() -> None:
+    """Also where only a part of a batch is kept, or a view that Python has no other hold on."""
+    workers = Workers(batches({}), 1, 2, None)
+    try:
+        kept, copies = [], []
+        for k, batch in enumerate(workers.run(range(30))):
+            part = batch["video"][k % 8, :, 1:]
+            if k % 3 == 0:
+                kept.append(part)
+                copies.append(part.clone())
+        assert all((a == b).all() for a, b in zip(kept, copies, strict=True))
+        assert 10 < len(workers.workers[0].buffers) < 16  # ten kept, and a few that take turns
+    finally:
+        workers.close()
+
+
+def test_shared_memory_is_used_again_when_all_have_let_go() -> None:
+    pool = buffers.Pool()
+    tensor = pool.empty((2, 3, 5))
+    part = tensor.flatten(0, 1)[1:]
+    assert pool.lend(torch.zeros(3)) is None
+    buffer = pool.lend(part)
+    del tensor, part
+    gc.collect()
+    assert not buffer.free  # its reader has it still
+    other = pool.empty((2, 3, 5))
+    assert pool.lend(other) is not buffer
+    pool.returned([buffer.number])
+    again = pool.empty((5, 6))
+    assert pool.lend(again) is buffer
+    unsent = pool.empty((2, 3, 4))
+    place = unsent.data_ptr()
+    del unsent
+    assert pool.empty((24,)).data_ptr() == place
+
+
+def test_workers_share_no_memory_that_their_parent_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children inherit a parent's buffers themselves, not copies: two that filled the same one mixed their batches."""
+    expected = [batches({})[k] for k in range(10)]
+    monkeypatch.setattr(buffers, "pool", buffers.Pool())
+    used = buffers.empty((2 * 4 * 4 * 16 * 16 * 3,))
+    assert len(used) == expected[0]["video"].numel()
+    del used  # free again: the first that a worker would take
+    for _ in range(3):
+        same(load({}, 10), expected)

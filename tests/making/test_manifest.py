@@ -1,0 +1,292 @@
+"""InternVid's way from videos to shards: subsets as published, clips exact to the frame, scenes, captions."""
+
+import csv
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from datamodules.decoding.reader import PyAV
+from datamodules.making.captions import Captioner, ImageToText, load_captioner, write_captions
+from datamodules.making.journal import Journal
+from datamodules.making.manifest import Folder, Rule, match, read_manifest, seconds_of, select, stamp_of, subset
+from datamodules.making.subsets import at_least, diverse, lasting, source_of, top
+from datamodules.sources.shards import Shards
+from tests.helpers import videos
+from tests.helpers.paths import TESTS
+from tools import internvid
+
+REFERENCE = TESTS / "references/div_sampling_a.json"
+IDS = ("abcdefghijk", "-bcd_fghijk", "lmnopqrstuv")
+
+
+def line(video: str, start: float, end: float, **more: object) -> dict:
+    times = {"Start_timestamp": stamp_of(start), "End_timestamp": stamp_of(end)}
+    return {"YoutubeID": video, **times, "Caption": f"from {start}", "Aesthetic_Score": 4.0, "UMT_Score": 0.3, **more}
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos of 200 frames at 24 a second, one by its id, one as yt-dlp names it, one in a folder."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "in here").mkdir()
+    for name in (f"{IDS[0]}.mp4", f"A title [{IDS[1]}].mkv", f"in here/{IDS[2]}.mp4"):
+        videos.make(folder / name, frames=200)
+    return folder
+
+
+def numbers(source: Shards) -> list[list[int]]:
+    """Frame numbers of every sample."""
+    found = []
+    for i in range(len(source)):
+        with source[i].open(PyAV()) as video:
+            found.append([videos.number(frame) for frame in video.frames(range(len(video)))])
+    return found
+
+
+def test_diversity_draws_as_the_official_script() -> None:
+    case = json.loads(REFERENCE.read_text())
+    sources = [source_of(video) for video in case["videos"]]
+    assert diverse(sources, case["k"], case["numpy_seed"]).tolist() == case["sampled"]
+    with pytest.raises(ValueError, match="261 clips are asked of 260"):
+        diverse(sources, 261)
+
+
+def test_rules_by_score_and_length() -> None:
+    scores = np.array([0.1, 0.5, 0.3, 0.5, 0.4, 0.2, 0.0, 0.35, 0.45, 0.05])
+    assert top(scores, 0.3).tolist() == [1, 3, 8] and top(scores, 0.1).tolist() == [1]
+    assert at_least(np.array([3.9, 4.0, 5.0]), 4.0).tolist() == [1, 2]
+    assert lasting(np.array([0.9, 1.0, 120.0, 121.0]), 1, 120).tolist() == [1, 2]
+
+
+def test_timestamps() -> None:
+    assert seconds_of("01:02:03.456") == 3723.456 and seconds_of("02:03,5") == 123.5 and seconds_of(7) == 7.0
+    assert stamp_of(3723.456) == "01:02:03.456" and seconds_of(stamp_of(59.9996)) == 60.0
+    assert seconds_of(None) is None
+    with pytest.raises(ValueError, match="'soon' is no timestamp"):
+        seconds_of("soon")
+
+
+def test_subsets_of_a_manifest(tmp_path: Path) -> None:
+    rows = [line(IDS[i % 3], i, i + 0.5 + i, UMT_Score=i / 10, Aesthetic_Score=3.5 + i / 10) for i in range(10)]
+    manifest, out = write(tmp_path / "m.jsonl", rows), tmp_path / "out.jsonl"
+    kept = {}
+    for kind, count in (("FLT", 2), ("AES", None), ("DIV", 4)):
+        assert (
+            internvid.main(["select", manifest, str(out), "--subset", kind, *(["--count", str(count)] * bool(count))])
+            == 0
+        )
+        kept[kind] = [json.loads(text) for text in out.read_text().splitlines()]
+        assert all(row in rows for row in kept[kind])
+    assert len(kept["FLT"]) == 2 and all(row["UMT_Score"] >= 0.7 for row in kept["FLT"])
+    assert kept["AES"] == rows[5:]
+    drawn = sorted(diverse([row["YoutubeID"] for row in rows], 4))
+    assert kept["DIV"] == [rows[i] for i in drawn]
+    assert select(manifest, str(out), Rule(seconds=(1, 5))) == (4, 10)
+    with pytest.raises(ValueError, match=r"clip 1 .* has no number in 'Score'; it has YoutubeID"):
+        select(manifest, str(out), subset("FLT", 2, "Score"))
+    assert internvid.main(["select", manifest, str(out), "--subset", "DIV"]) == 2
+
+
+def test_internvid_clips_are_cut_to_the_frame(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cuts = [(IDS[0], 30, 60), (IDS[1], 0, 25), (IDS[0], 60, 61), ("gone_567890", 1, 2), (IDS[2], 199, 300)]
+    rows = [line(video, a / 24, b / 24, Language="de") for video, a, b in cuts]
+    manifest, out = write(tmp_path / "m.jsonl", rows), tmp_path / "out"
+    arguments = ["build", manifest, str(folder), str(out), "--workers", "1", "--quiet", "--shard-samples", "2"]
+    assert internvid.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "kept 4 clips in 2 shards" in said and "missing 1: no such video" in said
+    assert (out / "missing.txt").read_text() == "gone_567890_0.042_0.083\n"
+    source = Shards(str(out))
+    assert numbers(source) == [[*range(30, 60)], [60], [*range(25)], [199]]
+    assert [source[i].text for i in range(4)] == ["from 1.25", "from 2.5", "from 0.0", f"from {199 / 24}"]
+    before = (out / "shard-000000.tar").read_bytes()
+    assert b'"Language": "de"' in before and b'"UMT_Score": 0.3' in before and b"abcdefghijk_1.250_2.500" in before
+    report = json.loads((out / "report.json").read_text())
+    assert (report["kept"], report["missing"], report["frames"]) == (4, 1, 57)
+    stamp = (out / "shard-000000.tar").stat().st_mtime_ns
+    assert internvid.main(arguments) == 0 and (out / "shard-000000.tar").stat().st_mtime_ns == stamp
+
+
+def test_webvid_keeps_whole_videos(folder: Path, tmp_path: Path) -> None:
+    with open(tmp_path / "results_2M_train.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["videoid", "contentUrl", "duration", "page_dir", "name"])
+        writer.writerow([IDS[2], "https://example.org/1", "PT00H00M08S", "in here", "a cat, asleep"])
+        writer.writerow(["99", "https://example.org/2", "PT00H00M08S", "pages", "gone"])
+    rows, missing = match(str(tmp_path / "results_2M_train.csv"), str(folder))
+    assert missing == ["99"] and len(rows) == 1 and "cuts" not in rows[0]
+    places = [str(tmp_path / "results_2M_train.csv"), str(folder), str(tmp_path / "out")]
+    assert internvid.main(["build", *places, "--quiet", "--workers", "1"]) == 0
+    source = Shards(str(tmp_path / "out"))
+    assert source[0].text == "a cat, asleep"
+    assert source[0].content == (folder / "in here" / f"{IDS[2]}.mp4").read_bytes()
+
+
+def test_parquet_reads_as_jsonl(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [line(IDS[0], 0, 1), line(IDS[1], 2, 3.5)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")
+    from_jsonl = [*read_manifest(write(tmp_path / "m.jsonl", rows))]
+    assert [*read_manifest(str(tmp_path / "m.parquet"))] == from_jsonl
+
+
+def test_bad_manifests_say_where(folder: Path, tmp_path: Path) -> None:
+    for rows, message in [
+        ([{"url": "x"}], "line 1 names no video: of YoutubeID, videoid, path it has none, only url"),
+        ([line(IDS[0], 0, 1), line(IDS[0], 2, 1)], "line 2: from 00:00:02.000 to 00:00:01.000 is no clip"),
+        ([line(IDS[0], 0, 1, End_timestamp="x")], "line 1: 'x' is no timestamp"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            list(read_manifest(write(tmp_path / "m.jsonl", rows)))
+    with pytest.raises(FileNotFoundError, match="none of the 1 clips"):
+        match(write(tmp_path / "m.jsonl", [line("gone", 0, 1)]), str(folder))
+    with pytest.raises(ValueError, match="is no manifest"):
+        list(read_manifest(str(REFERENCE)))
+    videos.make(tmp_path / "a.mp4", frames=2)
+    videos.make(tmp_path / "a.mkv", frames=2)
+    (entry,) = read_manifest(write(tmp_path / "m.jsonl", [line("a", 0, 1)]))
+    with pytest.raises(ValueError, match="two videos could be a: "):
+        Folder(str(tmp_path)).find(type(entry)("a", 0, 1, None, {}))
+
+
+def test_own_videos_become_scenes_captions_and_shards(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("scenedetect")
+    (tmp_path / "in").mkdir()
+    lengths, colours = [30, 41, 25], [(200, 30, 30), (20, 90, 220), (240, 240, 60)]
+    with av.open(str(tmp_path / "in" / "film.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"crf": "16"})
+        stream.height, stream.width, stream.pix_fmt = 96, 160, "yuv420p"
+        for length, colour in zip(lengths, colours, strict=True):
+            for i in range(length):
+                picture = np.full((96, 160, 3), colour, np.uint8)
+                picture[:, 4 * (i % 40) : 4 * (i % 40) + 4] //= 2
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    (tmp_path / "in" / "no.mp4").write_bytes(b"no video")
+    found, told = str(tmp_path / "scenes.jsonl"), str(tmp_path / "captions.jsonl")
+    assert internvid.main(["scenes", str(tmp_path / "in"), found, "--workers", "1", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert "kept 3 of 3 scenes in 2 videos" in said.out and "left out no.mp4" in said.err
+    (tmp_path / "by_name.csv").write_text("name,caption\nfilm_0.000_1.250,red\nfilm_1.250_2.958,blue\n")
+    assert internvid.main(["caption", found, told, "--captions", str(tmp_path / "by_name.csv")]) == 0
+    assert "2 of 3 clips have a caption" in capsys.readouterr().out
+    mine = ["--captioner", "tests.making.test_manifest:Brightness", "--videos", str(tmp_path / "in"), "--quiet"]
+    assert internvid.main(["caption", told, str(tmp_path / "all.jsonl"), *mine]) == 0
+    assert "captioned 1 clips, 2 had a caption" in capsys.readouterr().out
+    build = [
+        "build",
+        str(tmp_path / "all.jsonl"),
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+        "--quiet",
+    ]
+    assert internvid.main(build) == 0
+    source = Shards(str(tmp_path / "out"))
+    assert [source[i].text for i in range(3)] == ["red", "blue", "brightness 2"]
+    for i, (length, colour) in enumerate(zip(lengths, colours, strict=True)):
+        with source[i].open(PyAV()) as video:
+            assert len(video) == length
+            assert np.abs(np.median(video.frames([0, length - 1]), axis=(1, 2)) - colour).max() < 12
+
+
+class Brightness(Captioner):
+    """Says how bright two frames of a clip are, from 0 to 2."""
+
+    frames = 2
+
+    def __call__(self, clips: list[np.ndarray]) -> list[str]:
+        assert all(clip.shape[0] == 2 and clip.dtype == np.uint8 for clip in clips)
+        return [f"brightness {int(clip.mean() // 86)}" for clip in clips]
+
+
+class Breaks(Captioner):
+    """Stops at the third clip, as a full memory would."""
+
+    seen = 0
+
+    def __call__(self, clips: list[np.ndarray]) -> list[str]:
+        Breaks.seen += len(clips)
+        if Breaks.seen == 3:
+            raise MemoryError("enough")
+        return [f"frame {videos.number(clip[0])}" for clip in clips]
+
+
+def test_captions_go_on_after_a_stop_and_see_the_middle_frame(folder: Path, tmp_path: Path) -> None:
+    rows = [line(IDS[0], i, i + 1, Caption="") for i in range(4)] + [line("gone", 0, 1, Caption="")]
+    manifest, out = write(tmp_path / "m.jsonl", rows), tmp_path / "out.jsonl"
+    with pytest.raises(MemoryError):
+        write_captions(manifest, str(folder), str(out), Breaks(), batch=1, progress=False)
+    assert not out.exists()
+    done = write_captions(manifest, str(folder), str(out), Breaks(), batch=1, progress=False)
+    assert Breaks.seen == 5  # the clip that it broke at was the only one it saw twice
+    assert done == {"captioned": 4, "kept": 0, "failed": {"gone_0.000_1.000": "its video is missing"}}
+    told = [json.loads(text).get("Caption") for text in out.read_text().splitlines()]
+    assert told == ["frame 12", "frame 36", "frame 60", "frame 84", ""]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_journal_forgets_a_torn_line_and_refuses_other_settings(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "out", {"a": 1})
+    journal.add("x", [1, 2])
+    journal.file.write(b'["y", [1')
+    journal.file.close()
+    again = Journal(tmp_path / "out", {"a": 1})
+    assert again.records == {"x": [1, 2]}
+    again.add("y", 3)
+    again.file.close()
+    assert Journal(tmp_path / "out", {"a": 1}).records == {"x": [1, 2], "y": 3}
+    with pytest.raises(ValueError, match="begun with other settings"):
+        Journal(tmp_path / "out", {"a": 2})
+
+
+def test_transformers_captions_images(folder: Path, tmp_path: Path) -> None:
+    """A tiny BLIP with random weights, from a folder."""
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "runs"]))
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
+    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    transformers.BlipProcessor(images, tokenizer).save_pretrained(tmp_path / "blip")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = {
+        **shape,
+        "vocab_size": 8,
+        "encoder_hidden_size": 16,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "sep_token_id": 3,
+    }
+    config = transformers.BlipConfig(
+        text_config={**text, "pad_token_id": 0}, vision_config={**shape, "image_size": 32, "patch_size": 16}
+    )
+    transformers.BlipForConditionalGeneration(config).save_pretrained(tmp_path / "blip")
+    captioner = load_captioner(
+        "datamodules.making.captions:ImageToText", {"model": str(tmp_path / "blip"), "tokens": 5}
+    )
+    assert isinstance(captioner, ImageToText)
+    rows = [line(IDS[0], i, i + 1, Caption=None) for i in range(3)]
+    manifest = write(tmp_path / "m.jsonl", rows)
+    done = write_captions(manifest, str(folder), str(tmp_path / "out.jsonl"), captioner, batch=2, progress=False)
+    assert done["captioned"] == 3
+    assert set(" ".join(e.text or "" for e in read_manifest(str(tmp_path / "out.jsonl"))).split()) <= {
+        "a",
+        "cat",
+        "runs",
+    }
+    for name, message in [
+        ("nothing", "write package.module:Class"),
+        ("datamodules.making.captions:No", "there is no captioner"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_captioner(name)

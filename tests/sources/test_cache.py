@@ -1,0 +1,100 @@
+"""A cache of whole files that many processes share, within a limit."""
+
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.sources.cache import Cache, _locked
+
+
+def write(size: int, times: list | None = None, pause: float = 0.0):
+    def fetch(out: BinaryIO) -> None:
+        time.sleep(pause)
+        out.write(bytes([65]) * size)
+        if times is not None:
+            times.append(Path(out.name).name)
+
+    return fetch
+
+
+def test_the_longest_unused_leaves_and_the_limit_holds(tmp_path: Path) -> None:
+    cache, fetched = Cache(str(tmp_path), 300), []
+    for name in ("a", "b", "c", "a", "d", "a", "b"):
+        os.close(cache.open(name, 100, write(100, fetched)))
+        time.sleep(0.01)
+        assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 300
+    assert fetched == [f"{x}.partial" for x in "abcdb"]  # d drove out b, b then c
+    with pytest.raises(ValueError, match="raise cache_bytes"):
+        cache.open("large", 301, write(301))
+
+
+def test_a_file_that_leaves_stays_with_its_readers(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 100)
+    descriptor = cache.open("a", 100, write(100))
+    os.close(cache.open("b", 100, write(100)))
+    assert not (tmp_path / "a").exists() and os.pread(descriptor, 200, 0) == b"A" * 100
+    os.close(descriptor)
+
+
+def test_a_fetch_that_fails_leaves_nothing_behind_its_name(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 100)
+
+    def fails(out: BinaryIO) -> None:
+        out.write(b"half")
+        raise DecodeError("a", "gone")
+
+    with pytest.raises(DecodeError):
+        cache.open("a", 100, fails)
+    assert not (tmp_path / "a").exists()
+    for name in ("b", *map(str, range(200))):  # what was left half takes up no room, whoever comes next
+        os.close(cache.open(name, 100, write(100)))
+        with pytest.raises(DecodeError):
+            cache.open("a", 100, fails)
+
+
+def test_what_is_coming_takes_its_room_at_every_moment(tmp_path: Path) -> None:
+    """Else another process takes the same room: four that shared a cache for two files once held three in it."""
+    sizes = []
+
+    def fetch(out: BinaryIO) -> None:
+        for _ in range(5):
+            sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
+            out.write(b"A" * 20)
+            out.flush()
+
+    os.close(Cache(str(tmp_path), 100).open("a", 100, fetch))
+    assert sizes == [100] * 5
+
+
+def test_those_who_wait_fetch_once(tmp_path: Path) -> None:
+    cache, fetched = Cache(str(tmp_path), 1000), []
+    with ThreadPoolExecutor(8) as pool:
+        for descriptor in pool.map(lambda _: cache.open("a", 100, write(100, fetched, 0.1)), range(8)):
+            os.close(descriptor)
+    assert len(fetched) == 1
+
+
+def busy(arguments: tuple[str, int]) -> int:
+    """Reads many files through a cache for two; 0 where each was right and the limit held."""
+    folder, seed = arguments
+    cache, wrong = Cache(folder, 2500), 0
+    for i in range(30):
+        name = f"f{(i * (seed + 3) + seed) % 7}"
+        descriptor = cache.open(name, 1000, write(1000, None, 0.002))
+        wrong += os.pread(descriptor, 2000, 0) != b"A" * 1000
+        os.close(descriptor)
+        with _locked(Path(folder) / ".lock"):  # else a file could be seen under both its names
+            sizes = sum(file.stat().st_size for file in os.scandir(folder))
+        wrong += sizes > 2500
+    return wrong
+
+
+def test_processes_share_a_small_cache(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        assert list(pool.map(busy, [(str(tmp_path), seed) for seed in range(4)])) == [0, 0, 0, 0]

@@ -1,0 +1,92 @@
+"""Videos by a folder, a list or alone: what is read of them, and what is wrong with those that are not right."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules import Files
+from datamodules.loading.batches import collate
+from datamodules.sources.source import Strings
+from tests.helpers import videos
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return videos.make_odd(tmp_path_factory.mktemp("videos"))
+
+
+def test_a_folder_a_list_and_a_single_video(folder: Path, tmp_path: Path) -> None:
+    source = Files(str(folder / "good ü"))
+    assert len(source) == 6 and source[1].name == "1 é.mp4" and source.texts == source.labels == 0
+    assert len(Files(source[0].content)) == 1
+    (tmp_path / "l.csv").write_text(
+        'label,path,caption\n3,good ü/0 é.mp4,"one, two"\n4,good ü/2 é.mp4,three\n', encoding="utf-8"
+    )
+    (tmp_path / "l.jsonl").write_text(
+        "".join(
+            json.dumps(r) + "\n"
+            for r in [{"path": str(folder / "good ü/0 é.mp4"), "text": "x"}, {"path": "1", "label": 2}]
+        )
+    )
+    listed = Files(str(tmp_path / "l.csv"), root=str(folder))
+    assert [(s.text, s.label, os.path.exists(s.content)) for s in listed] == [("one, two", 3, True), ("three", 4, True)]
+    assert listed.texts == listed.labels == 2
+    lines = Files(str(tmp_path / "l.jsonl"))
+    assert (lines.texts, lines.labels) == (1, 1) and lines[0].text == "x" and lines[1].text is None
+    assert os.path.exists(lines[0].content) and lines[1].content == str(tmp_path / "1")
+
+
+def test_a_video_of_several_classes(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path,labels\na.mp4,3 17\nb.mp4,\nc.mp4,5\n")
+    (tmp_path / "l.jsonl").write_text('{"path": "a.mp4", "labels": [3, 17]}\n{"path": "b.mp4", "labels": []}\n')
+    source = Files(str(tmp_path / "l.csv"))
+    assert [s.label for s in source] == [[3, 17], [-1, -1], [5, -1]] and source.labels == 3
+    assert [s.label for s in Files(str(tmp_path / "l.jsonl"))] == [[3, 17], [-1, -1]]
+    clips = torch.zeros(2, 3, 1, 8, 8, 3, dtype=torch.uint8)
+    assert collate(clips, source, list(source))["label"].tolist() == 2 * [[3, 17], [-1, -1], [5, -1]]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.csv", "file,label\nx.mp4,1\n", "no column `path`: its columns are 'file', 'label'"),
+        ("a.csv", "", "no column `path`: its columns are none"),
+        ("a.csv", "path\n", "lists no video"),
+        ("a.csv", "path,label\nx.mp4,cat\n", "line 2: label 'cat' is no integer"),
+        ("a.csv", "path,labels\nx.mp4,1 cat\n", "line 2: labels '1 cat' is no integer"),
+        ("a.csv", "path,label,labels\nx.mp4,1,\ny.mp4,,2\n", "both `label` and `labels`"),
+        ("a.csv", "path,text\n,hello\n", "line 2: the path is empty"),
+        ("a.jsonl", '{"video": "x"}\n', "no column `path`: its columns are 'video'"),
+        ("a.jsonl", "{\n", "line 1 is no JSON"),
+        ("a.txt", "x.mp4\n", "neither a .csv nor a .jsonl"),
+    ],
+)
+def test_lists_that_are_not_right(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message) as error:
+        Files(str(tmp_path / name))
+    assert name in str(error.value)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no list or folder of videos at .*gone"):
+        Files(str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"no video in"):
+        Files(str(tmp_path))
+
+
+def test_a_million_lines_cost_no_python_objects(tmp_path: Path) -> None:
+    """What a worker would copy by touching it: a few objects, whatever the number of lines."""
+    strings = Strings(f"folder/{i}.mp4" for i in range(100_000))
+    assert strings[99_999] == "folder/99999.mp4" and strings[-1] == strings[99_999] and len(strings) == 100_000
+    assert strings.data.nbytes + strings.offsets.nbytes < 3e6
+    assert all(isinstance(v, np.ndarray) for v in vars(strings).values())
+    source = Files.__new__(Files)
+    source.__dict__.update(
+        paths=strings, names=strings, captions=strings, targets=np.zeros(9), counts=9, root="", texts=0, labels=0
+    )
+    assert not any(isinstance(v, (list, dict)) for v in vars(source).values())

@@ -1,0 +1,186 @@
+"""The benchmark of training steps: contenders do the same maths, FLOPs are those counted, reports are whole."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from models import clip, decoders, text, vit
+from pretrain.cli import main
+from pretrain.objectives import UMT
+from pretrain.studies.speed import METHODS, Report, Setting, growth, race, whole
+from pretrain.studies.speed import where as profiled
+from pretrain.studies.speed.memory import weigh
+from pretrain.studies.speed.step import Contender
+from pretrain.studies.speed.umt import plain_umt
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import SMALL
+
+TINY = Setting("tiny", batch=2, frames=8, pixels=64)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size that takes milliseconds."""
+    width = {"width": 96, "depth": 6, "heads": 4, "mlp": 384, "patch": 16}
+    monkeypatch.setitem(vit.SIZES, "tiny", width)
+    monkeypatch.setitem(decoders.DECODER_SIZES, "tiny", {"width": 64, "heads": 4, "mlp": 256})
+    monkeypatch.setitem(clip.CLIP_SIZES, "tiny", {**width, "size": 64, "out": 32})
+    monkeypatch.setitem(text.TEXT_SIZES, "tiny", {"width": 32, "depth": 2, "heads": 4, "mlp": 64, "out": 32})
+
+
+def reported(name: str, rounds: int = 2) -> Report:
+    return race(name, METHODS[name], TINY, rounds, memory=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contenders_train_alike(name: str) -> None:
+    """The same losses over three whole steps: forward, backward, clipping and optimiser are the same maths."""
+    report = reported(name)
+    assert list(report.seconds) == list(METHODS[name].contenders)
+    if METHODS[name].alike:
+        assert report.loss_difference < 2e-5
+    assert report.ratio > 0 and report.mfu > 0 and report.memory_ratio is None
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "vilp"])
+def test_necessary_flops_are_what_our_step_does(name: str) -> None:
+    """Every product is counted, and none that is not needed is done: within a twentieth, for a class token here and
+    there, and for scores of pairs. (What ViLP's scores of words take depends on how many the dice hide.)"""
+    contender = METHODS[name].build("ours", TINY)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        contender.step()
+    assert counter.get_total_flops() == pytest.approx(METHODS[name].flops(TINY), rel=0.05)
+
+
+def test_the_peer_does_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, peer in (("videomae", "transformers"), ("viclip", "open_clip"), ("umt", "plain"), ("vit", "timm")):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            METHODS[name].build(peer, TINY).step()
+        assert counter.get_total_flops() > METHODS[name].flops(TINY)
+
+
+def test_the_plain_umt_has_the_same_gradients() -> None:
+    ours = METHODS["umt"].build("ours", TINY)
+    model: UMT = ours.model
+    clip_ = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(2, 8 * 16, generator=torch.Generator().manual_seed(0))
+    target, keep = model.teach(clip_, noise)
+    found = []
+    for loss in (model.align(clip_, keep, target), plain_umt(model, clip_, noise)):
+        model.zero_grad()
+        loss.backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
+
+
+def heavy(megabytes: int) -> Contender:
+    """A step that holds so much, once, beside a model of 4 MB and its gradient."""
+    model = torch.nn.Linear(1000, 1000, bias=False)
+
+    def loss() -> torch.Tensor:
+        held = torch.ones(megabytes * 250_000)
+        return model(held[:1000]).sum()
+
+    return Contender(model, loss, torch.optim.SGD(model.parameters(), 0.1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory of a step is measured on Linux")
+def test_memory_is_that_of_the_step() -> None:
+    found = weigh(heavy, 200)
+    assert found["model"] == 4_000_000
+    assert found["step"] == pytest.approx(200e6, rel=0.05)
+
+
+def test_reports() -> None:
+    report = reported("videomae", 1)
+    report.memory = {"ours": {"step": 1, "model": 3}, "transformers": {"step": 2, "model": 3}}
+    facts = json.loads(json.dumps(report.json()))
+    assert {"ratio", "mfu", "memory_ratio", "loss_difference"} <= set(facts)
+    assert facts["memory_ratio"] == 0.5 and facts["whole_memory_ratio"] == 0.8
+    assert torch.__version__.startswith(facts["machine"]["torch"]) and facts["setting"]["pixels"] == 64
+    text_ = report.markdown()
+    assert "| transformers |" in text_ and "MFU" in text_ and f"{report.ratio:.2f}x" in text_
+
+
+def test_growth_is_a_race_at_each_point(tmp_path: Path) -> None:
+    found = growth.grow("vit", METHODS["vit"], TINY, {"frames": (2, 4), "ratio": (0.5,)}, rounds=1, memory=False)
+    assert [r.setting["frames"] for r in found["frames"].values()] == [2, 4]
+    assert found["frames"][4].flops > 2 * found["frames"][2].flops  # attention grows faster than the tokens
+    assert found["ratio"][0.5].setting["ratio"] == 0.5
+    lines = growth.table(found).splitlines()
+    assert lines[0].startswith("| frames | ours, s | timm, s | ratio | MFU |") and len(lines) == 4 + 1 + 3
+    growth.draw(found, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert picture.size[0] > 500
+
+
+def test_where_the_time_goes() -> None:
+    """The parts add up to the step, each is there, and no step is faster than its floor."""
+    found = profiled.where("vit", METHODS["vit"], TINY, steps=2)
+    parts = found.products, found.attention, found.rest, found.optimiser
+    assert min(parts) > 0 and sum(parts) == pytest.approx(found.step)
+    trained = sum(p.numel() for p in METHODS["vit"].build("ours", TINY).model.parameters() if p.requires_grad)
+    assert found.bytes == 40 * trained and 0 < found.floor < found.step
+    lines = profiled.table([found, found]).splitlines()
+    assert len(lines) == 4 + 3 and lines[2].startswith("| vit tiny, batch 2, 8 frames |")
+
+
+TINY_RUN = ["-c", "recipes/videomae_tiny.yaml", *SMALL, "--data.init_args.micro_batch=4"]
+
+
+def test_a_run_is_timed_against_its_bare_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = subprocess.run
+
+    def here(words: list[str], **options) -> subprocess.CompletedProcess:
+        if "fit" not in words:  # git's, which the report names the commit by
+            return run(words, **options)
+        main(words[words.index("fit") :])
+        return subprocess.CompletedProcess(words, 0, "")
+
+    monkeypatch.setattr(whole.subprocess, "run", here)
+    began = time.perf_counter()
+    found = whole.whole(TINY_RUN, steps=5)
+    assert 0 < found.start < time.perf_counter() - began
+    assert found.clips == 4 * 4 and 0 < found.wait < found.interval < found.start and found.bare > 0
+    facts = found.json()
+    assert facts["efficiency"] == found.bare / found.interval and facts["wait_share"] == found.wait / found.interval
+    assert f"{found.efficiency:.3f} of its throughput" in found.markdown()
+
+
+def test_parts_of_a_batch_are_no_bare_step() -> None:
+    trainer = SimpleNamespace(accumulate_grad_batches=2)
+    with pytest.raises(ValueError, match="micro_batch to the global batch"):
+        whole.Stopwatch("nowhere").on_train_batch_start(trainer, None, None, 0)
+
+
+def test_a_run_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1, "no such recipe")
+    monkeypatch.setattr(whole.subprocess, "run", lambda words, **options: failed)
+    with pytest.raises(RuntimeError, match="fit failed: no such recipe"):
+        whole.whole(["-c", "nothing.yaml"], steps=3)
+
+
+@pytest.mark.slow
+def test_the_command_times_a_run(tmp_path: Path) -> None:
+    command = [sys.executable, "tools/benchmark.py", "fit", "--steps", "4", "--", *TINY_RUN]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "clips/s" in ran.stdout and "of the time spent waiting for data" in ran.stdout
+
+
+@pytest.mark.slow
+def test_the_command_takes_a_letter_for_a_size() -> None:
+    words = ["train", "--method", "vit", "--size", "s", "--frames", "2", "--pixels", "32", "--batch", "1"]
+    command = [sys.executable, "tools/benchmark.py", *words, "--rounds", "1", "--no-memory"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "## vit: size small" in ran.stdout
