@@ -31,7 +31,7 @@ _HOMES = {
     "RandomResizedCrop": "clips.eval_views",
     "Augment": "clips.augment",
     "RandAugment": "clips.augment",
-    "View": "clips.eval_views",
+    "EvalView": "clips.eval_views",
     "Squares": "clips.eval_views",
     "Squash": "clips.eval_views",
     "Order": "sources.order",

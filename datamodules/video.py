@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datamodules.clips.augment import Augment, RandAugment  # noqa: F401 named in recipes
 from datamodules.clips.crops import Crop, MultiScaleCrop
-from datamodules.clips.eval_views import RandomResizedCrop, Squares, Squash, View  # noqa: F401 named in recipes
+from datamodules.clips.eval_views import EvalView, RandomResizedCrop, Squares, Squash  # noqa: F401 named in recipes
 from datamodules.clips.sampling import Dense, Sampler
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
@@ -89,7 +89,7 @@ class VideoData(LightningDataModule):
         views: int = 1,
         sampler: Sampler | None = None,
         crop: Crop | None = None,
-        view: View | None = None,
+        view: EvalView | None = None,
         flip: float = 0.0,
         augment: Augment | None = None,
         test_clips: int = 1,

@@ -178,7 +178,7 @@ class Bert(nn.Module):
             raise ValueError(f"texts of {places} places, and the text tower has {self.context}: set one of them")
         x = self.token_embed(ids) + self.type_embed.weight[0] + self.pos_embed[:places]
         x = F.dropout(self.norm(x), self.dropout, self.training)
-        may = self._may(seen)
+        may = self.attention_mask(seen)
         for block in self.blocks[: self.fusion]:
             x = block(x, may)
         return x
@@ -186,7 +186,7 @@ class Bert(nn.Module):
     def fuse(self, x: Tensor, seen: Tensor, source: Tensor, source_seen: Tensor | None = None) -> Tensor:
         """What `read` gave, `[B, L, D]`, through the layers that look at `source` `[B, S, C]`, of which `source_seen`
         `[B, S]` is True where there is something (None: everywhere)."""
-        may = self._may(seen)
+        may = self.attention_mask(seen)
         there = None if source_seen is None else source_seen[:, None, None]
         for block in self.blocks[self.fusion :]:
             x = block(x, may, source, there)
@@ -196,7 +196,7 @@ class Bert(nn.Module):
         """How well each word of the vocabulary fits each place, `[..., V]` of tokens `[..., D]`."""
         return self.head(x, self.token_embed.weight)
 
-    def _may(self, seen: Tensor) -> Tensor:
+    def attention_mask(self, seen: Tensor) -> Tensor:
         """Which places a place may look at, `[B, 1, 1 or L, L]`."""
         may = seen[:, None, None]
         if not self.causal:

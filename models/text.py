@@ -26,7 +26,7 @@ class CLIPText(nn.Module):
         out: channels of the feature.
         vocabulary: ids; the largest of a text marks its end.
         context: places. A longer table is cut to them when weights are loaded, a shorter one goes on with zeros.
-        hides: own an embedding for hidden words.
+        mask_token: own an embedding for hidden words.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class CLIPText(nn.Module):
         out: int = 512,
         vocabulary: int = 49408,
         context: int = 32,
-        hides: bool = False,
+        mask_token: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.context, self.out = width, context, out
         self.token_embed = nn.Embedding(vocabulary, width)
         self.pos_embed = nn.Parameter(torch.empty(context, width))
-        self.mask_embed = nn.Parameter(torch.empty(width)) if hides else None
+        self.mask_embed = nn.Parameter(torch.empty(width)) if mask_token else None
         self.blocks = nn.ModuleList(CLIPBlock(width, heads, mlp, causal=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width, 1e-5)
         self.proj = nn.Linear(width, out, bias=False)
@@ -94,6 +94,6 @@ class CLIPText(nn.Module):
         x = self.token_embed(ids)
         if hidden is not None:
             if self.mask_embed is None:
-                raise ValueError("the text tower hides no words: give it hides: true")
+                raise ValueError("the text tower mask_token no words: give it mask_token: true")
             x = torch.where(hidden[..., None], self.mask_embed.to(x.dtype), x)
         return x + self.pos_embed[: ids.shape[1]]

@@ -102,9 +102,9 @@ def test_viclip_has_the_published_sizes_and_rates(size: str, stage: str, capsys:
     assert objective.optim.base_min_lr * batch / 256 == pytest.approx(0.01 * peak)
     assert (objective.mask is None) == bool(stage) and objective.freeze_text
     # What the official code decays of this model: all matrices but the tables.
-    spared = {n for n, p in objective.named_parameters() if p.requires_grad and not objective.optim.decays(n, p)}
-    assert {"temperature", "encoder.cls_token", "encoder.pos_embed", "encoder.time.table"} <= spared
-    assert not any(n.endswith("proj.weight") for n in spared)
+    no_decay = {n for n, p in objective.named_parameters() if p.requires_grad and not objective.optim.decays(n, p)}
+    assert {"temperature", "encoder.cls_token", "encoder.pos_embed", "encoder.time.table"} <= no_decay
+    assert not any(n.endswith("proj.weight") for n in no_decay)
 
 
 # Peak rate, videos a step, passes, passes of warm-up, layer decay, drop path: the official scripts'.

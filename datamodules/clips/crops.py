@@ -26,7 +26,7 @@ def resize(frames: np.ndarray, box: Box, height: int, width: int, out: torch.Ten
 
 
 class Crop(ABC):
-    """How training cuts its square; `framing.View` says how evaluation does."""
+    """How training cuts its square; `framing.EvalView` says how evaluation does."""
 
     @abstractmethod
     def box(self, width: int, height: int, size: int, rng: random.Random) -> Box:

@@ -86,7 +86,7 @@ class RandomResizedCrop(Crop):
         return bicubic(frames, box, size, size, self.antialias, out, "bilinear" if self.bilinear else "bicubic")
 
 
-class View(ABC):
+class EvalView(ABC):
     """How evaluation makes a picture size x size."""
 
     @abstractmethod
@@ -94,14 +94,14 @@ class View(ABC):
         """uint8 [T, H, W, 3] -> [T, size, size, 3], picture `view` of `views` of the same frames."""
 
 
-class Squares(View):
+class Squares(EvalView):
     """The short side to `size`, bilinear, then `views` squares along the long side; of one: the middle."""
 
     def __call__(self, frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
         return crops.view(frames, size, view, views)
 
 
-class Squash(View):
+class Squash(EvalView):
     """The whole picture scaled to a square, whatever its shape, bicubic (ViCLIP, UMT stage 2). There is one view of it.
 
     Args:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from datamodules.clips import crops
 from datamodules.clips.augment import Augment
-from datamodules.clips.eval_views import Squares, View
+from datamodules.clips.eval_views import EvalView, Squares
 from datamodules.clips.sampling import Sampler
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
@@ -34,7 +34,7 @@ class Clip:
     sampler: Sampler
     crop: crops.Crop
     decoder: Decoder
-    view: View = Squares()  # noqa: RUF009 it has no state
+    view: EvalView = Squares()  # noqa: RUF009 it has no state
     augment: Augment | None = None
 
 

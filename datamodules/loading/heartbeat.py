@@ -1,6 +1,6 @@
 """What a loading process is at: written where another process can read it, even if this one hangs or dies.
 
-A sample that took its process down, or that took too long, is *doomed*: asked for again, it is a DecodeError.
+A sample that took its process down, or that took too long, is *blocked*: asked for again, it is a DecodeError.
 """
 
 import struct
@@ -39,7 +39,7 @@ class Note:
 
 
 note = Note()  # this process's; a worker puts its shared one here
-doomed: dict[str, str] = {}  # reasons by name
+blocked: dict[str, str] = {}  # reasons by name
 
 
 def use(other: Note) -> None:
@@ -48,21 +48,21 @@ def use(other: Note) -> None:
     note = other
 
 
-def doom(names: Mapping[str, str]) -> None:
+def block(names: Mapping[str, str]) -> None:
     """Samples that are to fail, and why."""
-    doomed.update(names)
+    blocked.update(names)
 
 
 def at(name: str) -> None:
-    """Notes which sample is at hand, in case that this process dies; DecodeError if it is doomed."""
+    """Notes which sample is at hand, in case that this process dies; DecodeError if it is blocked."""
     note.write(name)
-    if name in doomed:
-        raise DecodeError(name, doomed[name])
+    if name in blocked:
+        raise DecodeError(name, blocked[name])
 
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Notes that a sample is being decoded, in case that this takes for ever; DecodeError if it is doomed."""
+    """Notes that a sample is being decoded, in case that this takes for ever; DecodeError if it is blocked."""
     at(name)
     note.write(name, time.monotonic())
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.clips.eval_views import View
+from datamodules.clips.eval_views import EvalView
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.loading import heartbeat
 from datamodules.loading.batches import Clip, collate, empty_video
@@ -137,7 +137,7 @@ class Reader:
         keep: the last pictures that are kept, for the next windows begin before the last one ends.
     """
 
-    def __init__(self, video: Video, view: View, size: int, keep: int) -> None:
+    def __init__(self, video: Video, view: EvalView, size: int, keep: int) -> None:
         self.video, self.view, self.size, self.keep = video, view, size, keep
         self.kept: dict[int, np.ndarray] = {}
         self.frames, self.at = None, 0  # of the stream

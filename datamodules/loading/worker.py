@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from datamodules.loading import buffers, heartbeat
 
-_LOOK = 1.0  # seconds between two looks at whether its parent is still there
+POLL_SECONDS = 1.0  # seconds between two looks at whether its parent is still there
 
 
-class View:
+class TensorPlace:
     """What a tensor on shared memory is, without the memory."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -27,7 +27,7 @@ class View:
         return memory.as_strided(self.shape, self.stride, self.offset)
 
 
-def work(pipe: connection.Connection, dataset: Dataset, memory: object, doomed: dict[str, str], parent: int) -> None:
+def work(pipe: connection.Connection, dataset: Dataset, memory: object, blocked: dict[str, str], parent: int) -> None:
     """What a worker does until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm's warning does too
@@ -35,9 +35,9 @@ def work(pipe: connection.Connection, dataset: Dataset, memory: object, doomed: 
     torch.set_num_threads(1)
     buffers.pool = buffers.Pool()
     heartbeat.use(heartbeat.Note(memory))
-    heartbeat.doom(doomed)
+    heartbeat.block(blocked)
     while True:
-        while not pipe.poll(_LOOK):
+        while not pipe.poll(POLL_SECONDS):
             if os.getppid() != parent:  # killed without a chance to say so
                 return
         try:
@@ -67,7 +67,7 @@ def _answer(pipe: connection.Connection, serial: int, item: dict | Exception, pa
     if isinstance(item, dict):
         for name, value in item.items():
             if isinstance(value, torch.Tensor) and (buffer := buffers.pool.lend(value)) is not None:
-                item = {**item, name: View(value)}
+                item = {**item, name: TensorPlace(value)}
                 break
     new = buffer is not None and not buffer.known
     about = (None, 0) if buffer is None else (buffer.number, len(buffer.memory) if new else 0)

@@ -21,13 +21,13 @@ from multiprocessing.reduction import recv_handle
 from torch.utils.data import Dataset
 
 from datamodules.loading import buffers, heartbeat
-from datamodules.loading.worker import View, work
+from datamodules.loading.worker import TensorPlace, work
 
 log = logging.getLogger(__name__)
 
-_LOOK = 1.0  # seconds between two looks at what the workers are at, while one waits
-_PATIENCE = 5.0  # seconds that a killed process is waited for; one that waits for a disk outlives its killing
-_IN_VAIN = 8  # workers that may die in a row, before any batch arrives, without a sample to blame
+POLL_SECONDS = 1.0  # seconds between two looks at what the workers are at, while one waits
+JOIN_TIMEOUT = 5.0  # seconds that a killed process is waited for; one that waits for a disk outlives its killing
+_MAX_DEATHS = 8  # workers that may die in a row, before any batch arrives, without a sample to blame
 
 
 class Workers:
@@ -46,9 +46,9 @@ class Workers:
     ) -> None:
         self.dataset, self.ahead, self.limit = dataset, ahead, limit
         self.context = context if isinstance(context, BaseContext) else get_context(context)
-        self.doomed: dict[str, str] = {}
+        self.blocked: dict[str, str] = {}
         self.suspects: dict[str, int] = {}  # the item that a worker died at, by the sample that it was at
-        self.in_vain, self.serial, self.looked = 0, 0, 0.0
+        self.deaths_without_progress, self.serial, self.looked = 0, 0, 0.0
         self.workers = [self._start() for _ in range(count)]
 
     def run(self, numbers: Iterable[int]) -> Iterator[dict]:
@@ -61,7 +61,7 @@ class Workers:
             if not order:
                 return
             while order[0] not in ready:
-                self._receive(ready, _LOOK)
+                self._receive(ready, POLL_SECONDS)
                 self._top_up(rest, order)
             self._receive(ready, 0)
             item = ready.pop(order.popleft())
@@ -92,14 +92,14 @@ class Workers:
                 dead = True
             if dead:
                 self._replace(worker, self._how_it_died(worker))
-        if self.limit is not None and time.monotonic() > self.looked + min(_LOOK, self.limit / 4):
+        if self.limit is not None and time.monotonic() > self.looked + min(POLL_SECONDS, self.limit / 4):
             self.looked = time.monotonic()
             for worker in list(self.workers):
                 self._look_at(worker)
 
     def _take(self, worker: "Worker", ready: dict[int, object]) -> None:
         serial, item = worker.receive()
-        self.in_vain = 0
+        self.deaths_without_progress = 0
         self.suspects = {name: at for name, at in self.suspects.items() if at != serial}  # it went well after all
         if serial in worker.dropped:
             worker.dropped.discard(serial)
@@ -121,7 +121,7 @@ class Workers:
             self._replace(worker, "it was slow")
 
     def _how_it_died(self, worker: "Worker") -> str:
-        worker.process.join(_PATIENCE)
+        worker.process.join(JOIN_TIMEOUT)
         code = worker.process.exitcode
         if code is None:
             return "its worker does not answer"
@@ -139,16 +139,16 @@ class Workers:
         name, _ = worker.note.read()
         worker.kill()
         tasks = [task for task in worker.tasks if task[0] not in worker.dropped]
-        if worker.tasks and name in self.suspects and name not in self.doomed:
-            self.doomed[name] = reason
+        if worker.tasks and name in self.suspects and name not in self.blocked:
+            self.blocked[name] = reason
         elif worker.tasks and name and name not in self.suspects:
             log.warning("%s: %s; once more", name, reason)
             self.suspects[name] = worker.tasks[0][0]
         else:
-            self.in_vain += 1
-        if self.in_vain > _IN_VAIN:
+            self.deaths_without_progress += 1
+        if self.deaths_without_progress > _MAX_DEATHS:
             raise RuntimeError(
-                f"{self.in_vain} loading processes died one after the other; the last one: {reason}"
+                f"{self.deaths_without_progress} loading processes died one after the other; the last one: {reason}"
                 + (f", at {name}" if name else ", before its first sample")
                 + ". Is there enough memory? Try fewer data.init_args.workers."
             )
@@ -158,7 +158,7 @@ class Workers:
             new.give(*task)
 
     def _start(self) -> "Worker":
-        return Worker(self.context, self.dataset, dict(self.doomed))
+        return Worker(self.context, self.dataset, dict(self.blocked))
 
     def close(self) -> None:
         """Ends all processes."""
@@ -169,13 +169,13 @@ class Workers:
 class Worker:
     """One process, the pipe to it, its note, and the tasks (serial, number) that it has not answered."""
 
-    def __init__(self, context: BaseContext, dataset: Dataset, doomed: dict[str, str]) -> None:
+    def __init__(self, context: BaseContext, dataset: Dataset, blocked: dict[str, str]) -> None:
         memory = context.RawArray("c", heartbeat.SIZE)
         self.note, self.tasks, self.dropped = heartbeat.Note(memory), deque(), set()
         self.buffers: dict[int, mmap.mmap] = {}
         self.returned: deque[int] = deque()
         self.pipe, other = context.Pipe()
-        arguments = (other, dataset, memory, doomed, os.getpid())
+        arguments = (other, dataset, memory, blocked, os.getpid())
         self.process = context.Process(target=work, args=arguments, daemon=True, name="tubelet-loader")
         self.process.start()
         other.close()
@@ -200,11 +200,11 @@ class Worker:
         if buffer is not None:
             memory = buffers.view(self.buffers[buffer])
             weakref.finalize(memory.untyped_storage(), self.returned.append, buffer)
-            item = {name: value.of(memory) if isinstance(value, View) else value for name, value in item.items()}
+            item = {name: value.of(memory) if isinstance(value, TensorPlace) else value for name, value in item.items()}
         assert self.tasks.popleft()[0] == serial
         return serial, item
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.join(_PATIENCE)
+        self.process.join(JOIN_TIMEOUT)
         self.pipe.close() if not self.pipe.closed else None

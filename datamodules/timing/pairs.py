@@ -10,7 +10,7 @@ from datamodules.sources.shards import Shards
 from datamodules.sources.source import Sample, Source
 
 
-class Chosen(Source):
+class Subset(Source):
     """Some samples of a source, in an order of their own.
 
     Args:
@@ -29,8 +29,8 @@ class Chosen(Source):
 class Pairs:
     """Sample i of `source` and of `prepared` are one video; `prepared_bytes` are those of all clips of it."""
 
-    source: Chosen
-    prepared: Chosen
+    source: Subset
+    prepared: Subset
     prepared_bytes: list[int]
     alone: list[str]  # names of the videos that were not prepared
 
@@ -50,8 +50,8 @@ def pair(source: Source, prepared: Shards) -> Pairs:
             f"{', '.join(list(clips)[:3])}, ...: make them of the same folder or list by tools/prepare.py"
         )
     return Pairs(
-        Chosen(source, both),
-        Chosen(prepared, [clips[names[n]][0] for n in both]),
+        Subset(source, both),
+        Subset(prepared, [clips[names[n]][0] for n in both]),
         [clips[names[n]][1] for n in both],
         [name for name in names if name not in clips],
     )

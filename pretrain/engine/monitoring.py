@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from pretrain.learning.randomness import Draw
+from pretrain.learning.randomness import RandomKey
 from pretrain.plots.contact_sheet import sheet, write_png
 
 
@@ -83,7 +83,7 @@ class Reconstructions(pl.Callback):
 
     def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict) -> None:
         few = {name: value[: self.clips] for name, value in batch.items()}
-        pl_module.draw = Draw("val")
+        pl_module.random_key = RandomKey("val")
         training = pl_module.training
         videos = {name: video.cpu() for name, video in pl_module.eval().reconstruct(few).items()}
         pl_module.train(training)

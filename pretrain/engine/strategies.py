@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -27,7 +27,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     Args:
         group: processes that share one copy of the model; None: all. With one node's GPUs, weights travel inside nodes
             only, and gradients between them (hybrid sharding).
-        half: gather weights in bfloat16; needs trainer.precision bf16-mixed.
+        param_dtype: type in which parameters are gathered; bfloat16 needs trainer.precision bf16-mixed.
         reshard: see `parallel.shard`.
         timeout_s: seconds that a process waits for the others.
     """
@@ -35,22 +35,22 @@ class FSDP2Strategy(ModelParallelStrategy):
     def __init__(
         self,
         group: int | None = None,
-        half: bool = False,
+        param_dtype: Literal["float32", "bfloat16"] = "float32",
         reshard: bool = True,
         timeout_s: int = 1800,
     ) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_s))
-        self.group, self.half, self.reshard = group, half, reshard
+        self.group, self.param_dtype, self.reshard = group, getattr(torch, param_dtype), reshard
 
     def setup_environment(self) -> None:
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def setup(self, trainer: pl.Trainer) -> None:
-        if self.half and trainer.precision != "bf16-mixed":
-            raise MisconfigurationException("half: true gathers bfloat16 weights: set trainer.precision to bf16-mixed")
+        if self.param_dtype == torch.bfloat16 and trainer.precision != "bf16-mixed":
+            raise MisconfigurationException("param_dtype: bfloat16 needs trainer.precision bf16-mixed")
         mesh = self.mesh()
-        parallel.shard(self.model, mesh, self.half, self.reshard, self.model.entries)
+        parallel.shard(self.model, mesh, self.param_dtype, self.reshard, self.model.forward_methods)
         super().setup(trainer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:

@@ -122,7 +122,7 @@ def hard_negatives(similar: Tensor, same: Tensor, noise: Tensor) -> tuple[Tensor
     return drawn.argmax(dim=1), (~same.all(dim=1)).float()
 
 
-def mean_of_counted(values: Tensor, counts: Tensor, alone: bool = False) -> Tensor:
+def global_masked_mean(values: Tensor, counts: Tensor, alone: bool = False) -> Tensor:
     """The mean of `values` where `counts` is 1: over all ranks, so that what ranks give averages to the mean of all,
     however many each of them counts; 0 where nothing counts. `alone`: over this rank's."""
     total = counts.sum()
@@ -167,7 +167,7 @@ def unit_videos(encoder: ViCLIPVision | UniFormerV2, video: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def unit_texts(embed: Callable[[Sequence[str]], Tensor], texts: Sequence[str], at_once: int = 256) -> Tensor:
-    """Features `[n, out]` of any number of texts, `at_once` at a time."""
-    parts = [embed(texts[i : i + at_once]) for i in range(0, len(texts), at_once)]
+def unit_texts(embed: Callable[[Sequence[str]], Tensor], texts: Sequence[str], chunk_size: int = 256) -> Tensor:
+    """Features `[n, out]` of any number of texts, `chunk_size` at a time."""
+    parts = [embed(texts[i : i + chunk_size]) for i in range(0, len(texts), chunk_size)]
     return F.normalize(torch.cat(parts).float(), dim=-1)

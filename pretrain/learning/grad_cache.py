@@ -14,27 +14,27 @@ from torch.utils.checkpoint import checkpoint
 
 
 def in_parts(
-    function: Callable[..., tuple[Tensor, ...]], at_once: int | None, *inputs: Tensor | None
+    function: Callable[..., tuple[Tensor, ...]], chunk_size: int | None, *inputs: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """What `function` makes of `inputs`, which have a row a sample, as its outputs must; `at_once` rows at a time.
+    """What `function` makes of `inputs`, which have a row a sample, as its outputs must; `chunk_size` rows at a time.
 
     Args:
         function: rows to rows; what it does with one depends on no other.
-        at_once: rows of a part; None for all.
+        chunk_size: rows of a part; None for all.
         inputs: tensors `[B, ...]`, or None, which every part is given.
     """
     rows = next(len(x) for x in inputs if x is not None)
-    if at_once is None or rows <= at_once or not torch.is_grad_enabled():
+    if chunk_size is None or rows <= chunk_size or not torch.is_grad_enabled():
         return function(*inputs)
     made = []
-    for start in range(0, rows, at_once):
-        part = [None if x is None else x[start : start + at_once] for x in inputs]
+    for start in range(0, rows, chunk_size):
+        part = [None if x is None else x[start : start + chunk_size] for x in inputs]
         made.append(checkpoint(function, *part, use_reentrant=False))
     return tuple(torch.cat(column) for column in zip(*made, strict=True))
 
 
-def check(at_once: int | None) -> int | None:
-    """`at_once` itself; a ValueError for no rows at all."""
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"at_once is how many pairs the towers see at a time: 1 or more, not {at_once}")
-    return at_once
+def check(chunk_size: int | None) -> int | None:
+    """`chunk_size` itself; a ValueError for no rows at all."""
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size is how many pairs the towers see at a time: 1 or more, not {chunk_size}")
+    return chunk_size

@@ -14,7 +14,7 @@ from torch import Tensor
 from models.bert import Bert
 from models.encoder import Encoder
 from models.tokenizers import Words
-from pretrain.learning.contrast import hard_negatives, mean_of_counted, similarity
+from pretrain.learning.contrast import global_masked_mean, hard_negatives, similarity
 
 Across = Callable[[Tensor], Tensor]  # rows of this rank, `[B, ...]`, to those of all that are exchanged, `[G, ...]`
 
@@ -52,12 +52,12 @@ def wrong_pairs(
     order = across(noise[:, -1]).argsort().argsort()  # the same numbers for the same pairs, however ranks divide them
     for_text, for_video = (noise[:, i * pairs : (i + 1) * pairs][:, order] for i in range(2))
     same = keys[:, None] == others
-    wrong_video, any_ = hard_negatives(similarity(videos, text, temperature).t(), same, for_text)
+    wrong_video, has_negative = hard_negatives(similarity(videos, text, temperature).t(), same, for_text)
     wrong_text, _ = hard_negatives(similarity(video, texts, temperature), same, for_video)
-    return wrong_video, wrong_text, any_
+    return wrong_video, wrong_text, has_negative
 
 
-def triple(
+def matching_pairs(
     tokens: Tensor, states: Tensor, seen: Tensor, wrong_video: Tensor, wrong_text: Tensor, across: Across
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each pair, its text with a wrong video, its video with a wrong text: tokens `[3 B, K, C]`, states `[3 B, L, D]`,
@@ -69,15 +69,17 @@ def triple(
     )
 
 
-def matching_loss(logits: Tensor, any_: Tensor, alone: bool = False) -> Tensor:
-    """Cross entropy of no and yes, `[3 B, 2]`, for what `triple` gives.
+def matching_loss(logits: Tensor, has_negative: Tensor, alone: bool = False) -> Tensor:
+    """Cross entropy of no and yes, `[3 B, 2]`, for what `matching_pairs` gives.
 
     Args:
-        any_: 1.0 where there is a wrong pair, `[B]`; elsewhere the pair alone counts.
-        alone: see `mean_of_counted`.
+        has_negative: 1.0 where there is a wrong pair, `[B]`; elsewhere the pair alone counts.
+        alone: see `global_masked_mean`.
 
     Source: unmasked_teacher `multi_modality/models/criterions.py: VTC_VTM_Loss.vtm_loss`.
     """
-    pairs = torch.ones_like(any_)
-    error = F.cross_entropy(logits.float(), torch.cat((pairs, 0 * any_, 0 * any_)).long(), reduction="none")
-    return mean_of_counted(error, torch.cat((pairs, any_, any_)), alone)
+    pairs = torch.ones_like(has_negative)
+    error = F.cross_entropy(
+        logits.float(), torch.cat((pairs, 0 * has_negative, 0 * has_negative)).long(), reduction="none"
+    )
+    return global_masked_mean(error, torch.cat((pairs, has_negative, has_negative)), alone)

@@ -40,21 +40,21 @@ class Mix:
             )
         self.mixup, self.cutmix, self.prob, self.switch, self.together = mixup, cutmix, prob, switch, together
 
-    def draw(self, dice: np.random.RandomState, height: int, width: int) -> tuple[float, Box | None]:
+    def draw(self, generator: np.random.RandomState, height: int, width: int) -> tuple[float, Box | None]:
         """The share that stays a clip's own, and for CutMix the box that becomes the other's.
 
         Numbers come in timm's order (`timm/data/mixup.py: Mixup._params_per_batch, cutmix_bbox_and_lam`).
         """
-        if dice.rand() >= self.prob:
+        if generator.rand() >= self.prob:
             return 1.0, None
-        cut = self.cutmix > 0 and (self.mixup == 0 or dice.rand() < self.switch)
+        cut = self.cutmix > 0 and (self.mixup == 0 or generator.rand() < self.switch)
         alpha = self.cutmix if cut else self.mixup
-        share = float(dice.beta(alpha, alpha))
+        share = float(generator.beta(alpha, alpha))
         if not cut:
             return share, None
         side = np.sqrt(1 - share)
         down, across = int(height * side) // 2, int(width * side) // 2
-        y, x = int(dice.randint(height)), int(dice.randint(width))
+        y, x = int(generator.randint(height)), int(generator.randint(width))
         box = max(0, y - down), min(height, y + down), max(0, x - across), min(width, x + across)
         return 1 - (box[1] - box[0]) * (box[3] - box[2]) / (height * width), box
 

@@ -79,14 +79,14 @@ class ClampedAdamW(AdamW):
     """AdamW as ViCLIP and UMT stage 2 have it: one curve from 0 over the peak to 0, cut off at the floor below.
 
     Args:
-        spared: last parts of names that do not decay, beside vectors and biases; a scalar decays unless it is spared.
+        no_decay: last parts of names that do not decay, beside vectors and biases; a scalar decays unless it is named.
     """
 
-    spared: tuple[str, ...] = ()
+    no_decay: tuple[str, ...] = ()
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         last = name.rpartition(".")[2]
-        return parameter.ndim != 1 and last != "bias" and last not in self.spared
+        return parameter.ndim != 1 and last != "bias" and last not in self.no_decay
 
     def rate(self, step: int, total: int) -> float:
         """Source: InternVideo1 `Pretrain/ViCLIP/utils/scheduler.py`."""

@@ -41,9 +41,9 @@ def compile_blocks(model: nn.Module) -> None:
 def shard(
     model: nn.Module,
     mesh: "dist.device_mesh.DeviceMesh",
-    half: bool = False,
+    param_dtype: torch.dtype = torch.float32,
     reshard: bool = True,
-    entries: Sequence[str] = (),
+    forward_methods: Sequence[str] = (),
 ) -> None:
     """Cut the parameters in equal parts over the processes of `mesh`, block by block (FSDP2), in place.
 
@@ -53,11 +53,11 @@ def shard(
 
     Args:
         mesh: of one dimension; of two, copies are kept along the first.
-        half: gather weights in bfloat16, which halves what travels; they are kept, and gradients added up, in float32.
-            The computation must then run under autocast.
+        param_dtype: type in which parameters are gathered; bfloat16 halves the traffic. They are kept, and gradients
+            are reduced, in float32. The computation must then run under autocast.
         reshard: let go of a block after its forward pass and gather it again for the backward: less memory, half as
             much again to send.
-        entries: methods of `model` other than `forward` that need its parameters.
+        forward_methods: methods of `model` other than `forward` that need its parameters.
 
     Raises:
         ValueError: a block shares a parameter with another, or with what stands outside.
@@ -67,15 +67,15 @@ def shard(
     _check_owners(model)
     scalars = {parameter for parameter in model.parameters() if parameter.ndim == 0}
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
-    if half:
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    if param_dtype != torch.float32:
+        policy = MixedPrecisionPolicy(param_dtype, torch.float32, cast_forward_inputs=False)
     for block in blocks(model):
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard, ignored_params=scalars)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=scalars)
     for parameter in scalars:
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_average)
-    for entry in entries:
+    for entry in forward_methods:
         if hasattr(model, entry):
             register_fsdp_forward_method(model, entry)
 

@@ -27,27 +27,27 @@ class Erase:
             raise ValueError(f"Erase takes a chance, an area and a ratio of 0 to 1, not {prob}, {area} and {ratio}")
         self.prob, self.area, self.ratio = prob, area, ratio
 
-    def box(self, dice: np.random.RandomState, height: int, width: int) -> Box | None:
+    def box(self, generator: np.random.RandomState, height: int, width: int) -> Box | None:
         """A box, or none; ten tries to find one that fits (`timm/data/random_erasing.py: RandomErasing._erase`)."""
-        if dice.rand() >= self.prob:
+        if generator.rand() >= self.prob:
             return None
         for _ in range(10):
-            area = dice.uniform(*self.area) * height * width
-            ratio = math.exp(dice.uniform(math.log(self.ratio), -math.log(self.ratio)))
+            area = generator.uniform(*self.area) * height * width
+            ratio = math.exp(generator.uniform(math.log(self.ratio), -math.log(self.ratio)))
             h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if h < height and w < width:
-                top, left = int(dice.randint(height - h + 1)), int(dice.randint(width - w + 1))
+                top, left = int(generator.randint(height - h + 1)), int(generator.randint(width - w + 1))
                 return top, top + h, left, left + w
         return None
 
-    def __call__(self, video: Tensor, dice_of: Callable[[int], np.random.RandomState]) -> Tensor:
-        """`video` `[B, C, T, H, W]`, changed in place; row i by the generator `dice_of(i)` alone."""
+    def __call__(self, video: Tensor, generator_of: Callable[[int], np.random.RandomState]) -> Tensor:
+        """`video` `[B, C, T, H, W]`, changed in place; row i by the generator `generator_of(i)` alone."""
         for i, clip in enumerate(video):
-            dice = dice_of(i)
-            box = self.box(dice, *video.shape[3:])
+            generator = generator_of(i)
+            box = self.box(generator, *video.shape[3:])
             if box is not None:
                 top, bottom, left, right = box
                 part = clip[:, :, top:bottom, left:right]
-                noise = torch.Generator(video.device).manual_seed(int(dice.randint(2**31)))
+                noise = torch.Generator(video.device).manual_seed(int(generator.randint(2**31)))
                 part.copy_(torch.randn(part.shape, generator=noise, device=video.device))
         return video

@@ -5,8 +5,8 @@ from typing import NamedTuple
 _STREAMS = {"train": 0, "val": 1, "test": 2, "predict": 3}
 
 
-class Draw(NamedTuple):
-    """What the dice of a batch depend on: the stage, the step, and which part of the step's global batch this is."""
+class RandomKey(NamedTuple):
+    """Position of a batch in a run: stage, step, and which of the `parts` accumulated parts of the step it is."""
 
     stage: str = "train"
     step: int = 0

@@ -1,6 +1,6 @@
 """Teachers: models that are run, never trained and never saved; and what a student learns of a frozen CLIP."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +24,18 @@ class Frozen(nn.Module):
         model: what to run.
         weights: a checkpoint of it; read when a run starts, or at the first call.
         random: in place of weights, the seed of random ones that are the same in every process and every run.
-        half: hold and run it in bfloat16, whatever the precision of the rest.
+        param_dtype: type in which it is held and run, whatever the precision of the rest.
 
     Raises:
         ValueError: neither weights nor a seed, or both.
     """
 
     def __init__(
-        self, model: nn.Module, weights: str | None = None, random: int | None = None, half: bool = False
+        self,
+        model: nn.Module,
+        weights: str | None = None,
+        random: int | None = None,
+        param_dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         if weights is not None and random is not None:
@@ -45,12 +49,12 @@ class Frozen(nn.Module):
                 "file of them (for CLIP: OpenAI's ViT-B-16.pt or ViT-L-14.pt, an open_clip checkpoint, or a folder of "
                 "transformers' CLIPModel such as openai/clip-vit-base-patch16), or `random` to a seed for a toy"
             )
-        self.weights, self.half_precision = weights, half
+        self.weights, self.param_dtype = weights, getattr(torch, param_dtype)
         model.eval().requires_grad_(False)
         if random is not None:
             _draw_weights(model, random)
-        if half:
-            model.bfloat16()
+        if self.param_dtype != torch.float32:
+            model.to(self.param_dtype)
         object.__setattr__(self, "model", model)  # past nn.Module's register
 
     def load(self) -> None:
@@ -74,7 +78,7 @@ class Frozen(nn.Module):
 
     def forward(self, video: torch.Tensor, *args: Any, **options: Any) -> Any:
         self.load()
-        if not self.half_precision:
+        if self.param_dtype == torch.float32:
             with torch.no_grad():
                 return self.model(video, *args, **options)
         with torch.no_grad(), torch.autocast(video.device.type, enabled=False):

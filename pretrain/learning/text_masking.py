@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.learning.contrast import mean_of_counted
+from pretrain.learning.contrast import global_masked_mean
 
 IGNORED = -100
 
@@ -59,8 +59,8 @@ def caption_loss(errors: Tensor, seen: Tensor, alone: bool = False) -> Tensor:
 
     Args:
         seen: False at padding, `[B, L]`.
-        alone: see `mean_of_counted`.
+        alone: see `global_masked_mean`.
 
     Source: InternVideo1 CoTrain `modules/objectives.py: compute_cap`.
     """
-    return mean_of_counted(errors, seen[:, 1:].float(), alone)
+    return global_masked_mean(errors, seen[:, 1:].float(), alone)

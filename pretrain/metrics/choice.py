@@ -7,7 +7,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from pretrain.metrics.ranking import ranks, within
-from pretrain.metrics.text_metric import Asking, averages, captions_of, some
+from pretrain.metrics.text_metric import Asking, averages, captions_of, require_nonempty
 
 
 class MultipleChoice(Asking):
@@ -49,7 +49,7 @@ class MultipleChoice(Asking):
         texts = iter(self.take("texts"))
         choices = [tuple(next(texts) for _ in range(n)) for n in dim_zero_cat(self.choices).tolist()]
         keys = list(zip(self.take("names"), choices, strict=True))
-        some(keys)
+        require_nonempty(keys)
         label = dict(zip(keys, dim_zero_cat(self.labels).tolist(), strict=True))
         questions, videos, counts = averages(keys, dim_zero_cat(self.features))
         lengths = [len(choices) for _, choices in questions]

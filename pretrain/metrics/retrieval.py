@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from pretrain.metrics.ranking import by_video, dual_softmax, ranks, recalls, rerank, top
-from pretrain.metrics.text_metric import Asking, averages, captions_of, some
+from pretrain.metrics.text_metric import Asking, averages, captions_of, require_nonempty
 from pretrain.plots.result_grid import Row, Tile, gallery
 
 _PAIRS = 64  # that are matched together
@@ -106,7 +106,7 @@ class Retrieval(Asking):
     def _similarities(self) -> tuple[list[str], list[str], Tensor, Tensor]:
         """Names of the videos, the captions, their similarities `[n, V]`, and True where they belong together."""
         rows = self.take("names")
-        some(rows)
+        require_nonempty(rows)
         videos, features, counts = averages(rows, dim_zero_cat(self.features), dim_zero_cat(self.counts))
         place = {name: i for i, name in enumerate(videos)}
         words = iter(self.take("texts"))

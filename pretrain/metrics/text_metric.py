@@ -103,7 +103,7 @@ def averages(names: Sequence, values: Tensor, counts: Tensor | None = None) -> t
     return order, total / count[:, None], count
 
 
-def some(names: Sequence) -> None:
+def require_nonempty(names: Sequence) -> None:
     """An error where there is nothing to judge."""
     if not names:
         raise RuntimeError("there is nothing to judge: not one video could be read")

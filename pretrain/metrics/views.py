@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.sources.annotated.classes import read_classes
 from pretrain.metrics.ranking import ranks, within
-from pretrain.metrics.text_metric import Asking, averages, some
+from pretrain.metrics.text_metric import Asking, averages, require_nonempty
 from pretrain.plots.contact_sheet import confusion
 
 
@@ -84,7 +84,7 @@ class MultiView(Asking):
         lengths = dim_zero_cat(self.lengths).tolist()
         labels = [tuple(own.tolist()) for own in dim_zero_cat(self.labels).cpu().split(lengths)]
         rows = [(name, *own) for name, own in zip(self.take("names"), labels, strict=True)]
-        some(rows)
+        require_nonempty(rows)
         videos, self._means, counts = averages(rows, dim_zero_cat(self.scores), dim_zero_cat(self.counts))
         self._own = [own for _, *own in videos]
         self.facts = {"videos": len(videos), "classes": self._means.shape[1], "views": int(counts.max())}

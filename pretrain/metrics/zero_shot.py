@@ -13,7 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.sources.annotated.classes import read_classes
 from pretrain.metrics.ranking import ranks, within
-from pretrain.metrics.text_metric import Asking, averages, some
+from pretrain.metrics.text_metric import Asking, averages, require_nonempty
 
 # ActionCLIP's, as ViCLIP and InternVideo take them (InternVideo1 `Pretrain/ViCLIP/dataset/text_prompt.py`).
 TEMPLATES = (
@@ -96,7 +96,7 @@ class ZeroShot(Asking):
 
     def compute(self) -> dict[str, Tensor]:
         rows = list(zip(self.take("names"), dim_zero_cat(self.labels).tolist(), strict=True))
-        some(rows)
+        require_nonempty(rows)
         videos, scores, counts = averages(rows, dim_zero_cat(self.scores), dim_zero_cat(self.counts))
         own = torch.tensor([label for _, label in videos])
         listed, found = own >= 0, torch.full_like(own, len(self.classes) + 1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.classifier import Classifier
-from pretrain.learning.contrast import mean_of_counted
+from pretrain.learning.contrast import global_masked_mean
 from pretrain.learning.mixup import Mix, blend, opposite
 from pretrain.learning.random_erasing import Erase
 from pretrain.objectives.objective import Batch, Objective
@@ -83,7 +83,7 @@ class Classify(Objective):
             each = F.binary_cross_entropy_with_logits(scores, target, reduction="none").mean(dim=1)
         else:
             each = F.cross_entropy(scores, target, reduction="none")
-        return {"classes": each.mean() if self.training else mean_of_counted(each, counts, alone=True)}
+        return {"classes": each.mean() if self.training else global_masked_mean(each, counts, alone=True)}
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """What scores should say, `[B, K]`, and 1.0 where a row has a label that the list has, `[B]`."""
@@ -119,13 +119,13 @@ class Classify(Objective):
         and accumulated parts only in that partners are of one part.
         """
         rank, world = self.position
-        rows, part = len(video), self.draw.part
+        rows, part = len(video), self.random_key.part
         clips = self._prepared(video, self.places(rows))
         if self.mix is None:
             return clips, target
         inside = self.places(rows, of_part=True).tolist()
         pairs = [0 if self.mix.together else min(place, world * rows - 1 - place) for place in inside]
-        draws = [self.mix.draw(self.numbers(1, part, pair), *video.shape[3:]) for pair in pairs]
+        draws = [self.mix.draw(self.numpy_rng(1, part, pair), *video.shape[3:]) for pair in pairs]
         others = self._prepared(opposite(video, rank, world), self.places(rows, world - 1 - rank).flip(0))
         clips, share = blend(clips, others, draws)
         return clips, target * share + opposite(target, rank, world) * (1 - share)
@@ -135,7 +135,7 @@ class Classify(Objective):
         if self.erase is None:
             return clips
         clips = clips.clone() if clips is video else clips
-        return self.erase(clips, lambda i: self.numbers(2, int(places[i])))
+        return self.erase(clips, lambda i: self.numpy_rng(2, int(places[i])))
 
     def rows_of_head(self) -> list[int] | str | None:
         """`head_rows` as `load_weights` takes them."""

@@ -30,7 +30,7 @@ class InternVideo(Objective):
         words: how captions are read; by default cleaned, then CLIP's tokenizer at the text tower's context.
         mask: which patches are seen in training, as many of each frame; None: all, as in evaluation and as released.
         hide: share of the words that the text tower does not see in training, start and end too, as released: both
-            losses then work from what is left. The text tower needs `hides`.
+            losses then work from what is left. The text tower needs `mask_token`.
         pictures: batches whose frames are all alike are pictures, seen as clips of one frame; False: none are looked
             for.
         freeze_text: train neither the text tower's blocks nor its tables; what stands for hidden words trains.
@@ -39,7 +39,7 @@ class InternVideo(Objective):
             between 0 and the most.
         exact_gather: the true gradient over ranks, as released here; False: smaller by the number of ranks.
         positives: what makes two samples of a batch one: the video's name, or the caption too.
-        at_once: see `ViCLIP`; captions are said in the same parts.
+        chunk_size: see `ViCLIP`; captions are said in the same parts.
         mean, std: by default CLIP's, as released.
         base: see `Objective`.
     """
@@ -59,7 +59,7 @@ class InternVideo(Objective):
         logit_scale_max: float = math.log(100),
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
-        at_once: int | None = None,
+        chunk_size: int | None = None,
         mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073),
         std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711),
         **base: Any,
@@ -76,16 +76,16 @@ class InternVideo(Objective):
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
         self.bounds = {"logit_scale": (0, logit_scale_max)}
         self.exact_gather, self.positives = exact_gather, positives
-        self.at_once = check(at_once)
+        self.chunk_size = check(chunk_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        video, dice = batch["video"], self.dice(batch["video"].device)
+        video, generator = batch["video"], self.generator(batch["video"].device)
         if self.pictures:
             video = first_if_still(video, not self.training)
         ids = read(self.words, batch["text"], video.device)
         seen = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(dim=1, keepdim=True)
-        keep, hidden = self.choose(video, dice), self.hide_words(ids, seen, dice)
-        feature, text, *errors = in_parts(self.look_and_say, self.at_once, video, keep, ids, hidden)
+        keep, hidden = self.choose(video, generator), self.hide_words(ids, seen, generator)
+        feature, text, *errors = in_parts(self.look_and_say, self.chunk_size, video, keep, ids, hidden)
         self.keep_in_bounds()
         temperature, same = (-self.logit_scale).exp(), keys(batch[self.positives], video.device)
         losses = {"contrast": pair_loss(feature, text, same, temperature, not self.training, self.exact_gather)}
@@ -104,19 +104,19 @@ class InternVideo(Objective):
             return feature, text
         return feature, text, next_word_errors(self.caption(states[:, :-1], tokens), ids)
 
-    def choose(self, video: Tensor, dice: torch.Generator) -> Tensor | None:
+    def choose(self, video: Tensor, generator: torch.Generator) -> Tensor | None:
         """The patches `[B, K]` that are seen; None: all."""
         if self.mask is None or not self.training:
             return None
         slices, *places = self.encoder.grid
         grid = (1 if video.shape[2] == 1 else slices, *places)
-        return self.mask(self.noise(dice, len(video), self.mask.width(grid)), grid)
+        return self.mask(self.noise(generator, len(video), self.mask.width(grid)), grid)
 
-    def hide_words(self, ids: Tensor, seen: Tensor, dice: torch.Generator) -> Tensor | None:
+    def hide_words(self, ids: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor | None:
         """True where the text tower does not see a word, `[B, L]`; None: it sees all."""
         if not self.hide or not self.training:
             return None
-        noise = self.noise(dice, len(ids), self.text.context).to(ids.device)
+        noise = self.noise(generator, len(ids), self.text.context).to(ids.device)
         return hidden_words(noise[:, : ids.shape[1]], seen, self.hide)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
@@ -155,4 +155,4 @@ def _check_parts(
     if mask is not None and not mask.even:
         raise ValueError("the video tower sees as many patches of each frame: mask by RandomFrames or Tube")
     if hide and text.mask_embed is None:
-        raise ValueError("the text tower hides no words: give it hides: true")
+        raise ValueError("the text tower mask_token no words: give it mask_token: true")

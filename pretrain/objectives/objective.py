@@ -14,7 +14,7 @@ from models import load_weights
 from models.layers import Normalize, use_flash
 from pretrain.learning import parallel
 from pretrain.learning.optim import AdamW
-from pretrain.learning.randomness import _STREAMS, Draw
+from pretrain.learning.randomness import _STREAMS, RandomKey
 from pretrain.learning.teachers import Frozen
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,7 +24,7 @@ Batch = dict[str, Tensor | list[str]]
 
 
 class Objective(pl.LightningModule):
-    """Steps, optimiser, schedule, logging and dice; closed to methods, which only say what their losses are.
+    """Steps, optimiser, schedule, logging and generator; closed to methods, which only say what their losses are.
 
     `forward(batch)` returns named losses, and needs no Trainer. `batch["video"]` is uint8 `[B, C, T, H, W]`
     (or float, if it is normalised already).
@@ -44,7 +44,7 @@ class Objective(pl.LightningModule):
     """
 
     # Methods that callbacks and metrics call past `forward`: a strategy that holds weights in parts gathers them there.
-    entries: ClassVar[tuple[str, ...]] = ("predict", "reconstruct", "encode_video", "encode_text", "match")
+    forward_methods: ClassVar[tuple[str, ...]] = ("predict", "reconstruct", "encode_video", "encode_text", "match")
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Objective(pl.LightningModule):
         self.metrics = nn.ModuleDict(metrics or {})
         self.needs: tuple[str, ...] = ("video",)  # what of a batch the losses are made of; a method may need more
         self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `keep_in_bounds`
-        self.draw = Draw()
+        self.random_key = RandomKey()
         self._norm: tuple[int, Tensor | None] = (-1, None)  # of the gradient, and at which step
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -84,14 +84,16 @@ class Objective(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.trainer.accumulate_grad_batches
-        self.draw = Draw("train", self.global_step, batch_idx % parts, parts)
+        self.random_key = RandomKey("train", self.global_step, batch_idx % parts, parts)
         for field in self.needs:
             if field not in batch:
                 raise MisconfigurationException(
                     f"{type(self).__name__} learns from {' and '.join(self.needs)}, and the training data have no "
                     f"`{field}`, or not for every sample: add it to the list or the shards, or leave out those without"
                 )
-        torch.manual_seed(self._word(self.draw.part, self.global_rank))  # what layers drop, such as stochastic depth
+        torch.manual_seed(
+            self.derive_seed(self.random_key.part, self.global_rank)
+        )  # what layers drop, such as stochastic depth
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log_losses("train", losses, total, on_step=True, prog_bar=True)
@@ -105,12 +107,12 @@ class Objective(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[list[str], dict[str, Tensor]]:
         """Names and what `predict` makes of them, without the rows that only fill up a batch."""
-        self.draw = Draw("predict", batch_idx)
+        self.random_key = RandomKey("predict", batch_idx)
         batch, rows = _without_padding(batch)
         return batch["name"][:rows], {name: made[:rows] for name, made in self.predict(batch).items()}
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
-        self.draw = Draw(stage, batch_idx)
+        self.random_key = RandomKey(stage, batch_idx)
         batch, rows = _without_padding(batch)
         outputs = self.predict(batch) if self.metrics else None
         if all(field in batch and not _several(batch[field]) for field in self.needs):
@@ -168,18 +170,18 @@ class Objective(pl.LightningModule):
 
     # Dice
 
-    def dice(self, device: torch.device) -> torch.Generator:
+    def generator(self, device: torch.device) -> torch.Generator:
         """A generator for the masks of this step, a function of (seed, stage, step): a resume draws the same."""
-        return torch.Generator(device).manual_seed(self._word())
+        return torch.Generator(device).manual_seed(self.derive_seed())
 
-    def _word(self, *more: int) -> int:
+    def derive_seed(self, *more: int) -> int:
         """A seed made of (seed, stage, step) and what else it is to depend on."""
-        words = self.seed, _STREAMS[self.draw.stage], self.draw.step, *more
+        words = self.seed, _STREAMS[self.random_key.stage], self.random_key.step, *more
         return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
 
     def numbers(self, *words: int) -> np.random.RandomState:
         """numpy's generator for one thing of this step, told apart by `words`: what is drawn on the CPU."""
-        return np.random.RandomState(self._word(*words) & 0xFFFFFFFF)
+        return np.random.RandomState(self.derive_seed(*words) & 0xFFFFFFFF)
 
     @property
     def position(self) -> tuple[int, int]:
@@ -196,21 +198,21 @@ class Objective(pl.LightningModule):
             of_part: count within the accumulated part.
         """
         own, world = self.position
-        _, _, part, parts = self.draw
+        _, _, part, parts = self.random_key
         m = self.global_batch // (world * parts) if self.training else rows
         m = m if m and rows % m == 0 else rows
         part, parts = (0, 1) if of_part else (part, parts)
         every = torch.arange(rows * parts * world).view(rows // m, parts, m, world)
         return every[:, part, :, own if rank is None else rank].flatten()
 
-    def noise(self, dice: torch.Generator, rows: int, width: int) -> Tensor:
+    def noise(self, generator: torch.Generator, rows: int, width: int) -> Tensor:
         """Uniform noise `[rows, width]` for the rows of this batch.
 
         The noise of the step's global batch is drawn and this batch's rows are taken: so a global batch meets the same
         masks however it is divided among ranks and accumulated parts.
         """
-        total = rows * self.draw.parts * self.position[1]
-        noise = torch.rand(total, width, generator=dice, device=dice.device)
+        total = rows * self.random_key.parts * self.position[1]
+        noise = torch.rand(total, width, generator=generator, device=generator.device)
         return noise if total == rows else noise[self.places(rows).to(noise.device)]
 
     # Optimiser

@@ -53,7 +53,7 @@ class UMT(Objective):
         """The teacher's features `[B, K, out]` of each tapped layer, at the tokens `keep` `[B, K]` that it chose."""
         grid = self.encoder.grid
         if noise is None:
-            noise = self.noise(self.dice(video.device), video.shape[0], self.mask.width(grid))
+            noise = self.noise(self.generator(video.device), video.shape[0], self.mask.width(grid))
         return teach(self.teacher, video, self.teacher_taps, self.mask, noise, grid)
 
     def align(self, video: Tensor, keep: Tensor, target: list[Tensor]) -> Tensor:

@@ -17,10 +17,10 @@ from models.decoders import FeatureDecoder
 from models.encoder import Encoder
 from models.layers import Grid
 from models.tokenizers import Words
-from pretrain.learning.contrast import first_if_still, gather, keys, mean_of_counted, pair_loss, unit_texts
+from pretrain.learning.contrast import first_if_still, gather, global_masked_mean, keys, pair_loss, unit_texts
 from pretrain.learning.losses import alignment
 from pretrain.learning.masking import Mask
-from pretrain.learning.matching import check_text, matching_loss, triple, wrong_pairs
+from pretrain.learning.matching import check_text, matching_loss, matching_pairs, wrong_pairs
 from pretrain.learning.teachers import Frozen, check_student, last_blocks, teach
 from pretrain.learning.text_masking import IGNORED, bert_words, hidden_words, labels_of
 from pretrain.objectives.objective import Batch, Objective
@@ -107,11 +107,11 @@ class UMT2(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.keep_in_bounds()
-        video, dice = self.normalize(self.look(batch["video"])), self.dice(batch["video"].device)
+        video, generator = self.normalize(self.look(batch["video"])), self.generator(batch["video"].device)
         ids, seen = self.read(batch["text"])
         same = keys(batch[self.positives], video.device)
 
-        keep, target = self.choose(video, dice)
+        keep, target = self.choose(video, generator)
         tokens, layers = self.see(video, keep)
         states = self.text.read(ids, seen)
         whole = tokens.shape[1] == math.prod(self.grid_of(video))
@@ -119,11 +119,11 @@ class UMT2(Objective):
 
         losses = {"contrast": pair_loss(a, b, same, self.temperature, not self.training, self.exact_gather)}
         if self.weigh["matching"]:
-            *wrong, any_ = self.draw_negatives(a, b, same, dice)
-            logits = self.match_logits(*triple(tokens, states, seen, *wrong, self.across))
-            losses["matching"] = matching_loss(logits, any_, not self.training)
+            *wrong, has_negative = self.draw_negatives(a, b, same, generator)
+            logits = self.match_logits(*matching_pairs(tokens, states, seen, *wrong, self.across))
+            losses["matching"] = matching_loss(logits, has_negative, not self.training)
         if self.weigh["words"]:
-            losses["words"] = self.words_loss(tokens, seen, *self.hide_words(ids, seen, dice))
+            losses["words"] = self.words_loss(tokens, seen, *self.hide_words(ids, seen, generator))
         if self.weigh["alignment"]:
             losses["alignment"] = alignment(self.decoder(layers, keep), target, self.loss)
         return {name: self.weigh[name] * loss for name, loss in losses.items()}
@@ -150,12 +150,12 @@ class UMT2(Objective):
             ids, seen = ids[:, :longest], seen[:, :longest]
         return ids.to(self.device), seen.to(self.device)
 
-    def choose(self, video: Tensor, dice: torch.Generator) -> tuple[Tensor | None, list[Tensor] | None]:
+    def choose(self, video: Tensor, generator: torch.Generator) -> tuple[Tensor | None, list[Tensor] | None]:
         """The tokens `[B, K]` that the student sees (None: all), and what the teacher says of them, `[B, K, out]` each
         layer (None: it is not asked)."""
         grid = self.grid_of(video)
         mask = self.image_mask if grid[0] == 1 and self.image_mask is not None else self.mask
-        noise = None if mask is None else self.noise(dice, len(video), mask.width(grid))
+        noise = None if mask is None else self.noise(generator, len(video), mask.width(grid))
         if self.teacher is not None:
             target, keep = teach(self.teacher, video, self.teacher_taps, mask, noise, grid)
             return keep, target
@@ -177,20 +177,22 @@ class UMT2(Objective):
         """`x` of all ranks in training, where negatives come from all; else this rank's."""
         return gather(x, self.exact_gather) if self.training and self.negatives == "all" else x
 
-    def draw_negatives(self, video: Tensor, text: Tensor, same: Tensor, dice: torch.Generator) -> tuple[Tensor, ...]:
+    def draw_negatives(
+        self, video: Tensor, text: Tensor, same: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """A wrong video for each text and a wrong text for each video, by what is compared; see `wrong_pairs`."""
-        noise = self.noise(dice, len(video), 2 * len(self.across(same)) + 1)
+        noise = self.noise(generator, len(video), 2 * len(self.across(same)) + 1)
         return wrong_pairs(video, text, same, self.temperature, noise, self.across)
 
     def match_logits(self, tokens: Tensor, states: Tensor, seen: Tensor) -> Tensor:
         """Whether text and video are a pair, no and yes, `[B, 2]`."""
         return self.match_head(self.text.fuse(states, seen, tokens)[:, 0])
 
-    def hide_words(self, ids: Tensor, seen: Tensor, dice: torch.Generator) -> tuple[Tensor, Tensor]:
+    def hide_words(self, ids: Tensor, seen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """What is read in place of `ids` `[B, L]`, and the words to guess, `IGNORED` elsewhere. The start is never
         hidden, the end may be."""
         tokenizer = self.words.tokenizer
-        noise = self.noise(dice, len(ids), 2 * tokenizer.context).to(ids.device).unflatten(1, (2, -1))
+        noise = self.noise(generator, len(ids), 2 * tokenizer.context).to(ids.device).unflatten(1, (2, -1))
         noise = noise[:, :, : ids.shape[1]]
         hidden = hidden_words(noise[:, 0], seen & (ids != tokenizer.start), self.hide)
         return bert_words(ids, hidden, noise[:, 1], tokenizer.mask, tokenizer.vocabulary), labels_of(ids, hidden)
@@ -199,7 +201,7 @@ class UMT2(Objective):
         """Guess hidden words `labels` `[B, L]` from the rest, `ids` `[B, L]`, and from the video."""
         guess = self.text.words(self.text(ids, seen, tokens))  # [B, L, V]
         error = F.cross_entropy(guess.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return mean_of_counted(error, (labels != IGNORED).flatten().float(), not self.training)
+        return global_masked_mean(error, (labels != IGNORED).flatten().float(), not self.training)
 
     # What metrics ask
 

@@ -26,7 +26,7 @@ class ViCLIP(Objective):
         temperature, temperature_min: where it starts and what it never falls below. As released, both are one.
         exact_gather: the true gradient over ranks; False is the released code's, smaller by the number of ranks.
         positives: what makes two samples of a batch one: the video's name, or the caption too.
-        at_once: pairs that the towers see at a time, where a batch needs more memory than there is (see `gradcache`;
+        chunk_size: pairs that the towers see at a time, where a batch needs more memory than there is (see `gradcache`;
             then leave `data.micro_batch` alone); None: all.
         base: see `Objective`. Videos are normalised by ImageNet's statistics, as released, not by CLIP's.
     """
@@ -42,7 +42,7 @@ class ViCLIP(Objective):
         temperature_min: float = 0.01,
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
-        at_once: int | None = None,
+        chunk_size: int | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -56,12 +56,12 @@ class ViCLIP(Objective):
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.bounds = {"temperature": (temperature_min, None)}
         self.exact_gather, self.positives = exact_gather, positives
-        self.at_once = check(at_once)
+        self.chunk_size = check(chunk_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video = batch["video"]
         ids = read(self.words, batch["text"], video.device)
-        feature, text = in_parts(self.features, self.at_once, video, self.choose(video), ids)
+        feature, text = in_parts(self.features, self.chunk_size, video, self.choose(video), ids)
         self.keep_in_bounds()
         same = keys(batch[self.positives], video.device)
         return {
@@ -77,7 +77,7 @@ class ViCLIP(Objective):
         if self.mask is None or not self.training:
             return None
         grid = self.encoder.grid
-        return self.mask(self.noise(self.dice(video.device), len(video), self.mask.width(grid)), grid)
+        return self.mask(self.noise(self.generator(video.device), len(video), self.mask.width(grid)), grid)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Features of texts `[B, L]`, `[B, out]`, not of length 1."""

@@ -50,11 +50,11 @@ class VideoMAE(Objective):
 
     def masks(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """What the encoder sees `[B, K]` and what is decoded `[B, M]`."""
-        grid, dice = self.encoder.grid, self.dice(device)
-        keep = self.mask(self.noise(dice, rows, self.mask.width(grid)), grid)
+        grid, generator = self.encoder.grid, self.generator(device)
+        keep = self.mask(self.noise(generator, rows, self.mask.width(grid)), grid)
         if self.decoder_mask is None:
             return keep, complement(keep, self._tokens)
-        return keep, self.decoder_mask(self.noise(dice, rows, self.decoder_mask.width(grid)), grid)
+        return keep, self.decoder_mask(self.noise(generator, rows, self.decoder_mask.width(grid)), grid)
 
     def reconstruction_loss(self, video: Tensor, keep: Tensor, predict: Tensor, read: int | None = None) -> Tensor:
         """The loss over tokens that are decoded and hidden; `read` bounds how many of those a sample has.

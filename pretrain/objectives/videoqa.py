@@ -18,7 +18,7 @@ from datamodules.sources.annotated.classes import read_classes
 from models.bert import Bert
 from models.encoder import Encoder
 from models.tokenizers import Words
-from pretrain.learning.contrast import mean_of_counted
+from pretrain.learning.contrast import global_masked_mean
 from pretrain.learning.matching import check_text
 from pretrain.objectives.objective import Batch, Objective
 
@@ -70,7 +70,7 @@ class VideoQA(Objective):
         states, seen = self.ask(batch["video"], batch["text"])
         ids = self.answer_ids()[chosen]
         each = self.answer_errors(states, seen, ids, ids != self.answer_decoder.pad)
-        return {"answer": mean_of_counted(each, counts, not self.training)}
+        return {"answer": global_masked_mean(each, counts, not self.training)}
 
     @property
     def answers(self) -> list[str]:

@@ -22,7 +22,7 @@ class ViLP(Objective):
     """Contrast of videos and texts, and the hidden words of a text told from the video's patches that are left.
 
     Args:
-        encoder, text: the towers, of one `out`; `text` hides words. `weights` of CLIP start both.
+        encoder, text: the towers, of one `out`; `text` mask_token words. `weights` of CLIP start both.
         fusion: tells hidden words.
         words: how captions are read; by default cleaned, then CLIP's tokenizer at the text tower's context.
         mask: which patches are seen in training; None: all, as in evaluation.
@@ -30,7 +30,7 @@ class ViLP(Objective):
         contrast_with: the text with hidden words, which costs no second pass, or the whole one.
         freeze_text: train neither the text tower's blocks nor its tables; what stands for hidden words trains.
         word_weight: of the loss of hidden words against that of contrast.
-        temperature, temperature_min, exact_gather, positives, at_once: see `ViCLIP`.
+        temperature, temperature_min, exact_gather, positives, chunk_size: see `ViCLIP`.
         base: see `Objective`.
     """
 
@@ -49,7 +49,7 @@ class ViLP(Objective):
         temperature_min: float = 0.01,
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
-        at_once: int | None = None,
+        chunk_size: int | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -61,7 +61,7 @@ class ViLP(Objective):
                 f"the towers have {text.width} and {encoder.width}: set its width and video_width"
             )
         if text.mask_embed is None:
-            raise ValueError("ViLP hides words: give the text tower hides: true")
+            raise ValueError("ViLP mask_token words: give the text tower mask_token: true")
         self.encoder, self.text, self.fusion, self.mask = encoder, text, fusion, mask
         self.words = words or Words(CLIPTokenizer(text.context))
         self.needs = ("video", "text")
@@ -72,17 +72,17 @@ class ViLP(Objective):
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.bounds = {"temperature": (temperature_min, None)}
         self.exact_gather, self.positives = exact_gather, positives
-        self.at_once = check(at_once)
+        self.chunk_size = check(chunk_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video = batch["video"]
-        dice, grid = self.dice(video.device), self.encoder.grid
+        generator, grid = self.generator(video.device), self.encoder.grid
         keep = None
         if self.mask is not None and self.training:
-            keep = self.mask(self.noise(dice, len(video), self.mask.width(grid)), grid)
+            keep = self.mask(self.noise(generator, len(video), self.mask.width(grid)), grid)
         ids = read(self.words, batch["text"], video.device)
-        hidden = self.hide(ids, self.noise(dice, len(ids), self.text.context)[:, : ids.shape[1]])
-        feature, text, told = in_parts(self.look_and_tell, self.at_once, video, keep, ids, hidden)
+        hidden = self.hide(ids, self.noise(generator, len(ids), self.text.context)[:, : ids.shape[1]])
+        feature, text, told = in_parts(self.look_and_tell, self.chunk_size, video, keep, ids, hidden)
         self.keep_in_bounds()
         same = keys(batch[self.positives], video.device)
         return {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.tokenizers import Tokenizer, Words
 from pretrain.export.load_run import build
-from pretrain.learning.randomness import Draw
+from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
 from pretrain.objectives import Objective
 from pretrain.plan.tracer import Traced, pretend, trace
@@ -56,7 +56,7 @@ class Rehearsal:
         global_batch = self.data["global_batch"]
         parts = max(1, global_batch // (videos * world))
         objective._trainer = _trainer(world)
-        objective.draw = Draw("train", 0, 0, parts)
+        objective.random_key = RandomKey("train", 0, 0, parts)
         with mode:
             shape = videos * self.views, 3, self.data["frames"], self.data["size"], self.data["size"]
             video = torch.empty(shape, dtype=torch.uint8)

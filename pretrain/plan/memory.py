@@ -53,8 +53,8 @@ class Strategy:
     """How parameters are spread.
 
     kind: single, ddp, fsdp, zero1, zero2 or zero3. group: devices that share one copy; None: all. half: FSDP2 gathers
-    bfloat16. reshard: FSDP2 lets go of a block after its forward pass. view: DDP's gradients live in its buckets.
-    buckets: DeepSpeed's, in elements. offload: the optimiser is in the host's memory.
+    parameters in bfloat16. reshard: FSDP2 frees a block after its forward pass. view: DDP's gradients live in
+    its buckets. buckets: DeepSpeed's, in elements. offload: the optimiser is in the host's memory.
     """
 
     kind: str = "single"
@@ -78,8 +78,8 @@ class Strategy:
         if low.startswith("ddp"):
             return cls("ddp", view=bool(options.get("gradient_as_bucket_view")))
         if "fsdp" in low or low == "modelparallelstrategy":
-            known = {key: options[key] for key in ("group", "half", "reshard") if key in options}
-            return cls("fsdp", **known)
+            known = {key: options[key] for key in ("group", "reshard") if key in options}
+            return cls("fsdp", half=options.get("param_dtype") == "bfloat16", **known)
         if "zero" in low or "deepspeed" in low:
             digits = [c for c in low if c in "123"]
             stage = int(options.get("stage") or (digits[-1] if digits else 2))

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.export.load_run import build
 from pretrain.learning import parallel
-from pretrain.learning.randomness import Draw
+from pretrain.learning.randomness import RandomKey
 from pretrain.objectives import Objective
 from pretrain.studies.speed.step import settle
 
@@ -88,7 +88,7 @@ class _Step:
 
     def __call__(self) -> float:
         began = time.perf_counter()
-        self.model.draw = Draw("train", self.steps)
+        self.model.random_key = RandomKey("train", self.steps)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             sum(self.run(self.batch).values()).backward()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]

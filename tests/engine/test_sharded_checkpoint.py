@@ -232,7 +232,7 @@ def test_zero_goes_on_in_one_process_after_deepspeeds_conversion(place: Path, ze
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--trainer.strategy.half=true"], ["--model.init_args.compile=true"]])
+@pytest.mark.parametrize("more", [[], ["--trainer.strategy.param_dtype=bfloat16"], ["--model.init_args.compile=true"]])
 def test_sharded_bfloat16_is_near_one_process(place: Path, tmp_path: Path, more: list[str]) -> None:
     """Weights gathered in bfloat16 or not, blocks compiled or not: within what bfloat16 rounds."""
     half = ["--trainer.precision=bf16-mixed"]

@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on(dense: Path, videos: Path, trained: str, tmp_path:
     """Killed at the seventh batch, of which there are more: what was written is whole, and is not made again."""
     script = tmp_path / "killed.py"
     script.write_text(
-        "import os, signal, sys\nsys.path.insert(0, sys.argv[1])\nfrom pretrain import dense\n"
+        "import os, signal, sys\nsys.path.insert(0, sys.argv[1])\nfrom pretrain.features import dense\n"
         "from pretrain.cli import main\nadd, calls = dense.DenseWriter.add, []\n"
         "def dying(self, *rows):\n"
         "    add(self, *rows)\n    calls.append(1)\n"

@@ -82,7 +82,7 @@ class Names(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.is_global_zero:
-            number = pl_module.draw.step * pl_module.draw.parts + pl_module.draw.part
+            number = pl_module.random_key.step * pl_module.random_key.parts + pl_module.random_key.part
             seen = [*batch["name"], str(int(batch["video"].long().sum())), f"{float(outputs['loss']):.9f}"]
             with open(self.path, "a") as file:
                 file.write(f"{number}\t{'|'.join(seen)}\n")
@@ -107,7 +107,7 @@ class Losses(pl.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.parts.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
-        if pl_module.draw.part + 1 < pl_module.draw.parts:
+        if pl_module.random_key.part + 1 < pl_module.random_key.parts:
             return
         loss, self.parts = sum(self.parts), []  # each is divided by the number of parts
         norm = float(trainer.callback_metrics["grad_norm"])

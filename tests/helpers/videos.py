@@ -69,7 +69,7 @@ def make(
 
 
 def hide_first(path: str, out: Path, hidden: int) -> str:
-    """Copies a video with an edit list that hides its first frames, as cutting without re-encoding leaves them."""
+    """Copies a video with an edit list that mask_token its first frames, as cutting without re-encoding leaves them."""
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(path) as source, av.open(str(out), "w", options=options) as target:
         stream = source.streams.video[0]

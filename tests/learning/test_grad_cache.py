@@ -17,9 +17,9 @@ def truth(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture) -> dict
     return resolved(capsys, recipe, "--data.init_args.frames=4", "--data.init_args.size=32")["model"]
 
 
-def losses_and_gradients(truth: dict, at_once: int | None, rows: int = 7) -> tuple[dict, dict]:
+def losses_and_gradients(truth: dict, chunk_size: int | None, rows: int = 7) -> tuple[dict, dict]:
     torch.manual_seed(0)
-    truth["init_args"]["at_once"] = at_once
+    truth["init_args"]["chunk_size"] = chunk_size
     objective = build(truth)
     video = torch.randint(0, 256, (rows, 3, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     colours = ["red", "green", "blue", "white", "yellow", "pink", "grey"]
@@ -29,10 +29,10 @@ def losses_and_gradients(truth: dict, at_once: int | None, rows: int = 7) -> tup
     return losses, {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_parts_are_the_whole_batch(truth: dict, at_once: int) -> None:
+@pytest.mark.parametrize("chunk_size", [1, 3])
+def test_parts_are_the_whole_batch(truth: dict, chunk_size: int) -> None:
     whole, gradients = losses_and_gradients(truth, None)
-    parts, found = losses_and_gradients(truth, at_once)
+    parts, found = losses_and_gradients(truth, chunk_size)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
     assert found.keys() == gradients.keys()
     for name, gradient in gradients.items():
@@ -48,7 +48,7 @@ def test_parts_keep_no_activations() -> None:
             x = torch.tanh(x @ weight)
         return (x,)
 
-    for at_once in (None, 16):
+    for chunk_size in (None, 16):
         saved: dict[int, int] = {}
 
         def count(x: Tensor, saved: dict = saved) -> Tensor:
@@ -56,13 +56,13 @@ def test_parts_keep_no_activations() -> None:
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
-            (made,) = in_parts(rows, at_once, torch.randn(256, 64))
-        kept[at_once] = sum(saved.values())
+            (made,) = in_parts(rows, chunk_size, torch.randn(256, 64))
+        kept[chunk_size] = sum(saved.values())
         assert made.shape == (256, 64)
     assert kept[16] < kept[None] / 4
 
 
 def test_no_rows_at_a_time_is_refused(capsys: pytest.CaptureFixture) -> None:
-    words = ["fit", "-c", str(ROOT / "recipes/viclip_tiny.yaml"), "--model.init_args.at_once=0"]
+    words = ["fit", "-c", str(ROOT / "recipes/viclip_tiny.yaml"), "--model.init_args.chunk_size=0"]
     with pytest.raises(Exception, match="1 or more, not 0"):
         main(words)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import models
 from pretrain.learning.mixup import Mix, blend
 from pretrain.learning.random_erasing import Erase
-from pretrain.learning.randomness import Draw
+from pretrain.learning.randomness import RandomKey
 from pretrain.objectives import Classify
 from pretrain.objectives.classify import read_rows
 
@@ -101,10 +101,10 @@ def test_a_clip_meets_the_same_draws_in_any_part_of_a_batch() -> None:
     """Boxes of noise depend on the place in the global batch: two accumulated parts give what one gives."""
     data = batch(torch.arange(4))
     whole, parts = objective(erase=Erase(prob=1.0), global_batch=4), objective(erase=Erase(prob=1.0), global_batch=4)
-    whole.draw = Draw("train", 3)
+    whole.random_key = RandomKey("train", 3)
     expected, _ = whole.augment(data["video"], torch.zeros(4, 5))
     for part in range(2):
-        parts.draw = Draw("train", 3, part, 2)
+        parts.random_key = RandomKey("train", 3, part, 2)
         made, _ = parts.augment(data["video"][2 * part : 2 * part + 2], torch.zeros(2, 5))
         assert torch.equal(made, expected[2 * part : 2 * part + 2])
     assert not torch.equal(expected, whole.normalize(data["video"]))

@@ -34,7 +34,7 @@ def tower(**options) -> models.UniFormerV2:
 
 
 def pair(**options) -> InternVideo:
-    text = models.CLIPText(32, 2, 4, 64, 16, vocabulary=50, context=10, hides=True)
+    text = models.CLIPText(32, 2, 4, 64, 16, vocabulary=50, context=10, mask_token=True)
     caption = models.CaptionDecoder(32, 2, 4, 64, queries=3, vocabulary=50)
     return InternVideo(tower(), text, caption, words=lambda ids: torch.stack(list(ids)), **options)
 
@@ -153,7 +153,7 @@ def test_parts_that_do_not_fit_say_so() -> None:
             InternVideo(*parts)
     with pytest.raises(ValueError, match="RandomFrames or Tube"):
         InternVideo(tower(), text, mask=Random(0.5))
-    with pytest.raises(ValueError, match="hides: true"):
+    with pytest.raises(ValueError, match="mask_token: true"):
         InternVideo(tower(), text, hide=0.1)
 
 

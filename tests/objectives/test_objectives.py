@@ -6,7 +6,7 @@ import yaml
 
 from pretrain.cli import main
 from pretrain.export.load_run import build
-from pretrain.learning.randomness import Draw
+from pretrain.learning.randomness import RandomKey
 from pretrain.objectives import Objective
 from pretrain.objectives.objective import _without_padding
 from tests.helpers.paths import ROOT
@@ -65,11 +65,11 @@ def test_every_trained_parameter_gets_a_gradient(small) -> None:
 @EACH
 def test_masks_follow_the_step_and_nothing_else(small) -> None:
     objective, batch = small
-    objective.draw = Draw("train", 5)
+    objective.random_key = RandomKey("train", 5)
     first = {name: loss.item() for name, loss in objective(batch).items()}
     torch.manual_seed(99)
     again = {name: loss.item() for name, loss in objective(batch).items()}
-    objective.draw = Draw("train", 6)
+    objective.random_key = RandomKey("train", 6)
     other = {name: loss.item() for name, loss in objective(batch).items()}
     assert first == again and first != other
 

@@ -30,7 +30,12 @@ def model(mask: Mask | None = None, half: bool = False, **encoder) -> UMT:
     torch.manual_seed(0)
     student = models.VideoViT(32, 3, 4, 64, **sizes)
     decoder = models.FeatureDecoder(32, 24, 2, **{name: sizes[name] for name in SIZES})
-    return UMT(student, decoder, Frozen(models.CLIPVision(*CLIP), random=3, half=half), mask or Attention(0.75))
+    return UMT(
+        student,
+        decoder,
+        Frozen(models.CLIPVision(*CLIP), random=3, param_dtype="bfloat16" if half else "float32"),
+        mask or Attention(0.75),
+    )
 
 
 def video(frames: int = 4, size: int = 32) -> torch.Tensor:

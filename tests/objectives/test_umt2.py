@@ -14,7 +14,7 @@ from models.convert import umt2 as names
 from models.convert.rules import to_theirs
 from models.layers import take_patches
 from pretrain.export.load_run import build
-from pretrain.learning.contrast import hard_negatives, mean_of_counted
+from pretrain.learning.contrast import global_masked_mean, hard_negatives
 from pretrain.learning.masking import Attention, Random, Tube, complement
 from pretrain.learning.matching import wrong_pairs
 from pretrain.learning.teachers import Frozen
@@ -81,8 +81,8 @@ def test_a_wrong_pair_is_never_of_the_same_name() -> None:
     likeliest = similar.masked_fill(pair, -1000).argmax(1)
     assert (drawn == likeliest).float().mean() > 1.5 / 6  # and rather a hard one
     for noise in (torch.zeros(6, 6), torch.full((6, 6), 1 - 2**-24)):
-        column, any_ = hard_negatives(similar, pair, noise)
-        assert not pair[torch.arange(6), column].any() and any_.all()
+        column, has_negative = hard_negatives(similar, pair, noise)
+        assert not pair[torch.arange(6), column].any() and has_negative.all()
 
 
 def test_wrong_pairs_do_not_depend_on_how_ranks_divide_the_batch() -> None:
@@ -123,8 +123,8 @@ def test_losses_have_their_weights_and_none_is_computed_in_vain() -> None:
 
 def test_counts_weigh_alike_on_all_ranks() -> None:
     values, counts = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 1.0, 0.0])
-    assert mean_of_counted(values, counts) == 1.5 == mean_of_counted(values, counts, alone=True)
-    assert mean_of_counted(values, torch.zeros(3)) == 0
+    assert global_masked_mean(values, counts) == 1.5 == global_masked_mean(values, counts, alone=True)
+    assert global_masked_mean(values, torch.zeros(3)) == 0
 
 
 def test_hidden_words_reach_no_guess() -> None:
@@ -142,7 +142,7 @@ def test_hidden_words_reach_no_guess() -> None:
 def test_words_are_hidden_as_bert_does() -> None:
     model = whole(hide=0.5)
     ids, seen = model.read(TEXTS * 500)
-    read, labels = model.hide_words(ids, seen, model.dice(ids.device))
+    read, labels = model.hide_words(ids, seen, model.generator(ids.device))
     hidden, tokenizer = labels != IGNORED, model.words.tokenizer
     assert torch.equal(labels[hidden], ids[hidden]) and torch.equal(read[~hidden], ids[~hidden])
     may = seen & (ids != tokenizer.start)
@@ -150,7 +150,9 @@ def test_words_are_hidden_as_bert_does() -> None:
     assert (read[hidden] == tokenizer.mask).float().mean() == pytest.approx(0.8 + 0.1 / 39, abs=0.02)
     assert (read[hidden] == ids[hidden]).float().mean() == pytest.approx(0.1 + 0.1 / 39, abs=0.02)
     # The draw for a text does not depend on what else is in the batch, nor on how far it is padded.
-    (longer, _), (shorter, _) = (model.hide_words(ids[:4, :n], seen[:4, :n], model.dice(ids.device)) for n in (7, 5))
+    (longer, _), (shorter, _) = (
+        model.hide_words(ids[:4, :n], seen[:4, :n], model.generator(ids.device)) for n in (7, 5)
+    )
     assert torch.equal(longer[:, :5], shorter)
 
 
@@ -172,7 +174,7 @@ def test_padding_says_nothing() -> None:
 def test_hidden_pixels_reach_no_feature() -> None:
     model = whole()
     clip = model.normalize(batch()["video"]).requires_grad_()
-    keep, _ = model.choose(clip.detach(), model.dice(clip.device))
+    keep, _ = model.choose(clip.detach(), model.generator(clip.device))
     tokens, layers = model.see(clip, keep)
     (model.pool(tokens, False).sum() + sum(layer.sum() for layer in layers)).backward()
     assert keep.shape == (4, 16)
@@ -204,7 +206,7 @@ def test_pictures_are_seen_as_clips_of_one_frame() -> None:
     assert model.look(stretched["video"]).shape[2] == 1 and model.look(batch()["video"]).shape[2] == 4
     mixed = torch.cat((stretched["video"][:1], batch()["video"][1:]))
     assert model.look(mixed).shape[2] == 4  # a batch of both is one of videos
-    keep, _ = model.choose(model.normalize(still["video"]), model.dice(torch.device("cpu")))
+    keep, _ = model.choose(model.normalize(still["video"]), model.generator(torch.device("cpu")))
     assert keep.shape == (4, 8)
     one, other = model(still), model(stretched)
     for name, loss in one.items():

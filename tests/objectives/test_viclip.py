@@ -23,11 +23,11 @@ from pretrain.objectives import ViCLIP, ViLP
 TEXTS = ["a dog runs on the beach", "snow", "a man plays the guitar loudly", "two cats"]
 
 
-def towers(tubelet: int = 1, hides: bool = False) -> tuple[models.ViCLIPVision, models.CLIPText]:
+def towers(tubelet: int = 1, mask_token: bool = False) -> tuple[models.ViCLIPVision, models.CLIPText]:
     torch.manual_seed(0)
     video = models.ViCLIPVision(48, 2, 4, 96, 8, tubelet, 4, 32, 24)
     torch.nn.init.normal_(video.time.table)
-    return video, models.CLIPText(32, 2, 4, 64, 24, context=16, hides=hides)
+    return video, models.CLIPText(32, 2, 4, 64, 24, context=16, mask_token=mask_token)
 
 
 def viclip(**options) -> ViCLIP:
@@ -35,7 +35,7 @@ def viclip(**options) -> ViCLIP:
 
 
 def vilp(**options) -> ViLP:
-    return ViLP(*towers(hides=True), models.FusionDecoder(32, 1, 4, 64, 48), **options)
+    return ViLP(*towers(mask_token=True), models.FusionDecoder(32, 1, 4, 64, 48), **options)
 
 
 def batch(texts: list[str] = TEXTS) -> dict:
@@ -187,7 +187,7 @@ def test_the_text_after_the_end_does_not_matter() -> None:
 
 def test_hidden_words_cannot_be_read() -> None:
     """Another word under the mask changes nothing of what the model sees."""
-    _, text = towers(hides=True)
+    _, text = towers(mask_token=True)
     ids = CLIPTokenizer(16)(["a red dog runs", "a red dog runs"])
     ids[1, 2] = 1000
     hidden = torch.zeros_like(ids, dtype=torch.bool)
@@ -236,7 +236,7 @@ def test_random_frames_keep_as_many_of_each_slice() -> None:
 def test_evaluation_sees_all_patches_and_draws_nothing() -> None:
     model = viclip(mask=Random(0.9)).eval()
     first = model(batch() | {"video": torch.zeros(4, 3, 4, 32, 32)})["contrast"]
-    model.draw = model.draw._replace(step=7)
+    model.random_key = model.random_key._replace(step=7)
     assert first == model(batch() | {"video": torch.zeros(4, 3, 4, 32, 32)})["contrast"]
 
 
@@ -269,10 +269,10 @@ def test_parts_that_do_not_fit_are_named() -> None:
     video, text = towers()
     with pytest.raises(ValueError, match="the video's `out` is 24, the text's 16"):
         ViCLIP(video, models.CLIPText(32, 1, 4, 64, 16))
-    with pytest.raises(ValueError, match="hides: true"):
+    with pytest.raises(ValueError, match="mask_token: true"):
         ViLP(video, text, models.FusionDecoder(32, 1, 4, 64, 48))
     with pytest.raises(ValueError, match="set its width and video_width"):
-        ViLP(*towers(hides=True), models.FusionDecoder(32, 1, 4, 64, 32))
+        ViLP(*towers(mask_token=True), models.FusionDecoder(32, 1, 4, 64, 32))
     with pytest.raises(ValueError, match="the encoder was made for 4 frames of 32 x 32"):
         video.look(torch.randn(1, 3, 3, 32, 32))
 

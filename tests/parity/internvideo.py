@@ -30,7 +30,9 @@ def tower(c: dict, out: int | None, **options) -> models.UniFormerV2:
 def multimodal(facts: dict, t: dict) -> None:
     c, weights = facts["config"], part(t, "model")
     wt = c["t_width"]
-    text = models.CLIPText(wt, c["t_layers"], c["t_heads"], 4 * wt, c["embed"], c["vocab"], c["context"], hides=True)
+    text = models.CLIPText(
+        wt, c["t_layers"], c["t_heads"], 4 * wt, c["embed"], c["vocab"], c["context"], mask_token=True
+    )
     model = InternVideo(tower(c, c["embed"]), text, words=lambda ids: ids, hide=0.5)
     report = models.load_weights(model, weights)
     assert not report.unused and not report.missing, report

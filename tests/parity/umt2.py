@@ -164,10 +164,10 @@ def check_negatives(similar: torch.Tensor, same: torch.Tensor, out: dict) -> Non
         close(sims.softmax(dim=1).masked_fill(same, 0), weights, "weights of negatives")
         draws = 20_000
         noise = torch.rand(draws * len(sims), len(sims), generator=torch.Generator().manual_seed(0))
-        column, any_ = hard_negatives(sims.repeat(draws, 1), same.repeat(draws, 1), noise)
+        column, has_negative = hard_negatives(sims.repeat(draws, 1), same.repeat(draws, 1), noise)
         drawn = F.one_hot(column, len(sims)).view(draws, *sims.shape).float().mean(0)
         chance = weights / weights.sum(1, keepdim=True)
-        assert any_.all() and not drawn[same].any()
+        assert has_negative.all() and not drawn[same].any()
         assert ((drawn - chance).abs() < 5 * (chance * (1 - chance) / draws).sqrt() + 1e-6).all()
 
 
@@ -176,7 +176,7 @@ def check_words(model: UMT2, ids: torch.Tensor, seen: torch.Tensor, out: dict) -
     labels = out["mlm_labels"]
     hidden = labels != IGNORED
     model.hide, before = 1.0, model.hide
-    read, every = model.hide_words(ids, seen, model.dice(ids.device))
+    read, every = model.hide_words(ids, seen, model.generator(ids.device))
     model.hide = before
     assert not (hidden & (every == IGNORED)).any() and torch.equal(every[hidden], labels[hidden])
     assert torch.equal(out["mlm_input_ids"][~hidden], ids[~hidden]) and read.shape == ids.shape

@@ -214,7 +214,7 @@ def groups(facts: dict, t: dict) -> None:
     ours = {}
     for mine, theirs in prefixed(names.OFFICIAL, "").items():
         ours[str(theirs)] = mine
-    optim = ClampedAdamW(weight_decay=facts["weight_decay"], spared=SPARED)
+    optim = ClampedAdamW(weight_decay=facts["weight_decay"], no_decay=SPARED)
     frozen = facts["freeze_text"]
     assert frozen == (not any(name.startswith("text_encoder") for name in facts["params"]))
     for name, expected in facts["params"].items():

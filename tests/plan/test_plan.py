@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.cli import main, settings_of
 from pretrain.export.load_run import build
-from pretrain.learning.randomness import Draw
+from pretrain.learning.randomness import RandomKey
 from pretrain.plan.devices import CARDS
 from pretrain.plan.dry_run import Full, Rehearsal
 from pretrain.plan.estimate import Assumed, Plan
@@ -32,7 +32,7 @@ def test_flop_are_those_of_torchs_counter(name: str) -> None:
     found = Rehearsal(truth).cost(2)
     views, size = truth["data"]["init_args"]["views"], truth["data"]["init_args"]["size"]
     objective, rows = build(truth["model"]), 2 * views
-    objective.draw = Draw("train", 0, 0, truth["data"]["init_args"]["global_batch"] // 2)
+    objective.random_key = RandomKey("train", 0, 0, truth["data"]["init_args"]["global_batch"] // 2)
     if hasattr(objective, "words"):
         objective.words.tokenizer = Full(objective.words.tokenizer.context, None)
     video = torch.zeros(rows, 3, 8, size, size, dtype=torch.uint8)
@@ -84,7 +84,7 @@ def test_what_is_known_of_strategies() -> None:
     assert Strategy.read(zero, 8).kind == "zero1" and Strategy.read(zero, 8).offload
     own = {
         "class_path": "pretrain.engine.strategies.FSDP2Strategy",
-        "init_args": {"group": 8, "half": True, "reshard": False},
+        "init_args": {"group": 8, "param_dtype": "bfloat16", "reshard": False},
     }
     assert Strategy.read(own, 64) == Strategy("fsdp", group=8, half=True, reshard=False)
     assert Strategy.read("auto", 8).kind == "ddp" and Strategy.read("auto", 1).kind == "single"

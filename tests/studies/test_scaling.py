@@ -23,7 +23,7 @@ def test_an_estimate_by_hand(strategy: str, half: bool, bytes_each: int, devices
 
 
 def test_what_an_estimate_hides_and_waits_for() -> None:
-    """All but the last message hides behind computation; one device waits for nobody, and many for the slowest."""
+    """All but the last message mask_token behind computation; one device waits for nobody, and many for the slowest."""
     assert estimate(MILLION, 1e12, 1, 1, "ddp", PLAIN) == {"step": 2.0, "share": 0.0, "efficiency": 1.0}
     blocks = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(500, 500, bias=False) for _ in range(4))})
     hidden = estimate(blocks, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "overlap": 0.6}))

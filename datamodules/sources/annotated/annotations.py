@@ -8,7 +8,7 @@ import numpy as np
 
 from datamodules.sources.annotated.classes import nearest, read_classes
 from datamodules.sources.annotated.locate import present
-from datamodules.sources.annotated.row_filter import Captions, Chosen
+from datamodules.sources.annotated.row_filter import Captions, RowFilter
 from datamodules.sources.annotated.rows import Gathered, Join, gather
 from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template
@@ -91,7 +91,7 @@ class Annotated(Source):
         captions = Captions(text, remove, min_words, sample == "row") if text is not None else None
         gone = str.maketrans("", "", remove)
         made = gather(
-            *(table, join or [], Chosen(where or {}, only), Template(video)),
+            *(table, join or [], RowFilter(where or {}, only), Template(video)),
             *(Template(name) if name is not None else None, captions, named, gone, sample),
         )
         self.classes = read_classes(classes, named, gone) if classes else sorted(made.every - {""}) if label else None

@@ -7,7 +7,7 @@ from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template, get
 
 
-class Chosen:
+class RowFilter:
     """Which rows and videos are wanted, and what there was in place of them.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from datamodules.sources.annotated.locate import without_ending
-from datamodules.sources.annotated.row_filter import Captions, Chosen
+from datamodules.sources.annotated.row_filter import Captions, RowFilter
 from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template
 
@@ -97,7 +97,7 @@ def _videos(video: Template, row: dict) -> list[str]:
 def gather(
     table: Table,
     joins: list[Join],
-    chosen: Chosen,
+    chosen: RowFilter,
     video: Template,
     name: Template | None,
     captions: Captions | None,

@@ -35,8 +35,8 @@ def build(who: str, setting: Setting) -> Contender:
 
 def pairs(setting: Setting) -> dict:
     """Random videos and captions of fifteen words, all different to the contrast."""
-    dice = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=dice).to(setting.device)
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=generator).to(setting.device)
     names_ = [str(i) for i in range(setting.batch)]
     return {"video": video, "text": [TEXT] * setting.batch, "name": names_}
 

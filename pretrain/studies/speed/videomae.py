@@ -20,8 +20,8 @@ _TUBELET, _DEPTH = 2, 4  # of every published model: frames of a token, blocks o
 def build(who: str, setting: Setting) -> Contender:
     """`ours` in version 1's form, `transformers`, or `dual`: ours with half of the tokens decoded."""
     model = _model(setting, dual=who == "dual")
-    dice = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=dice).to(setting.device)
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=generator).to(setting.device)
     if who != "transformers":
         return Contender(model, lambda: model({"video": video})["pixels"], _OPTIM.build(model))
     from pretrain.export.transformers import as_transformers

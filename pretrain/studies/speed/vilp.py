@@ -20,7 +20,7 @@ def build(who: str, setting: Setting) -> Contender:
     v, t = CLIP_SIZES[setting.size], TEXT_SIZES[setting.size]
     model = ViLP(
         ViCLIPVision(**{**v, "size": setting.pixels}, frames=setting.frames),
-        CLIPText(**t, hides=True),
+        CLIPText(**t, mask_token=True),
         FusionDecoder(t["width"], _DEPTH, t["heads"], t["mlp"], v["width"]),
         mask=Random(setting.with_ratio(0.9).ratio) if who == "ours" else None,
     ).to(setting.device)

@@ -21,10 +21,10 @@ def build(who: str, setting: Setting) -> Contender:
     """`ours` or `timm`."""
     torch.manual_seed(0)
     model = VideoViT(**SIZES[setting.size], frames=setting.frames, size=setting.pixels).to(setting.device)
-    dice = torch.Generator().manual_seed(0)
-    video = torch.randn(setting.shape, generator=dice).to(setting.device)
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randn(setting.shape, generator=generator).to(setting.device)
     mask = Tube(setting.with_ratio(0.9).ratio)
-    keep = mask(torch.rand(setting.batch, mask.width(model.grid), generator=dice), model.grid).to(setting.device)
+    keep = mask(torch.rand(setting.batch, mask.width(model.grid), generator=generator), model.grid).to(setting.device)
     if who == "ours":
         return Contender(model, lambda: model(video, keep).square().mean(), _OPTIM.build(model))
     peer = _Timm(model, setting).to(setting.device)
