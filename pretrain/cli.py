@@ -1,9 +1,11 @@
 """python -m pretrain {fit,validate,test,predict,export,plan}: LightningCLI with our defaults."""
 
 import itertools
+import os
 import re
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,12 +14,14 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
 from pretrain.engine.ema import EMA  # noqa: F401 named in recipes
 from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.engine.nonfinite_guard import Guard
+from pretrain.engine.old_names import with_new_names
 from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import Resumed, resolve
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
@@ -52,7 +56,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         self.command = shlex.join(["python", "-m", "pretrain", *args])
-        self.config = parser.parse_args(_with_nulls(args))
+        self.config = parser.parse_args(_with_nulls(_with_new_names(args)))
 
     def instantiate_classes(self) -> None:
         """Builds all parts; what one of them objects to is told by itself, without what the parser says around it."""
@@ -113,6 +117,25 @@ def settings_of(args: list[str]) -> dict[str, Any]:
     """The whole truth of a recipe, as `fit` with these arguments would have it."""
     cli = _start(_Settings, ["fit", *args])
     return yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
+
+
+def _with_new_names(words: list[str]) -> list[str]:
+    """Words of a command in which each recipe that uses old names (`pretrain.engine.old_names`) stands in new ones."""
+    found: list[str] = []
+    for word in words:
+        option, _, path = word.rpartition("=") if word.startswith("--config=") else ("", "", word)
+        if not (option or (found and found[-1] in ("-c", "--config"))) or not os.path.isfile(path):
+            found.append(word)
+            continue
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        renamed = with_new_names(given)
+        if renamed == given:
+            found.append(word)
+            continue
+        rank_zero_info(f"{path} uses old names of classes or arguments; it is read with their new names")
+        text = yaml.safe_dump(renamed, default_flow_style=True, sort_keys=False)
+        found += [f"{option}={text}" if option else text]
+    return found
 
 
 def _with_nulls(words: list[str]) -> list[str]:

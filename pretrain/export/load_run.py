@@ -9,6 +9,7 @@ import yaml
 
 from models.convert.sharded import is_sharded, read_sharded
 from pretrain.engine.checkpoint import newest_checkpoint, whole
+from pretrain.engine.old_names import with_new_names
 from pretrain.objectives import Classify, Objective
 
 
@@ -31,7 +32,7 @@ def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, A
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if "recipe" not in saved:
         raise ValueError(f"{file} carries no recipe: only checkpoints of `python -m pretrain fit` can be exported")
-    settings = yaml.safe_load(saved["recipe"]["model"])
+    settings = with_new_names(yaml.safe_load(saved["recipe"]["model"]))
     model = build(settings)
     model.load_state_dict(saved["state_dict"])
     if isinstance(model, Classify):
@@ -49,4 +50,4 @@ def build(settings: dict[str, Any]) -> Objective:
     """An objective from the `model` part of a recipe; weights to start from are not loaded."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "model")
-    return parser.instantiate_classes(parser.parse_object({"model": settings})).model
+    return parser.instantiate_classes(parser.parse_object({"model": with_new_names(settings)})).model
