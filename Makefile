@@ -32,9 +32,10 @@ slurm: install   ## tests against a real Slurm of one node; as root
 kills: install   ## a run killed 50 times at random moments against one left alone; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.kills --kills 50 --folder $$(mktemp -d)
 
-check: install   ## style
+check: install   ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --summary=none
 
 format: install  ## put the style right
 	$(BIN)/ruff check --fix .

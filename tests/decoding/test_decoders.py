@@ -13,7 +13,23 @@ from tests.helpers import videos
 
 DECODERS = [PyAV(), PyAV(keep=0), Decord()]
 NAMES = ["pyav", "pyav-reread", "decord"]
-every = pytest.mark.parametrize("decoder", DECODERS, ids=NAMES)
+
+
+def torchcodec_runs() -> bool:
+    """Whether torchcodec is installed and finds FFmpeg's shared libraries."""
+    try:
+        TorchCodec().open(b"x" * 64)
+    except ImportError:
+        return False
+    except DecodeError:
+        return True
+    return True
+
+
+with_ffmpeg = pytest.mark.skipif(not torchcodec_runs(), reason="torchcodec needs FFmpeg: apt-get install ffmpeg")
+every = pytest.mark.parametrize(
+    "decoder", [*DECODERS, pytest.param(TorchCodec(), marks=with_ffmpeg)], ids=[*NAMES, "torchcodec"]
+)
 
 MAKES = {
     "b-frames": {},
