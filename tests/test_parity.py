@@ -249,8 +249,8 @@ def running_cell(facts: dict, t: dict) -> None:
         assert torch.equal(maps, t[f"all/{key}"].flatten(1))
         assert (maps.sum(1) == c["masked_per_sample"]).all()
         for seed in facts["seeds"]:
-            dice = np.random.RandomState(seed)
-            draws = torch.tensor([dice.randint(4) for _ in range(3)])
+            rng = np.random.RandomState(seed)
+            draws = torch.tensor([rng.randint(4) for _ in range(3)])
             decoded = mask((draws[:, None] + 0.5) / 4, grid)
             undecoded = torch.ones(3, tokens, dtype=torch.bool).scatter(1, decoded, False)
             assert torch.equal(undecoded, t[f"draw/{key}_seed{seed}"].flatten(1))
@@ -264,8 +264,8 @@ def tube_and_random(facts: dict, t: dict) -> None:
         for seed in facts["seeds"]:
             for name, mask in {"tube": Tube(ratio), "random": Random(ratio)}.items():
                 # A shuffle of zeros and ones is a ranking of places: a permutation serves as noise.
-                dice = np.random.RandomState(seed)
-                noise = torch.stack([torch.from_numpy(dice.permutation(mask.width(grid))) for _ in range(2)])
+                rng = np.random.RandomState(seed)
+                noise = torch.stack([torch.from_numpy(rng.permutation(mask.width(grid))) for _ in range(2)])
                 hidden = torch.ones(2, tokens, dtype=torch.bool).scatter(1, mask(noise, grid), False)
                 assert torch.equal(hidden, t[f"{name}/{'x'.join(map(str, grid))}_r{ratio}_seed{seed}"].flatten(1))
 
@@ -277,8 +277,8 @@ def videomae_sampling(facts: dict, t: dict) -> None:
         index = sampling.dense(c["video_len"], c["frames"], c["stride"], seeded(c["seed"]))
         assert index.tolist() == c["indices"], c
     for c in facts["classification_dense"]:
-        dice = seeded(c["seed"]) if c["mode"] == "train" else None
-        assert sampling.span(c["video_len"], c["clip_len"], c["stride"], dice).tolist() == c["indices"], c
+        rng = seeded(c["seed"]) if c["mode"] == "train" else None
+        assert sampling.span(c["video_len"], c["clip_len"], c["stride"], rng).tolist() == c["indices"], c
     for c in facts["rawframes_sparse"]:
         frames, segments = c["num_frames"], c["segments"]
         if c["mode"] == "test":
@@ -297,17 +297,17 @@ def videomae_sampling(facts: dict, t: dict) -> None:
             assert view.tolist() == v["frames"], v
             assert crops.view_offset(*c["frame_hw"], v["spatial_view"], c["n_spatial"]) == (v["top"], v["left"]), v
     for c in facts["multi_scale_crop"]:
-        dice = random.Random(c["seed"])
+        rng = random.Random(c["seed"])
         for box in c["crop_w_h_left_top"]:
-            assert list(crops.MultiScaleCrop().box(*c["image_w_h"], c["input_size"], dice)) == box, c
+            assert list(crops.MultiScaleCrop().box(*c["image_w_h"], c["input_size"], rng)) == box, c
 
 
 @checks("frame_sampling")
 def umt_sampling(facts: dict, t: dict) -> None:
     seeded = np.random.RandomState
     for c in facts["kinetics_sparse"]:
-        dice = random.Random(c["seed"]) if c["mode"] == "train" else None
-        index = sampling.spaced(c["video_len"], c["frames"], dice, c.get("temporal_view", 0), c.get("of", 1))
+        rng = random.Random(c["seed"]) if c["mode"] == "train" else None
+        index = sampling.spaced(c["video_len"], c["frames"], rng, c.get("temporal_view", 0), c.get("of", 1))
         assert index.tolist() == c["indices"], c
     for c in facts["pretrain_sparse"] + facts["ssv2"]:
         length, segments, mode = c["video_len"], c["segments"], c.get("mode", "train")

@@ -9,15 +9,15 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from datamodules.sources.order import Draw
+from datamodules.sources.order import SampleRng
 
 
 class Augment(ABC):
     """What happens to a cut clip, after crop and flip."""
 
     @abstractmethod
-    def __call__(self, frames: np.ndarray, draw: Draw) -> None:
-        """Changes uint8 [T, H, W, 3] in place, all frames alike, by `draw` alone."""
+    def __call__(self, frames: np.ndarray, rng: SampleRng) -> None:
+        """Changes uint8 [T, H, W, 3] in place, all frames alike, by `rng` alone."""
 
 
 class RandAugment(Augment):
@@ -47,8 +47,8 @@ class RandAugment(Augment):
     def __getstate__(self) -> dict:
         return {"rule": self.rule, "fill": self.fill}  # a spawned process makes its own operations
 
-    def __call__(self, frames: np.ndarray, draw: Draw) -> None:
-        seed = draw.python.getrandbits(32)
+    def __call__(self, frames: np.ndarray, rng: SampleRng) -> None:
+        seed = rng.python.getrandbits(32)
         for frame in frames:
             with seeded(seed):
                 frame[:] = np.asarray(self._operations(Image.fromarray(frame)))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from datamodules.clips import crops
 from datamodules.clips.crops import Box, Crop
-from datamodules.sources.order import Draw
+from datamodules.sources.order import SampleRng
 
 
 def bicubic(
@@ -79,8 +79,8 @@ class RandomResizedCrop(Crop):
         w, h = min(width, max(1, round(height * high))), min(height, max(1, round(width / low)))
         return w, h, (width - w) // 2, (height - h) // 2
 
-    def __call__(self, frames: np.ndarray, size: int, draw: Draw, out: torch.Tensor | None = None) -> np.ndarray:
-        box = self.box(frames.shape[2], frames.shape[1], size, draw.python)
+    def __call__(self, frames: np.ndarray, size: int, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
+        box = self.box(frames.shape[2], frames.shape[1], size, rng.python)
         if self.bilinear and self.antialias:
             return crops.resize(frames, box, size, size, out)
         return bicubic(frames, box, size, size, self.antialias, out, "bilinear" if self.bilinear else "bicubic")

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from datamodules.sources.order import Draw
+from datamodules.sources.order import SampleRng
 
 
 def steps(start: int, length: int, frames: int, stride: int) -> np.ndarray:
@@ -147,7 +147,7 @@ class Sampler(ABC):
     """A rule for training and its fixed views for evaluation."""
 
     @abstractmethod
-    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+    def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
         """Indices [frames] of a random clip."""
 
     @abstractmethod
@@ -158,8 +158,8 @@ class Sampler(ABC):
 class Dense(Sampler):
     """Neighbouring frames at `stride` (VideoMAE pretraining)."""
 
-    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
-        return dense(length, frames, stride, draw.numpy)
+    def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
+        return dense(length, frames, stride, rng.numpy)
 
     def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
         return dense_centre(length, frames, stride) if views == 1 else dense_view(length, frames, stride, view, views)
@@ -168,8 +168,8 @@ class Dense(Sampler):
 class Span(Sampler):
     """`frames` points over a span of frames * stride (VideoMAE fine-tuning on Kinetics)."""
 
-    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
-        return span(length, frames, stride, draw.numpy)
+    def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
+        return span(length, frames, stride, rng.numpy)
 
     def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
         return span(length, frames, stride) if views == 1 else dense_view(length, frames, stride, view, views)
@@ -178,8 +178,8 @@ class Span(Sampler):
 class Segments(Sampler):
     """One frame of each of `frames` equal parts, whatever the stride (UMT pretraining, Something-Something)."""
 
-    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
-        return segments(length, frames, draw.numpy)
+    def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
+        return segments(length, frames, rng.numpy)
 
     def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
         return segments_centre(length, frames) if views == 1 else segments_view(length, frames, view, views)
@@ -188,8 +188,8 @@ class Segments(Sampler):
 class Spaced(Sampler):
     """As `Segments`, by the rule of UMT's fine-tuning on Kinetics."""
 
-    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
-        return spaced(length, frames, draw.python)
+    def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
+        return spaced(length, frames, rng.python)
 
     def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
         return spaced(length, frames, None, view, views)
@@ -206,10 +206,10 @@ class Sparse(Sampler):
     def __init__(self, released: bool = False) -> None:
         self.released = released
 
-    def draw(self, length: int, frames: int, stride: int, draw: Draw) -> np.ndarray:
+    def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
         if self.released:
-            return sparse_released(length, frames, draw.python, draw.numpy)
-        return sparse(length, frames, draw.python)
+            return sparse_released(length, frames, rng.python, rng.numpy)
+        return sparse(length, frames, rng.python)
 
     def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
         return sparse(length, frames, None, view, views)

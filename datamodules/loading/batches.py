@@ -16,7 +16,7 @@ from datamodules.clips.sampling import Sampler
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
 from datamodules.loading import buffers, heartbeat
-from datamodules.sources.order import Draw, Order, mix, slots
+from datamodules.sources.order import Order, SampleRng, mix, slots
 from datamodules.sources.source import Sample, Source
 
 ATTEMPTS = 8  # substitutes for one unreadable sample before the run stops
@@ -61,12 +61,12 @@ class TrainBatches(Dataset):
                 sample = replace(sample, text=sample.text[mix(self.seed, n, -1) % len(sample.text)])
             samples.append(sample)
             for view in range(clip.views):
-                draw = Draw(self.seed, n, 1 + view)
-                clip.crop(frames, clip.size, draw, video[view, i])
-                if clip.flip > 0 and draw.python.random() < clip.flip:
+                rng = SampleRng(self.seed, n, 1 + view)
+                clip.crop(frames, clip.size, rng, video[view, i])
+                if clip.flip > 0 and rng.python.random() < clip.flip:
                     crops.flip(video[view, i].numpy())
                 if clip.augment is not None:
-                    clip.augment(video[view, i].numpy(), draw)
+                    clip.augment(video[view, i].numpy(), rng)
         return {**collate(video, self.source, samples), "skipped": skipped}
 
     def _load(self, n: int, skipped: list[tuple[str, str]]) -> tuple[Sample, np.ndarray]:
@@ -77,8 +77,8 @@ class TrainBatches(Dataset):
                 heartbeat.at(f"sample {index}")
                 sample = self.source[index]
                 with heartbeat.decoding(sample.name), sample.open(self.clip.decoder) as video:
-                    length, draw = sample.length(video), Draw(self.seed, n, 0)
-                    indices = self.clip.sampler.draw(length, self.clip.frames, self.clip.stride, draw)
+                    length, rng = sample.length(video), SampleRng(self.seed, n, 0)
+                    indices = self.clip.sampler.draw(length, self.clip.frames, self.clip.stride, rng)
                     return sample, video.frames(indices)
             except DecodeError as error:
                 skipped.append((error.name, error.reason))

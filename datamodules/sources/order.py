@@ -33,7 +33,7 @@ def mix(*words: int) -> int:
     return state
 
 
-class Draw:
+class SampleRng:
     """Random numbers of one sample: `numpy` for frame indices, `python` for crops, as the official code splits them."""
 
     def __init__(self, *words: int) -> None:

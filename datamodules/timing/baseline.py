@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from datamodules.loading.batches import TrainBatches
-from datamodules.sources.order import Draw
+from datamodules.sources.order import SampleRng
 from datamodules.sources.source import Sample
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -25,13 +25,13 @@ def common(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor:
     clip = loader.clip
     source = sample.content if isinstance(sample.content, str) else io.BytesIO(sample.content)
     reader = decord.VideoReader(source, num_threads=1, ctx=decord.cpu(0))
-    indices = clip.sampler.draw(len(reader), clip.frames, clip.stride, Draw(loader.seed, n, 0))
+    indices = clip.sampler.draw(len(reader), clip.frames, clip.stride, SampleRng(loader.seed, n, 0))
     frames = [Image.fromarray(frame) for frame in reader.get_batch(indices.tolist()).asnumpy()]
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
     out = []
     for view in range(clip.views):
-        draw = Draw(loader.seed, n, 1 + view)
-        w, h, left, top = clip.crop.box(*frames[0].size, clip.size, draw.python)
+        rng = SampleRng(loader.seed, n, 1 + view)
+        w, h, left, top = clip.crop.box(*frames[0].size, clip.size, rng.python)
         cut = [f.crop((left, top, left + w, top + h)).resize((clip.size, clip.size), Image.BILINEAR) for f in frames]
         video = torch.from_numpy(np.stack(cut)).permute(3, 0, 1, 2).contiguous().float().div(255)
         out.append((video - mean) / std)

@@ -23,7 +23,7 @@ from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading import buffers
 from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.loading.loader import Loader
-from datamodules.sources.order import Draw, Order
+from datamodules.sources.order import Order, SampleRng
 from datamodules.sources.shards import Shards
 from datamodules.sources.source import Sample, Source
 from datamodules.timing.baseline import common
@@ -168,7 +168,7 @@ def _batches(source: Source, clip: Clip, micro: int) -> TrainBatches:
 def decode(sample: Sample, clip: Clip, n: int) -> np.ndarray:
     """The frames [T, H, W, 3] of a sample that a loader with seed 0 takes at number n."""
     with sample.open(clip.decoder) as video:
-        return video.frames(clip.sampler.draw(len(video), clip.frames, clip.stride, Draw(0, n, 0)))
+        return video.frames(clip.sampler.draw(len(video), clip.frames, clip.stride, SampleRng(0, n, 0)))
 
 
 def _readable(made: list[_Load], count: int) -> tuple[list[int], list[str]]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from datamodules.clips.augment import RandAugment
 from datamodules.clips.eval_views import RandomResizedCrop
-from datamodules.sources.order import Draw
+from datamodules.sources.order import SampleRng
 
 
 def clip() -> np.ndarray:
@@ -24,7 +24,7 @@ def test_frames_of_a_clip_are_changed_alike_and_clips_are_not() -> None:
     augment, made = RandAugment(), []
     for seed in range(12):
         frames = clip()
-        augment(frames, Draw(seed))
+        augment(frames, SampleRng(seed))
         assert (frames == frames[:1]).all(), "another draw in another frame"
         made.append(frames[0].tobytes())
     assert len(set(made)) > 8
@@ -34,11 +34,11 @@ def test_it_depends_on_the_draw_alone() -> None:
     augment, copied = RandAugment(), pickle.loads(pickle.dumps(RandAugment()))
     one, two = clip(), clip()
     state, numbers = random.getstate(), np.random.get_state()[1].tolist()
-    augment(one, Draw(3))
+    augment(one, SampleRng(3))
     assert random.getstate() == state and np.random.get_state()[1].tolist() == numbers
     random.seed(9)
     np.random.seed(9)
-    copied(two, Draw(3))
+    copied(two, SampleRng(3))
     assert (one == two).all()
 
 
@@ -49,11 +49,11 @@ def test_it_is_timm_s() -> None:
         "rand-m7-n4-mstd0.5-inc1", {"img_mean": (128,) * 3, "interpolation": Image.Resampling.BICUBIC}
     )
     frames = clip()
-    seed = Draw(5).python.getrandbits(32)
+    seed = SampleRng(5).python.getrandbits(32)
     random.seed(seed)
     np.random.seed(seed)
     expected = np.asarray(theirs(Image.fromarray(frames[0])))
-    RandAugment()(frames, Draw(5))
+    RandAugment()(frames, SampleRng(5))
     assert (frames[0] == expected).all()
     with pytest.raises(ValueError, match="takes a rule such as"):
         RandAugment("m7")
@@ -62,9 +62,9 @@ def test_it_is_timm_s() -> None:
 def test_a_bilinear_crop_without_averaging_is_torchs_interpolation() -> None:
     frames = np.random.RandomState(0).randint(0, 256, (3, 40, 60, 3), dtype=np.uint8)
     crop = RandomResizedCrop((0.08, 1.0), antialias=False, bilinear=True)
-    w, h, left, top = crop.box(60, 40, 32, Draw(1).python)
+    w, h, left, top = crop.box(60, 40, 32, SampleRng(1).python)
     part = torch.from_numpy(frames)[:, top : top + h, left : left + w].permute(0, 3, 1, 2).float()
     expected = F.interpolate(part, (32, 32), mode="bilinear").round().byte().permute(0, 2, 3, 1).numpy()
-    assert (crop(frames, 32, Draw(1)) == expected).all()
-    smooth = RandomResizedCrop((0.08, 1.0), bilinear=True)(frames, 32, Draw(1))
+    assert (crop(frames, 32, SampleRng(1)) == expected).all()
+    smooth = RandomResizedCrop((0.08, 1.0), bilinear=True)(frames, 32, SampleRng(1))
     assert smooth.shape == expected.shape

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datamodules.clips import crops, sampling
-from datamodules.sources.order import Draw
+from datamodules.sources.order import SampleRng
 
 Rng = np.random.RandomState
 
@@ -20,7 +20,7 @@ Rng = np.random.RandomState
 )
 @pytest.mark.parametrize("length", [1, 2, 5, 16, 17, 63, 64, 65, 300])
 def test_indices_rise_and_lie_inside(sampler: sampling.Sampler, length: int) -> None:
-    clips = [sampler.draw(length, 16, 4, Draw(0, n)) for n in range(20)]
+    clips = [sampler.draw(length, 16, 4, SampleRng(0, n)) for n in range(20)]
     clips += [sampler.view(length, 16, 4, v, views) for views in (1, 2, 5) for v in range(views)]
     for clip in clips:
         assert clip.shape == (16,) and clip.min() >= 0 and clip.max() < length and (np.diff(clip) >= 0).all()
@@ -41,8 +41,8 @@ def test_the_views_of_segments_share_out_one_finer_view(length: int, views: int)
 
 @pytest.mark.parametrize("width, height", [(340, 256), (256, 340), (320, 240), (224, 224), (568, 320), (255, 341)])
 def test_multi_scale_crops_lie_inside_and_differ(width: int, height: int) -> None:
-    dice, crop = random.Random(0), crops.MultiScaleCrop()
-    boxes = {crop.box(width, height, 224, dice) for _ in range(300)}
+    rng, crop = random.Random(0), crops.MultiScaleCrop()
+    boxes = {crop.box(width, height, 224, rng) for _ in range(300)}
     for w, h, left, top in boxes:
         assert 0 <= left <= left + w <= width and 0 <= top <= top + h <= height
         assert min(w, h) >= int(0.66 * min(width, height)) and max(w, h) / min(w, h) < 1.25
@@ -93,13 +93,13 @@ def test_many_frames_are_each_as_alone(height: int, width: int) -> None:
 def test_a_crop_beyond_the_edge_is_cut(height: int, width: int) -> None:
     frames = np.zeros((2, height, width, 3), np.uint8)
     for n in range(30):
-        assert crops.MultiScaleCrop()(frames, 224, Draw(n)).shape == (2, 224, 224, 3)
+        assert crops.MultiScaleCrop()(frames, 224, SampleRng(n)).shape == (2, 224, 224, 3)
 
 
 def test_all_frames_are_cut_alike() -> None:
     frames = np.repeat(Rng(0).randint(0, 256, (1, 60, 80, 3), np.uint8), 4, axis=0)
-    got = crops.MultiScaleCrop()(frames, 32, Draw(1))
-    assert (got == got[:1]).all() and (got != crops.MultiScaleCrop()(frames, 32, Draw(2))).any()
+    got = crops.MultiScaleCrop()(frames, 32, SampleRng(1))
+    assert (got == got[:1]).all() and (got != crops.MultiScaleCrop()(frames, 32, SampleRng(2))).any()
 
 
 @pytest.mark.parametrize("height, width", [(48, 80), (80, 48), (33, 33), (50, 51)])

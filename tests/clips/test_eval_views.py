@@ -17,7 +17,7 @@ from datamodules.clips.eval_views import RandomResizedCrop, Squares, Squash, bic
 from datamodules.clips.sampling import every_nth, per_second, sparse, sparse_first
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
-from datamodules.sources.order import Draw, Order
+from datamodules.sources.order import Order, SampleRng
 from datamodules.sources.source import Sample
 from tests.helpers import videos
 
@@ -73,11 +73,11 @@ def test_random_resized_boxes_are_timms(height: int, width: int) -> None:
 
 def test_random_resized_crop_is_one_box_for_all_frames_written_where_it_belongs() -> None:
     frames = np.repeat(photo(60, 90, 1), 3, axis=0)
-    made = RandomResizedCrop()(frames, 32, Draw(1))
+    made = RandomResizedCrop()(frames, 32, SampleRng(1))
     out = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
-    again = RandomResizedCrop()(frames, 32, Draw(1), out)
+    again = RandomResizedCrop()(frames, 32, SampleRng(1), out)
     assert (made == made[:1]).all() and np.array_equal(made, again) and np.array_equal(out.numpy(), made)
-    assert not np.array_equal(made, RandomResizedCrop()(frames, 32, Draw(2)))
+    assert not np.array_equal(made, RandomResizedCrop()(frames, 32, SampleRng(2)))
 
 
 @pytest.mark.parametrize("scale, ratio", [((0.0, 1.0), (1, 1)), ((0.9, 0.5), (1, 1)), ((0.5, 1.0), (2, 1))])
@@ -110,7 +110,7 @@ def test_squash_in_a_data_module(tmp_path) -> None:
 @pytest.mark.parametrize("released", [False, True])
 def test_sparse_indices_rise_and_lie_inside(length: int, released: bool) -> None:
     sampler = Sparse(released)
-    clips = [sampler.draw(length, 8, 4, Draw(0, n)) for n in range(20)]
+    clips = [sampler.draw(length, 8, 4, SampleRng(0, n)) for n in range(20)]
     clips += [sampler.view(length, 8, 4, v, views) for views in (1, 2, 5) for v in range(views)]
     for clip in clips:
         assert clip.shape == (8,) and clip.min() >= 0 and clip.max() < length and (np.diff(clip) >= 0).all()
@@ -118,7 +118,7 @@ def test_sparse_indices_rise_and_lie_inside(length: int, released: bool) -> None
 
 def test_every_frame_can_be_drawn_but_in_the_released_rule() -> None:
     def drawn(sampler: Sparse) -> set[int]:
-        return {i for n in range(400) for i in sampler.draw(40, 8, 1, Draw(n)).tolist()}
+        return {i for n in range(400) for i in sampler.draw(40, 8, 1, SampleRng(n)).tolist()}
 
     assert drawn(Sparse()) == set(range(40))
     assert drawn(Sparse(released=True)) == set(range(40)) - {4, 9, 14, 19, 24, 29, 34, 39}

@@ -11,8 +11,8 @@ from datamodules.making import subsets
 def frame_indices(facts: dict, t: dict) -> None:
     """Every case's indices, from the seeds that the official generators had."""
     for c in facts["rand"]:
-        dice = random.Random(c["seed"]), np.random.RandomState(c["seed"])
-        same(sampling.sparse_released(c["vlen"], c["num_frames"], *dice), c)
+        rngs = random.Random(c["seed"]), np.random.RandomState(c["seed"])
+        same(sampling.sparse_released(c["vlen"], c["num_frames"], *rngs), c)
     for c in facts["middle"]:
         same(sampling.sparse(c["vlen"], c["num_frames"]), c)
     for c in facts["first_of_segment"]:

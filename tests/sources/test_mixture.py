@@ -21,7 +21,7 @@ from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense, Segments, Spaced, Span
 from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.sources.mixture import MixedOrder
-from datamodules.sources.order import Draw, Order, slots
+from datamodules.sources.order import Order, SampleRng, slots
 from datamodules.sources.tars import index_folder
 from tests.helpers import videos
 from tests.helpers.paths import ROOT
@@ -183,7 +183,7 @@ def test_a_picture_is_a_video_of_one_frame(pictures: Path) -> None:
         with sample.open(PyAV()) as video:
             assert len(video) == 1 and video.size == (50, 70)
             for sampler in (Dense(), Span(), Segments(), Spaced()):
-                frames = video.frames(sampler.draw(1, 4, 4, Draw(0)))
+                frames = video.frames(sampler.draw(1, 4, 4, SampleRng(0)))
                 assert frames.shape == (4, 50, 70, 3) and frames.dtype == np.uint8
             expected = 156 if sample.name == "sixteen.png" else np.asarray(Image.open(sample.content).convert("RGB"))
             assert (frames[0] == expected).all() and (frames[0] == frames[3]).all()

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from datamodules.sources.order import Draw, Order, Permutation, mix, slots
+from datamodules.sources.order import Order, Permutation, SampleRng, mix, slots
 
 SHARDS = np.array([3, 17, 1, 8, 40, 2, 9, 0, 5])
 
@@ -112,8 +112,8 @@ def test_numbers_are_the_same_for_ever() -> None:
     assert mix(1, 2, 3) == 13738000581199591957
     assert [Order(100, seed=1)(n)[1] for n in range(6)] == [62, 93, 36, 78, 67, 63]
     assert [Order(SHARDS, seed=1, lanes=2)(n)[1] for n in range(6)] == [70, 81, 69, 82, 60, 84]
-    draw = Draw(0, 1, 2)
-    assert (int(draw.numpy.randint(1000)), draw.python.randrange(1000)) == (756, 258)
+    rng = SampleRng(0, 1, 2)
+    assert (int(rng.numpy.randint(1000)), rng.python.randrange(1000)) == (756, 258)
 
 
 def test_draws_differ_by_every_word() -> None:

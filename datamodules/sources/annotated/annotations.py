@@ -9,7 +9,7 @@ import numpy as np
 from datamodules.sources.annotated.classes import nearest, read_classes
 from datamodules.sources.annotated.locate import present
 from datamodules.sources.annotated.row_filter import Captions, RowFilter
-from datamodules.sources.annotated.rows import Gathered, Join, gather
+from datamodules.sources.annotated.rows import Join, SampleColumns, collect_rows
 from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template
 from datamodules.sources.source import Sample, Source, Strings
@@ -90,7 +90,7 @@ class Annotated(Source):
         named = Template(label or number) if label or number else None
         captions = Captions(text, remove, min_words, sample == "row") if text is not None else None
         gone = str.maketrans("", "", remove)
-        made = gather(
+        made = collect_rows(
             *(table, join or [], RowFilter(where or {}, only), Template(video)),
             *(Template(name) if name is not None else None, captions, named, gone, sample),
         )
@@ -124,7 +124,7 @@ def _files_are_there(files: list[str], home: str) -> None:
 
 
 def _numbers(
-    made: Gathered, table: Table, classes: list[str] | None, file: str | None, named: bool, unlisted: str
+    made: SampleColumns, table: Table, classes: list[str] | None, file: str | None, named: bool, unlisted: str
 ) -> list[int]:
     """The number of each sample's class; leaves out those outside the list where `unlisted` says so."""
     index = {name: i for i, name in enumerate(classes or [])}

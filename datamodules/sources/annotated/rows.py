@@ -24,7 +24,7 @@ class Join:
 
 
 @dataclass
-class Gathered:
+class SampleColumns:
     """Samples in the making, a list a property, in the order of the file."""
 
     lines: list[int] = field(default_factory=list)  # the row that began the sample
@@ -94,7 +94,7 @@ def _videos(video: Template, row: dict) -> list[str]:
     return names
 
 
-def gather(
+def collect_rows(
     table: Table,
     joins: list[Join],
     chosen: RowFilter,
@@ -104,9 +104,9 @@ def gather(
     label: Template | None,
     gone: dict[int, None],
     sample: str,
-) -> Gathered:
+) -> SampleColumns:
     """All samples; see `Annotated` for its arguments. ValueError: an empty table, nothing left, or two labels."""
-    made, at, rows, repeats = Gathered(), {}, 0, 0
+    made, at, rows, repeats = SampleColumns(), {}, 0, 0
     for number, row in completed(table, joins):
         rows += 1
         with placed(table, number):
