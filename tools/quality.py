@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 def main(arguments: list[str] | None = None) -> int:
     """Runs the tool; whatever is there already, from a run that was killed too, is not made again."""
     from pretrain.cli import main as command
-    from pretrain.studies.quality import METHODS, Size, Study, write
+    from pretrain.studies.quality import METHODS, Size, Study
+    from pretrain.studies.quality_report import write_results
 
     parser = argparse.ArgumentParser(prog="quality.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="(default %(default)s)")
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(write(a.out, rows, study.size))
+    print(write_results(a.out, rows, study.size))
     return 0
 
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 
 from pretrain.learning.randomness import RandomKey
-from pretrain.plots.contact_sheet import sheet, write_png
+from pretrain.plots.contact_sheet import contact_sheet, write_png
 
 
 class Throughput(pl.Callback):
@@ -90,7 +90,7 @@ class Reconstructions(pl.Callback):
         folder = trainer.log_dir  # asks all ranks, as a sharded model does above
         if not trainer.is_global_zero:
             return
-        picture = sheet(videos, few["name"], self.frames)
+        picture = contact_sheet(videos, few["name"], self.frames)
         if folder is not None:
             write_png(Path(folder) / "reconstructions" / f"step-{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:

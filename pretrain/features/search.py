@@ -24,7 +24,7 @@ from datamodules.sources.source import Sample, Source
 from models import load_weights
 from pretrain.export.load_run import build, load_objective
 from pretrain.objectives import Objective
-from pretrain.plots.result_grid import Row, Tile, gallery
+from pretrain.plots.result_grid import Row, Tile, result_grid
 
 _ROWS = 65_536  # compared at a time
 _LOST = 1000  # samples looked at for one that is not where it should be
@@ -207,11 +207,15 @@ def sheet(queries: Sequence[str], found: Sequence[Sequence[Hit]], videos: int) -
     rows = []
     for query, hits in zip(queries, found, strict=True):
         tiles = [
-            Tile(hit.frames, [" · ".join(filter(None, [str(i), f"{hit.score:.3f}", hit.time])), hit.name], why=hit.lost)
+            Tile(
+                hit.frames,
+                [" · ".join(filter(None, [str(i), f"{hit.score:.3f}", hit.time])), hit.name],
+                placeholder=hit.lost,
+            )
             for i, hit in enumerate(hits, 1)
         ]
         rows.append(Row(query, f"the first {len(hits)} of {videos} videos", tiles))
-    return gallery(rows, height=110, columns=2)
+    return result_grid(rows, height=110, columns=2)
 
 
 def count(files: Sequence[Path]) -> int:

@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from pretrain.metrics.ranking import by_video, dual_softmax, ranks, recalls, rerank, top
 from pretrain.metrics.text_metric import Asking, averages, captions_of, require_nonempty
-from pretrain.plots.result_grid import Row, Tile, gallery
+from pretrain.plots.result_grid import Row, Tile, result_grid
 
 _PAIRS = 64  # that are matched together
 _THUMBNAILS, _PIXELS, _SHOWN = 2048, 96, 5  # videos a rank whose picture is kept, its side; 57 MB at most
@@ -158,7 +158,7 @@ class Retrieval(Asking):
 
     def picture(self) -> np.ndarray | None:
         """The queries that `pictures` asked for, each with the videos found: uint8 `[height, width, 3]`."""
-        return gallery(self.shown, _PIXELS) if self.shown else None
+        return result_grid(self.shown, _PIXELS) if self.shown else None
 
     def _see(self, rows: list[str], video: Tensor) -> None:
         """Keeps the middle frame of each video's first view, uint8 `[3, 96, 96]`, as long as there is room."""

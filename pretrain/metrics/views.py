@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 from datamodules.sources.annotated.classes import read_classes
 from pretrain.metrics.ranking import ranks, within
 from pretrain.metrics.text_metric import Asking, averages, require_nonempty
-from pretrain.plots.contact_sheet import confusion
+from pretrain.plots.contact_sheet import draw_confusion
 
 
 class MultiView(Asking):
@@ -141,7 +141,7 @@ class MultiView(Asking):
         """The confusion of classes, uint8 `[height, width, 3]`; none where a video may have several."""
         if self.multi_label:
             return None
-        return confusion(confusion_matrix(self._own, self._means.argmax(dim=1), self._means.shape[1]), self._names())
+        return draw_confusion(confusion_matrix(self._own, self._means.argmax(dim=1), self._means.shape[1]), self._names())
 
     def _names(self) -> Sequence[str]:
         given, count = self.classes or [], self._means.shape[1]

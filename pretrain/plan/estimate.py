@@ -9,7 +9,7 @@ from datamodules.loading.defaults import accumulation
 from pretrain.plan.devices import CARDS, Card
 from pretrain.plan.dry_run import Rehearsal
 from pretrain.plan.memory import Footprint, Sizes, Strategy, footprint
-from pretrain.plots.bars import stacked
+from pretrain.plots.bars import stacked_bars
 
 
 @dataclass
@@ -192,7 +192,7 @@ class Plan:
             f"{self.device_type}, {self.spread.kind}, {'' if self.recompute else 'no '}recompute: memory of one device"
         )
         limit = None if self.card.memory is None else self.card.memory / 1e9
-        return stacked(title, self.over_devices(), limit, "GB", "devices (videos on each at a time)")
+        return stacked_bars(title, self.over_devices(), limit, "GB", "devices (videos on each at a time)")
 
 
 def table(n: dict[str, Any]) -> str:

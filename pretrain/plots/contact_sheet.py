@@ -1,4 +1,4 @@
-"""Pictures: contact sheets of videos with captions, and confusions of classes, as uint8 arrays and PNG files."""
+"""Contact sheets of videos and pictures of confusion matrices, as uint8 arrays and PNG files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,40 +10,43 @@ from torch import Tensor
 _MARGIN, _LABEL = 4, 14
 
 
-def sheet(videos: dict[str, Tensor], titles: list[str], frames: int = 6) -> np.ndarray:
-    """Clips one below the other, each with a row a kind of video and a column a frame: uint8 `[height, width, 3]`.
+def contact_sheet(videos: dict[str, Tensor], titles: list[str], frames: int = 6) -> np.ndarray:
+    """Clips one below the other, each with a row for each kind of video and a column for each frame.
 
     Args:
         videos: kind -> values in [0, 1] `[B, 3, T, H, W]`, all of one shape.
-        titles: a line over each clip.
-        frames: columns, spread evenly over T.
+        titles: a line above each clip.
+        frames: number of columns; the frames are spread evenly over T.
+
+    Returns:
+        uint8 `[height, width, 3]`.
     """
     clips, _, time, height, width = next(iter(videos.values())).shape
-    chosen = np.linspace(0, time - 1, min(frames, time)).round().astype(int)
+    columns = np.linspace(0, time - 1, min(frames, time)).round().astype(int)
     left = 2 * _MARGIN + max(len(kind) for kind in videos) * 7
-    row, column = height + _MARGIN, width + _MARGIN
-    block = _LABEL + len(videos) * row + _MARGIN
-    canvas = Image.new("RGB", (left + len(chosen) * column, clips * block), "white")
+    row_height, column_width = height + _MARGIN, width + _MARGIN
+    block = _LABEL + len(videos) * row_height + _MARGIN
+    canvas = Image.new("RGB", (left + len(columns) * column_width, clips * block), "white")
     draw = ImageDraw.Draw(canvas)
     for clip in range(clips):
         top = clip * block
-        draw.text((left, top + 1), titles[clip][-column * len(chosen) // 7 :], fill="black")
+        draw.text((left, top + 1), titles[clip][-column_width * len(columns) // 7 :], fill="black")
         for j, (kind, video) in enumerate(videos.items()):
-            y = top + _LABEL + j * row
+            y = top + _LABEL + j * row_height
             draw.text((_MARGIN, y + height // 2 - 6), kind, fill="black")
             pixels = (video[clip].permute(1, 2, 3, 0) * 255).round().byte().numpy()
-            for i, frame in enumerate(chosen):
-                canvas.paste(Image.fromarray(pixels[frame]), (left + i * column, y))
+            for i, frame in enumerate(columns):
+                canvas.paste(Image.fromarray(pixels[frame]), (left + i * column_width, y))
     return np.asarray(canvas)
 
 
-def confusion(counts: Tensor, names: Sequence[str], side: int = 800) -> np.ndarray:
-    """How often each class (rows) was told to be each (columns): white for never, dark blue for always.
+def draw_confusion(counts: Tensor, names: Sequence[str], side: int = 800) -> np.ndarray:
+    """How often each true class (rows) was predicted as each class (columns): white for never, dark blue for always.
 
     Args:
         counts: `[K, K]`; each row is shown as shares of its sum.
-        names: written beside the rows and numbered above the columns, where there is room for letters.
-        side: of the square in pixels, or somewhat less.
+        names: written beside the rows, with numbers above the columns, if cells are large enough for text.
+        side: of the square in pixels; rounded down to whole pixels a class.
     """
     classes = len(counts)
     cell = max(1, side // classes)
@@ -67,6 +70,6 @@ def confusion(counts: Tensor, names: Sequence[str], side: int = 800) -> np.ndarr
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 `[height, width, 3]`, making the folder where needed."""
+    """Write uint8 `[height, width, 3]`, and make its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture).save(path)

@@ -1,4 +1,4 @@
-"""Answers to queries as a picture: a block a query, a tile a video with its frames, its place and its score."""
+"""Search results as a picture: a block for each query, a tile for each video with its frames, rank and score."""
 
 import contextlib
 import functools
@@ -14,33 +14,33 @@ _INK, _PALE, _GREEN, _GROUND = (20, 20, 20), (120, 120, 120), (20, 150, 70), (23
 
 @dataclass
 class Tile:
-    """One video: frames uint8 `[H, W, 3]` side by side, lines of text below; `right` puts a green frame round it.
+    """One video: frames uint8 `[H, W, 3]` side by side, lines of text below; a green border if it is `correct`.
 
-    Without frames the tile is grey, and says `why`.
+    Without frames the tile is grey and shows the text `placeholder`.
     """
 
     frames: Sequence[np.ndarray]
     lines: Sequence[str]
-    right: bool = False
-    why: str = "no picture kept"
+    correct: bool = False
+    placeholder: str = "no picture kept"
 
 
 @dataclass
 class Row:
-    """A query, a remark on it, and the videos found."""
+    """A query, a remark on it, and the retrieved videos."""
 
     query: str
     remark: str = ""
     tiles: list[Tile] = field(default_factory=list)
 
 
-def gallery(rows: Sequence[Row], height: int, columns: int = _COLUMNS) -> np.ndarray:
-    """Blocks one below the other, tiles in `columns`: uint8 `[height, width, 3]`.
+def result_grid(rows: Sequence[Row], height: int, columns: int = _COLUMNS) -> np.ndarray:
+    """Blocks one below the other, each with its tiles in `columns`: uint8 `[height, width, 3]`.
 
     Args:
-        rows: what is shown.
+        rows: queries with their results.
         height: of the frames, in pixels; their width follows.
-        columns: tiles side by side.
+        columns: the most tiles side by side.
     """
     width = max((_width(tile, height) for row in rows for tile in row.tiles), default=height)
     lines = max((len(tile.lines) for row in rows for tile in row.tiles), default=0)
@@ -69,7 +69,7 @@ def _scaled(frame: np.ndarray, height: int) -> Image.Image:
 
 
 def _width(tile: Tile, height: int) -> int:
-    """Of a tile with its frame; where there is no picture a square."""
+    """Width of a tile with its border; a tile without frames is square."""
     widths = [max(1, round(frame.shape[1] * height / frame.shape[0])) for frame in tile.frames] or [height]
     return sum(widths) + 2 * (len(widths) - 1) + 2 * _FRAME
 
@@ -79,17 +79,17 @@ def _tile(
 ) -> None:
     x, y = corner
     own, bottom = _width(tile, height), y + height + 2 * _FRAME
-    draw.rectangle((x, y, x + own - 1, bottom - 1), fill=_GREEN if tile.right else _GROUND)
+    draw.rectangle((x, y, x + own - 1, bottom - 1), fill=_GREEN if tile.correct else _GROUND)
     at = x + _FRAME
     for frame in tile.frames:
         picture = _scaled(frame, height)
         canvas.paste(picture, (at, y + _FRAME))
         at += picture.width + 2
     if not tile.frames:
-        for i, line in enumerate(_wrapped(draw, tile.why, own - 12, 10)[: height // 13]):
+        for i, line in enumerate(_wrapped(draw, tile.placeholder, own - 12, 10)[: height // 13]):
             _line(draw, (x + 6, y + 6 + 13 * i), line, own - 12, 10, _PALE)
     for i, line in enumerate(tile.lines):
-        ink = _INK if i else _GREEN if tile.right else _PALE
+        ink = _INK if i else _GREEN if tile.correct else _PALE
         _line(draw, (x, bottom + 2 + i * _LINE), line, width, 11, ink, end=True)
 
 
@@ -105,8 +105,8 @@ def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> lis
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """A font of many alphabets where there is one, else the one that Pillow brings."""
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of many scripts if one is installed, else Pillow's own."""
     for name in ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf"):
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)
@@ -116,7 +116,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _line(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, size: int, ink: tuple, end: bool = False
 ) -> None:
-    """As much of a line as fits: its beginning, or its end, which tells names apart."""
+    """As much of a line as fits: its beginning, or its end, which distinguishes file names."""
     font = _font(size)
     text = " ".join(text.split()).encode("utf-8", "replace").decode()
     cut = (lambda n: "..." + text[len(text) - n :]) if end else (lambda n: text[:n] + "...")

@@ -12,7 +12,7 @@ from pretrain.cli import main
 from pretrain.export.interpolate import mix_into, mixed
 from pretrain.export.load_run import load_objective
 from pretrain.metrics.report import section, table, write
-from pretrain.plots.result_grid import Row, Tile, gallery
+from pretrain.plots.result_grid import Row, Tile, result_grid
 from tests.helpers.runs import ROOT, arguments, fit, run
 
 RECIPE = ["-c", str(ROOT / "recipes/viclip_tiny.yaml")]
@@ -124,13 +124,13 @@ def test_what_stands_in_a_section(tmp_path: Path) -> None:
     assert [e["id"] for e in json.loads((tmp_path / "results.json").read_text())] == ["b", "a"]
 
 
-def test_a_gallery_bears_odd_names_and_missing_pictures() -> None:
+def test_a_result_grid_takes_odd_names_and_missing_pictures() -> None:
     frame = np.zeros((60, 90, 3), np.uint8)
     tiles = [
-        Tile([frame, frame], ["1", "sub/ключ 影片 😀.mp4" * 9], right=True),
-        Tile([], ["2", "\udcff"], why="gone " * 40),
+        Tile([frame, frame], ["1", "sub/ключ 影片 😀.mp4" * 9], correct=True),
+        Tile([], ["2", "\udcff"], placeholder="gone " * 40),
     ]
-    picture = gallery([Row("a dog " * 99, "", tiles), Row("nothing was found")], 60)
+    picture = result_grid([Row("a dog " * 99, "", tiles), Row("nothing was found")], 60)
     assert picture.dtype == np.uint8 and picture.shape[1] < 2 * 200 + 50
     assert ((picture == (20, 150, 70)).all(-1)).sum() > 300  # the green frame
 

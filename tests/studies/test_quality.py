@@ -1,4 +1,4 @@
-"""The table of what features are worth: it runs what is missing and nothing else, and its probes tell what is there."""
+"""The study of feature quality: it runs only what is missing, and its probes find classes where there are any."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,9 @@ from PIL import Image
 
 from datamodules.sources.synthetic import Synthetic
 from pretrain.cli import main as command
-from pretrain.studies.probes import accuracy, knn, linear, subsets
-from pretrain.studies.quality import METHODS, ROOT, SETS, TASKS, Size, Study, classes, table
+from pretrain.studies.probes import accuracy, knn_probe, linear_probe, random_subsets
+from pretrain.studies.quality import METHODS, ROOT, SEEDS, TASKS, Size, Study, class_labels
+from pretrain.studies.quality_report import as_markdown
 from tools.quality import main
 
 TOY = {"steps": 2, "samples": 8, "gallery": 40, "test": 16, "probe_labels": 24, "draws": 2, "tunings": 0}
@@ -44,44 +45,48 @@ def test_a_toy_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out.count("$ python -m pretrain predict") == 1
 
     study = Study(tmp_path, Size(**TOY), lambda words: command([*words, "--trainer.enable_progress_bar=false"]))
-    assert 0 <= study.tune("videomae", "direction", 0) <= 100
+    assert 0 <= study.fine_tune("videomae", "direction", 0) <= 100
     assert main(["--out", str(tmp_path), "--methods", "random"]) == 2  # of another size
     assert "was begun with other numbers" in capsys.readouterr().err
 
 
 def test_every_method_has_its_pages() -> None:
     for name, method in METHODS.items():
-        assert method.like in METHODS if method.recipe is None else (ROOT / f"recipes/{method.recipe}.yaml").is_file()
+        assert (
+            method.encoder_of in METHODS
+            if method.recipe is None
+            else (ROOT / f"recipes/{method.recipe}.yaml").is_file()
+        )
         assert name in METHODS
-    assert len(set(SETS.values())) == 2 and not set(SETS.values()) & {0, 1, 5, 6, 7, 8}  # what is trained on
+    assert len(set(SEEDS.values())) == 2 and not set(SEEDS.values()) & {0, 1, 5, 6, 7, 8}  # what is trained on
 
 
 def test_classes_are_the_sources_own() -> None:
     source = Synthetic(130, seed=4, label="direction")
-    assert classes("direction", 4, 130).tolist() == [source[i].label for i in range(130)]
+    assert class_labels("direction", 4, 130).tolist() == [source[i].label for i in range(130)]
 
 
 def test_probes_find_what_is_there_and_only_that() -> None:
-    dice = torch.Generator().manual_seed(0)
-    labels, truth = (torch.randint(0, 4, (n,), generator=dice) for n in (200, 400))
-    means = 4 * torch.randn(4, 16, generator=dice)
-    given, test = (means[y] + torch.randn(len(y), 16, generator=dice) for y in (labels, truth))
-    assert linear(given, labels, test, truth) > 0.97 and knn(given, labels, test, truth) > 0.97
-    noise = torch.randn(200, 16, generator=dice), torch.randn(400, 16, generator=dice)
-    for probe in (linear, knn):
+    generator = torch.Generator().manual_seed(0)
+    labels, truth = (torch.randint(0, 4, (n,), generator=generator) for n in (200, 400))
+    means = 4 * torch.randn(4, 16, generator=generator)
+    given, test = (means[y] + torch.randn(len(y), 16, generator=generator) for y in (labels, truth))
+    assert linear_probe(given, labels, test, truth) > 0.97 and knn_probe(given, labels, test, truth) > 0.97
+    noise = torch.randn(200, 16, generator=generator), torch.randn(400, 16, generator=generator)
+    for probe in (linear_probe, knn_probe):
         assert 0.15 < probe(noise[0], labels, noise[1], truth) < 0.35
         assert probe(given * 1e-4 + 7, labels, test * 1e-4 + 7, truth) > 0.9  # whatever the scale and the place
 
 
 def test_draws_are_distinct_and_repeat() -> None:
     labels = torch.zeros(100)
-    draws = list(subsets(labels, 30, 3))
+    draws = list(random_subsets(labels, 30, 3))
     assert all(len(set(rows.tolist())) == 30 for rows in draws) and not torch.equal(draws[0], draws[1])
-    assert torch.equal(draws[2], list(subsets(labels, 30, 3))[2])
+    assert torch.equal(draws[2], list(random_subsets(labels, 30, 3))[2])
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
 
 def test_the_table_says_chance_and_spread() -> None:
     way = {"linear": [50.0, 60.0], "k-NN": [25.0], "fine-tuned": [70.0]}
-    row = {"title": "A", "recipe": "a", "told": "captions", "kind": "E", "shape": way, "direction": way}
-    assert "| A | E | pixels and captions | 55.0 ± 5.0 | 25.0 | 70.0 |" in table([row])
+    row = {"title": "A", "recipe": "a", "supervision": "captions", "kind": "E", "shape": way, "direction": way}
+    assert "| A | E | pixels and captions | 55.0 ± 5.0 | 25.0 | 70.0 |" in as_markdown([row])
