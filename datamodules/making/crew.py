@@ -1,86 +1,141 @@
-"""Processes that work on videos in order: what one video breaks, the next one does not notice."""
+"""A pool of processes that runs jobs in order; a job that crashes or hangs is dropped, the others go on in parallel."""
 
 import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-LIMIT = 3600.0  # seconds of work on one video: an hour of video takes less, what takes longer hangs
+if TYPE_CHECKING:
+    from pebble import ProcessFuture, ProcessPool
+
+LIMIT = 3600.0  # seconds of work on one video: an hour of video takes less; a job that takes longer hangs
+_forking = threading.Lock()  # a process forked beside another inherits its sentinel, which then outlives it
+_ATTEMPTS = 2  # runs of a job whose process dies: the first time the cause may lie outside, such as the OOM killer
 
 
 class Crew:
-    """A pool of processes.
+    """A pool of processes. Use it as a context manager: leaving it, also by Ctrl-C, ends all processes.
+
+    Our own layer over pebble: a pool of several pebble processes blames the wrong job, or waits for the time limit,
+    where a process dies before pebble has read which job it had begun. So each process here is a pebble pool of its own
+    with one job at a time.
 
     Args:
-        work: what is done with each job; it is pickled, and gives a string where there is a reason for no result.
+        work: function of one job. It is pickled; it returns a string (the reason) where there is no result.
         workers: processes.
-        limit: seconds after which a job is given up, wherever it hangs; 0 for never.
+        limit: seconds after which the process of a job is killed, wherever it hangs; 0 for no limit.
     """
 
     def __init__(self, work: Callable[[Any], Any], workers: int, limit: float = LIMIT) -> None:
-        self.work, self.workers, self.limit = work, workers, limit
-        self.pool = self._hire(workers)
-
-    def _hire(self, workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, initializer=_end_with_parent)
+        self.workers = workers
+        self.threads = ThreadPoolExecutor(workers, "tubelet-crew")
+        self.processes = [_Process(work, limit) for _ in range(workers)]
+        self.idle: SimpleQueue[_Process] = SimpleQueue()
+        for process in self.processes:
+            self.idle.put(process)
 
     def __enter__(self) -> "Crew":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for process in self.processes:
+            process.stop()
+        for process in self.processes:
+            process.join()
+        self.threads.shutdown()
 
     def run(self, jobs: Iterable[Any]) -> Iterator[Any]:
-        """For each job in turn its result, or the reason why there is none; works a few jobs ahead."""
-        ahead: deque[tuple[Any, Future]] = deque()
+        """For each job, in order, its result or the reason why there is none; submits a few jobs ahead."""
+        submitted: deque[Future] = deque()
         for job in jobs:
-            ahead.append((job, self._submit(job)))
-            if len(ahead) >= 4 * self.workers:
-                yield self._result(*ahead.popleft())
-        while ahead:
-            yield self._result(*ahead.popleft())
+            submitted.append(self.threads.submit(self._run, job))
+            if len(submitted) >= 4 * self.workers:
+                yield submitted.popleft().result()
+        while submitted:
+            yield submitted.popleft().result()
 
-    def _submit(self, job: Any) -> Future:
+    def _run(self, job: Any) -> Any:
+        process = self.idle.get()
         try:
-            return self.pool.submit(_timed, self.work, job, self.limit)
-        except BrokenProcessPool:
-            self.pool = self._hire(self.workers)
-            return self.pool.submit(_timed, self.work, job, self.limit)
+            return process.run(job)
+        finally:
+            self.idle.put(process)
 
-    def _result(self, job: Any, future: Future) -> Any:
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            return self._alone(job)
 
-    def _alone(self, job: Any) -> Any:
-        """Once more where a decoder took its process down, perhaps on another video."""
-        began = time.monotonic()
-        try:
-            with self._hire(1) as pool:
-                return pool.submit(_timed, self.work, job, self.limit).result()
-        except BrokenProcessPool:
-            if self.limit and time.monotonic() - began >= self.limit:
+class _Process:
+    """One process that runs one job at a time and is replaced when a job kills it."""
+
+    def __init__(self, work: Callable[[Any], Any], limit: float) -> None:
+        self.work, self.limit, self.pool = work, limit, _new_pool()
+        self.future: ProcessFuture | None = None
+        self.stopped = False
+
+    def run(self, job: Any) -> Any:
+        """The result of a job, or the reason why there is none."""
+        from pebble import ProcessExpired
+
+        reason = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._submit(job).result()
+            except TimeoutError:
                 return f"it takes longer than {self.limit:g} s"
-            return "it crashes the decoder"
+            except ProcessExpired as error:
+                reason = _cause_of_death(error.exitcode)
+            except BrokenProcessPool:  # it died before pebble read that it had begun the job, or between two jobs
+                reason = "its worker died"
+        return reason
+
+    def _submit(self, job: Any) -> "ProcessFuture":
+        with _forking:
+            if self.stopped:
+                raise CancelledError
+            if not self.pool.active:  # asking starts a new pool
+                self.pool.stop()
+                self.pool.join()
+                self.pool = _new_pool()
+            self.future = self.pool.schedule(self.work, (job,), timeout=self.limit or None)
+            return self.future
+
+    def stop(self) -> None:
+        """Takes no more jobs."""
+        with _forking:
+            self.stopped = True
+            self.pool.stop()
+
+    def join(self) -> None:
+        """Ends the process; the thread that waits for its job gets a CancelledError."""
+        self.pool.join()
+        if self.future is not None:
+            self.future.cancel()
 
 
-def _timed(work: Callable[[Any], Any], job: Any, limit: float) -> Any:
-    signal.setitimer(signal.ITIMER_REAL, limit)  # nobody handles it: it ends this process, wherever that hangs
-    try:
-        return work(job)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+def _new_pool() -> "ProcessPool":
+    from pebble import ProcessPool
+
+    return ProcessPool(1, initializer=_initialize)
 
 
-def _end_with_parent() -> None:
-    """Lets this process end when the one that started it was killed and could not tell."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def _initialize() -> None:
+    """Lets this process end at once when it is told to, and with its parent, which may be killed without warning.
+
+    pebble's own handler of SIGTERM does not run while native code hangs, and its workers outlive a killed parent.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
+    assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _cause_of_death(code: int) -> str:
+    if code >= 0:
+        return f"its worker ended with {code}"
+    memory = " (is the machine out of memory?)" if code == -signal.SIGKILL else ""
+    return f"its worker died of {signal.Signals(-code).name}{memory}"

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from datamodules.decoding.reader import PyAV
-from datamodules.making.crew import Crew
 from datamodules.making.encode import Recipe
 from datamodules.making.prepare import prepare
 from datamodules.sources.shards import Shards
@@ -139,26 +137,6 @@ def test_a_kill_loses_and_doubles_nothing(tmp_path: Path) -> None:
             lengths.append(len(video))
     assert lengths == list(range(12, 36))
     assert not list((tmp_path / "out").glob(".shard*partial"))
-
-
-def crash_on_one(name: str) -> list | str:
-    """Stands for a decoder with a bug in native code."""
-    if name == "crashes":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if name == "hangs":
-        time.sleep(60)
-    return [name]
-
-
-def test_what_crashes_its_process_or_hangs_is_dropped_alone() -> None:
-    with Crew(crash_on_one, 1, limit=4.0) as crew:
-        assert list(crew.run(["a", "crashes", "b", "hangs", "c"])) == [
-            ["a"],
-            "it crashes the decoder",
-            ["b"],
-            "it takes longer than 4 s",
-            ["c"],
-        ]
 
 
 def test_index_and_its_errors(folder: Path, tmp_path: Path) -> None:
