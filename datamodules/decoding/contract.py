@@ -1,20 +1,20 @@
-"""What every decoder promises: `Video`, an open video read by frame number, and `DecodeError`, its one error."""
+"""The decoders' contract: `Video`, an open video read by frame number, and `DecodeError`, the one error they raise."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-_CHUNK = 16  # frames that a stream holds where the decoder knows no better
+_CHUNK = 16  # frames that `stream` keeps in memory unless a decoder overrides it
 
 
 class DecodeError(Exception):
-    """A video that cannot be read: `name` of the sample, `reason` in a line."""
+    """A video that cannot be decoded: `name` of the sample and `reason`, one line."""
 
     def __init__(self, name: str, reason: object) -> None:
         lines = str(reason).replace(f"[{name}]", "").strip().splitlines()
         self.name, self.reason = name, (lines[0] if lines else type(reason).__name__)[:300]
-        super().__init__(self.name, self.reason)  # both in args: exceptions are pickled by them between processes
+        super().__init__(self.name, self.reason)  # pickling between processes rebuilds an exception from its args
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
@@ -31,34 +31,41 @@ class Video(ABC):
     def __len__(self) -> int: ...
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """RGB uint8 [T, H, W, 3], a frame an index, in any order, repeated at will; DecodeError if one is lost."""
+        """RGB uint8 [T, H, W, 3], one frame per index; indices may be in any order and repeat.
+
+        Raises:
+            DecodeError: a frame cannot be decoded.
+            ValueError: there is no index, or one is outside the video.
+        """
         wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if len(wanted) == 0 or wanted[0] < 0 or wanted[-1] >= len(self):
-            raise ValueError(f"{self.name}: frames {wanted.tolist()} asked of a video of {len(self)}")
+            raise ValueError(f"{self.name}: frames {wanted.tolist()} requested of a video of {len(self)}")
         frames = self._decode(wanted)
         return frames if len(wanted) == len(inverse) and (np.diff(inverse) > 0).all() else frames[inverse]
 
     @abstractmethod
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
-        """uint8 [T, H, W, 3] of distinct, rising, valid indices."""
+        """uint8 [T, H, W, 3] of distinct, increasing, valid indices."""
 
     def stream(self, first: int = 0) -> Iterator[Callable[[], np.ndarray]]:
-        """Every frame from `first` to the end, each a call that gives its RGB uint8 [H, W, 3]: in no memory that grows
-        with their number. DecodeError where one is lost."""
+        """Yields, for every frame from `first` to the end, a function that returns it as RGB uint8 [H, W, 3].
+
+        Memory does not grow with the number of frames. DecodeError if a frame cannot be decoded.
+        """
         for start in range(first, len(self), _CHUNK):
             part = self.frames(np.arange(start, min(start + _CHUNK, len(self))))
             yield from (lambda frame=frame: frame for frame in part)
 
-    def entry(self, index: int) -> int:
-        """The frame that decoding begins at where `stream(index)` is asked for."""
+    def decode_start(self, index: int) -> int:
+        """The frame at which decoding must start for `stream(index)`."""
         return index
 
     def seconds(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """When frames are shown, from the first one on, float64 [T]; not a number where nothing says so."""
+        """Presentation times relative to the first frame, float64 [T]; NaN if unknown."""
         return np.asarray(indices) / (self.fps or np.nan)
 
-    def close(self) -> None:  # noqa: B027 (not every video holds something)
-        """Frees what the decoder holds."""
+    def close(self) -> None:  # noqa: B027 (optional: not every video holds resources)
+        """Frees the decoder's resources."""
 
     def __enter__(self) -> "Video":
         return self

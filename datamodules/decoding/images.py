@@ -1,26 +1,30 @@
-"""A picture as a video of one frame, so that whatever takes videos takes pictures too."""
+"""An image as a video of one frame, so that everything that reads videos also reads images."""
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError, Video
 
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
-def is_picture(head: bytes) -> bool:
-    """Whether a file that begins so (12 bytes) is a JPEG, PNG, WebP or BMP."""
+def is_image(head: bytes) -> bool:
+    """Whether the first 12 bytes of a file are those of a JPEG, PNG, WebP or BMP."""
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     return webp or head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"))
 
 
-class Picture(Video):
-    """One frame, whatever is asked of it more than once; upright, as its EXIF data say.
+class StillImage(Video):
+    """A video of one frame, rotated upright according to the EXIF data.
 
     Args:
         content: a path, or the bytes of a file.
-        name: what errors call it.
+        name: the name in error messages.
     """
 
     fps = 0.0
@@ -33,9 +37,9 @@ class Picture(Video):
             with Image.open(content if isinstance(content, str) else io.BytesIO(content)) as image:
                 upright = ImageOps.exif_transpose(image.convert("RGB") if image.mode != "I;16" else _eight_bits(image))
                 self.pixels = np.asarray(upright)[None]
-        # PIL raises SyntaxError on a broken PNG, and its own error on a picture too large to be one
+        # PIL raises SyntaxError for a broken PNG, and DecompressionBombError for an implausibly large image.
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DecodeError(name, f"no picture that can be read ({error})") from None
+            raise DecodeError(name, f"not a readable image ({error})") from None
         self.size = self.pixels.shape[1:3]
 
     def __len__(self) -> int:
@@ -45,8 +49,8 @@ class Picture(Video):
         return self.pixels[wanted]
 
 
-def _eight_bits(image: object) -> object:
-    """A 16-bit grey picture in 8 bits: `convert` would cut its values off at 255."""
+def _eight_bits(image: "PilImage") -> "PilImage":
+    """Converts a 16-bit greyscale image to 8 bits; PIL's `convert` would clip its values at 255."""
     from PIL import Image
 
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")

@@ -1,12 +1,14 @@
-"""A clip from a path or from bytes: one small interface, decord, PyAV or torchcodec behind it, one error for what
-cannot be read.
+"""Decoders that open a video from a path or from bytes: decord, PyAV or torchcodec behind one interface.
 
-All index a video by frame in presentation order, give RGB, and use one thread: many workers beat many threads.
+All of them index a video by frame in presentation order, return RGB, raise `DecodeError`, and use one thread: many
+workers are faster than many threads.
 """
 
 import io
 import os
 from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -17,16 +19,16 @@ class Decoder(ABC):
     """Opens videos. Choose one by class in a recipe: `decoder: {class_path: PyAV}`."""
 
     def open(self, content: str | bytes, name: str | None = None) -> Video:
-        """Opens a path or the bytes of a file; a picture is a video of one frame.
+        """Opens a path or the bytes of a file; an image is a video of one frame.
 
         Args:
-            content: where the video is, or what is in it.
-            name: what errors call it; the path by default.
+            content: the path of the file, or its bytes.
+            name: the name in error messages; the path by default.
 
         Raises:
-            DecodeError: the file is missing, empty, no video, damaged at its head, or holds no frame.
+            DecodeError: the file is missing, empty, not a video, damaged at its head, or holds no frame.
         """
-        from datamodules.decoding.images import Picture, is_picture
+        from datamodules.decoding.images import StillImage, is_image
 
         name = name if name is not None else content if isinstance(content, str) else f"<{len(content)} bytes>"
         if isinstance(content, str) and not os.path.isfile(content):
@@ -34,8 +36,8 @@ class Decoder(ABC):
         head = _head(content, name)
         if not head:
             raise DecodeError(name, "the file is empty (0 bytes)")
-        if is_picture(head):
-            return Picture(content, name)
+        if is_image(head):
+            return StillImage(content, name)
         video = self._open(content, name)
         if len(video) < 1:
             video.close()
@@ -47,7 +49,7 @@ class Decoder(ABC):
 
 
 def _head(content: str | bytes, name: str) -> bytes:
-    """The first bytes of a file, which tell a picture."""
+    """The first 12 bytes of a file, which identify an image."""
     if not isinstance(content, str):
         return bytes(content[:12])
     try:
@@ -58,10 +60,10 @@ def _head(content: str | bytes, name: str) -> bytes:
 
 
 class Decord(Decoder):
-    """decord's API by its maintained distribution `decord2`.
+    """decord's API from its maintained distribution `decord2`.
 
-    Knows no edit lists: it also gives the frames that a player would hide. Fails on a few widths (72), which it takes
-    for four channels, and gives wrong frames of MPEG-4 with B-frames.
+    It ignores edit lists, so it also returns frames that a player would hide. It fails on some widths (such as 72),
+    which it mistakes for four channels, and returns wrong frames for MPEG-4 with B-frames.
     """
 
     def _open(self, content: str | bytes, name: str) -> Video:
@@ -69,10 +71,12 @@ class Decord(Decoder):
 
 
 class _DecordVideo(Video):
+    reader: Any  # decord.VideoReader; None once closed
+
     def __init__(self, content: str | bytes, name: str) -> None:
-        # Read at import. By default decord looks for the last frames of some valid files for ever, in native code;
-        # but it counts while its decoding thread is still at work, so that 128 already refuses sound files. 2048 does
-        # not.
+        # decord reads this at import. With its default it retries the last frames of some valid files forever, in
+        # native code. The retries also count while its decoding thread is still busy, so 128 rejects valid files;
+        # 2048 does not.
         os.environ.setdefault("DECORD_EOF_RETRY_MAX", "2048")
         import decord
 
@@ -83,15 +87,15 @@ class _DecordVideo(Video):
             self.reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
             self.count = len(self.reader)
             self.fps = float(self.reader.get_avg_fps())
-        except Exception as error:  # decord raises RuntimeError, DECORDError and others for one and the same file
+        except Exception as error:  # decord raises RuntimeError, DECORDError and others for the same file
             raise DecodeError(name, error) from None
 
     def __len__(self) -> int:
         return self.count
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
-        """(height, width), for which decord must decode a frame."""
+        """(height, width); decord must decode a frame to find it."""
         return self._decode(np.array([0])).shape[1:3]
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
@@ -105,13 +109,13 @@ class _DecordVideo(Video):
 
 
 class PyAV(Decoder):
-    """FFmpeg's libraries by PyAV; decodes no frame that is neither wanted nor needed for a wanted one.
+    """FFmpeg's libraries through PyAV; decodes only the requested frames and those that they depend on.
 
-    Honours edit lists (hidden frames are not counted), and indexes by time stamps, so that a variable frame rate is
-    exact.
+    It honours edit lists (hidden frames are not counted) and indexes frames by timestamp, so it is exact for a variable
+    frame rate.
 
     Args:
-        keep: files up to this many bytes are read once and their packets kept; larger ones are read again from the
+        keep: files of up to this many bytes are read once and their packets kept; larger ones are read again from the
             nearest keyframe.
     """
 
@@ -125,17 +129,19 @@ class PyAV(Decoder):
 
 
 class TorchCodec(Decoder):
-    """torchcodec, where it is installed together with FFmpeg's shared libraries. Applies rotation."""
+    """torchcodec, if it is installed together with FFmpeg's shared libraries. It applies rotation."""
 
     def _open(self, content: str | bytes, name: str) -> Video:
         return _TorchCodecVideo(content, name)
 
 
 class _TorchCodecVideo(Video):
+    decoder: Any  # torchcodec's VideoDecoder; None once closed
+
     def __init__(self, content: str | bytes, name: str) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
-        except (ImportError, RuntimeError, OSError) as error:  # the last two: no FFmpeg that it can load
+        except (ImportError, RuntimeError, OSError) as error:  # the last two: it finds no FFmpeg that it can load
             raise ImportError(
                 f"TorchCodec needs `pip install torchcodec` and FFmpeg's shared libraries, or choose the decoder PyAV: "
                 f"{error}"
@@ -143,10 +149,10 @@ class _TorchCodecVideo(Video):
         self.name = name
         try:
             self.decoder = VideoDecoder(content, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-        except Exception as error:  # ValueError or RuntimeError, by the kind of damage
+        except Exception as error:  # ValueError or RuntimeError, depending on the damage
             raise DecodeError(name, error) from None
-        about = self.decoder.metadata
-        self.fps, self.size = float(about.average_fps or 0), (about.height, about.width)
+        metadata = self.decoder.metadata
+        self.fps, self.size = float(metadata.average_fps or 0), (metadata.height, metadata.width)
 
     def __len__(self) -> int:
         return self.decoder.metadata.num_frames or 0

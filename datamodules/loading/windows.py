@@ -152,7 +152,7 @@ class Reader:
         return self.kept[index]
 
     def _frame(self, index: int) -> np.ndarray:
-        if self.frames is None or index < self.at or self.video.entry(index) > self.at:
+        if self.frames is None or index < self.at or self.video.decode_start(index) > self.at:
             self.frames, self.at = self.video.stream(index), index
         while True:
             read = next(self.frames, None)

@@ -56,7 +56,7 @@ def write(clips: list[Path], folder: Path, count: int) -> None:
         (folder / f"{i:05d}-{kind}{clip.suffix}").write_bytes(data)
 
 
-class Guarded(Source):
+class WithIntact(Source):
     """The damaged videos, each followed by a sound one, so that a substitute is always at hand."""
 
     def __init__(self, damaged: Source, sound: Source) -> None:
@@ -69,7 +69,7 @@ class Guarded(Source):
 
 def run(folder: Path, clips: Path, workers: int, limit: float, decoder: Decoder) -> tuple[Counter, Counter, float]:
     """One pass: how many were asked for and could not be read, by kind; reasons; and seconds."""
-    source = Guarded(Files(str(folder)), Files(str(clips)))
+    source = WithIntact(Files(str(folder)), Files(str(clips)))
     clip = Clip(8, 4, 64, 1, 0.0, Dense(), MultiScaleCrop(), decoder)
     batches = TrainBatches(source, Order(len(source), 0), clip, 0, 0, 1, 4, 1)
     count = -(-len(source) // 4)

@@ -35,7 +35,7 @@ def test_a_stream_is_the_frames(tmp_path: Path, kind: str, decoder: Decoder) -> 
     with decoder.open(path) as video:
         every = video.frames(range(len(video)))
         for first in (0, 13, 30, len(video) - 1, 5):  # forth and back
-            assert video.entry(first) <= first
+            assert video.decode_start(first) <= first
             streamed = np.stack([read() for read in video.stream(first)])
             np.testing.assert_array_equal(streamed, every[first:])
 
