@@ -1,1 +1,1 @@
-"""What a run costs, before machines are booked."""
+"""Cost of a training run, estimated before machines are booked."""

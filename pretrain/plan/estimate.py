@@ -1,4 +1,4 @@
-"""A recipe on so many devices of a kind: its FLOP, memory, time and data rate, as numbers."""
+"""Cost of a recipe on a number of devices: FLOP, memory, time and data rate, as numbers, text and a picture."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,43 +6,47 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.defaults import accumulation
-from pretrain.plan.devices import CARDS, Card
-from pretrain.plan.dry_run import Rehearsal
-from pretrain.plan.memory import Footprint, Sizes, Strategy, footprint
+from pretrain.plan.devices import DEVICES, Device
+from pretrain.plan.dry_run import DryRun
+from pretrain.plan.memory import MemoryUse, Sizes, Strategy, memory_use
 from pretrain.plots.bars import stacked_bars
 
 
 @dataclass
-class Assumed:
-    """What the user states: MFU, videos that a core decodes a second, MB a video, words of a caption (None: full)."""
+class Assumptions:
+    """Set by the user: MFU, videos decoded a second by a CPU core, MB of a video, tokens of a caption (None: as many as
+    the text tower takes)."""
 
     mfu: float = 0.3
     videos_per_core: float = 5.7
     video_mb: float = 0.52
-    words: int | None = None
+    caption_tokens: int | None = None
 
 
 @dataclass
 class Plan:
-    """A recipe on `devices` of a kind. Sizes in parameters, FLOP a step over all devices, bytes on one device."""
+    """Cost of a recipe on `devices` devices of type `device_type` (a key of `DEVICES`).
+
+    strategy: overrides the recipe's. Sizes are in parameters, FLOP for a step on all devices, bytes for one device.
+    """
 
     recipe: dict[str, Any]
     devices: int
     device_type: str
-    assumed: Assumed = field(default_factory=Assumed)
+    assumptions: Assumptions = field(default_factory=Assumptions)
     strategy: str | None = None
 
     def __post_init__(self) -> None:
-        self.card: Card = CARDS[self.device_type]
+        self.device: Device = DEVICES[self.device_type]
         self.data = self.recipe["data"]["init_args"]
-        self.spread = Strategy.read(self.strategy or self.recipe["trainer"].get("strategy"), self.devices)
-        self.rehearsal = Rehearsal(self.recipe, self.card.gpu, self.assumed.words)
+        self.sharding = Strategy.read(self.strategy or self.recipe["trainer"].get("strategy"), self.devices)
+        self.dry_run = DryRun(self.recipe, self.device.is_gpu, self.assumptions.caption_tokens)
         self.recompute = bool(self.recipe["model"]["init_args"].get("recompute"))
-        self.sizes = Sizes.of(self.rehearsal.objective()[0])
-        self.videos = self.share(self.devices)
+        self.sizes = Sizes.of(self.dry_run.objective()[0])
+        self.videos = self.micro_batch(self.devices)
 
-    def share(self, devices: int) -> int:
-        """Videos on a device at a time; MisconfigurationException where the global batch cannot be shared so."""
+    def micro_batch(self, devices: int) -> int:
+        """Videos of a micro-batch on one device. MisconfigurationException if the global batch does not divide so."""
         micro = self.data.get("micro_batch")
         return self.data["global_batch"] // (accumulation(self.data["global_batch"], micro, devices) * devices)
 
@@ -51,152 +55,163 @@ class Plan:
         videos: int | None = None,
         devices: int | None = None,
         recompute: bool | None = None,
-        spread: Strategy | None = None,
-    ) -> Footprint:
-        """Of one device, as the plan has it, or with something else."""
-        videos, devices, spread = videos or self.videos, devices or self.devices, spread or self.spread
+        sharding: Strategy | None = None,
+    ) -> MemoryUse:
+        """Of one device; each argument replaces a value of the plan."""
+        videos, devices, sharding = videos or self.videos, devices or self.devices, sharding or self.sharding
         recompute = self.recompute if recompute is None else recompute
-        r = self.rehearsal
-        traced = r.cost(videos, devices, recompute, spread.light)
-        accumulated = self.data["global_batch"] > videos * devices
-        return footprint(spread, self.sizes, traced, devices, accumulated, r.half is not None, r.true, self.card.gpu)
+        run = self.dry_run
+        cost = run.cost(videos, devices, recompute, sharding.half_weights)
+        return memory_use(
+            *(sharding, self.sizes, cost, devices),
+            accumulated=self.data["global_batch"] > videos * devices,
+            half=run.half_dtype is not None,
+            half_weights=run.keeps_half_weights,
+            gpu=self.device.is_gpu,
+        )
 
-    def fits(self, found: Footprint) -> bool:
-        return self.card.memory is None or found.total <= self.card.memory
+    def fits(self, use: MemoryUse) -> bool:
+        return self.device.memory is None or use.total <= self.device.memory
 
-    def largest(self, recompute: bool | None = None) -> int | None:
-        """The largest number of videos on a device that divides its share of the global batch and fits; 0: not one."""
-        if self.card.memory is None:
+    def largest_micro_batch(self, recompute: bool | None = None) -> int | None:
+        """The largest micro-batch in videos that divides a device's share of the global batch and fits; 0: none does;
+        None: the device's memory is unknown."""
+        if self.device.memory is None:
             return None
         share = self.data["global_batch"] // self.devices
         choices = [m for m in range(1, share + 1) if share % m == 0]
         small, large = choices[0], self.videos if self.videos > 1 else choices[-1]
         a, b = (self.memory(m, recompute=recompute).total for m in (small, large))
         slope = (b - a) / max(large - small, 1)
-        guessed = [m for m in choices if a + (m - small) * slope <= self.card.memory]
-        while guessed and not self.fits(self.memory(guessed[-1], recompute=recompute)):
-            guessed.pop()
-        return guessed[-1] if guessed else 0
+        candidates = [m for m in choices if a + (m - small) * slope <= self.device.memory]
+        while candidates and not self.fits(self.memory(candidates[-1], recompute=recompute)):
+            candidates.pop()
+        return candidates[-1] if candidates else 0
 
     def numbers(self) -> dict[str, Any]:
-        """All that is known, for JSON."""
-        data, trainer, r, s, a = self.data, self.recipe["trainer"], self.rehearsal, self.sizes, self.assumed
-        light = self.spread.light
-        plain, again = (r.cost(self.videos, self.devices, on, light) for on in (False, True))
-        times = data["global_batch"] // self.videos
-        now = self.memory()
-        rate = self.card.half if r.half is not None else self.card.full
-        flop = plain.model * times
-        seconds = None if rate is None else flop / (self.devices * rate * a.mfu)
-        clips, steps = data["global_batch"] * r.views, trainer["max_steps"]
-        pixels = 3 * data["frames"] * data["size"] ** 2
-        second = None if seconds is None else data["global_batch"] / seconds
+        """All results, for JSON."""
+        data, trainer, run, sizes = self.data, self.recipe["trainer"], self.dry_run, self.sizes
+        half_weights = self.sharding.half_weights
+        plain, recomputed = (run.cost(self.videos, self.devices, on, half_weights) for on in (False, True))
+        micro_batches = data["global_batch"] // self.videos  # of a step, over all devices
+        use = self.memory()
+        rate = self.device.float32_flops if run.half_dtype is None else self.device.bfloat16_flops
+        flop = plain.model_flop * micro_batches
+        seconds = None if rate is None else flop / (self.devices * rate * self.assumptions.mfu)
+        steps = trainer["max_steps"]
         return {
             "devices": self.devices,
             "device_type": self.device_type,
-            "device_source": self.card.source,
-            "strategy": self.spread.kind,
+            "device_source": self.device.source,
+            "strategy": self.sharding.kind,
             "precision": str(trainer.get("precision") or "32-true"),
             "recompute": self.recompute,
-            "parameters": {"trained": s.trained, "frozen": s.frozen, "teachers_bytes": s.teachers},
+            "parameters": {"trained": sizes.trained, "frozen": sizes.frozen, "teachers_bytes": sizes.teachers},
             "batch": {
                 "global_videos": data["global_batch"],
-                "views": r.views,
-                "clips_a_step": clips,
+                "views": run.views,
+                "clips_a_step": data["global_batch"] * run.views,
                 "micro_videos": self.videos,
-                "accumulate": times // self.devices,
+                "accumulate": micro_batches // self.devices,
             },
             "flop_a_step": {
                 "model": flop,
-                "hardware": (again if self.recompute else plain).hardware * times,
-                "hardware_without_recompute": plain.hardware * times,
-                "hardware_with_recompute": again.hardware * times,
+                "hardware": (recomputed if self.recompute else plain).hardware_flop * micro_batches,
+                "hardware_without_recompute": plain.hardware_flop * micro_batches,
+                "hardware_with_recompute": recomputed.hardware_flop * micro_batches,
             },
             "memory_bytes": {
-                "peak": now.total,
-                "moment": now.moment,
-                "parts_at_peak": now.peak,
-                "parts_alone": now.alone,
-                "allowance": now.allowance,
+                "peak": use.total,
+                "moment": use.moment,
+                "parts_at_peak": use.parts_at_peak,
+                "parts_alone": use.parts_alone,
+                "allowance": use.allowance,
                 "activations_without_recompute": plain.activations,
-                "activations_with_recompute": again.activations,
-                "device": self.card.memory,
+                "activations_with_recompute": recomputed.activations,
+                "device": self.device.memory,
             },
-            "fits": self.fits(now),
-            "largest_micro_videos": self.largest(),
-            "mfu_assumed": a.mfu,
+            "fits": self.fits(use),
+            "largest_micro_videos": self.largest_micro_batch(),
+            "mfu_assumed": self.assumptions.mfu,
             "step_seconds": seconds,
             "steps": steps,
             "days": None if seconds is None else steps * seconds / 86400,
-            "loading": {
-                "videos_per_second": second,
-                "clips_per_second": None if second is None else second * r.views,
-                "read_mb_per_second": None if second is None else second * a.video_mb,
-                "to_devices_mb_per_second": None if second is None else second * r.views * pixels / 1e6,
-                "cpu_cores": None if second is None else second / a.videos_per_core,
-                "videos_per_core_assumed": a.videos_per_core,
-                "video_mb_assumed": a.video_mb,
-            },
-            "warnings": self.warnings(now),
+            "loading": self._loading(seconds),
+            "warnings": self.warnings(use),
         }
 
-    def warnings(self, now: Footprint) -> list[str]:
-        """What will not work, each with what helps."""
-        found = []
-        if (
-            not self.card.bfloat16
-            and self.rehearsal.half is not None
-            and "bf16" in str(self.recipe["trainer"]["precision"])
-        ):
-            found.append(f"{self.device_type} has no bfloat16: set trainer.precision to 16-mixed")
-        if self.fits(now):
-            return found
-        over = f"{now.total / 1e9:.1f} GB do not fit into {self.card.memory / 1e9:.0f} GB"
-        tries = []
-        if not self.recompute and self.fits(self.memory(recompute=True)):
-            tries.append("model.init_args.recompute: true")
-        talks = self.rehearsal.cost(self.videos, self.devices, self.recompute, self.spread.light).talks
-        note = " (which compares fewer samples with each other, and so changes this method)" if talks else ""
-        if most := self.largest():
-            tries.append(f"data.init_args.micro_batch: {most}{note}")
-        elif not self.recompute and (most := self.largest(recompute=True)):
-            tries.append(f"recompute: true with micro_batch: {most}{note}")
-        if self.spread.kind in ("single", "ddp") and self.devices > 1:
-            for on in (self.recompute, True):
-                if self.fits(self.memory(recompute=on, spread=Strategy("fsdp"))):
-                    tries.append(
-                        "-c recipes/trainer/fsdp.yaml" + (" with recompute: true" if on > self.recompute else "")
-                    )
-                    break
-        return [
-            *found,
-            f"{over}: " + ("; or ".join(tries) or "take more or larger devices, or deepspeed_stage_3 or fsdp"),
-        ]
+    def _loading(self, step_seconds: float | None) -> dict[str, float | None]:
+        """Rates that the data must be read, decoded and sent at; None where the time of a step is unknown."""
+        data, assumptions, rates = self.data, self.assumptions, {}
+        if step_seconds is not None:
+            videos, clip_bytes = data["global_batch"] / step_seconds, 3 * data["frames"] * data["size"] ** 2
+            rates = {
+                "videos_per_second": videos,
+                "clips_per_second": videos * self.dry_run.views,
+                "read_mb_per_second": videos * assumptions.video_mb,
+                "to_devices_mb_per_second": videos * self.dry_run.views * clip_bytes / 1e6,
+                "cpu_cores": videos / assumptions.videos_per_core,
+            }
+        return {
+            **{name: rates.get(name) for name in _RATES},
+            "videos_per_core_assumed": assumptions.videos_per_core,
+            "video_mb_assumed": assumptions.video_mb,
+        }
 
-    def over_devices(self) -> dict[str, dict[str, float]]:
-        """GB by part on a device, for a quarter to four times as many devices, where the batch divides."""
+    def warnings(self, use: MemoryUse) -> list[str]:
+        """What will fail, each with its remedies."""
+        found, run = [], self.dry_run
+        precision = str(self.recipe["trainer"].get("precision"))
+        if not self.device.has_bfloat16 and run.half_dtype is not None and "bf16" in precision:
+            found.append(f"{self.device_type} has no bfloat16: set trainer.precision to 16-mixed")
+        if self.device.memory is None or self.fits(use):
+            return found
+        remedies = []
+        if not self.recompute and self.fits(self.memory(recompute=True)):
+            remedies.append("model.init_args.recompute: true")
+        cost = run.cost(self.videos, self.devices, self.recompute, self.sharding.half_weights)
+        note = (
+            " (which compares fewer samples with each other, and so changes this method)" if cost.communicates else ""
+        )
+        if most := self.largest_micro_batch():
+            remedies.append(f"data.init_args.micro_batch: {most}{note}")
+        elif not self.recompute and (most := self.largest_micro_batch(recompute=True)):
+            remedies.append(f"recompute: true with micro_batch: {most}{note}")
+        if self.sharding.kind in ("single", "ddp") and self.devices > 1:
+            for on in (self.recompute, True):
+                if self.fits(self.memory(recompute=on, sharding=Strategy("fsdp"))):
+                    more = " with recompute: true" if on > self.recompute else ""
+                    remedies.append(f"-c recipes/trainer/fsdp.yaml{more}")
+                    break
+        over = f"{use.total / 1e9:.1f} GB do not fit into {self.device.memory / 1e9:.0f} GB"
+        remedy = "; or ".join(remedies) or "take more or larger devices, or deepspeed_stage_3 or fsdp"
+        return [*found, f"{over}: {remedy}"]
+
+    def memory_by_devices(self) -> dict[str, dict[str, float]]:
+        """GB on a device by part, for a quarter to four times as many devices, where the global batch divides."""
         bars = {}
-        whole, micro = self.data["global_batch"], self.data.get("micro_batch") or self.data["global_batch"]
+        total, micro = self.data["global_batch"], self.data.get("micro_batch") or self.data["global_batch"]
         for devices in sorted({max(1, self.devices * k // 4) for k in (1, 2, 4, 8, 16)}):
-            videos = min(micro, whole // devices)
-            if videos and whole % (videos * devices) == 0:
-                kept = self.spread if devices > 1 else Strategy()
-                found = self.memory(videos, devices, spread=kept)
-                parts = {**found.peak, "allowance": found.allowance}
+            videos = min(micro, total // devices)
+            if videos and total % (videos * devices) == 0:
+                use = self.memory(videos, devices, sharding=self.sharding if devices > 1 else Strategy())
+                parts = {**use.parts_at_peak, "allowance": use.allowance}
                 bars[f"{devices}\n({videos} videos)"] = {name: value / 1e9 for name, value in parts.items()}
         return bars
 
     def picture(self) -> np.ndarray:
-        """Memory by part over numbers of devices, uint8 `[height, width, 3]`."""
-        title = (
-            f"{self.device_type}, {self.spread.kind}, {'' if self.recompute else 'no '}recompute: memory of one device"
-        )
-        limit = None if self.card.memory is None else self.card.memory / 1e9
-        return stacked_bars(title, self.over_devices(), limit, "GB", "devices (videos on each at a time)")
+        """Memory by part against the number of devices, uint8 `[height, width, 3]`."""
+        recompute = "recompute" if self.recompute else "no recompute"
+        title = f"{self.device_type}, {self.sharding.kind}, {recompute}: memory of one device"
+        limit = None if self.device.memory is None else self.device.memory / 1e9
+        return stacked_bars(title, self.memory_by_devices(), limit, "GB", "devices (videos on each at a time)")
 
 
-def table(n: dict[str, Any]) -> str:
-    """Lines of the numbers that `Plan.numbers` gives."""
+_RATES = ("videos_per_second", "clips_per_second", "read_mb_per_second", "to_devices_mb_per_second", "cpu_cores")
+
+
+def as_text(n: dict[str, Any]) -> str:
+    """The numbers of `Plan.numbers`, for a terminal."""
     p, b, f, m, load = n["parameters"], n["batch"], n["flop_a_step"], n["memory_bytes"], n["loading"]
     recompute = "recompute" if n["recompute"] else "no recompute"
     lines = [
@@ -223,7 +238,7 @@ def table(n: dict[str, Any]) -> str:
         f"{_gb(m['activations_with_recompute'])}",
         "    largest micro-batch that fits: "
         + (
-            "not told, for a CPU's memory is the machine's"
+            "unknown, since a CPU's memory is the machine's"
             if n["largest_micro_videos"] is None
             else f"{n['largest_micro_videos']} videos"
         ),

@@ -1,4 +1,4 @@
-"""What a GPU would run, told to torch where it runs on stand-ins without one: attention, dropout, autocast's types."""
+"""Makes torch run a GPU's kernels on fake tensors, without a GPU: fused attention, dropout, autocast's types."""
 
 import math
 from typing import Any
@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
-_KNOWN = 1 << 24  # elements of a real tensor, over which nobody reads it and it becomes a stand-in
+_LARGE = 1 << 24  # elements; no code reads the values of a larger real tensor, so it becomes a fake one
 aten = torch.ops.aten
 
-# Fused attention: matrix products that the maths needs, and those that are done (backward makes the scores anew).
+# Fused attention: how many matrix products the maths needs, and how many run (backward recomputes the scores).
 ATTENTION: dict[Any, tuple[int, int]] = {
     aten._scaled_dot_product_flash_attention: (2, 2),
     aten._scaled_dot_product_flash_attention_backward: (4, 5),
@@ -23,7 +23,7 @@ ATTENTION: dict[Any, tuple[int, int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: (4, 5),
 }
 
-# Functions that CUDA's autocast runs in float32 and the CPU's does not (torch's "Autocast Op Reference").
+# Functions that autocast runs in float32 on CUDA and not on the CPU (torch's "Autocast Op Reference").
 _IN_FLOAT32 = {
     *(F.layer_norm, torch.layer_norm, F.softmax, torch.softmax, Tensor.softmax),
     *(F.log_softmax, torch.log_softmax, Tensor.log_softmax, F.normalize, F.cross_entropy, F.nll_loss),
@@ -35,17 +35,17 @@ _IN_FLOAT32 = {
 
 
 def attention_flop(packet: Any, args: tuple) -> tuple[float, float]:
-    """FLOP of a fused attention `[B, heads, N, d]` that the maths needs, and that are done. Masks save nothing."""
+    """FLOP of a fused attention over `[B, heads, N, d]`: needed by the maths, and executed. A mask saves none."""
     q, k = args[1:3] if packet.__name__.endswith("backward") else args[:2]
     product = 2 * math.prod(q.shape) * k.shape[2]
-    needed, done = ATTENTION[packet]
-    return needed * product, done * product
+    needed, executed = ATTENTION[packet]
+    return needed * product, executed * product
 
 
-class Kernels(TorchFunctionMode):
-    """Runs functions of stand-ins as a GPU would (`gpu`), and makes large real tensors stand-ins.
+class KernelEmulation(TorchFunctionMode):
+    """Runs functions of fake tensors as a GPU (`gpu`) or a CPU would, and turns large real tensors into fake ones.
 
-    A test of unknown values, `if (a == b).all()`, is taken to fail.
+    A test of unknown values, such as `if (a == b).all()`, is taken to fail.
     """
 
     def __init__(self, mode: FakeTensorMode, gpu: bool) -> None:
@@ -58,7 +58,7 @@ class Kernels(TorchFunctionMode):
         if not any(isinstance(t, FakeTensor) for t in tensors):
             if not _large(tensors):
                 return func(*args, **kwargs)
-            args, kwargs = tree_map(self._stand_in, (args, kwargs))
+            args, kwargs = tree_map(self._to_fake, (args, kwargs))
         if func is Tensor.__bool__:
             return False
         if func is F.scaled_dot_product_attention:
@@ -69,7 +69,7 @@ class Kernels(TorchFunctionMode):
             args, kwargs = tree_map(_to_float32, (args, kwargs))
         return func(*args, **kwargs)
 
-    def _stand_in(self, x: Any) -> Any:
+    def _to_fake(self, x: Any) -> Any:
         return self.mode.from_tensor(x) if isinstance(x, Tensor) and not isinstance(x, FakeTensor) else x
 
     def _attention(
@@ -83,7 +83,7 @@ class Kernels(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """What torch would choose for these: one of its fused kernels, or on a CPU with dropout the plain products."""
+        """The kernel that torch would choose: a fused one, or plain products on a CPU with dropout."""
         if not self.gpu and dropout_p:
             return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale)
         if torch.is_autocast_enabled("cpu"):
@@ -113,11 +113,11 @@ def _to_float32(x: Any) -> Any:
 
 
 def _large(tensors: list[Tensor]) -> bool:
-    """Whether real tensors, or what they broadcast to, are too large to be worth their values."""
+    """Whether real tensors, or their broadcast shape, are too large to compute with."""
     shapes = [t.shape for t in tensors]
-    if any(shape.numel() > _KNOWN for shape in shapes):
+    if any(shape.numel() > _LARGE for shape in shapes):
         return True
     try:
-        return len(shapes) > 1 and math.prod(torch.broadcast_shapes(*shapes)) > _KNOWN
+        return len(shapes) > 1 and math.prod(torch.broadcast_shapes(*shapes)) > _LARGE
     except RuntimeError:  # a function that does not broadcast
         return False

@@ -1,12 +1,12 @@
-"""What a strategy keeps on each device: bytes of weights, gradients and optimiser, beside what a trace found of a step.
+"""Bytes of weights, gradients and optimiser that a strategy keeps on a device, besides the traced cost of a step.
 
-Everything here is arithmetic. T trained, F frozen parameters of the objective, n devices that share one copy.
+All of it is arithmetic. T trained and F frozen parameters of the objective, n devices that share one copy.
 
-single, ddp: weights and gradients whole, AdamW's two moments in the weights' type; ddp adds its buckets of gradients.
-fsdp: all three in n parts; the block at work, the one that is fetched meanwhile and all that stands outside blocks are
-    whole, with the gradients of one block before they are parted.
-zero 1, 2, 3: weights in half precision, moments and a float32 copy of the weights in n parts; from 2 on gradients in
-    parts, at 3 weights too; DeepSpeed's buckets by the recipe's options or Lightning's defaults.
+single, ddp: whole weights and gradients, AdamW's two moments in the weights' type; ddp adds its gradient buckets.
+fsdp: all three in n shards. Whole at a time: the block that computes, the block that is prefetched, everything outside
+    blocks, and the gradients of one block before they are sharded.
+zero 1, 2, 3: weights in half precision, moments and a float32 copy of the weights in n shards; from stage 2 on sharded
+    gradients, at stage 3 sharded weights; DeepSpeed's buckets by the recipe's options or Lightning's defaults.
 """
 
 from dataclasses import dataclass, field
@@ -16,150 +16,160 @@ from torch import nn
 
 from pretrain.learning import parallel
 from pretrain.learning.teachers import Frozen
-from pretrain.plan.tracer import Traced
+from pretrain.plan.tracer import MicroBatchCost
 
-CONTEXT, FRAGMENTS = 0.8e9, 0.05  # of a GPU: CUDA's context and libraries' workspace; the allocator's loss, a share
+# Of a GPU: bytes of CUDA's context and of libraries' workspaces; the share that the allocator loses to fragmentation.
+CONTEXT, FRAGMENTATION = 0.8e9, 0.05
 
 
 @dataclass
 class Sizes:
-    """Of an objective, in parameters: trained, frozen, the largest block, what is outside blocks, all blocks; and in
-    bytes what every device has whatever the strategy: teachers and tables."""
+    """Sizes of an objective: in parameters the trained, the frozen, the largest block and all outside blocks; in bytes
+    teachers and buffers, which every device holds whole under any strategy."""
 
     trained: int
     frozen: int
     block: int
     outside: int
     teachers: int
-    tables: int
+    buffers: int
 
     @classmethod
     def of(cls, objective: nn.Module) -> "Sizes":
-        found = list(objective.parameters())
+        parameters = list(objective.parameters())
         blocks = [sum(p.numel() for p in block.parameters()) for block in parallel.blocks(objective)]
         teachers = [m.model for m in objective.modules() if isinstance(m, Frozen)]
         return cls(
-            trained=sum(p.numel() for p in found if p.requires_grad),
-            frozen=sum(p.numel() for p in found if not p.requires_grad),
+            trained=sum(p.numel() for p in parameters if p.requires_grad),
+            frozen=sum(p.numel() for p in parameters if not p.requires_grad),
             block=max(blocks, default=0),
-            outside=sum(p.numel() for p in found) - sum(blocks),
+            outside=sum(p.numel() for p in parameters) - sum(blocks),
             teachers=sum(t.nbytes for m in teachers for t in (*m.parameters(), *m.buffers())),
-            tables=sum(t.nbytes for t in objective.buffers()),
+            buffers=sum(t.nbytes for t in objective.buffers()),
         )
 
 
 @dataclass
 class Strategy:
-    """How parameters are spread.
+    """How parameters are distributed.
 
-    kind: single, ddp, fsdp, zero1, zero2 or zero3. group: devices that share one copy; None: all. half: FSDP2 gathers
-    parameters in bfloat16. reshard: FSDP2 frees a block after its forward pass. view: DDP's gradients live in
-    its buckets. buckets: DeepSpeed's, in elements. offload: the optimiser is in the host's memory.
+    kind: single, ddp, fsdp, zero1, zero2 or zero3. group: number of devices that share one copy; None: all.
+    gathers_bfloat16: FSDP2 gathers parameters in bfloat16. reshard: FSDP2 frees a block after its forward pass.
+    bucket_view: DDP's gradients are views of its buckets. bucket_elements: size of DeepSpeed's buckets.
+    offload: the optimiser's state is in the host's memory.
     """
 
     kind: str = "single"
     group: int | None = None
-    half: bool = False
+    gathers_bfloat16: bool = False
     reshard: bool = True
-    view: bool = False
-    buckets: float = 6e8
+    bucket_view: bool = False
+    bucket_elements: float = 6e8
     offload: bool = False
 
     @classmethod
-    def read(cls, given: Any, devices: int) -> "Strategy":
-        """From a recipe's `trainer.strategy`. ValueError for one that is not known here."""
-        name, options = (
-            (given.get("class_path", ""), given.get("init_args") or {}) if isinstance(given, dict) else (given, {})
-        )
-        name = str(name or "auto").rpartition(".")[2]
+    def read(cls, strategy: Any, devices: int) -> "Strategy":
+        """From a recipe's `trainer.strategy`. ValueError for one that is unknown here."""
+        path, options = strategy, {}
+        if isinstance(strategy, dict):
+            path, options = strategy.get("class_path", ""), strategy.get("init_args") or {}
+        name = str(path or "auto").rpartition(".")[2]
         low = name.lower()
         if low in ("auto", "singledevicestrategy") or (low.startswith("ddp") and devices == 1):
             return cls("ddp" if devices > 1 else "single")
         if low.startswith("ddp"):
-            return cls("ddp", view=bool(options.get("gradient_as_bucket_view")))
+            return cls("ddp", bucket_view=bool(options.get("gradient_as_bucket_view")))
         if "fsdp" in low or low == "modelparallelstrategy":
             known = {key: options[key] for key in ("group", "reshard") if key in options}
-            return cls("fsdp", half=options.get("param_dtype") == "bfloat16", **known)
+            return cls("fsdp", gathers_bfloat16=options.get("param_dtype") == "bfloat16", **known)
         if "zero" in low or "deepspeed" in low:
             digits = [c for c in low if c in "123"]
             stage = int(options.get("stage") or (digits[-1] if digits else 2))
             reduce, gather = (options.get(f"{key}_bucket_size") or 2e8 for key in ("reduce", "allgather"))
             overlap = 2 if options.get("overlap_comm", True) else 1
             offload = bool(options.get("offload") or options.get("offload_optimizer")) or "offload" in low
-            return cls(f"zero{stage}", buckets=overlap * reduce + gather, offload=offload)
+            return cls(f"zero{stage}", bucket_elements=overlap * reduce + gather, offload=offload)
         raise ValueError(f"the plan knows no strategy {name}: single, ddp, fsdp, deepspeed_stage_1, _2 and _3 it does")
 
     @property
-    def light(self) -> bool:
-        """Whether the step meets weights in half precision already, under a precision that has one."""
-        return self.half or self.kind.startswith("zero")
+    def half_weights(self) -> bool:
+        """Whether a step computes with weights in half precision, if the recipe's precision has one."""
+        return self.gathers_bfloat16 or self.kind.startswith("zero")
 
 
 @dataclass
-class Footprint:
-    """Bytes on one device. alone: each part at its most. peak: the parts at the moment when they are most together."""
+class MemoryUse:
+    """Bytes on one device. parts_alone: each part's own maximum. parts_at_peak: all parts when their sum is largest."""
 
-    alone: dict[str, float]
-    peak: dict[str, float]
+    parts_alone: dict[str, float]
+    parts_at_peak: dict[str, float]
     moment: str
     allowance: float = 0.0
     total: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.total = sum(self.peak.values()) + self.allowance
+        self.total = sum(self.parts_at_peak.values()) + self.allowance
 
 
-def footprint(
-    strategy: Strategy, sizes: Sizes, traced: Traced, world: int, accumulated: bool, half: bool, true: bool, gpu: bool
-) -> Footprint:
-    """What one device holds.
+def memory_use(
+    strategy: Strategy,
+    sizes: Sizes,
+    cost: MicroBatchCost,
+    world: int,
+    accumulated: bool,
+    half: bool,
+    half_weights: bool,
+    gpu: bool,
+) -> MemoryUse:
+    """Memory of one device.
 
     Args:
-        traced: of the micro-batch, with weights as `strategy.light` says.
-        accumulated: whether gradients of a micro-batch before are there.
-        half, true: precision is a half one, and the weights are kept in it.
-        gpu: an allowance is made for what a GPU holds beside tensors.
+        cost: of the micro-batch, traced with weights as `strategy.half_weights` says.
+        accumulated: gradients of an earlier micro-batch are in memory.
+        half: the precision is a half one. half_weights: the weights are kept in it as well.
+        gpu: add an allowance for what a GPU holds besides tensors.
     """
     s, n = strategy, min(strategy.group or world, world)
     zero = s.kind.startswith("zero")
     sharded = 1 / n if s.kind == "fsdp" or zero else 1.0
-    kept = 2 if true or (zero and half) else 4  # bytes of a weight
-    all_ = sizes.trained + sizes.frozen
-    weights = kept * all_ * (sharded if s.kind in ("fsdp", "zero3") else 1) + sizes.teachers + sizes.tables
-    moments = 2 * (4 if zero else kept) * sizes.trained * sharded
+    weight_bytes = 2 if half_weights or (zero and half) else 4
+    parameters = sizes.trained + sizes.frozen
+    weights = weight_bytes * parameters * (sharded if s.kind in ("fsdp", "zero3") else 1) + sizes.teachers
+    weights += sizes.buffers
+    moments = 2 * (4 if zero else weight_bytes) * sizes.trained * sharded
     master = 4 * sizes.trained * sharded if zero else 0
     optimiser = 0.0 if s.offload else moments + master
-    part = sharded if s.kind in ("fsdp", "zero2", "zero3") else 1.0
-    gradients = kept * sizes.trained * part
-    exchange = _exchange(s, sizes, kept, half)
+    gradient_share = sharded if s.kind in ("fsdp", "zero2", "zero3") else 1.0
+    gradients = weight_bytes * sizes.trained * gradient_share
+    exchange = _exchange(s, sizes, weight_bytes, half)
     stepping = 4 * sizes.trained * sharded if zero and not s.offload else 0.0  # gradients in float32; AdamW is fused
 
-    accumulated |= s.view  # buckets, and so gradients, live from the start of the run
-    scale = gradients / max(traced.moments[-1][0], 1)
-    before = gradients if accumulated or not zero else 0.0  # Lightning drops a step's after the next one's forward pass
-    states = [(before, traced.forward)]
-    states += [(gradients if accumulated else g * scale, held) for g, held in traced.moments]
-    now, held = max(states, key=sum)
-    backward: dict[str, float] = {"gradients": now, "activations": held, "batch": traced.batch}
+    accumulated |= s.bucket_view  # buckets, and so gradients, stay allocated from the start of the run
+    scale = gradients / max(cost.backward_peaks[-1][0], 1)
+    before = gradients if accumulated or not zero else 0.0  # Lightning frees a step's after the next forward pass
+    states = [(before, cost.forward_peak)]
+    states += [(gradients if accumulated else g * scale, peak) for g, peak in cost.backward_peaks]
+    at_peak, activations = max(states, key=sum)
+    passes: dict[str, float] = {"gradients": at_peak, "activations": activations, "batch": cost.batch}
     step = {"gradients": gradients, "activations": stepping, "batch": 0.0}
-    moment = "forward pass" if (now, held) == states[0] else "backward pass"
-    chosen = backward
-    if sum(step.values()) > sum(backward.values()):
-        moment, chosen = "optimiser step", step
-    peak = {"weights": weights, "gradients": chosen["gradients"], "optimiser": optimiser}
-    peak |= {"exchange": exchange, "activations": chosen["activations"], "batch": chosen["batch"]}
-    alone = {**peak, "gradients": gradients, "activations": traced.activations, "batch": traced.batch}
-    return Footprint(alone, peak, moment, CONTEXT + FRAGMENTS * sum(peak.values()) if gpu else 0.0)
+    moment, largest = "forward pass" if (at_peak, activations) == states[0] else "backward pass", passes
+    if sum(step.values()) > sum(passes.values()):
+        moment, largest = "optimiser step", step
+    peak = {"weights": weights, "gradients": largest["gradients"], "optimiser": optimiser}
+    peak |= {"exchange": exchange, "activations": largest["activations"], "batch": largest["batch"]}
+    alone = {**peak, "gradients": gradients, "activations": cost.activations, "batch": cost.batch}
+    return MemoryUse(alone, peak, moment, CONTEXT + FRAGMENTATION * sum(peak.values()) if gpu else 0.0)
 
 
-def _exchange(s: Strategy, sizes: Sizes, kept: int, half: bool) -> float:
-    """Bytes that travel: buckets, and what is whole for a while."""
+def _exchange(s: Strategy, sizes: Sizes, weight_bytes: int, half: bool) -> float:
+    """Bytes for communication: buckets, and sharded parameters while they are whole."""
     if s.kind == "ddp":
-        return 0.0 if s.view else kept * sizes.trained
+        return 0.0 if s.bucket_view else weight_bytes * sizes.trained
     if s.kind == "fsdp":
-        each = 2 if s.half and half else kept
+        gathered_bytes = 2 if s.gathers_bfloat16 and half else weight_bytes
         whole = sizes.outside + 2 * sizes.block if s.reshard else sizes.trained + sizes.frozen
-        return each * (whole + sizes.block + min(sizes.outside, sizes.trained)) + 4 * sizes.block
+        return gathered_bytes * (whole + sizes.block + min(sizes.outside, sizes.trained)) + 4 * sizes.block
     if s.kind == "zero3":
-        return 2 * min(sizes.trained + sizes.frozen, 1e9) + kept * s.buckets  # stage3_max_live_parameters
-    return kept * s.buckets if s.kind.startswith("zero") else 0.0
+        live = min(sizes.trained + sizes.frozen, 1e9)  # stage3_max_live_parameters
+        return 2 * live + weight_bytes * s.bucket_elements
+    return weight_bytes * s.bucket_elements if s.kind.startswith("zero") else 0.0

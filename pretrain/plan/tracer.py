@@ -1,157 +1,169 @@
-"""One training step without its numbers: the objective runs on stand-in tensors, and its work and room are counted.
+"""One training step without its numbers: runs the objective on fake tensors and counts its FLOP and memory.
 
-Nothing here knows a formula of any method. Parameters and videos are torch's fake tensors, which have shapes and types
-and no values. What is small and known (token ids, noise, masks, labels) stays real, so that code which reads it works.
+No method's formula is needed. Parameters and videos are torch's fake tensors, which have shapes and types but no
+values. Small tensors with known values (token ids, noise, masks, labels) stay real, so that code may read them.
 """
 
 import weakref
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
+from torchmetrics import Metric
 
 from pretrain.learning.teachers import Frozen
-from pretrain.plan.gpu_emulation import ATTENTION, Kernels, attention_flop
+from pretrain.plan.gpu_emulation import ATTENTION, KernelEmulation, attention_flop
 
-_MUCH = 1_000_000  # bytes
+_SMALL_MESSAGE = 1_000_000  # bytes
 
 
 @dataclass
-class Traced:
-    """What one micro-batch takes on one device, in FLOP (a multiplication and an addition are two) and bytes.
+class MicroBatchCost:
+    """Cost of one micro-batch on one device, in FLOP (a multiplication and an addition are two) and bytes.
 
-    model: FLOP that the maths needs. hardware: with what is computed twice, in recomputed blocks and in attention.
+    model_flop: FLOP that the maths needs. hardware_flop: with the recomputed ones, of blocks and of attention.
     batch: bytes of the video.
-    forward: the most bytes that lived in the forward pass beside weights, gradients and video: what autograd saves,
-        copies of weights in half precision, intermediates.
-    moments: of the backward pass, for each state of the gradients: their bytes, and the most that lived beside them.
-    talks: whether ranks exchange more than a megabyte beside gradients, so that the size of the world matters.
+    forward_peak: the most bytes alive in the forward pass besides weights, gradients and video: tensors that autograd
+        saves, copies of weights in half precision, intermediates.
+    backward_peaks: for each state of the gradients in the backward pass: their bytes, and the most other bytes alive.
+    communicates: whether ranks exchange more than a megabyte besides gradients, so that the cost depends on the world
+        size.
     """
 
-    model: float = 0.0
-    hardware: float = 0.0
+    model_flop: float = 0.0
+    hardware_flop: float = 0.0
     batch: int = 0
-    forward: int = 0
-    moments: list[tuple[int, int]] = field(default_factory=list)
-    talks: bool = False
+    forward_peak: int = 0
+    backward_peaks: list[tuple[int, int]] = field(default_factory=list)
+    communicates: bool = False
 
     @property
     def activations(self) -> int:
-        """The most bytes that lived at a time beside weights, gradients and video."""
-        return max(self.forward, *(held for _, held in self.moments))
+        """The most bytes alive at a time besides weights, gradients and video."""
+        return max(self.forward_peak, *(peak for _, peak in self.backward_peaks))
 
 
-def pretend(module: nn.Module) -> FakeTensorMode:
-    """Replace all parameters and buffers, as they are on the meta device, by stand-ins."""
+def to_fake_tensors(module: nn.Module) -> FakeTensorMode:
+    """Replace all parameters and buffers of a module on the meta device by fake tensors; returns their mode."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         module.to_empty(device="cpu")
     for part in module.modules():
-        if hasattr(part, "_device"):
-            part._device = torch.device("cpu")  # Lightning's modules note it in `to` alone
+        if isinstance(part, (_DeviceDtypeModuleMixin, Metric)):
+            part._device = torch.device("cpu")  # Lightning's modules update it in `to` alone
     return mode
 
 
 def trace(
-    objective: nn.Module, batch: dict[str, Any], mode: FakeTensorMode, gpu: bool = True, half: torch.dtype | None = None
-) -> Traced:
-    """Forward and backward pass of a micro-batch whose `video` is a stand-in of `mode`, as the objective's parameters.
+    objective: nn.Module,
+    batch: dict[str, Any],
+    mode: FakeTensorMode,
+    gpu: bool = True,
+    autocast: torch.dtype | None = None,
+) -> MicroBatchCost:
+    """Cost of the forward and backward pass of a micro-batch whose `video` is a fake tensor, as are the parameters.
 
     Args:
-        gpu: follow what a GPU would run (see `Kernels`), else what a CPU would.
-        half: autocast to this type; None: none.
+        mode: of the fake tensors.
+        gpu: emulate a GPU's kernels, else a CPU's (see `KernelEmulation`).
+        autocast: to this type; None: no autocast.
     """
     objective.zero_grad(set_to_none=True)
-    meter = Meter(objective, batch)
-    with meter, Kernels(mode, gpu):
-        with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
-            loss = sum(objective(batch).values())
-        meter.turn()
-        # From the edge, not from the tensor: a function of tensors would be given to `Kernels`, which is off meanwhile.
+    meter = CostMeter(objective, batch)
+    with meter, KernelEmulation(mode, gpu):
+        with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+            loss: Any = sum(objective(batch).values())
+        meter.end_forward()
+        # From the edge: `backward(loss)` would be a function of tensors, for which `KernelEmulation` turns itself off.
         torch.autograd.backward(torch.autograd.graph.get_gradient_edge(loss), torch.ones_like(loss))
     del loss
     objective.zero_grad(set_to_none=True)
-    return meter.traced
+    return meter.cost
 
 
-class Meter(TorchDispatchMode):
-    """Counts the FLOP of operators, and the bytes of storages from when an operator makes them until nobody has them.
+class CostMeter(TorchDispatchMode):
+    """Counts the FLOP of operators, and the bytes of each storage from its creation by an operator until it is freed.
 
-    The objective's weights and the batch are not counted; its gradients are counted by themselves once they are whole.
+    The objective's weights and the batch are not counted. A gradient is counted apart once it is complete.
     """
 
     def __init__(self, objective: nn.Module, batch: dict[str, Any]) -> None:
         super().__init__()
-        self.traced = Traced(batch=batch["video"].untyped_storage().nbytes())
-        self.held = self.most = self.gradients = 0
-        self.live = WeakIdKeyDictionary()  # storage -> [bytes that count for it]
+        self.cost = MicroBatchCost(batch=batch["video"].untyped_storage().nbytes())
+        self.alive = self.peak = self.gradients = 0  # bytes
+        self.sizes = WeakIdKeyDictionary()  # storage -> [bytes that are counted for it]
         frozen = [m.model for m in objective.modules() if isinstance(m, Frozen)]
         owned = [t for module in (objective, *frozen) for t in (*module.parameters(), *module.buffers())]
         for tensor in tree_iter((owned, list(batch.values()))):
             if isinstance(tensor, Tensor):
-                self.live[tensor.untyped_storage()] = [0]
+                self.sizes[tensor.untyped_storage()] = [0]
         trained = [p for p in objective.parameters() if p.requires_grad]
-        self.hooks = [p.register_post_accumulate_grad_hook(self._gradient) for p in trained]
+        self.hooks = [p.register_post_accumulate_grad_hook(self._count_gradient) for p in trained]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func.namespace == "c10d":
             sent = sum(t.untyped_storage().nbytes() for t in tree_iter((args, kwargs)) if isinstance(t, Tensor))
-            self.traced.talks |= sent > _MUCH
-        self._count(func._overloadpacket, args, kwargs, out)
+            self.cost.communicates |= sent > _SMALL_MESSAGE
+        self._count_flop(func._overloadpacket, args, kwargs, out)
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor):
-                self._hold(tensor.untyped_storage())
+                self._count_storage(tensor.untyped_storage())
         return out
 
-    def __exit__(self, *error) -> None:
-        super().__exit__(*error)
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        super().__exit__(exc_type, exc_val, exc_tb)
         for hook in self.hooks:
             hook.remove()
-        self._close()
+        self._end_interval()
 
-    def _count(self, packet, args, kwargs, out) -> None:
+    def _count_flop(self, packet, args, kwargs, out) -> None:
         if packet in ATTENTION:
-            model, hardware = attention_flop(packet, args)
+            needed, executed = attention_flop(packet, args)
         elif packet in flop_registry:
-            model = hardware = flop_registry[packet](*args, **kwargs, out_val=out)
+            needed = executed = flop_registry[packet](*args, **kwargs, out_val=out)
         else:
             return
-        self.traced.model += model
-        self.traced.hardware += hardware
+        self.cost.model_flop += needed
+        self.cost.hardware_flop += executed
 
-    def _hold(self, storage: torch.UntypedStorage) -> None:
-        if storage in self.live:
+    def _count_storage(self, storage: torch.UntypedStorage) -> None:
+        if storage in self.sizes:
             return
         size = [storage.nbytes()]
-        self.live[storage] = size
-        self.held += size[0]
-        self.most = max(self.most, self.held)
-        weakref.finalize(storage, self._release, size).atexit = False
+        self.sizes[storage] = size
+        self.alive += size[0]
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._free, size).atexit = False
 
-    def _release(self, size: list[int]) -> None:
-        self.held -= size[0]
+    def _free(self, size: list[int]) -> None:
+        self.alive -= size[0]
 
-    def turn(self) -> None:
-        """The forward pass is over."""
-        self.traced.forward, self.most = self.most, self.held
+    def end_forward(self) -> None:
+        """Ends the forward pass; the peak starts anew from the bytes alive now."""
+        self.cost.forward_peak, self.peak = self.peak, self.alive
 
-    def _gradient(self, parameter: Tensor) -> None:
-        size = self.live.get(parameter.grad.untyped_storage())
+    def _count_gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None  # the hook runs after its accumulation
+        size = self.sizes.get(parameter.grad.untyped_storage())
         if size is None or not size[0]:
             return  # counted already
-        self._close()
-        self.held -= size[0]
+        self._end_interval()
+        self.alive -= size[0]
         self.gradients += size[0]
         size[0] = 0
 
-    def _close(self) -> None:
-        self.traced.moments.append((self.gradients, self.most))
-        self.most = self.held
+    def _end_interval(self) -> None:
+        self.cost.backward_peaks.append((self.gradients, self.peak))
+        self.peak = self.alive

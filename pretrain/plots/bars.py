@@ -22,11 +22,12 @@ def stacked_bars(
 
     figure = Figure((9, 5.2), dpi=100, layout="constrained")
     axes, labels, total = figure.subplots(), list(bars), np.zeros(len(bars))
+    drawn = []
     for part in bars[labels[0]]:
         values = np.array([bars[label][part] for label in labels])
-        top = axes.bar(labels, values, 0.64, total, label=part)
+        drawn.append(axes.bar(labels, values, 0.64, total, label=part))
         total += values
-    axes.bar_label(top, [f"{height:.1f}" for height in total], padding=2)
+    axes.bar_label(drawn[-1], [f"{height:.1f}" for height in total], padding=2)
     if limit:
         axes.axhline(limit, color="red", label=f"{limit:g} {unit}")
     axes.set(title=title, xlabel=xlabel, ylabel=unit)

@@ -1,4 +1,4 @@
-"""The plan: FLOP against torch's counter and published figures, memory against what real runs allocate."""
+"""The plan: FLOP against torch's counter and published figures, memory against the allocations of real runs."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pretrain.cli import main, settings_of
 from pretrain.export.load_run import build
 from pretrain.learning.randomness import RandomKey
-from pretrain.plan.devices import CARDS
-from pretrain.plan.dry_run import Full, Rehearsal
-from pretrain.plan.estimate import Assumed, Plan
-from pretrain.plan.memory import Sizes, Strategy, footprint
-from pretrain.plan.tracer import Traced
+from pretrain.plan.devices import DEVICES, Device
+from pretrain.plan.dry_run import DryRun, FixedLengthTokenizer
+from pretrain.plan.estimate import Assumptions, Plan
+from pretrain.plan.memory import Sizes, Strategy, memory_use
+from pretrain.plan.tracer import MicroBatchCost
 from tests.helpers.runs import ROOT, run_script
 
 TINY = ["videomae", "umt", "viclip", "vilp"]
@@ -27,54 +27,54 @@ def recipe(name: str, *more: str) -> dict:
 
 @pytest.mark.parametrize("name", TINY)
 def test_flop_are_those_of_torchs_counter(name: str) -> None:
-    """Of a real step whose attention is plain products; captions fill their places in both."""
+    """Those of a real step with unfused attention; captions are as long as the context in both."""
     truth = recipe(f"{name}_tiny", "--data.init_args.frames=8", "--data.init_args.size=32")
-    found = Rehearsal(truth).cost(2)
+    found = DryRun(truth).cost(2)
     views, size = truth["data"]["init_args"]["views"], truth["data"]["init_args"]["size"]
     objective, rows = build(truth["model"]), 2 * views
     objective.random_key = RandomKey("train", 0, 0, truth["data"]["init_args"]["global_batch"] // 2)
     if hasattr(objective, "words"):
-        objective.words.tokenizer = Full(objective.words.tokenizer.context, None)
+        objective.words.tokenizer = FixedLengthTokenizer(objective.words.tokenizer.context, None)
     video = torch.zeros(rows, 3, 8, size, size, dtype=torch.uint8)
     batch = {"video": video, "name": [str(i % 2) for i in range(rows)], "text": ["a"] * rows}
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         sum(objective(batch).values()).backward()
-    assert found.model == pytest.approx(counter.get_total_flops(), rel=0.02)
+    assert found.model_flop == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-# Forward GMAC of a clip with dual masking: paper's table and counted with the official code. A step is three forward
-# passes but for the gradient of pixels, and for tokens that are decoded and not in the loss: a little less.
+# Forward GMAC of a clip with dual masking: from the paper's table, and counted with the official code. A step is a
+# little less than three forward passes: pixels have no gradient, nor have decoded tokens outside the loss.
 @pytest.mark.parametrize(
     "name, gmac, millions",
     [("videomae_b", 25.84, 94.21), pytest.param("videomae_g", 241.61, 1026.31, marks=pytest.mark.slow)],
 )
 def test_videomae_costs_what_is_published(name: str, gmac: float, millions: float) -> None:
-    rehearsal = Rehearsal(recipe(name))
-    assert 0.9 * 3 * gmac < rehearsal.cost(1).model / rehearsal.views / 2e9 < 3 * gmac
-    assert round(Sizes.of(rehearsal.objective()[0]).trained / 1e6, 2) == millions
+    dry_run = DryRun(recipe(name))
+    assert 0.9 * 3 * gmac < dry_run.cost(1).model_flop / dry_run.views / 2e9 < 3 * gmac
+    assert round(Sizes.of(dry_run.objective()[0]).trained / 1e6, 2) == millions
 
 
-# The same for UMT with its teacher, which is run forward alone, and of whose last block we compute what is kept alone.
+# The same for UMT with its teacher, which runs forward only and whose last block computes the kept tokens only.
 @pytest.mark.slow
 @pytest.mark.parametrize("name, student, teacher", [("umt_b", 30.7, 139.0), ("umt_l", 104.4, 484.9)])
 def test_umt_costs_what_the_official_code_does(name: str, student: float, teacher: float) -> None:
     official = 3 * student + teacher
-    assert 0.95 * official < Rehearsal(recipe(name)).cost(1).model / 2e9 < official
+    assert 0.95 * official < DryRun(recipe(name)).cost(1).model_flop / 2e9 < official
 
 
-def test_recompute_takes_a_forward_pass_more_and_less_room() -> None:
-    rehearsal = Rehearsal(recipe("videomae_tiny", "--data.init_args.size=64"))
-    plain, again = rehearsal.cost(2), rehearsal.cost(2, recompute=True)
-    assert 1.2 * plain.hardware < again.hardware < 4 / 3 * plain.hardware
+def test_recompute_takes_a_forward_pass_more_and_less_memory() -> None:
+    dry_run = DryRun(recipe("videomae_tiny", "--data.init_args.size=64"))
+    plain, again = dry_run.cost(2), dry_run.cost(2, recompute=True)
+    assert 1.2 * plain.hardware_flop < again.hardware_flop < 4 / 3 * plain.hardware_flop
     assert again.activations < 0.7 * plain.activations
 
 
-def test_what_is_known_of_strategies() -> None:
-    """Weights, gradients and moments add up to 16 bytes a parameter, whole or in parts (ZeRO, arXiv 1910.02054)."""
-    sizes, traced = Sizes(10**9, 0, 10**7, 10**7, 0, 0), Traced(moments=[(0, 10**9), (4 * 10**9, 0)])
-    of = lambda kind, **k: footprint(Strategy(kind, **k), sizes, traced, 64, True, True, False, True).alone  # noqa: E731
+def test_memory_of_each_strategy() -> None:
+    """Weights, gradients and moments add up to 16 bytes a parameter, whole or sharded (ZeRO, arXiv 1910.02054)."""
+    sizes, traced = Sizes(10**9, 0, 10**7, 10**7, 0, 0), MicroBatchCost(backward_peaks=[(0, 10**9), (4 * 10**9, 0)])
+    of = lambda kind, **k: memory_use(Strategy(kind, **k), sizes, traced, 64, True, True, False, True).parts_alone  # noqa: E731
     kept = lambda parts: sum(parts[name] for name in ("weights", "gradients", "optimiser")) / 1e9  # noqa: E731
-    assert kept(of("ddp")) == 16 and of("ddp")["exchange"] == 4e9 and of("ddp", view=True)["exchange"] == 0
+    assert kept(of("ddp")) == 16 and of("ddp")["exchange"] == 4e9 and of("ddp", bucket_view=True)["exchange"] == 0
     assert kept(of("fsdp")) == pytest.approx(16 / 64)
     # the paper's figure 1, with K = 12 and 7.5 B parameters on 64: 31.4, 16.6 and 1.9 of 120 GB
     assert [round(7.5 * kept(of(f"zero{n}")), 1) for n in (1, 2, 3)] == [31.4, 16.6, 1.9]
@@ -86,7 +86,7 @@ def test_what_is_known_of_strategies() -> None:
         "class_path": "pretrain.engine.strategies.FSDP2Strategy",
         "init_args": {"group": 8, "param_dtype": "bfloat16", "reshard": False},
     }
-    assert Strategy.read(own, 64) == Strategy("fsdp", group=8, half=True, reshard=False)
+    assert Strategy.read(own, 64) == Strategy("fsdp", group=8, gathers_bfloat16=True, reshard=False)
     assert Strategy.read("auto", 8).kind == "ddp" and Strategy.read("auto", 1).kind == "single"
     with pytest.raises(ValueError, match="no strategy colossal"):
         Strategy.read("colossal", 8)
@@ -119,17 +119,17 @@ SPREAD = {
     ],
 )
 def test_memory_is_what_a_run_allocates(name: str, more: list[str], spread: str, tmp_path: Path) -> None:
-    """The most bytes that torch's CPU allocator held in a real `fit` of two steps, from start to end, a process."""
+    """The peak of torch's CPU allocator in each process of a real `fit` of two steps, from start to end."""
     devices, options = SPREAD[spread]
     options = ["-c", str(ROOT / f"recipes/{name}.yaml"), *options, *REAL, *more]
     planned = Plan(settings_of(options), devices, "cpu").memory()
     out = run_script("tests/helpers/allocations.py", ["fit", *options, f"--trainer.default_root_dir={tmp_path}"])
     measured = [int(line.split()[1]) for line in out.splitlines() if line.startswith("PEAK")]
-    assert measured  # of rank 0 in any case: a rank that ends last may be cut off before it has told
+    assert measured  # always of rank 0: the last rank to end may be killed before it prints
     assert planned.total == pytest.approx(max(measured), rel=0.1)  # what a device must have
 
 
-def test_the_command_tells_writes_and_warns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_prints_writes_and_warns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     files = [f"--json={tmp_path / 'plan.json'}", f"--png={tmp_path / 'plan.png'}"]
     small = ["--data.init_args.size=32", "--data.init_args.frames=8", "--data.init_args.global_batch=64"]
     main(["plan", "-c", str(ROOT / "recipes/videomae_tiny.yaml"), *small, "--devices=4", *files])
@@ -149,7 +149,7 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("probe")])
 def test_every_recipe_has_a_plan(name: str) -> None:
-    """Of its own page, on as many of 64 devices as share its batch: weights, FLOP, memory and time."""
+    """Weights, FLOP, memory and time of the recipe alone, on as many of 64 devices as its batch divides among."""
     truth = recipe(name)
     batch = truth["data"]["init_args"]
     micro = batch.get("micro_batch") or 1
@@ -159,10 +159,10 @@ def test_every_recipe_has_a_plan(name: str) -> None:
     assert found["memory_bytes"]["peak"] > found["parameters"]["trained"] > 0
 
 
-def test_what_does_not_fit_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_does_not_fit_names_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = recipe("videomae_tiny", "--data.init_args.size=32", "--data.init_args.global_batch=64")
-    whole = Plan(truth, 2, "a100-80g", Assumed()).memory().total
-    monkeypatch.setitem(CARDS, "small", CARDS["a100-80g"].__class__(whole - 1e6, 1e12, 1e12, "a test"))
+    whole = Plan(truth, 2, "a100-80g", Assumptions()).memory().total
+    monkeypatch.setitem(DEVICES, "small", Device(whole - 1e6, 1e12, 1e12, "a test"))
     plan = Plan(truth, 2, "small")
     (warning,) = plan.warnings(plan.memory())
     assert "do not fit" in warning and "recompute: true" in warning and "micro_batch: 16" in warning
