@@ -151,7 +151,7 @@ class _TorchCodecVideo(Video):
             self.decoder = VideoDecoder(content, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         except Exception as error:  # ValueError or RuntimeError, depending on the damage
             raise DecodeError(name, error) from None
-        metadata = self.decoder.metadata
+        metadata: Any = self.decoder.metadata
         self.fps, self.size = float(metadata.average_fps or 0), (metadata.height, metadata.width)
 
     def __len__(self) -> int:

@@ -1,4 +1,5 @@
-"""Decoding: the same, right frames from every backend; a clear error for what is no video; steady memory."""
+"""Decoders: every backend returns the same, correct frames; a file that is not a video gives a clear error; memory is
+steady."""
 
 import pickle
 import re
@@ -51,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @every
 @pytest.mark.parametrize("name", MAKES)
-def test_frames_are_the_ones_asked_for(made: dict[str, str], name: str, decoder: Decoder) -> None:
+def test_frames_are_the_requested_ones(made: dict[str, str], name: str, decoder: Decoder) -> None:
     how = {"frames": 40, "height": 48, "width": 80, **MAKES[name]}
     with decoder.open(made[name]) as video:
         assert len(video) == how["frames"] and video.size == (how["height"], how["width"])
@@ -75,7 +76,7 @@ def test_backends_agree_to_the_pixel(made: dict[str, str], name: str) -> None:
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])
 def test_skipping_changes_no_pixel(tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in MPEG-4 with B-frames, where decord gives other frames than those asked for."""
+    """Also in MPEG-4 with B-frames, where decord returns other frames than the requested ones."""
     path, wanted = videos.make(tmp_path / "video.mp4", codec=codec, gop=30), [3, 11, 17, 30]
     with PyAV().open(path) as video:
         skipped = video.frames(wanted)
@@ -86,7 +87,7 @@ def test_skipping_changes_no_pixel(tmp_path: Path, codec: str, monkeypatch: pyte
 
 
 @every
-def test_bytes_are_as_good_as_a_path(made: dict[str, str], decoder: Decoder) -> None:
+def test_bytes_decode_like_a_path(made: dict[str, str], decoder: Decoder) -> None:
     data = Path(made["b-frames"]).read_bytes()
     with decoder.open(data, "in-memory") as video:
         assert [videos.number(f) for f in video.frames([5, 20, 39])] == [5, 20, 39]
@@ -117,7 +118,7 @@ def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["mkv", "webm", "ts", "avi"])
 def test_other_containers(tmp_path: Path, ending: str) -> None:
-    """An avi has no time stamps of its own, a ts no index, mkv and webm other time bases."""
+    """An avi has no timestamps of its own, a ts no index, mkv and webm other time bases."""
     codec = {"webm": "libvpx", "avi": "mpeg4"}.get(ending, "libx264")
     path = videos.make(tmp_path / f"v.{ending}", codec=codec, b_frames=0 if ending == "webm" else 2)
     for decoder in (PyAV(), PyAV(keep=0)):
@@ -131,7 +132,7 @@ BAD = {"empty": "empty", "text": "", "cut": "", "audio": "", "cut_fast": "", "mi
 
 @every
 @pytest.mark.parametrize("what", BAD)
-def test_what_is_no_video_says_so(tmp_path: Path, what: str, decoder: Decoder) -> None:
+def test_a_file_that_is_not_a_video_is_a_decode_error(tmp_path: Path, what: str, decoder: Decoder) -> None:
     path = videos.make_bad(tmp_path).get(what, str(tmp_path / "missing.mp4"))
     with pytest.raises(DecodeError, match=re.escape(path)) as error, decoder.open(path) as video:
         video.frames([len(video) - 1])
@@ -150,7 +151,7 @@ def test_pyav_names_the_reason(tmp_path: Path) -> None:
     assert "no video that FFmpeg can open" in reasons["text"] and "no video that FFmpeg can open" in reasons["cut"]
 
 
-def test_an_index_outside_is_the_callers_mistake(made: dict[str, str]) -> None:
+def test_an_index_outside_the_video_is_a_value_error(made: dict[str, str]) -> None:
     with PyAV().open(made["b-frames"]) as video:
         for wanted in ([40], [-1], []):
             with pytest.raises(ValueError, match="of a video of 40"):
@@ -190,7 +191,7 @@ def test_memory_does_not_grow(made: dict[str, str]) -> None:
     assert resident() - before < 8e6
 
 
-def test_torchcodec_is_there_or_says_what_to_do(made: dict[str, str]) -> None:
+def test_torchcodec_works_or_its_error_says_what_to_install(made: dict[str, str]) -> None:
     try:
         video = TorchCodec().open(made["b-frames"])
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Damaged videos through the loader: no crash, no hang, every failure counted and named.
 
-A thousand mutations of one's own clips: `python -m tests.decoding.test_fuzz FOLDER 1000`.
+For a thousand mutations of your own clips: `python -m tests.decoding.test_fuzz FOLDER 1000`.
 """
 
 import sys
@@ -26,8 +26,8 @@ KINDS = ("bits", "cut", "double", "lose", "zero", "header")
 
 
 def mutate(data: bytes, seed: int) -> tuple[str, bytes]:
-    """A damaged copy: bits flipped, the end cut off, a block doubled, lost or zeroed, or the head (and mp4's table of
-    contents, wherever it lies) scrambled."""
+    """(kind of damage, damaged copy): bits flipped, the end cut off, a block doubled, lost or zeroed, or the header (or
+    an mp4's `moov` table, wherever it lies) scrambled."""
     rng, kind, out = np.random.RandomState(seed), KINDS[seed % len(KINDS)], bytearray(data)
     at, length = int(rng.randint(len(data))), int(rng.randint(1, 1 + len(data) // 8))
     if kind == "bits":
@@ -49,7 +49,7 @@ def mutate(data: bytes, seed: int) -> tuple[str, bytes]:
 
 
 def write(clips: list[Path], folder: Path, count: int) -> None:
-    """Mutation i of clip i % len(clips), all in one folder."""
+    """Writes mutation i of clip i % len(clips), all to one folder."""
     for i in range(count):
         clip = clips[i % len(clips)]
         kind, data = mutate(clip.read_bytes(), i)
@@ -57,18 +57,18 @@ def write(clips: list[Path], folder: Path, count: int) -> None:
 
 
 class WithIntact(Source):
-    """The damaged videos, each followed by a sound one, so that a substitute is always at hand."""
+    """The damaged videos, each followed by an intact one, so that a substitute is always available."""
 
-    def __init__(self, damaged: Source, sound: Source) -> None:
-        self.damaged, self.sound = damaged, sound
+    def __init__(self, damaged: Source, intact: Source) -> None:
+        self.damaged, self.intact = damaged, intact
         self.counts = 2 * len(damaged)
 
     def __getitem__(self, index: int) -> object:
-        return self.damaged[index // 2] if index % 2 == 0 else self.sound[index // 2 % len(self.sound)]
+        return self.damaged[index // 2] if index % 2 == 0 else self.intact[index // 2 % len(self.intact)]
 
 
 def run(folder: Path, clips: Path, workers: int, limit: float, decoder: Decoder) -> tuple[Counter, Counter, float]:
-    """One pass: how many were asked for and could not be read, by kind; reasons; and seconds."""
+    """One pass over the videos: unreadable ones by kind of damage, their reasons, and the seconds it took."""
     source = WithIntact(Files(str(folder)), Files(str(clips)))
     clip = Clip(8, 4, 64, 1, 0.0, Dense(), MultiScaleCrop(), decoder)
     batches = TrainBatches(source, Order(len(source), 0), clip, 0, 0, 1, 4, 1)
@@ -83,8 +83,8 @@ def run(folder: Path, clips: Path, workers: int, limit: float, decoder: Decoder)
             kinds[name.split("-")[1].split(".")[0]] += 1
             reasons[reason.split("(")[0].split(":")[0][:60]] += 1
             names[name] += 1
-    asked = {name for name in names if name[:5].isdigit()}
-    assert len(asked) == len(source.damaged)  # each came out, as frames or as a failure with its name
+    requested = {name for name in names if name[:5].isdigit()}
+    assert len(requested) == len(source.damaged)  # each came out, as frames or as a named failure
     return kinds, reasons, time.perf_counter() - began
 
 
