@@ -18,8 +18,8 @@ from datamodules.clips.sampling import Dense, Sampler
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
 from datamodules.loading.defaults import accumulation, cores_per_device, default_lanes
-from datamodules.loading.loader import Loader, Numbers
-from datamodules.loading.survey import Survey, Surveyed, deal, gather
+from datamodules.loading.loader import BatchNumbers, Loader
+from datamodules.loading.survey import Survey, VideoInfo, all_ranks, assign_to_ranks
 from datamodules.loading.windows import Windows, count
 from datamodules.sources.annotated.annotations import Annotated  # noqa: F401 recipes name it by its short name
 from datamodules.sources.mixture import Mixture  # noqa: F401 recipes name it by its short name
@@ -125,8 +125,10 @@ class VideoData(LightningDataModule):
         self.decode_seconds = decode_seconds
         self.failed: dict[str, list[tuple[str, str]]] = {}
         self.seen: dict[str, int] = {}
-        self.surveyed: list[Surveyed] = []  # of `predict` in windows: every video that can be opened
-        self.begin: Callable[[], Callable[[str], bool]] | None = None  # asked before: which videos are done already
+        self.surveyed: list[VideoInfo] = []  # of `predict` in windows: every video that can be opened
+        self.before_survey: Callable[[], Callable[[str], bool]] | None = (
+            None  # asked before: which videos are done already
+        )
 
     def setup(self, stage: str) -> None:
         """Fits accumulation to the world; refuses a run without a length and a batch that the world does not divide."""
@@ -167,7 +169,7 @@ class VideoData(LightningDataModule):
         batches = TrainBatches(self.train, order, self.clip, self.seed, self.rank, self.world, micro, self.accumulate)
         self._align_progress()
         position = lambda: self.trainer.global_step * self.accumulate  # noqa: E731
-        return self._loader(batches, Numbers(position, self.trainer.max_steps * self.accumulate), keep=True)
+        return self._loader(batches, BatchNumbers(position, self.trainer.max_steps * self.accumulate), keep=True)
 
     def val_dataloader(self) -> DataLoader | list:
         """All of `val`: the middle clip, one picture of it."""
@@ -181,23 +183,25 @@ class VideoData(LightningDataModule):
         """All of `predict`: the middle clip, one picture of it; with `window_step`, all windows of each video."""
         if self.predict is None or self.window_step is None:
             return self._evaluation(self.predict, 1, 1)
-        self.surveyed = gather(self._survey(self.predict))
-        shares = deal([v for v in self.surveyed if not v.done], self.windows, self.world)
+        self.surveyed = all_ranks(self._survey(self.predict))
+        shares = assign_to_ranks([v for v in self.surveyed if not v.done], self.windows, self.world)
         most = max(sum(map(self.windows, share)) for share in shares)
         if most == 0:
             rank_zero_info(f"nothing to do: of {len(self.surveyed)} videos that can be read all are done")
         micro = max(1, min(self._micro(), most))
         batches = Windows(self.predict, self.clip, self.window_step, shares[self.rank], micro, math.ceil(most / micro))
-        return self._loader(batches, Numbers(lambda: 0, len(batches)))
+        return self._loader(batches, BatchNumbers(lambda: 0, len(batches)))
 
-    def windows(self, video: Surveyed) -> int:
+    def windows(self, video: VideoInfo) -> int:
         """How many windows `predict` cuts of a video; 0 of one that is done."""
         return 0 if video.done else count(video.frames, self.clip.frames, self.clip.stride, self.window_step)
 
-    def _survey(self, source: Source) -> Iterator[Surveyed]:
+    def _survey(self, source: Source) -> Iterator[VideoInfo]:
         """This rank's share of the videos, as they are found; those that cannot be read are counted and named."""
-        survey = Survey(source, self.clip.decoder, self.rank, self.world, self.begin() if self.begin else None)
-        loader = self._loader(survey, Numbers(lambda: 0, len(survey)))
+        survey = Survey(
+            source, self.clip.decoder, self.rank, self.world, self.before_survey() if self.before_survey else None
+        )
+        loader = self._loader(survey, BatchNumbers(lambda: 0, len(survey)))
         quiet = self.rank > 0 or self.trainer.progress_bar_callback is None
         for item in tqdm(loader, desc="lengths", unit="video", disable=quiet):
             self.seen["predict"] = self.seen.get("predict", 0) + 1
@@ -219,9 +223,9 @@ class VideoData(LightningDataModule):
         micro = max(1, self._micro() * self.clip.views // max(clips * crops, self.clip.views))  # clips as in training
         micro = max(1, min(micro, math.ceil(len(source) / self.world)))  # a small set needs no padding to a large batch
         batches = EvalBatches(source, self.clip, clips, crops, self.rank, self.world, micro)
-        return self._loader(batches, Numbers(lambda: 0, len(batches)), keep)
+        return self._loader(batches, BatchNumbers(lambda: 0, len(batches)), keep)
 
-    def _loader(self, batches: Dataset, numbers: Numbers, keep: bool = False) -> DataLoader:
+    def _loader(self, batches: Dataset, numbers: BatchNumbers, keep: bool = False) -> DataLoader:
         workers = self.workers if self.workers is not None else cores_per_device(self.trainer.num_devices)
         return Loader(
             batches,

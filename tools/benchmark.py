@@ -55,7 +55,7 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
     """Report and table of `data`."""
     import datamodules
     from datamodules.timing.benchmark import measure
-    from datamodules.timing.benchmark_table import table
+    from datamodules.timing.benchmark_table import as_markdown
 
     if not a.videos and not a.shards:
         raise ValueError("nothing to load: give --videos, --shards, or both")
@@ -66,7 +66,7 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
         **{"videos": a.count, "rounds": a.rounds, "workers": a.workers},
         prepared=sources[1] if len(sources) == 2 else None,
     )
-    return report, table(report)
+    return report, as_markdown(report)
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:

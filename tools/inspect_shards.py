@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.making.contents import contact_sheet, survey, table, totals
+from datamodules.making.contents import as_markdown, contact_sheet, sample_properties, totals
 from datamodules.sources.shards import Shards
 
 
@@ -21,12 +21,12 @@ def main(arguments: list[str] | None = None) -> int:
     a = parser.parse_args(arguments)
     try:
         source = Shards(a.shards)
-        values, failed = survey(source, a.samples)
+        values, failed = sample_properties(source, a.samples)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(totals(source, values, failed))
-    print(table(values))
+    print(as_markdown(values))
     for name, reason in failed.items():
         print(f"unreadable {name}: {reason}", file=sys.stderr)
     if a.out:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.making.options import add_arguments, recipe_of, tell
+from datamodules.making.options import add_arguments, print_summary, recipe_of
 from datamodules.making.prepare import prepare
 from datamodules.sources.tars import index_folder
 
@@ -36,11 +36,11 @@ def _prepare(arguments: list[str]) -> int:
     a = parser.parse_args(arguments)
     recipe = replace(recipe_of(a), clip_seconds=a.clip_seconds)
     report = prepare(a.videos, a.out, recipe, a.root, a.shard_samples, a.workers, not a.quiet, a.limit)
-    return tell(report, Path(a.out))
+    return print_summary(report, Path(a.out))
 
 
 def _compare(arguments: list[str]) -> int:
-    from datamodules.making.compare import compare, table  # here, as it waits for torch
+    from datamodules.making.compare import as_markdown, compare  # here, as it waits for torch
 
     parser = argparse.ArgumentParser(
         prog="prepare.py compare",
@@ -54,7 +54,7 @@ def _compare(arguments: list[str]) -> int:
     rows, failed = compare(a.videos, root=a.root, rounds=a.rounds)
     for name, reason in failed.items():
         print(f"left out {name}: {reason}", file=sys.stderr)
-    print(table(rows))
+    print(as_markdown(rows))
     if a.json:
         a.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 0

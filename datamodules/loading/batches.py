@@ -74,7 +74,7 @@ class TrainBatches(Dataset):
         index = self.order(n)[1]
         for attempt in range(1 + ATTEMPTS):
             try:
-                heartbeat.at(f"sample {index}")
+                heartbeat.begin(f"sample {index}")
                 sample = self.source[index]
                 with heartbeat.decoding(sample.name), sample.open(self.clip.decoder) as video:
                     length, rng = sample.length(video), SampleRng(self.seed, n, 0)
@@ -112,7 +112,7 @@ class EvalBatches(Dataset):
                 weight[:, i] = 0
             sample = Sample("", "", "", 0)  # stands in where not even the list's entry can be read
             try:
-                heartbeat.at(f"sample {n % len(self.source)}")
+                heartbeat.begin(f"sample {n % len(self.source)}")
                 sample = self.source[n % len(self.source)]
                 self._fill(video[:, i], sample)
             except DecodeError as error:

@@ -53,7 +53,7 @@ def block(names: Mapping[str, str]) -> None:
     blocked.update(names)
 
 
-def at(name: str) -> None:
+def begin(name: str) -> None:
     """Notes which sample is at hand, in case that this process dies; DecodeError if it is blocked."""
     note.write(name)
     if name in blocked:
@@ -63,7 +63,7 @@ def at(name: str) -> None:
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
     """Notes that a sample is being decoded, in case that this takes for ever; DecodeError if it is blocked."""
-    at(name)
+    begin(name)
     note.write(name, time.monotonic())
     try:
         yield

@@ -28,7 +28,7 @@ class Loader(DataLoader):
 
     def __init__(self, *arguments: object, limit: float | None = None, **options: object) -> None:
         super().__init__(*arguments, **options)
-        self.limit, self._kept = limit, None
+        self.limit, self._persistent = limit, None
 
     def __iter__(self) -> Iterator:
         batches = self._batches() if self.num_workers else super().__iter__()
@@ -41,16 +41,16 @@ class Loader(DataLoader):
             yield batch
 
     def _batches(self) -> Iterator[dict]:
-        workers = self._kept or Workers(
+        workers = self._persistent or Workers(
             self.dataset, self.num_workers, self.prefetch_factor, self.limit, self.multiprocessing_context
         )
-        if self.persistent_workers and self._kept is None:
-            self._kept = workers
+        if self.persistent_workers and self._persistent is None:
+            self._persistent = workers
             weakref.finalize(self, workers.close)
         try:
             yield from pinned(workers.run(self.sampler)) if self.pin_memory else workers.run(self.sampler)
         finally:
-            if self._kept is None:
+            if self._persistent is None:
                 workers.close()
 
     def state_dict(self) -> dict:
@@ -93,7 +93,7 @@ def pinned(batches: Iterator[dict]) -> Iterator[dict]:
         thread.join()  # nobody else uses the workers when they are closed, or used again
 
 
-class Numbers(DistributedSampler):
+class BatchNumbers(DistributedSampler):
     """The numbers of the batches, from `position()` to `total`; `len` is `total`, the whole run, as Lightning counts
     from 0.
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Surveyed:
+class VideoInfo:
     """A video as it was found: its number in the source, name, frames, frame rate (0: unknown); `done` if nothing needs
     to be made of it."""
 
@@ -43,20 +43,20 @@ class Survey(Dataset):
         return len(range(self.rank, len(self.source), self.world))
 
     def __getitem__(self, k: int) -> dict:
-        """`found`, a `Surveyed`, or `skipped`, the name and reason of one that cannot be read."""
+        """`found`, a `VideoInfo`, or `skipped`, the name and reason of one that cannot be read."""
         number = k * self.world + self.rank
         try:
-            heartbeat.at(f"sample {number}")
+            heartbeat.begin(f"sample {number}")
             sample = self.source[number]
             if self.done is not None and self.done(sample.name):
-                return {"found": Surveyed(number, sample.name, done=True)}
+                return {"found": VideoInfo(number, sample.name, done=True)}
             with heartbeat.decoding(sample.name), sample.open(self.decoder) as video:
-                return {"found": Surveyed(number, sample.name, sample.length(video), float(video.fps))}
+                return {"found": VideoInfo(number, sample.name, sample.length(video), float(video.fps))}
         except DecodeError as error:
             return {"skipped": (error.name, error.reason)}
 
 
-def gather(found: Iterable[Surveyed]) -> list[Surveyed]:
+def all_ranks(found: Iterable[VideoInfo]) -> list[VideoInfo]:
     """What all ranks found, by number; of videos of one name the first."""
     mine = list(found)
     every = [mine]
@@ -70,9 +70,9 @@ def gather(found: Iterable[Surveyed]) -> list[Surveyed]:
     return sorted(once.values(), key=lambda v: v.number)
 
 
-def deal(videos: list[Surveyed], windows: Callable[[Surveyed], int], world: int) -> list[list[Surveyed]]:
+def assign_to_ranks(videos: list[VideoInfo], windows: Callable[[VideoInfo], int], world: int) -> list[list[VideoInfo]]:
     """The videos of each rank, about as many windows each: the longest go first, to whom has the least."""
-    shares: list[list[Surveyed]] = [[] for _ in range(world)]
+    shares: list[list[VideoInfo]] = [[] for _ in range(world)]
     loads = [0] * world
     for video in sorted(videos, key=lambda v: (-windows(v), v.number)):
         least = loads.index(min(loads))

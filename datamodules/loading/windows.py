@@ -14,7 +14,7 @@ from datamodules.clips.eval_views import EvalView
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.loading import heartbeat
 from datamodules.loading.batches import Clip, collate, empty_video
-from datamodules.loading.survey import Surveyed
+from datamodules.loading.survey import VideoInfo
 from datamodules.sources.source import Sample, Source
 
 
@@ -44,7 +44,9 @@ class Windows(Dataset):
         batches: of every rank; those beyond the end are all padding.
     """
 
-    def __init__(self, source: Source, clip: Clip, step: int, videos: list[Surveyed], micro: int, batches: int) -> None:
+    def __init__(
+        self, source: Source, clip: Clip, step: int, videos: list[VideoInfo], micro: int, batches: int
+    ) -> None:
         self.source, self.clip, self.step, self.videos = source, clip, step, videos
         self.micro, self.batches = micro, batches
         self.ends = np.cumsum([count(v.frames, clip.frames, clip.stride, step) for v in videos], dtype=np.int64)
@@ -80,7 +82,7 @@ class Windows(Dataset):
             at = until
         return {**collate(video, _BARE, samples), "weight": weight, "window": place, "skipped": skipped}
 
-    def _fill(self, out: torch.Tensor, about: Surveyed, numbers: range) -> torch.Tensor:
+    def _fill(self, out: torch.Tensor, about: VideoInfo, numbers: range) -> torch.Tensor:
         """Writes these windows of a video to `out` [n, T, H, W, 3]; gives `window`'s rows of them, [n, 3]."""
         clip = self.clip
         wanted = np.stack([window(n, about.frames, clip.frames, clip.stride, self.step) for n in numbers])  # [n, T]
@@ -98,7 +100,7 @@ class Windows(Dataset):
         rows = [np.full(len(numbers), about.number), np.array(numbers), middles]
         return torch.from_numpy(np.stack(rows, axis=1).astype(np.int64))
 
-    def _reader(self, about: Surveyed) -> "Reader":
+    def _reader(self, about: VideoInfo) -> "Reader":
         if self.open is None or self.open[0] != about.number:
             self.close()
             sample = self.source[about.number]

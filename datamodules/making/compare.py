@@ -73,7 +73,7 @@ def compare(
     return table, failed
 
 
-def table(rows: Sequence[dict]) -> str:
+def as_markdown(rows: Sequence[dict]) -> str:
     """The measures as a table, in Markdown."""
     head = "| choice | bytes, of the source | SSIM | PSNR, dB | decode 16 x 4, ms | times faster | encode a video, s |"
     first, lines = rows[0]["decode_ms"], [head, "|---|" + "---:|" * 6]

@@ -13,7 +13,9 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _MARGIN, _LINE = 4, 14
 
 
-def survey(source: Source, samples: int = 1000, decoder: Decoder | None = None) -> tuple[dict[str, list], dict]:
+def sample_properties(
+    source: Source, samples: int = 1000, decoder: Decoder | None = None
+) -> tuple[dict[str, list], dict]:
     """Opens `samples` of a source, evenly spaced, without decoding them.
 
     Returns:
@@ -53,7 +55,7 @@ def _facts(sample: Sample, decoder: Decoder) -> dict[str, float]:
     return facts
 
 
-def table(values: dict[str, list]) -> str:
+def as_markdown(values: dict[str, list]) -> str:
     """Quantiles, a property a line, in Markdown."""
     names = ["least", *(f"{q:.0%}" for q in QUANTILES[1:-1]), "most"]
     lines = [f"| | {' | '.join(names)} | mean |", "|---|" + "---:|" * (len(names) + 1)]

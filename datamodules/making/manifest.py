@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.making.subsets import at_least, diverse, lasting, top
+from datamodules.making.subsets import at_least, diverse, top_share, within_seconds
 from datamodules.sources.files import VIDEO_SUFFIXES, json_object
 
 _VIDEO = ("YoutubeID", "videoid", "path")
@@ -214,11 +214,11 @@ def select(manifest: str, out: str, rule: Rule) -> tuple[int, int]:
         sources.append(entry.video.encode())
     kept = np.arange(len(seconds))
     if rule.seconds:
-        kept = kept[lasting(np.array(seconds)[kept], *rule.seconds)]
+        kept = kept[within_seconds(np.array(seconds)[kept], *rule.seconds)]
     if rule.least:
         kept = kept[at_least(np.array(scores[rule.least[0]])[kept], rule.least[1])]
     if rule.share:
-        kept = kept[top(np.array(scores[rule.share[0]])[kept], rule.share[1])]
+        kept = kept[top_share(np.array(scores[rule.share[0]])[kept], rule.share[1])]
     if rule.count is not None:
         kept = np.sort(kept[diverse(np.array(sources)[kept], rule.count, rule.seed)])
     _write_lines(manifest, out, set(kept.tolist()))

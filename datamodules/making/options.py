@@ -43,7 +43,7 @@ def recipe_of(a: argparse.Namespace) -> Recipe:
     return replace(RECOMMENDED if a.recommended else Recipe(), **given)
 
 
-def tell(report: dict, out: Path) -> int:
+def print_summary(report: dict, out: Path) -> int:
     """Prints what came of it; 0 where something was kept."""
     print(
         f"kept {report['kept']} clips in {report['shards']} shards: {report['frames']} frames, "

@@ -32,12 +32,12 @@ def diverse(sources: Sequence[str] | np.ndarray, count: int, seed: int = 42) -> 
     return np.random.RandomState(seed).choice(len(inverse), count, replace=False, p=chances)
 
 
-def lasting(seconds: np.ndarray, least: float, most: float) -> np.ndarray:
+def within_seconds(seconds: np.ndarray, least: float, most: float) -> np.ndarray:
     """Clips of `least` to `most` seconds, both included; the makers of FLT first kept 1 to 120 (their issue 91)."""
     return np.flatnonzero((seconds >= least) & (seconds <= most))
 
 
-def top(scores: np.ndarray, share: float) -> np.ndarray:
+def top_share(scores: np.ndarray, share: float) -> np.ndarray:
     """FLT's first half: the `share` (0.3 there) with the highest scores, of equal ones the earlier."""
     if not 0 < share <= 1:
         raise ValueError(f"a share is more than 0 and at most 1, not {share}")

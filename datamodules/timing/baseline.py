@@ -12,7 +12,7 @@ from datamodules.sources.source import Sample
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def common(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor:
+def baseline_views(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor:
     """Float [V, C, T, H, W] of a sample; the same frames and boxes as the loader's.
 
     decord's whole-resolution `get_batch` at the wanted indices, PIL crop and resize of each frame for each view,

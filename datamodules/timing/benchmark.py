@@ -26,7 +26,7 @@ from datamodules.loading.loader import Loader
 from datamodules.sources.order import Order, SampleRng
 from datamodules.sources.shards import Shards
 from datamodules.sources.source import Sample, Source
-from datamodules.timing.baseline import common
+from datamodules.timing.baseline import baseline_views
 from datamodules.timing.pairs import Pairs, pair
 from datamodules.timing.stopwatch import TimedDecoder, TimedSource
 
@@ -71,7 +71,7 @@ def measure(
     micro: int = 4,
     prepared: Shards | None = None,
 ) -> dict:
-    """Times the ways on the first `videos` of a source; a report for `table` or as JSON.
+    """Times the ways on the first `videos` of a source; a report for `as_markdown` or as JSON.
 
     Args:
         source: what is loaded; videos that cannot be read are left out and counted.
@@ -99,7 +99,7 @@ def measure(
         raise ValueError(f"not one of {len(failed)} videos can be read; the last: {failed[-1]}")
     kind = type(clip.decoder).__name__
     ways: dict[str, Callable[[int], object]] = {
-        "the common way (decord, PIL, float)": lambda n: common(made[0].source[n], made[0].batches, n)
+        "the common way (decord, PIL, float)": lambda n: baseline_views(made[0].source[n], made[0].batches, n)
     }
     for load in made:
         ways[f"the decoder alone ({kind}){load.name.removeprefix('the loader')}"] = load.decode
@@ -179,7 +179,7 @@ def _readable(made: list[_Load], count: int) -> tuple[list[int], list[str]]:
             sample = made[0].source[n]
             for load in made:
                 load.decode(n)
-            common(sample, made[0].batches, n)
+            baseline_views(sample, made[0].batches, n)
             chosen.append(n)
         except DecodeError as error:
             failed.append(str(error))
@@ -226,4 +226,4 @@ def _sizes(pairs: Pairs, chosen: Sequence[int]) -> dict:
     contents = [pairs.source[n].content for n in chosen]
     before = sum(os.path.getsize(c) if isinstance(c, str) else len(c) for c in contents)
     after = sum(pairs.prepared_bytes[n] for n in chosen)
-    return {"source_bytes": before, "bytes": after, "ratio": after / before, "not_prepared": pairs.alone}
+    return {"source_bytes": before, "bytes": after, "ratio": after / before, "not_prepared": pairs.unpaired}

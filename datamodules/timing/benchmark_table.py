@@ -1,7 +1,7 @@
 """What the benchmark of loading found, as a table and sentences."""
 
 
-def table(report: dict) -> str:
+def as_markdown(report: dict) -> str:
     """A report in markdown, with lines that say where the loader's time goes and what preparing cost in bytes."""
     s = report["settings"]
     head = ["way", "clips/s", "ms a video", "CPU ms a video", "speed-up", "by CPU time"]

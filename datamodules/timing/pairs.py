@@ -32,7 +32,7 @@ class Pairs:
     source: Subset
     prepared: Subset
     prepared_bytes: list[int]
-    alone: list[str]  # names of the videos that were not prepared
+    unpaired: list[str]  # names of the videos that were not prepared
 
 
 def pair(source: Source, prepared: Shards) -> Pairs:

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from datamodules.decoding.images import IMAGE_SUFFIXES
-from datamodules.loading.survey import Surveyed
+from datamodules.loading.survey import VideoInfo
 from datamodules.sources.files import VIDEO_SUFFIXES
 
 _ABOUT = "dense.json"
@@ -103,10 +103,10 @@ class DenseWriter:
         windows: how many each video has.
     """
 
-    def __init__(self, place: DenseFolder, output: str, videos: list[Surveyed], windows: Callable[[Surveyed], int]):
+    def __init__(self, place: DenseFolder, output: str, videos: list[VideoInfo], windows: Callable[[VideoInfo], int]):
         self.place, self.output = place, output
         self.videos, self.windows = {video.number: video for video in videos}, windows
-        self.now: Surveyed | None = None
+        self.now: VideoInfo | None = None
         self.written = 0
 
     def add(self, place: Tensor, outputs: dict[str, Tensor]) -> None:
@@ -129,7 +129,7 @@ class DenseWriter:
                 self.draft.write(row.tobytes())
                 self.middles.append(middle)
 
-    def _begin(self, video: Surveyed, width: int) -> None:
+    def _begin(self, video: VideoInfo, width: int) -> None:
         self.now, self.middles = video, []
         self.file = self.place.place(video.name)
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ class Features(BasePredictionWriter):
             trainer.strategy.barrier("dense")
             return self.place.holds
 
-        trainer.datamodule.begin = begin
+        trainer.datamodule.before_survey = begin
 
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = trainer.datamodule

@@ -20,10 +20,10 @@ def test_a_run_that_is_left_does_not_disturb_the_next() -> None:
                 break
     expected = [batches({})[k] for k in range(8)]
     same(list(loader), expected)
-    first = [worker.process.pid for worker in loader._kept.workers]
+    first = [worker.process.pid for worker in loader._persistent.workers]
     same(list(loader), expected)
-    assert [worker.process.pid for worker in loader._kept.workers] == first
-    processes = [worker.process for worker in loader._kept.workers]
+    assert [worker.process.pid for worker in loader._persistent.workers] == first
+    processes = [worker.process for worker in loader._persistent.workers]
     del loader
     gc.collect()
     assert not any(process.is_alive() for process in processes)

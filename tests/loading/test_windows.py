@@ -11,7 +11,7 @@ from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder
 from datamodules.loading.batches import Clip
-from datamodules.loading.survey import Surveyed, deal
+from datamodules.loading.survey import VideoInfo, assign_to_ranks
 from datamodules.loading.windows import Windows, count, window
 from datamodules.sources.source import Sample, Source
 from tests.helpers.videos import hide_first, make, number
@@ -20,7 +20,7 @@ from tests.helpers.videos import hide_first, make, number
 def windows(source: Source, frames: int, micro: int, step: int = 4, decoder: Decoder | None = None) -> Windows:
     clip = Clip(8, 1, 32, 1, 0.0, Dense(), CentreCrop(), decoder or PyAV(keep=0))
     total = count(frames, 8, 1, step)
-    return Windows(source, clip, step, [Surveyed(0, source[0].name, frames)], micro, -(-total // micro))
+    return Windows(source, clip, step, [VideoInfo(0, source[0].name, frames)], micro, -(-total // micro))
 
 
 @pytest.mark.parametrize("decoder", [PyAV(), PyAV(keep=0), Decord()], ids=["kept", "read again", "decord"])
@@ -115,9 +115,9 @@ def test_a_video_that_changed_is_not_read() -> None:
 
 
 def test_ranks_share_the_windows() -> None:
-    videos = [Surveyed(i, str(i), frames) for i, frames in enumerate([900, 10, 800, 20, 400, 500, 300])]
-    shares = deal(videos, lambda v: v.frames, 2)
+    videos = [VideoInfo(i, str(i), frames) for i, frames in enumerate([900, 10, 800, 20, 400, 500, 300])]
+    shares = assign_to_ranks(videos, lambda v: v.frames, 2)
     assert sorted(v.number for share in shares for v in share) == list(range(7))
     assert abs(sum(v.frames for v in shares[0]) - sum(v.frames for v in shares[1])) <= 300  # of 2,930
     assert all([v.number for v in share] == sorted(v.number for v in share) for share in shares)
-    assert deal(videos[:1], lambda v: v.frames, 3)[1:] == [[], []]
+    assert assign_to_ranks(videos[:1], lambda v: v.frames, 3)[1:] == [[], []]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.decoding.reader import PyAV
-from datamodules.making.compare import compare, ssim, table
+from datamodules.making.compare import as_markdown, compare, ssim
 from datamodules.making.encode import RECOMMENDED, Cut, Frames, Lost, Recipe, prepare_video
 from tests.helpers import videos
 
@@ -105,7 +105,7 @@ def test_compare_measures_size_quality_and_speed(tmp_path: Path) -> None:
     source, fine, coarse = rows
     assert source["bytes"] == 1 and source["ssim"] == 1 and list(failed) == ["b.mp4"]
     assert fine["bytes"] > coarse["bytes"] and fine["psnr"] > 35 > coarse["psnr"] and 1 > fine["ssim"] > coarse["ssim"]
-    assert all(row["decode_ms"] > 0 for row in rows) and table(rows).count("\n") == 4
+    assert all(row["decode_ms"] > 0 for row in rows) and as_markdown(rows).count("\n") == 4
 
 
 def test_ssim() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.making.contents import contact_sheet, spread, survey, table, totals
+from datamodules.making.contents import as_markdown, contact_sheet, sample_properties, spread, totals
 from datamodules.making.prepare import prepare
 from datamodules.sources.shards import Shards
 from tests.helpers import videos
@@ -33,13 +33,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_survey(shards: Path) -> None:
+def test_sample_properties(shards: Path) -> None:
     source = Shards(str(shards))
-    values, failed = survey(source)
+    values, failed = sample_properties(source)
     assert values["seconds"] == pytest.approx([1, 2, 3, 4]) and values["caption words"] == [1, 2, 3, 4]
     assert values["fps"] == [24] * 4 and values["frames"] == [24, 48, 72, 96] and set(values["width"]) == {80}
     assert len(failed) == 1 and next(iter(failed)).endswith("000000000004")
-    text = table(values)
+    text = as_markdown(values)
     assert "| seconds | 1 | 1.15 | 1.75 | 2.5 | 3.25 | 3.85 | 4 | 2.5 |" in text
     assert "5 samples in 1 shards" in totals(source, values, failed) and "1 unreadable" in totals(
         source, values, failed

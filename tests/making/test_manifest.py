@@ -12,7 +12,7 @@ from datamodules.decoding.reader import PyAV
 from datamodules.making.captions import Captioner, ImageToText, load_captioner, write_captions
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Folder, Rule, match, read_manifest, seconds_of, select, stamp_of, subset
-from datamodules.making.subsets import at_least, diverse, lasting, source_of, top
+from datamodules.making.subsets import at_least, diverse, source_of, top_share, within_seconds
 from datamodules.sources.shards import Shards
 from tests.helpers import videos
 from tests.helpers.paths import TESTS
@@ -61,9 +61,9 @@ def test_diversity_draws_as_the_official_script() -> None:
 
 def test_rules_by_score_and_length() -> None:
     scores = np.array([0.1, 0.5, 0.3, 0.5, 0.4, 0.2, 0.0, 0.35, 0.45, 0.05])
-    assert top(scores, 0.3).tolist() == [1, 3, 8] and top(scores, 0.1).tolist() == [1]
+    assert top_share(scores, 0.3).tolist() == [1, 3, 8] and top_share(scores, 0.1).tolist() == [1]
     assert at_least(np.array([3.9, 4.0, 5.0]), 4.0).tolist() == [1, 2]
-    assert lasting(np.array([0.9, 1.0, 120.0, 121.0]), 1, 120).tolist() == [1, 2]
+    assert within_seconds(np.array([0.9, 1.0, 120.0, 121.0]), 1, 120).tolist() == [1, 2]
 
 
 def test_timestamps() -> None:

@@ -19,9 +19,9 @@ from datamodules.making.encode import Recipe
 from datamodules.making.prepare import prepare
 from datamodules.sources.order import Order
 from datamodules.sources.tars import write_index, write_shard
-from datamodules.timing.baseline import MEAN, STD, common
+from datamodules.timing.baseline import MEAN, STD, baseline_views
 from datamodules.timing.benchmark import decode, measure
-from datamodules.timing.benchmark_table import table
+from datamodules.timing.benchmark_table import as_markdown
 from datamodules.timing.pairs import pair
 from tests.helpers import videos
 from tests.helpers.paths import ROOT
@@ -41,7 +41,7 @@ def test_the_common_way_gives_the_loaders_clips(folder: Path) -> None:
     clip = Clip(8, 4, 64, 3, 0.0, Dense(), MultiScaleCrop(), PyAV())
     loader = TrainBatches(source, Order(2, shuffle=False), clip, 0, 0, 1, 1, 1)
     for n in range(2):
-        ours, theirs = loader[n]["video"], common(source[n], loader, n)
+        ours, theirs = loader[n]["video"], baseline_views(source[n], loader, n)
         mean, std = (np.array(values).reshape(3, 1, 1, 1) for values in (MEAN, STD))
         assert theirs.shape == ours.shape
         assert np.abs((theirs.numpy() * std + mean) * 255 - ours.numpy()).max() <= 5  # two decoders, two resizers
@@ -68,7 +68,7 @@ def test_the_report(folder: Path, threads: int) -> None:
     )
     assert report["rows"][0]["speedup"] == 1 and report["where"][0]["decode"] > 0
     assert torch.get_num_threads() == threads and buffers.pool is None  # the process goes on as it was
-    text = table(report)
+    text = as_markdown(report)
     assert text.count("\n| ") == 5 and "2 videos, 2 views of 4 frames" in text and "crops and batch" in text
 
 
@@ -83,7 +83,7 @@ def prepared(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_videos_are_paired_by_name(folder: Path, prepared: Path) -> None:
     pairs = pair(Files(str(folder)), Shards(str(prepared)))
-    assert [pairs.source[i].name for i in range(2)] == ["0.mp4", "1.mp4"] and pairs.alone == ["none.mp4"]
+    assert [pairs.source[i].name for i in range(2)] == ["0.mp4", "1.mp4"] and pairs.unpaired == ["none.mp4"]
     for i in range(2):
         with PyAV().open(pairs.source[i].content) as whole, PyAV().open(pairs.prepared[i].content) as clip:
             assert [videos.number(v.frames([7])[0]) for v in (whole, clip)] == [7, 7]  # its first clip
@@ -116,7 +116,7 @@ def test_source_and_prepared_in_one_run(folder: Path, prepared: Path) -> None:
     sizes = report["prepared"]
     assert sizes["source_bytes"] == sum((folder / f"{i}.mp4").stat().st_size for i in range(2))
     assert sizes["ratio"] == sizes["bytes"] / sizes["source_bytes"] and sizes["not_prepared"] == ["none.mp4"]
-    text = table(report)
+    text = as_markdown(report)
     assert "x the bytes of the source; 1 videos were not prepared" in text
     assert "Processor time of the loader, prepared: " in text
 
