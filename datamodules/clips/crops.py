@@ -1,4 +1,4 @@
-"""Crop, resize and flip on uint8 frames: one draw for all frames of a clip."""
+"""Crop, resize and flip uint8 frames: the same random box for all frames of a clip."""
 
 import random
 from abc import ABC, abstractmethod
@@ -13,11 +13,11 @@ Box = tuple[int, int, int, int]  # width, height, left, top
 
 
 def resize(frames: np.ndarray, box: Box, height: int, width: int, out: torch.Tensor | None = None) -> np.ndarray:
-    """Cuts `box` out of uint8 [T, H, W, 3] and scales it to [T, height, width, 3]: within 2 grey levels of PIL's
-    bilinear, which averages when it shrinks. Written to `out`, if that is given, which saves a copy.
+    """Crops `box` from uint8 [T, H, W, 3] and scales it to [T, height, width, 3], within 2 grey levels of PIL's
+    antialiased bilinear filter. The result is written to `out` if it is given, which saves a copy.
     """
-    # The official snap to `size` may exceed a picture that is up to 2 px smaller: cut at its edges instead of adding
-    # black.
+    # The official code rounds crop sides to `size`, so that a box may exceed an image that is up to 2 px smaller. Here
+    # the box is clipped to the image instead of padded with black.
     left, top = max(0, box[2]), max(0, box[3])
     h, w = min(max(1, box[1]), frames.shape[1] - top), min(max(1, box[0]), frames.shape[2] - left)
     out = torch.empty((len(frames), height, width, 3), dtype=torch.uint8) if out is None else out
@@ -26,23 +26,24 @@ def resize(frames: np.ndarray, box: Box, height: int, width: int, out: torch.Ten
 
 
 class Crop(ABC):
-    """How training cuts its square; `framing.EvalView` says how evaluation does."""
+    """A random square crop for training; see `eval_views.EvalView` for evaluation."""
 
     @abstractmethod
     def box(self, width: int, height: int, size: int, rng: random.Random) -> Box:
-        """A random (width, height, left, top) inside an image of width x height that becomes size x size."""
+        """A random (width, height, left, top) inside an image of width x height, to be scaled to size x size."""
 
     def __call__(self, frames: np.ndarray, size: int, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
-        """uint8 [T, H, W, 3] -> [T, size, size, 3] by one drawn box; in `out`, if that is given."""
+        """uint8 [T, H, W, 3] -> [T, size, size, 3] by one random box; written to `out` if it is given."""
         return resize(frames, self.box(frames.shape[2], frames.shape[1], size, rng.python), size, size, out)
 
 
 class MultiScaleCrop(Crop):
-    """Sides of 1, .875, .75 or .66 of the short one, at most one rank apart, at one of 13 places (VideoMAE V2, UMT)."""
+    """Sides of 1, .875, .75 or .66 of the image's short side, width and height at most one step apart, at one of 13
+    positions (VideoMAE V2, UMT)."""
 
     scales = (1.0, 0.875, 0.75, 0.66)
-    # in quarters of the free room, across and down; the order is the official one, as draws pick by position
-    places = (
+    # in quarters of the free space, across and down; in the official order, as the generator picks by index
+    positions = (
         *((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)),
         *((0, 2), (4, 2), (2, 4), (2, 0), (1, 1), (3, 1), (1, 3), (3, 3)),
     )
@@ -51,12 +52,12 @@ class MultiScaleCrop(Crop):
         sides = [int(min(width, height) * scale) for scale in self.scales]
         sides = [size if abs(side - size) < 3 else side for side in sides]
         w, h = rng.choice([(w, h) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1])
-        across, down = rng.choice(self.places)
+        across, down = rng.choice(self.positions)
         return w, h, across * ((width - w) // 4), down * ((height - h) // 4)
 
 
 class CentreCrop(Crop):
-    """The largest square in the middle: no randomness."""
+    """The largest central square; not random."""
 
     def box(self, width: int, height: int, size: int, rng: random.Random) -> Box:
         side = min(width, height)
@@ -64,7 +65,7 @@ class CentreCrop(Crop):
 
 
 def view_offset(height: int, width: int, view: int, views: int) -> tuple[int, int]:
-    """(top, left) of square `view` of `views` along the long side of a picture; of one: the middle (V2 test)."""
+    """(top, left) of square `view` of `views` along the long side of an image; a single one is central (V2 test)."""
     side = min(height, width)
     room = max(height, width) - side
     at = int(view * (room / (views - 1))) if views > 1 else room // 2
@@ -72,7 +73,8 @@ def view_offset(height: int, width: int, view: int, views: int) -> tuple[int, in
 
 
 def view(frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
-    """Evaluation: uint8 [T, H, W, 3], short side to `size`, then square `view` of `views` -> [T, size, size, 3]."""
+    """Evaluation: scales the short side of uint8 [T, H, W, 3] to `size`, then crops square `view` of `views` ->
+    [T, size, size, 3]."""
     height, width = frames.shape[1:3]
     short = min(height, width)
     new_height, new_width = int(height * size / short), int(width * size / short)
@@ -82,6 +84,6 @@ def view(frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.nda
 
 
 def flip(frames: np.ndarray) -> None:
-    """Mirrors uint8 [T, H, W, 3] left to right, in place; frame by frame, as torch's copy then stays in the cache."""
+    """Mirrors uint8 [T, H, W, 3] left to right in place; frame by frame, so that the temporary copy fits the cache."""
     for frame in torch.from_numpy(frames):
         frame.copy_(frame.flip(1))

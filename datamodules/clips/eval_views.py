@@ -1,6 +1,6 @@
-"""How a whole picture becomes a square: random crops for training, and what evaluation does with the rest of it.
+"""From a whole frame to a square: random resized crops for training, fixed views for evaluation.
 
-Sources: ViCLIP and unmasked_teacher 4fb4049 (`multi_modality/dataset/__init__.py`), by torchvision's transforms.
+Sources: ViCLIP and unmasked_teacher 4fb4049 (`multi_modality/dataset/__init__.py`), which use torchvision's transforms.
 """
 
 import math
@@ -25,11 +25,11 @@ def bicubic(
     out: torch.Tensor | None = None,
     mode: str = "bicubic",
 ) -> np.ndarray:
-    """Cuts `box` out of uint8 [T, H, W, 3] and scales it to [T, height, width, 3]; in `out`, if that is given.
+    """Crops `box` from uint8 [T, H, W, 3] and scales it to [T, height, width, 3]; written to `out` if it is given.
 
-    With `antialias` bit for bit what torchvision's transforms (v2) give for uint8 tensors; of PIL's bicubic it is a
-    grey level off, and more only beside sharp edges. Without it what torchvision's older transforms gave for tensors
-    as long as they did not average on shrinking (by default before 0.17): float32, cut off at 0 and 255, rounded.
+    With `antialias` the result equals torchvision's transforms (v2) on uint8 tensors bit for bit; it differs from PIL's
+    bicubic filter by one grey level, and by more only beside sharp edges. Without `antialias` it equals torchvision's
+    older transforms on tensors, whose default was no antialiasing before 0.17: float32, clamped to 0 to 255, rounded.
     """
     w, h, left, top = box
     cut = torch.from_numpy(frames)[:, top : top + h, left : left + w].permute(0, 3, 1, 2)  # [T, 3, h, w]
@@ -43,14 +43,14 @@ def bicubic(
 
 
 class RandomResizedCrop(Crop):
-    """A box of a random area and shape, by the bicubic filter (ViCLIP, UMT stage 2: area 0.5 to 1) or the bilinear one
-    (fine-tuning by VideoMAE V2 and UMT: area 0.08 to 1, without averaging there).
+    """A box of random area and aspect ratio, scaled by the bicubic filter (ViCLIP, UMT stage 2: area 0.5 to 1) or the
+    bilinear one (fine-tuning of VideoMAE V2 and UMT: area 0.08 to 1, without antialiasing).
 
     Args:
-        scale: least and most of the picture's area.
-        ratio: least and most of width / height of the box, drawn evenly in its logarithm.
-        antialias: average on shrinking; see `bicubic`.
-        bilinear: the filter.
+        scale: minimum and maximum area of the box, as fractions of the frame's area.
+        ratio: minimum and maximum width / height of the box; log-uniform between them.
+        antialias: antialiasing when downscaling; see `bicubic`.
+        bilinear: use the bilinear filter instead of the bicubic one.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class RandomResizedCrop(Crop):
     ) -> None:
         if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
             raise ValueError(
-                f"RandomResizedCrop takes a scale of 0 to 1 and a ratio above 0, least first, not {scale} and {ratio}"
+                f"RandomResizedCrop takes a scale of 0 to 1 and a ratio above 0, minimum first, not {scale} and {ratio}"
             )
         self.scale, self.ratio, self.antialias, self.bilinear = scale, ratio, antialias, bilinear
 
     def box(self, width: int, height: int, size: int, rng: random.Random) -> Box:
-        """As torchvision and timm draw (timm's numbers for the same generator): ten tries, then the largest box."""
+        """As in torchvision and timm (timm's boxes for the same generator): ten attempts, then the largest box."""
         low, high = self.ratio
         for _ in range(10):
             area = rng.uniform(*self.scale) * width * height
@@ -87,25 +87,25 @@ class RandomResizedCrop(Crop):
 
 
 class EvalView(ABC):
-    """How evaluation makes a picture size x size."""
+    """How evaluation turns a frame into a square of size x size."""
 
     @abstractmethod
     def __call__(self, frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
-        """uint8 [T, H, W, 3] -> [T, size, size, 3], picture `view` of `views` of the same frames."""
+        """uint8 [T, H, W, 3] -> [T, size, size, 3], view `view` of `views` of the same frames."""
 
 
 class Squares(EvalView):
-    """The short side to `size`, bilinear, then `views` squares along the long side; of one: the middle."""
+    """Scales the short side to `size`, bilinear, then crops `views` squares along the long side; one is central."""
 
     def __call__(self, frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
         return crops.view(frames, size, view, views)
 
 
 class Squash(EvalView):
-    """The whole picture scaled to a square, whatever its shape, bicubic (ViCLIP, UMT stage 2). There is one view of it.
+    """Scales the whole frame to a square, ignoring its aspect ratio, bicubic (ViCLIP, UMT stage 2). It has one view.
 
     Args:
-        antialias: average on shrinking; see `bicubic`.
+        antialias: antialiasing when downscaling; see `bicubic`.
     """
 
     def __init__(self, antialias: bool = True) -> None:
@@ -113,5 +113,5 @@ class Squash(EvalView):
 
     def __call__(self, frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
         if views != 1:
-            raise ValueError(f"Squash sees the whole picture, of which there is one view: test_crops is 1, not {views}")
+            raise ValueError(f"Squash takes the whole frame, so it has one view: test_crops must be 1, not {views}")
         return bicubic(frames, (frames.shape[2], frames.shape[1], 0, 0), size, size, self.antialias)

@@ -1,7 +1,8 @@
-"""Which frames of a video make a clip: the published rules, exact to the frame and to the random draw.
+"""Frame sampling: the published rules for the frames of a clip, exact to the frame and to the random number.
 
-The functions are the rules; the classes choose them in a recipe. Letters: `length` frames in the video, `frames` in
-the clip, `stride` between them. Indices are 0-based and inside the video, however short it is.
+The functions are the rules; the classes select them in a recipe. `length` is the number of frames in the video,
+`frames` that in the clip, `stride` the distance between them. Indices start at 0 and lie inside the video even if it is
+shorter than the clip.
 Sources: VideoMAEv2 29eab1e (`dataset/`), unmasked_teacher 4fb4049 (`single_modality/datasets/`, and
 `multi_modality/dataset/video_utils.py`, which ViCLIP shares).
 """
@@ -16,24 +17,24 @@ from datamodules.sources.order import SampleRng
 
 
 def steps(start: int, length: int, frames: int, stride: int) -> np.ndarray:
-    """From `start` by `stride` while a frame lies beyond the next, then the last one reached again (V2 pretraining)."""
+    """Steps of `stride` from `start`, as long as another frame follows the next; then repeats (V2 pretraining)."""
     last = start + max(0, -(-(length - 1 - start) // stride) - 1) * stride
     return np.minimum(start + stride * np.arange(frames), last)
 
 
 def dense(length: int, frames: int, stride: int, rng: np.random.RandomState) -> np.ndarray:
-    """V2 pretraining: a start uniform in [0, length - frames * stride], 0 where the video is shorter."""
+    """V2 pretraining: a start uniform in [0, length - frames * stride], or 0 if the video is shorter."""
     room = length - frames * stride
     return steps(int(rng.randint(room + 1)) if room > 0 else 0, length, frames, stride)
 
 
 def dense_centre(length: int, frames: int, stride: int) -> np.ndarray:
-    """As `dense`, from the middle."""
+    """As `dense`, but the central clip."""
     return steps(max(0, (length - frames * stride) // 2), length, frames, stride)
 
 
 def span(length: int, frames: int, stride: int, rng: np.random.RandomState | None = None) -> np.ndarray:
-    """V2 fine-tuning: `frames` points over a span of frames * stride, whose end is drawn; without `rng` the middle."""
+    """V2 fine-tuning: `frames` points over a span of frames * stride with a random end; without `rng` central."""
     width = frames * stride
     if length <= width:
         points = np.linspace(0, length, length // stride)
@@ -43,7 +44,7 @@ def span(length: int, frames: int, stride: int, rng: np.random.RandomState | Non
 
 
 def dense_view(length: int, frames: int, stride: int, view: int, views: int) -> np.ndarray:
-    """V2 test on Kinetics: clip `view` of `views`, evenly spaced over every stride-th frame (of one: the middle)."""
+    """V2 test on Kinetics: clip `view` of `views`, evenly spaced over every stride-th frame (one view: the centre)."""
     points = np.arange(0, length, stride)
     room = max(len(points) - frames, 0)
     start = int(view * (room / (views - 1))) if views > 1 else room // 2
@@ -51,25 +52,26 @@ def dense_view(length: int, frames: int, stride: int, view: int, views: int) -> 
 
 
 def segments(length: int, frames: int, rng: np.random.RandomState) -> np.ndarray:
-    """UMT pretraining and SSv2: a random frame of each of `frames` segments; of a shorter video the first only."""
+    """UMT pretraining, SSv2: a random frame of each of `frames` segments; of a shorter video the first frame only."""
     width = length // frames
     return np.arange(frames) * width + rng.randint(width, size=frames) if width else np.zeros(frames, np.int64)
 
 
 def segments_centre(length: int, frames: int) -> np.ndarray:
-    """SSv2 validation in UMT: the middle of each of `frames` equal parts."""
+    """SSv2 validation in UMT: the middle of each of `frames` equal segments."""
     width = length / frames
     return np.array([int(width / 2 + width * i) for i in range(frames)])
 
 
 def segments_view(length: int, frames: int, view: int, views: int) -> np.ndarray:
-    """SSv2 test: the video in frames * views equal parts, of whose beginnings a view takes every views-th."""
+    """SSv2 test: splits the video into frames * views equal segments; a view takes the start of every views-th one."""
     width = length / (frames * views)
     return np.array([int(width * i) for i in range(frames * views)])[view::views]
 
 
 def raw_segments(length: int, frames: int, rng: np.random.RandomState | None = None) -> np.ndarray:
-    """V2 on extracted frames: as `segments` (middles without `rng`), a shorter video led in by its first frame."""
+    """V2 on extracted frames: as `segments` (middles without `rng`); a shorter video is padded with its first frame at
+    the front."""
     width = length // frames
     if not width:
         return np.r_[np.zeros(frames - length, np.int64), np.arange(length)]
@@ -77,7 +79,7 @@ def raw_segments(length: int, frames: int, rng: np.random.RandomState | None = N
 
 
 def spaced(length: int, frames: int, rng: random.Random | None = None, view: int = 0, views: int = 1) -> np.ndarray:
-    """UMT fine-tuning on Kinetics: a random frame of each segment; without `rng` (view + 1) / (views + 1) into it."""
+    """UMT fine-tuning on Kinetics: a random frame of each segment; without `rng` at (view + 1) / (views + 1) of it."""
     width = (length - 1) / frames
     edges = [int(np.round(width * i)) for i in range(frames + 1)]
     if rng is not None:
@@ -86,20 +88,20 @@ def spaced(length: int, frames: int, rng: random.Random | None = None, view: int
 
 
 def borders(length: int, frames: int) -> np.ndarray:
-    """ViCLIP, UMT stage 2: where n parts begin, and the end, [n + 1]; n = `frames`, or `length` where that is less."""
+    """ViCLIP, UMT stage 2: the starts of n segments and the end of the last, [n + 1]; n = min(frames, length)."""
     return np.linspace(0, length, min(frames, length) + 1).astype(np.int64)
 
 
 def padded(indices: np.ndarray, frames: int) -> np.ndarray:
-    """Fewer indices than asked: the last one again (ViCLIP)."""
+    """Pads `indices` to `frames` by repeating the last one (ViCLIP)."""
     return np.r_[indices, np.full(frames - len(indices), indices[-1], np.int64)]
 
 
 def sparse(length: int, frames: int, rng: random.Random | None = None, view: int = 0, views: int = 1) -> np.ndarray:
-    """ViCLIP, UMT stage 2: a random frame of each part; without `rng` the middle one ("rand" and "middle" there).
+    """ViCLIP, UMT stage 2: a random frame of each segment; without `rng` the middle one ("rand" and "middle" there).
 
-    Of several views each takes the middle of its own share of every part: together they cover the video evenly, and
-    the only one is the official middle.
+    With several views, every segment is divided among them and a view takes the middle of its share: together they
+    cover the video evenly. A single view takes the official middle.
     """
     edges = borders(length, frames)
     if rng is not None:
@@ -110,7 +112,8 @@ def sparse(length: int, frames: int, rng: random.Random | None = None, view: int
 
 
 def sparse_released(length: int, frames: int, rng: random.Random, fallback: np.random.RandomState) -> np.ndarray:
-    """As the released ViCLIP draws: never a part's last frame, and where a part has no other, any frames in order."""
+    """As the released ViCLIP code: never the last frame of a segment; if a segment has no other frame, the clip is a
+    sorted random subset of all frames."""
     parts = list(pairwise(borders(length, frames).tolist()))
     if min(b - a for a, b in parts) < 2:
         return padded(np.sort(fallback.permutation(length)[: len(parts)]), frames)
@@ -118,15 +121,15 @@ def sparse_released(length: int, frames: int, rng: random.Random, fallback: np.r
 
 
 def sparse_first(length: int, frames: int, offset: int = 0) -> np.ndarray:
-    """ViCLIP's "first": the frame `offset` after the beginning of each part, its last one where it is shorter."""
+    """ViCLIP's "first": the frame at `offset` in each segment, or the segment's last frame if it is shorter."""
     edges = borders(length, frames)
     return padded(np.minimum(edges[:-1] + offset, edges[1:] - 1), frames)
 
 
 def per_second(length: int, fps: float, rate: float, most: int | None = None) -> np.ndarray:
-    """ViCLIP's "fps2": `rate` frames a second of a video of `fps`, each in the middle of its time, `most` at most.
+    """ViCLIP's "fps2": `rate` frames per second from a video of `fps`, each in the middle of its period.
 
-    As many as there are: none of a video shorter than half a period.
+    `most` limits their number. It varies with the video; it is 0 for a video shorter than half a period.
     """
     count = int(np.ceil(length / fps * rate))
     indices = np.around((np.arange(count) + 0.5) / rate * fps).astype(np.int64)
@@ -134,17 +137,17 @@ def per_second(length: int, fps: float, rate: float, most: int | None = None) ->
 
 
 def every_nth(length: int, frames: int) -> np.ndarray:
-    """The demo of ViCLIP: `frames` times the whole part of length / frames, from the first frame."""
+    """The demo of ViCLIP: every (length // frames)-th frame from the first on."""
     return np.minimum(max(length // frames, 1) * np.arange(frames), length - 1)
 
 
 def ends_included(length: int, frames: int) -> np.ndarray:
-    """The demo of InternVideo: evenly from the first frame to the last."""
+    """The demo of InternVideo: evenly spaced from the first frame to the last."""
     return np.linspace(0, length - 1, frames).astype(np.int64)
 
 
 class Sampler(ABC):
-    """A rule for training and its fixed views for evaluation."""
+    """A sampling rule: random clips for training and fixed views for evaluation."""
 
     @abstractmethod
     def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
@@ -152,11 +155,11 @@ class Sampler(ABC):
 
     @abstractmethod
     def view(self, length: int, frames: int, stride: int, view: int = 0, views: int = 1) -> np.ndarray:
-        """Indices [frames] of fixed clip `view` of `views`; the only one is the middle."""
+        """Indices [frames] of fixed clip `view` of `views`; a single one is central."""
 
 
 class Dense(Sampler):
-    """Neighbouring frames at `stride` (VideoMAE pretraining)."""
+    """Consecutive frames at `stride` (VideoMAE pretraining)."""
 
     def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
         return dense(length, frames, stride, rng.numpy)
@@ -176,7 +179,7 @@ class Span(Sampler):
 
 
 class Segments(Sampler):
-    """One frame of each of `frames` equal parts, whatever the stride (UMT pretraining, Something-Something)."""
+    """One frame of each of `frames` equal segments, regardless of the stride (UMT pretraining, Something-Something)."""
 
     def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
         return segments(length, frames, rng.numpy)
@@ -186,7 +189,7 @@ class Segments(Sampler):
 
 
 class Spaced(Sampler):
-    """As `Segments`, by the rule of UMT's fine-tuning on Kinetics."""
+    """As `Segments`, with the rule of UMT's fine-tuning on Kinetics."""
 
     def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
         return spaced(length, frames, rng.python)
@@ -196,11 +199,11 @@ class Spaced(Sampler):
 
 
 class Sparse(Sampler):
-    """One frame of each of `frames` nearly equal parts of the whole video (ViCLIP, UMT stage 2): a random one in
-    training, the middle one in evaluation, where `views` views divide every part among them.
+    """One frame of each of `frames` nearly equal segments of the video (ViCLIP, UMT stage 2): a random one in training,
+    the middle one in evaluation, where several views divide every segment among them.
 
     Args:
-        released: draw as the released code does (`sparse_released`): for runs that must match it.
+        released: sample like the released code (`sparse_released`), for runs that must match it.
     """
 
     def __init__(self, released: bool = False) -> None:

@@ -1,15 +1,15 @@
-/* Scaling of RGB pictures by weights of neighbours, for processors with AVX2; `scale.py` says what the weights are.
+/* Scales RGB images by weighted sums of neighbours, for processors with AVX2; `scale.py` computes the weights.
 
-Libraries handle one pixel of one or two rows an instruction. Here it is four pixels, twelve values, in 16 bits: value
-and weight are fractions of 65,536, and the upper half of their product is added up, so that a sum is exact to a 256th
-of a grey level for each neighbour. Columns come first, where all values of a row are alike; then rows, where a table
-picks the values of two pixels out of 16 bytes. */
+Libraries process one pixel of one or two rows per instruction. This kernel processes four pixels, twelve values, in 16
+bits: value and weight are fractions of 65,536 and the upper halves of their products are summed, so a sum is exact to a
+256th of a grey level per neighbour. The vertical pass comes first, as it treats all values of a row alike; in the
+horizontal pass a shuffle mask picks the values of two pixels out of 16 bytes. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
 #ifndef __x86_64__
-#error "written for AVX2; where it is not built torch scales"
+#error "written for AVX2; without it torch scales"
 #endif
 #include <immintrin.h>
 #include <stdint.h>
@@ -19,7 +19,7 @@ picks the values of two pixels out of 16 bytes. */
 #define AVX2 __attribute__((target("avx2")))
 enum { WIDEST_LOAD = 32 };
 
-/* One row of `n` values, 32 or more, out of `taps` rows that lie `stride` bytes apart. */
+/* Vertical pass: one row of `n` values (32 or more) from `taps` rows that are `stride` bytes apart. */
 AVX2 static void down(const uint8_t *in, Py_ssize_t stride, int n, const uint16_t *weights, int taps, uint8_t *out)
 {
     const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi16(128 + taps / 2);
@@ -37,8 +37,9 @@ AVX2 static void down(const uint8_t *in, Py_ssize_t stride, int n, const uint16_
     }
 }
 
-/* One row of `width` pixels, 4 or more, out of one row. Of each two neighbours `at` says where their first values lie
-(in bytes), `picks` which of the 16 from there are theirs, `weights` theirs for each further pixel to the right. */
+/* Horizontal pass: one row of `width` pixels (4 or more) from one row. For each pair of output pixels, `at` is the byte
+offset of their first neighbours, `picks` the shuffle mask for the 16 bytes there, and `weights` the weights for each
+further neighbour to the right. */
 AVX2 static void across(const uint8_t *in, const int32_t *at, const uint8_t *picks, const uint16_t *weights, int taps,
                         int width, uint8_t *out)
 {
@@ -63,11 +64,11 @@ AVX2 static void across(const uint8_t *in, const int32_t *at, const uint8_t *pic
     }
 }
 
-/* Whether none of `n` numbers is below 0 or above `most`. */
-static int within(const int32_t *numbers, Py_ssize_t n, Py_ssize_t most)
+/* Whether all of `n` numbers are between 0 and `largest`. */
+static int within(const int32_t *numbers, Py_ssize_t n, Py_ssize_t largest)
 {
     for (Py_ssize_t i = 0; i < n; i++)
-        if (numbers[i] < 0 || numbers[i] > most)
+        if (numbers[i] < 0 || numbers[i] > largest)
             return 0;
     return 1;
 }
@@ -83,12 +84,12 @@ static PyObject *scale(PyObject *module, PyObject *args)
     int height = first.len / 4, quads = (width + 3) / 4;
     int deep = height ? rows.len / (2 * height) : 0, wide = quads ? columns.len / (32 * quads) : 0;
     uint8_t *row = NULL;
-    Py_ssize_t below = in.len - begin - (frames - 1) * frame - 3 * w;  /* what is below the last one's first row */
+    Py_ssize_t below = in.len - begin - (frames - 1) * frame - 3 * w;  /* bytes after the last frame's first row */
     if (frames < 1 || height < 1 || width < 4 || 3 * w < WIDEST_LOAD || deep < 1 || wide < 1 || at.len != 8 * quads ||
         picks.len != 32 * quads || out.len != (Py_ssize_t)frames * height * width * 3 || begin < 0 || frame < 0 ||
         stride < 1 || below < 0 || !within(first.buf, height, below / stride - deep + 1) ||
         !within(at.buf, 2 * quads, 3 * (w - wide)))
-        PyErr_SetString(PyExc_ValueError, "the picture, what is to become of it and the tables do not fit together");
+        PyErr_SetString(PyExc_ValueError, "the image, the output and the tables do not fit together");
     else if (!(row = malloc(3 * w + WIDEST_LOAD)))
         PyErr_NoMemory();
     else {
@@ -112,7 +113,7 @@ static PyObject *scale(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef methods[] = {{"scale", scale, METH_VARARGS, NULL}, {NULL}};
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "datamodules._scale", NULL, -1, methods};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "datamodules.clips._scale", NULL, -1, methods};
 
 PyMODINIT_FUNC PyInit__scale(void)
 {

@@ -1,10 +1,10 @@
-"""Bilinear scaling of uint8 pictures that averages where it shrinks, as PIL's does: by our own kernel where it was
-built (`scale.c`, on x86 with AVX2), else by torch's.
+"""Antialiased bilinear scaling of uint8 images, as PIL's: by our own kernel if it was built (`scale.c`, on x86 with
+AVX2), else by torch.
 
-Each value of the result is a sum over neighbours, `taps` of them in each direction, weighed by a triangle as wide as
-the step from one result to the next. Four 224 views of 16 frames take torch 1.3 to 2.9 ms each and the kernel 0.7 to
-1.2 ms, with 0.2 ms for the tables of a size not met lately; OpenCV's, which does not average, takes as long as torch's,
-and Pillow's five times as long.
+Each output value is a weighted sum of `taps` neighbours in each direction; the weights are a triangle filter as wide
+as the distance between output values. Four 224 x 224 views of 16 frames take torch 1.3 to 2.9 ms each and the kernel
+0.7 to 1.2 ms, plus 0.2 ms for the tables of a size that is not cached. OpenCV's scaling, which does not antialias,
+takes as long as torch's, and Pillow's five times as long.
 """
 
 import functools
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 try:
     from datamodules.clips import _scale
-except ImportError:  # not built, or for another processor
+except ImportError:  # not built, or built for another processor
     _scale = None
 
 Taps = tuple[NDArray[np.int32], NDArray[np.uint16]]
@@ -23,20 +23,20 @@ Picks = tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.uint16]]
 
 
 def kernel() -> str:
-    """What scales here."""
+    """The name of the implementation in use: "torch" or "AVX2"."""
     return "torch" if _scale is None else "AVX2"
 
 
 def scale(frames: np.ndarray, top: int, left: int, h: int, w: int, out: torch.Tensor) -> None:
-    """Scales a part of uint8 `frames` [T, H, W, 3], `h` x `w` pixels from (top, left) that lie inside, to the size of
-    `out` [T, height, width, 3], and writes it there."""
+    """Scales the region of `h` x `w` pixels at (top, left) of uint8 `frames` [T, H, W, 3] into `out` [T, height, width,
+    3]. The region must lie inside the frames."""
     (count, height, width), part = out.shape[:3], frames[:, top : top + h, left : left + w]
-    # The kernel loads 32 values of a row at a time, stores 4 pixels and finds two neighbours within 16 bytes. It adds
-    # half a unit for each neighbour, of which its sums have room for some 250.
+    # The kernel loads 32 values of a row at a time, stores 4 pixels and needs two neighbours within 16 bytes. It adds
+    # half a unit for each neighbour to a sum that would overflow after some 250.
     fits = 11 <= w <= 4 * width and width >= 4 and h <= 100 * height and count > 0
     if (h, w) == (height, width):
         out.copy_(torch.from_numpy(part))
-    elif not out.is_contiguous():  # neither writes between the bytes of others
+    elif not out.is_contiguous():  # neither implementation writes to a strided output
         whole = torch.empty(out.shape, dtype=out.dtype)
         scale(frames, top, left, h, w, whole)
         out.copy_(whole)
@@ -50,15 +50,15 @@ def scale(frames: np.ndarray, top: int, left: int, h: int, w: int, out: torch.Te
 
 
 def torch_scale(part: torch.Tensor, out: torch.Tensor) -> None:
-    """[T, h, w, 3] in the size of `out`, written there: what F.interpolate calls, which takes no `out`."""
+    """Scales [T, h, w, 3] into `out`, by the operator that F.interpolate calls, which itself takes no `out`."""
     planes, into = part.permute(0, 3, 1, 2), out.permute(0, 3, 1, 2)
     torch.ops.aten._upsample_bilinear2d_aa.out(planes, out.shape[1:3], False, out=into)
 
 
 @functools.lru_cache(maxsize=128)
 def taps(size: int, wanted: int) -> Taps:
-    """Of each of `wanted` values in place of `size`: the first neighbour [wanted], and the weights of as many as any
-    has [wanted, taps], in 65,536ths that sum up to 1 (65,535 stands for 1 itself)."""
+    """For scaling `size` values to `wanted`: the first neighbour of each output value [wanted] and the weights of its
+    neighbours [wanted, taps], in 65,536ths that sum to 1 (65,535 stands for 1 itself)."""
     step = size / wanted
     reach = max(step, 1.0)
     centre = (np.arange(wanted) + 0.5) * step
@@ -74,19 +74,19 @@ def taps(size: int, wanted: int) -> Taps:
 
 @functools.lru_cache(maxsize=128)
 def picks(size: int, wanted: int) -> Picks:
-    """`taps` of RGB pixels in a row as the kernel reads them, four a turn, the last four at the end of the row.
+    """`taps` of the RGB pixels of a row in the kernel's layout: Q groups of 4 pixels, the last 4 at the row's end.
 
-    Of each pair of pixels: the byte where the neighbours of the first begin [2 turns]; for each of 16 bits in 8 lanes,
-    six of them in use, the byte from there that becomes its upper half, 128 for none [2 turns, 16]; for each further
-    neighbour the weights of the lanes [turns, taps, 2, 8].
+    For each pair of pixels: the offset in bytes of the first pixel's neighbours [2Q]; the shuffle mask of 8 lanes of 16
+    bits, six of them in use: which byte from that offset becomes a lane's upper half, 128 for none [2Q, 16]; and for
+    each neighbour the weights of the lanes [Q, taps, 2, 8].
     """
     first, weights = taps(size, wanted)
-    turns = -(-wanted // 4)
-    pixel = np.minimum(4 * np.arange(turns), wanted - 4)[:, None, None] + np.arange(4).reshape(2, 2)  # [turns, pair, 2]
+    quads = -(-wanted // 4)
+    pixel = np.minimum(4 * np.arange(quads), wanted - 4)[:, None, None] + np.arange(4).reshape(2, 2)  # [Q, pair, 2]
     at = 3 * first[pixel[..., 0]]
-    byte = 3 * first[pixel][..., None] - at[..., None, None] + np.arange(3)  # [turns, pair, 2, colour]
-    lanes = np.full((turns, 2, 8, 2), 128, np.uint8)
-    lanes[:, :, :6, 1] = byte.reshape(turns, 2, 6)
-    spread = np.zeros((turns, weights.shape[1], 2, 8), np.uint16)
+    byte = 3 * first[pixel][..., None] - at[..., None, None] + np.arange(3)  # [Q, pair, 2, colour]
+    masks = np.full((quads, 2, 8, 2), 128, np.uint8)
+    masks[:, :, :6, 1] = byte.reshape(quads, 2, 6)
+    spread = np.zeros((quads, weights.shape[1], 2, 8), np.uint16)
     spread[..., :6] = weights[pixel].transpose(0, 3, 1, 2).repeat(3, axis=-1)
-    return at.astype(np.int32), lanes, spread
+    return at.astype(np.int32), masks, spread

@@ -1,4 +1,4 @@
-"""RandAugment and the bilinear crop: one draw a clip, by the seed alone, and no trace in the process's own dice."""
+"""RandAugment and the bilinear crop: random per clip, determined by the seed, global generators left unchanged."""
 
 import pickle
 import random
@@ -15,22 +15,22 @@ from datamodules.sources.order import SampleRng
 
 
 def clip() -> np.ndarray:
-    """The same picture in all frames."""
-    picture = np.random.RandomState(0).randint(0, 256, (48, 48, 3), dtype=np.uint8)
-    return np.repeat(picture[None], 4, axis=0)
+    """Four equal frames."""
+    frame = np.random.RandomState(0).randint(0, 256, (48, 48, 3), dtype=np.uint8)
+    return np.repeat(frame[None], 4, axis=0)
 
 
-def test_frames_of_a_clip_are_changed_alike_and_clips_are_not() -> None:
+def test_augmentation_is_equal_within_a_clip_and_differs_between_clips() -> None:
     augment, made = RandAugment(), []
     for seed in range(12):
         frames = clip()
         augment(frames, SampleRng(seed))
-        assert (frames == frames[:1]).all(), "another draw in another frame"
+        assert (frames == frames[:1]).all(), "frames are augmented differently"
         made.append(frames[0].tobytes())
     assert len(set(made)) > 8
 
 
-def test_it_depends_on_the_draw_alone() -> None:
+def test_augmentation_depends_on_its_rng_only() -> None:
     augment, copied = RandAugment(), pickle.loads(pickle.dumps(RandAugment()))
     one, two = clip(), clip()
     state, numbers = random.getstate(), np.random.get_state()[1].tolist()
@@ -42,7 +42,7 @@ def test_it_depends_on_the_draw_alone() -> None:
     assert (one == two).all()
 
 
-def test_it_is_timm_s() -> None:
+def test_augmentation_equals_timms() -> None:
     from timm.data.auto_augment import rand_augment_transform
 
     theirs = rand_augment_transform(
@@ -59,7 +59,7 @@ def test_it_is_timm_s() -> None:
         RandAugment("m7")
 
 
-def test_a_bilinear_crop_without_averaging_is_torchs_interpolation() -> None:
+def test_a_bilinear_crop_without_antialiasing_equals_torchs_interpolation() -> None:
     frames = np.random.RandomState(0).randint(0, 256, (3, 40, 60, 3), dtype=np.uint8)
     crop = RandomResizedCrop((0.08, 1.0), antialias=False, bilinear=True)
     w, h, left, top = crop.box(60, 40, 32, SampleRng(1).python)

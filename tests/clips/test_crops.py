@@ -1,5 +1,5 @@
-"""What holds of all frame indices and crops, and resizing as PIL does it. (That they are the official code's, number
-for number, is in `test_parity.py`.)"""
+"""Properties of frame indices and crops, and resizing that agrees with PIL. (`test_parity.py` compares indices and
+boxes with the official code's.)"""
 
 import random
 
@@ -19,7 +19,7 @@ Rng = np.random.RandomState
     ids=lambda s: type(s).__name__,
 )
 @pytest.mark.parametrize("length", [1, 2, 5, 16, 17, 63, 64, 65, 300])
-def test_indices_rise_and_lie_inside(sampler: sampling.Sampler, length: int) -> None:
+def test_indices_increase_and_lie_inside(sampler: sampling.Sampler, length: int) -> None:
     clips = [sampler.draw(length, 16, 4, SampleRng(0, n)) for n in range(20)]
     clips += [sampler.view(length, 16, 4, v, views) for views in (1, 2, 5) for v in range(views)]
     for clip in clips:
@@ -27,7 +27,7 @@ def test_indices_rise_and_lie_inside(sampler: sampling.Sampler, length: int) -> 
 
 
 @pytest.mark.parametrize("length", [1, 7, 16, 17, 300])
-def test_segments_of_extracted_frames_rise_and_lie_inside(length: int) -> None:
+def test_segments_of_extracted_frames_increase_and_lie_inside(length: int) -> None:
     for clip in [sampling.raw_segments(length, 16)] + [sampling.raw_segments(length, 16, Rng(n)) for n in range(20)]:
         assert clip.shape == (16,) and clip.min() >= 0 and clip.max() < length and (np.diff(clip) >= 0).all()
 
@@ -46,13 +46,13 @@ def test_multi_scale_crops_lie_inside_and_differ(width: int, height: int) -> Non
     for w, h, left, top in boxes:
         assert 0 <= left <= left + w <= width and 0 <= top <= top + h <= height
         assert min(w, h) >= int(0.66 * min(width, height)) and max(w, h) / min(w, h) < 1.25
-        assert all(side == 224 or abs(side - 224) > 2 for side in (w, h))  # what nearly fits is not resized
+        assert all(side == 224 or abs(side - 224) > 2 for side in (w, h))  # a side close to 224 is not resized
     assert len(boxes) > 50
 
 
 @pytest.mark.parametrize("views", [1, 2, 3, 5])
 @pytest.mark.parametrize("height, width", [(240, 320), (320, 240), (224, 224)])
-def test_squares_of_a_view_reach_from_end_to_end(height: int, width: int, views: int) -> None:
+def test_view_squares_reach_from_end_to_end(height: int, width: int, views: int) -> None:
     offsets = [crops.view_offset(height, width, view, views) for view in range(views)]
     room = max(height, width) - min(height, width)
     assert all(min(offset) == 0 and max(offset) <= room for offset in offsets)
@@ -68,21 +68,21 @@ def test_a_single_view_is_the_middle() -> None:
 @pytest.mark.parametrize(
     "height, width", [(240, 320), (320, 240), (51, 75), (720, 1280), (222, 300), (1, 1), (7, 400), (900, 90)]
 )
-def test_resizing_is_pils(height: int, width: int) -> None:
-    """Also where the official crop exceeds a picture that is 1 or 2 px too small."""
-    rng, draw = Rng(0), random.Random(0)
+def test_resizing_agrees_with_pil(height: int, width: int) -> None:
+    """Also if the official crop exceeds an image that is 1 or 2 px too small."""
+    rng, box_rng = Rng(0), random.Random(0)
     image = np.asarray(
         Image.fromarray(rng.randint(0, 256, (9, 11, 3), np.uint8)).resize((width, height), Image.BICUBIC)
     )
     for _ in range(6):
-        w, h, left, top = box = crops.MultiScaleCrop().box(width, height, 64, draw)
+        w, h, left, top = box = crops.MultiScaleCrop().box(width, height, 64, box_rng)
         got = crops.resize(image[None].copy(), box, 64, 64)[0]
         part = image[max(top, 0) : top + max(h, 1), max(left, 0) : left + max(w, 1)]
         assert np.abs(got.astype(int) - np.asarray(Image.fromarray(part).resize((64, 64), Image.BILINEAR))).max() <= 2
 
 
 @pytest.mark.parametrize("height, width", [(60, 80), (200, 90)])
-def test_many_frames_are_each_as_alone(height: int, width: int) -> None:
+def test_frames_are_resized_independently(height: int, width: int) -> None:
     frames = Rng(0).randint(0, 256, (7, height, width, 3), np.uint8)
     together = crops.resize(frames, (width - 6, height - 4, 3, 2), 48, 48)
     for frame, got in zip(frames, together, strict=True):
@@ -90,13 +90,13 @@ def test_many_frames_are_each_as_alone(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("height, width", [(222, 300), (223, 223), (225, 400)])
-def test_a_crop_beyond_the_edge_is_cut(height: int, width: int) -> None:
+def test_a_crop_beyond_the_edge_is_clipped(height: int, width: int) -> None:
     frames = np.zeros((2, height, width, 3), np.uint8)
     for n in range(30):
         assert crops.MultiScaleCrop()(frames, 224, SampleRng(n)).shape == (2, 224, 224, 3)
 
 
-def test_all_frames_are_cut_alike() -> None:
+def test_all_frames_are_cropped_alike() -> None:
     frames = np.repeat(Rng(0).randint(0, 256, (1, 60, 80, 3), np.uint8), 4, axis=0)
     got = crops.MultiScaleCrop()(frames, 32, SampleRng(1))
     assert (got == got[:1]).all() and (got != crops.MultiScaleCrop()(frames, 32, SampleRng(2))).any()

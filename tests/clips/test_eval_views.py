@@ -1,4 +1,4 @@
-"""Bicubic crops and squashed pictures against torchvision, timm and PIL; the sparse sampler; videos cut short."""
+"""Bicubic crops and squashed frames against torchvision, timm and PIL; the sparse sampler; clips of a limited time."""
 
 import random
 
@@ -25,7 +25,7 @@ SIZES = [(96, 128), (120, 70), (33, 200), (64, 64), (20, 30), (1, 1), (500, 3)]
 
 
 def photo(height: int, width: int, frames: int = 2) -> np.ndarray:
-    """uint8 [T, H, W, 3] with sharp edges and smooth parts."""
+    """uint8 [T, H, W, 3] with sharp edges and smooth regions."""
     rng = np.random.RandomState(0)
     small = rng.randint(0, 256, (frames, 9, 11, 3), np.uint8)
     image = [np.asarray(Image.fromarray(s).resize((width, height), Image.BICUBIC)) for s in small]
@@ -37,7 +37,7 @@ def planes(frames: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("height, width", SIZES)
-def test_bicubic_is_torchvisions(height: int, width: int) -> None:
+def test_bicubic_equals_torchvisions(height: int, width: int) -> None:
     frames = photo(height, width)
     box = (max(1, width * 2 // 3), max(1, height // 2), width // 5, height // 4)
     where = (box[3], box[2], box[1], box[0])  # torchvision: top, left, height, width
@@ -48,7 +48,7 @@ def test_bicubic_is_torchvisions(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("height, width", SIZES)
-def test_bicubic_is_pils(height: int, width: int) -> None:
+def test_bicubic_agrees_with_pil(height: int, width: int) -> None:
     frames = photo(height, width)
     got = bicubic(frames, (width, height, 0, 0), 56, 64)
     pil = np.stack([np.asarray(Image.fromarray(f).resize((64, 56), Image.BICUBIC)) for f in frames])
@@ -57,7 +57,7 @@ def test_bicubic_is_pils(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("height, width", [(240, 320), (320, 240), (51, 75), (720, 1280), (1, 1), (7, 400), (400, 7)])
-def test_random_resized_boxes_are_timms(height: int, width: int) -> None:
+def test_random_resized_boxes_equal_timms(height: int, width: int) -> None:
     ours, state = RandomResizedCrop(), random.getstate()
     theirs = RandomResizedCropAndInterpolation(64, ours.scale, ours.ratio)
     try:
@@ -71,7 +71,7 @@ def test_random_resized_boxes_are_timms(height: int, width: int) -> None:
         random.setstate(state)
 
 
-def test_random_resized_crop_is_one_box_for_all_frames_written_where_it_belongs() -> None:
+def test_random_resized_crop_uses_one_box_for_all_frames_and_writes_to_out() -> None:
     frames = np.repeat(photo(60, 90, 1), 3, axis=0)
     made = RandomResizedCrop()(frames, 32, SampleRng(1))
     out = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
@@ -81,13 +81,13 @@ def test_random_resized_crop_is_one_box_for_all_frames_written_where_it_belongs(
 
 
 @pytest.mark.parametrize("scale, ratio", [((0.0, 1.0), (1, 1)), ((0.9, 0.5), (1, 1)), ((0.5, 1.0), (2, 1))])
-def test_a_wrong_crop_is_named(scale: tuple, ratio: tuple) -> None:
+def test_a_wrong_crop_is_refused(scale: tuple, ratio: tuple) -> None:
     with pytest.raises(ValueError, match=r"scale of 0 to 1 and a ratio above 0.*not \("):
         RandomResizedCrop(scale, ratio)
 
 
 @pytest.mark.parametrize("height, width", SIZES)
-def test_squash_sees_all_of_the_picture(height: int, width: int) -> None:
+def test_squash_scales_the_whole_frame(height: int, width: int) -> None:
     frames = photo(height, width)
     got = Squash()(frames, 24)
     assert torch.equal(planes(got), second.resize(planes(frames), [24, 24], InterpolationMode.BICUBIC))
@@ -108,7 +108,7 @@ def test_squash_in_a_data_module(tmp_path) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 9, 16, 17, 63, 300])
 @pytest.mark.parametrize("released", [False, True])
-def test_sparse_indices_rise_and_lie_inside(length: int, released: bool) -> None:
+def test_sparse_indices_increase_and_lie_inside(length: int, released: bool) -> None:
     sampler = Sparse(released)
     clips = [sampler.draw(length, 8, 4, SampleRng(0, n)) for n in range(20)]
     clips += [sampler.view(length, 8, 4, v, views) for views in (1, 2, 5) for v in range(views)]
@@ -116,7 +116,7 @@ def test_sparse_indices_rise_and_lie_inside(length: int, released: bool) -> None
         assert clip.shape == (8,) and clip.min() >= 0 and clip.max() < length and (np.diff(clip) >= 0).all()
 
 
-def test_every_frame_can_be_drawn_but_in_the_released_rule() -> None:
+def test_every_frame_can_be_drawn_except_by_the_released_rule() -> None:
     def drawn(sampler: Sparse) -> set[int]:
         return {i for n in range(400) for i in sampler.draw(40, 8, 1, SampleRng(n)).tolist()}
 
@@ -130,13 +130,13 @@ def test_views_share_a_video_evenly() -> None:
     assert sparse(301, 8).tolist() == sparse(301, 8, None, 0, 1).tolist()
 
 
-def test_the_demos_take_short_videos_too() -> None:
+def test_the_demo_rules_accept_short_videos() -> None:
     assert every_nth(3, 8).tolist() == [0, 1, 2, 2, 2, 2, 2, 2]
     assert sparse_first(9, 8, 5).tolist() == [0, 1, 2, 3, 4, 5, 6, 8]
     assert per_second(300, 30.0, 1.0, 4).tolist() == [15, 45, 75, 105]
 
 
-class Cut(Files):
+class FirstHalfSecond(Files):
     """The first half second of each video."""
 
     def __getitem__(self, index: int) -> Sample:
@@ -147,14 +147,14 @@ class Cut(Files):
 
 def test_clips_come_from_the_first_seconds(tmp_path) -> None:
     videos.make(tmp_path / "a.mp4", frames=60, fps=24, height=48, width=48)
-    source, clip = Cut(str(tmp_path)), Clip(6, 1, 48, 1, 0.0, Segments(), CentreCrop(), PyAV())
+    source, clip = FirstHalfSecond(str(tmp_path)), Clip(6, 1, 48, 1, 0.0, Segments(), CentreCrop(), PyAV())
     train = TrainBatches(source, Order(1), clip, 0, 0, 1, 1, 1)
     batches = [EvalBatches(source, clip, 2, 1, 0, 1, 1)[0], *(train[k] for k in range(8))]
-    seen = {videos.number(f.permute(1, 2, 0).numpy()) for b in batches for v in b["video"] for f in v.transpose(0, 1)}
-    assert seen <= set(range(12)) and len(seen) > 8
+    drawn = {videos.number(f.permute(1, 2, 0).numpy()) for b in batches for v in b["video"] for f in v.transpose(0, 1)}
+    assert drawn <= set(range(12)) and len(drawn) > 8
 
 
-def test_how_long_a_cut_video_is(tmp_path) -> None:
+def test_the_length_of_a_sample_with_an_end(tmp_path) -> None:
     video = Synthetic(1, length=32, fps=16.0)[0].content
     lengths = [Sample("a", video, end=end).length(video) for end in (None, 30.0, 1.0, 0.01)]
     assert lengths == [32, 32, 16, 1]

@@ -1,4 +1,4 @@
-"""Scaling: our kernel and torch's are PIL's, whatever the sizes, and write nowhere else."""
+"""Scaling: our kernel and torch agree with PIL for all sizes and write only to the output."""
 
 import shutil
 import sysconfig
@@ -22,14 +22,14 @@ built = pytest.mark.skipif(scale.kernel() == "torch", reason="our kernel is not 
 
 @pytest.fixture(params=[pytest.param("AVX2", marks=built), "torch"])
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What scales."""
+    """The implementation under test."""
     if request.param == "torch":
         monkeypatch.setattr(scale, "_scale", None)
     return request.param
 
 
-def pictures(frames: int, height: int, width: int) -> np.ndarray:
-    """Blobs of colour with noise on them, [T, H, W, 3]."""
+def images(frames: int, height: int, width: int) -> np.ndarray:
+    """Noisy blobs of colour, [T, H, W, 3]."""
     rng, made = Rng(0), []
     for _ in range(frames):
         blobs = Image.fromarray(rng.randint(0, 256, (5, 7, 3), np.uint8)).resize((width, height), Image.BICUBIC)
@@ -44,42 +44,42 @@ def scaled(frames: np.ndarray, top: int, left: int, h: int, w: int, height: int,
 
 
 @pytest.mark.parametrize("h, w, height, width", SIZES)
-def test_it_is_pils(by: str, h: int, w: int, height: int, width: int) -> None:
-    frames = pictures(2, h + 5, w + 3)
+def test_scaling_agrees_with_pil(by: str, h: int, w: int, height: int, width: int) -> None:
+    frames = images(2, h + 5, w + 3)
     got = scaled(frames, 4, 2, h, w, height, width).astype(int)
-    for frame, picture in zip(frames, got, strict=True):
+    for frame, image in zip(frames, got, strict=True):
         part = Image.fromarray(frame[4 : 4 + h, 2 : 2 + w])
-        off = np.abs(picture - np.asarray(part.resize((width, height), Image.BILINEAR)))
+        off = np.abs(image - np.asarray(part.resize((width, height), Image.BILINEAR)))
         assert off.max() <= 2 and off.mean() < 0.3
 
 
 @pytest.mark.parametrize("h, w, height, width", SIZES)
-def test_an_even_grey_stays_as_it_is(by: str, h: int, w: int, height: int, width: int) -> None:
+def test_a_uniform_grey_is_unchanged(by: str, h: int, w: int, height: int, width: int) -> None:
     for grey in (0, 1, 127, 254, 255):
         assert (scaled(np.full((1, h, w, 3), grey, np.uint8), 0, 0, h, w, height, width) == grey).all()
 
 
 @pytest.mark.parametrize("width", [224, 225, 226, 227])
-def test_nothing_is_written_beside_it(by: str, width: int) -> None:
-    frames, room = pictures(2, 100, 120), torch.full((4, 50, width, 3), 77, dtype=torch.uint8)
+def test_nothing_is_written_beside_the_output(by: str, width: int) -> None:
+    frames, room = images(2, 100, 120), torch.full((4, 50, width, 3), 77, dtype=torch.uint8)
     scale.scale(frames, 0, 0, 100, 120, room[1:3])
     assert (room[[0, 3]] == 77).all()
     assert torch.equal(room[1:3], torch.from_numpy(scaled(frames, 0, 0, 100, 120, 50, width)))
 
 
-def test_nothing_is_written_between_the_bytes_of_others(by: str) -> None:
-    frames, room = pictures(2, 100, 120), torch.full((2, 100, 130, 3), 77, dtype=torch.uint8)
+def test_nothing_is_written_between_the_elements_of_a_strided_output(by: str) -> None:
+    frames, room = images(2, 100, 120), torch.full((2, 100, 130, 3), 77, dtype=torch.uint8)
     scale.scale(frames, 0, 0, 100, 120, room[:, ::2, :65])
     assert (room[:, 1::2] == 77).all() and (room[:, :, 65:] == 77).all()
     assert torch.equal(room[:, ::2, :65], torch.from_numpy(scaled(frames, 0, 0, 100, 120, 50, 65)))
 
 
-def test_no_frames_are_no_pictures(by: str) -> None:
+def test_no_frames_give_an_empty_output(by: str) -> None:
     assert scaled(np.empty((0, 40, 60, 3), np.uint8), 0, 0, 40, 60, 20, 30).shape == (0, 20, 30, 3)
 
 
-def test_a_part_of_a_picture_is_as_that_part_alone(by: str) -> None:
-    frames = pictures(3, 90, 120)
+def test_a_region_of_an_image_is_scaled_like_that_region_alone(by: str) -> None:
+    frames = images(3, 90, 120)
     alone = np.ascontiguousarray(frames[:, 7:87, 20:120])
     got = scaled(frames, 7, 20, 80, 100, 64, 64)
     assert (got == scaled(alone, 0, 0, 80, 100, 64, 64)).all()
@@ -87,8 +87,8 @@ def test_a_part_of_a_picture_is_as_that_part_alone(by: str) -> None:
 
 
 @built
-def test_no_value_is_lost_or_gained_on_the_whole() -> None:
-    """Sums are cut off at a 256th of a grey level, which is made up for."""
+def test_the_mean_is_unbiased() -> None:
+    """Sums are truncated to a 256th of a grey level, which the kernel's rounding term compensates."""
     frames = Rng(0).randint(0, 256, (4, 260, 300, 3), np.uint8)
     for size in (224, 400):
         got = torch.from_numpy(scaled(frames, 0, 0, 260, 300, size, size))
@@ -106,8 +106,8 @@ def test_weights_sum_up_to_one(size: int, wanted: int) -> None:
 
 
 @built
-def test_the_kernel_reads_and_writes_no_memory_but_its_own() -> None:
-    frames, out = pictures(1, 64, 64), np.empty((1, 32, 32, 3), np.uint8)
+def test_the_kernel_rejects_arguments_that_would_exceed_its_buffers() -> None:
+    frames, out = images(1, 64, 64), np.empty((1, 32, 32, 3), np.uint8)
     rows, columns = scale.taps(64, 32), scale.picks(64, 32)
     scale._scale.scale(frames, 0, 64 * 64 * 3, 64 * 3, 1, 64, rows, columns, out, 32)
     wrong = (
@@ -127,6 +127,6 @@ _CPU, _HEADERS = Path("/proc/cpuinfo"), Path(sysconfig.get_path("include"), "Pyt
 
 
 @pytest.mark.skipif(not (shutil.which("cc") and _HEADERS.exists() and _CPU.exists()), reason="nothing to build it with")
-def test_installing_has_built_the_kernel() -> None:
+def test_the_installation_built_the_kernel() -> None:
     if "avx2" in _CPU.read_text():
         assert scale.kernel() == "AVX2", "python -m pip install -e . builds it, given a C compiler and Python's headers"
