@@ -1,17 +1,19 @@
-"""The order of samples as a pure function of (seed, step): nothing to save, nothing to replay, any world size.
+"""The order of samples as a pure function of (seed, step): no state to save, nothing to replay, any world size.
 
-Letters: `n` global number of a sample in the run, `N` samples in one pass, `L` lanes, `G` videos a step, `W` ranks,
-`m` videos a rank and micro-batch, `A = G / (W m)` micro-batches a step, `k = step * A + a` number of a micro-batch.
+Letters: `n` global number of a sample in the run, `N` samples per epoch, `L` lanes, `G` global batch size, `W` world
+size, `m` micro-batch size, `A = G / (W m)` micro-batches per step, `k = step * A + a` number of a micro-batch.
 
-A run is one long row of numbers n = 0, 1, 2, ...; step s consumes [sG, (s+1)G). `Order` maps n to a sample, `slots`
-says which numbers a rank takes. As neither knows how far a run has come, resuming is arithmetic; as `Order` does not
-know W or the workers, both may change between a run and its resume.
+A run is one sequence of numbers n = 0, 1, 2, ...; step s consumes [sG, (s+1)G). `Order` maps n to a sample, `slots`
+gives the numbers of a rank. Neither depends on the progress of the run, so resuming is arithmetic; `Order` depends on
+neither W nor the workers, so both may change between a run and its resume.
 """
 
 import math
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -19,10 +21,10 @@ _MASK = (1 << 64) - 1
 
 
 def mix(*words: int) -> int:
-    """64 well-mixed bits of a tuple of integers (each splitmix64's finaliser; order matters).
+    """A 64-bit hash of a tuple of integers (splitmix64's finaliser for each; their order matters).
 
-    numpy's SeedSequence is not used: it pads with zeros and splits large integers, so (1, 5) = (1, 5, 0) and different
-    tuples can give one stream.
+    numpy's SeedSequence is not suitable: it pads with zeros and splits large integers, so (1, 5) = (1, 5, 0), and
+    different tuples can give the same stream.
     """
     state = 0x9E3779B97F4A7C15 * (len(words) + 1) & _MASK
     for word in words:
@@ -34,7 +36,8 @@ def mix(*words: int) -> int:
 
 
 class SampleRng:
-    """Random numbers of one sample: `numpy` for frame indices, `python` for crops, as the official code splits them."""
+    """The random generators of one sample, seeded by integers: `numpy` for frame indices, `python` for crops, as in the
+    official code."""
 
     def __init__(self, *words: int) -> None:
         self.bits = mix(*words)
@@ -48,15 +51,25 @@ class SampleRng:
         return random.Random(self.bits)
 
 
+class SampleOrder(Protocol):
+    """Maps the global number of a sample to (epoch, index of the sample in the source)."""
+
+    def __len__(self) -> int:
+        """Samples in one epoch."""
+        ...
+
+    def __call__(self, n: int, /) -> tuple[int, int]: ...
+
+
 class Permutation:
-    """A seeded bijection of [0, size), point by point and in no memory: a Feistel network on a grid, cycle walking."""
+    """A seeded bijection of [0, size), computed per element without a table: a Feistel network with cycle walking."""
 
     rounds = 3  # of two half-rounds each
 
     def __init__(self, size: int, key: int) -> None:
         self.size = size
         self.rows = math.isqrt(max(size - 1, 0)) + 1
-        self.columns = -(-size // self.rows)  # rows * columns exceeds size by less than a row: walking is rare
+        self.columns = -(-size // self.rows)  # rows * columns exceeds size by less than one row: walking is rare
         self.keys = [mix(key, i) for i in range(2 * self.rounds)]
 
     def __call__(self, position: int) -> int:
@@ -69,20 +82,47 @@ class Permutation:
                 row = (row + mix(self.keys[i], column)) % self.rows
                 column = (column + mix(self.keys[i + 1], row)) % self.columns
             position = row * self.columns + column
-            if position < self.size:  # else a cell beyond the last element: walk on, the cycle leads back
+            if position < self.size:  # else a cell beyond the last element: walk on until the cycle returns
                 return position
 
 
-class Order:
-    """Maps the global number n of a sample to (epoch, index), every sample exactly once an epoch.
+class ShardPermutation:
+    """A seeded bijection of all samples that shuffles the shards, then the samples within each.
 
     Args:
-        counts: samples, either one number (each sample may be fetched on its own) or an array of samples per shard (a
-            shard's samples then come together, shards and their insides shuffled anew each epoch).
+        counts: samples per shard, int64 [shards].
         seed: of the shuffling.
-        lanes: numbers n with equal n % lanes form a lane; a lane reads a consecutive piece of the epoch's row of
-            shards. So `lanes` shards are mixed at any time, and a reader of a lane is the only reader of its shards
-            (but for the borders).
+        epoch: its number; every epoch has another order.
+    """
+
+    def __init__(self, counts: np.ndarray, seed: int, epoch: int) -> None:
+        self.counts, self.seed, self.epoch = counts, seed, epoch
+        self.starts = np.cumsum(counts) - counts  # the index of each shard's first sample
+        # Sorts hashes instead of calling Generator.permutation, whose stream numpy does not keep across versions.
+        x = np.arange(len(counts), dtype=np.uint64) + np.uint64(mix(seed, epoch))
+        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        self.shards = np.argsort(x ^ x >> np.uint64(31), kind="stable")
+        self.ends = np.cumsum(counts[self.shards])  # the position at which each shard ends
+
+    def __call__(self, position: int) -> int:
+        """The element at `position`, in O(log shards)."""
+        at = int(np.searchsorted(self.ends, position, side="right"))
+        shard, count = int(self.shards[at]), int(self.counts[self.shards[at]])
+        inside = Permutation(count, mix(self.seed, self.epoch, shard))(position - int(self.ends[at]) + count)
+        return int(self.starts[shard]) + inside
+
+
+class Order:
+    """Maps the global number n of a sample to (epoch, index), with every sample exactly once per epoch.
+
+    Args:
+        counts: the number of samples (each can be read on its own), or an array of samples per shard. The samples of a
+            shard then stay together; shards, and the samples within each, are shuffled anew every epoch.
+        seed: of the shuffling.
+        lanes: numbers n with equal n % lanes form a lane, which reads a contiguous part of the epoch's sequence of
+            shards. So samples of `lanes` shards are mixed at any time, and each shard is read by one lane only (except
+            those at the borders).
         shuffle: False gives 0, 1, 2, ... in every epoch (lanes still apply).
     """
 
@@ -94,8 +134,7 @@ class Order:
         if lanes < 1:
             raise ValueError(f"lanes must be 1 or more, not {lanes}")
         self.seed, self.lanes, self.shuffle = seed, lanes, shuffle
-        self.starts = None if self.counts is None else np.concatenate([[0], np.cumsum(self.counts)[:-1]])
-        self._epochs: OrderedDict[int, object] = OrderedDict()
+        self._epochs: OrderedDict[int, Callable[[int], int]] = OrderedDict()
 
     def __len__(self) -> int:
         """Samples in one epoch."""
@@ -104,46 +143,32 @@ class Order:
     def __call__(self, n: int) -> tuple[int, int]:
         """(epoch, index of the sample in the source) of number n, in O(1) or O(log shards)."""
         epoch = n // self.total
-        return epoch, self._element(epoch, self._place(epoch, n))
+        return epoch, self._element(epoch, self._position(epoch, n))
 
-    def _place(self, epoch: int, n: int) -> int:
-        """Place of n in the epoch's row: after the lanes before its own, at its rank within its own."""
+    def _position(self, epoch: int, n: int) -> int:
+        """Position of n in the epoch: after all earlier lanes, then by its rank within its own lane."""
         begin, end = epoch * self.total, (epoch + 1) * self.total
         lane = n % self.lanes
         return self._before(end, lane) - self._before(begin, lane) + n // self.lanes - self._lane_count(begin, lane)
 
     def _before(self, x: int, lane: int) -> int:
-        """How many of [0, x) lie in lanes below `lane`."""
+        """How many of [0, x) are in lanes before `lane`."""
         return x // self.lanes * lane + min(x % self.lanes, lane)
 
     def _lane_count(self, x: int, lane: int) -> int:
-        """How many of [0, x) lie in `lane`."""
+        """How many of [0, x) are in `lane`."""
         return (x + self.lanes - 1 - lane) // self.lanes
 
-    def _element(self, epoch: int, place: int) -> int:
-        if not self.shuffle:
-            return place
-        if self.counts is None:
-            return self._cached(epoch, lambda: Permutation(self.total, mix(self.seed, epoch)))(place)
-        shards, ends = self._cached(epoch, lambda: self._shards(epoch))
-        at = int(np.searchsorted(ends, place, side="right"))
-        shard, count = int(shards[at]), int(self.counts[shards[at]])
-        inside = Permutation(count, mix(self.seed, epoch, shard))(place - int(ends[at]) + count)
-        return int(self.starts[shard]) + inside
+    def _element(self, epoch: int, position: int) -> int:
+        return self._permutation(epoch)(position) if self.shuffle else position
 
-    def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Shards in the epoch's order, and the place where each one ends."""
-        # Sorting hashes rather than Generator.permutation: numpy does not promise the latter's stream across versions.
-        x = np.arange(len(self.counts), dtype=np.uint64) + np.uint64(mix(self.seed, epoch))
-        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-        shards = np.argsort(x ^ x >> np.uint64(31), kind="stable")
-        return shards, np.cumsum(self.counts[shards])
-
-    def _cached(self, epoch: int, make: object) -> object:
-        """The last two epochs' tables: a batch may straddle a border, and nothing looks further back."""
+    def _permutation(self, epoch: int) -> Callable[[int], int]:
+        """The epoch's permutation; caches two of them, as a batch may span the border between epochs."""
         if epoch not in self._epochs:
-            self._epochs[epoch] = make()
+            if self.counts is None:
+                self._epochs[epoch] = Permutation(self.total, mix(self.seed, epoch))
+            else:
+                self._epochs[epoch] = ShardPermutation(self.counts, self.seed, epoch)
             if len(self._epochs) > 2:
                 self._epochs.popitem(last=False)
         return self._epochs[epoch]
@@ -152,8 +177,8 @@ class Order:
 def slots(k: int, rank: int, world: int, micro: int, accumulate: int) -> list[int]:
     """Global numbers n of the `micro` samples of micro-batch k on a rank.
 
-    Rank r takes slots (a m + i) W + r, so that the ranks' micro-batches interleave and a step's G numbers are the
-    same for every factorisation of G into W, m and A.
+    Rank r takes numbers (a m + i) W + r of a step, so the micro-batches of the ranks interleave, and a step has the
+    same G numbers for every factorisation of G into W, m and A.
     """
     step, a = divmod(k, accumulate)
     first = step * world * micro * accumulate

@@ -1,4 +1,4 @@
-"""What a data set is to the rest: samples by number, each a name, a video that opens, perhaps a text and a label."""
+"""The interface of a data set: samples by number, each with a name, a video, and optionally a text and a label."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -8,13 +8,16 @@ import numpy as np
 
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder
-from datamodules.sources.order import Order
+from datamodules.sources.order import Order, SampleOrder
 
 
 @dataclass
 class Sample:
-    """One sample. `content` is a path, the bytes of a file, or a video that needs no decoder; `text` one caption or
-    several, of which training takes one at a time; clips are cut from its first `end` seconds, or from all of it."""
+    """One sample.
+
+    `content` is a path, the bytes of a file, or a video that needs no decoder. `text` is one caption or several, of
+    which training uses one at a time. Clips come from the first `end` seconds, or from the whole video.
+    """
 
     name: str
     content: str | bytes | Video
@@ -23,24 +26,24 @@ class Sample:
     end: float | None = None
 
     def open(self, decoder: Decoder) -> Video:
-        """The video, opened; DecodeError where that is not possible."""
+        """Opens the video; DecodeError if it cannot be opened."""
         return self.content if isinstance(self.content, Video) else decoder.open(self.content, self.name)
 
     def length(self, video: Video) -> int:
-        """Frames of `video` that clips may be cut from, by its mean frame rate; DecodeError where `end` needs that
-        and it has none."""
+        """The number of frames of `video` that clips may come from, by its mean frame rate; DecodeError if `end` is set
+        and the video has no frame rate."""
         if self.end is None or len(video) == 1:
             return len(video)
         if not video.fps > 0:
-            raise DecodeError(self.name, f"no frame rate, so that its first {self.end:g} seconds cannot be told")
+            raise DecodeError(self.name, f"no frame rate, so its first {self.end:g} seconds cannot be found")
         return max(1, min(len(video), int(self.end * video.fps)))
 
 
 class Source(ABC):
     """A finite list of samples.
 
-    `counts` is the number of samples, or an array of samples per shard where neighbours should be read together.
-    `texts` and `labels` say how many samples have one: a batch carries the field only where all have it.
+    `counts` is the number of samples, or an array of samples per shard if the samples of a shard should be read
+    together. `texts` and `labels` are the numbers of samples that have one; a batch has the field only if all have it.
     """
 
     counts: int | np.ndarray
@@ -52,22 +55,22 @@ class Source(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """Sample number `index`; reads what it must and decodes nothing. DecodeError where it cannot be read."""
+        """Sample number `index`, read but not decoded; DecodeError if it cannot be read."""
 
-    def order(self, seed: int, lanes: int) -> Order:
-        """The order of training: a callable that maps a global number to (epoch, index)."""
+    def order(self, seed: int, lanes: int) -> SampleOrder:
+        """The order of training: maps a global number to (epoch, index)."""
         return Order(self.counts, seed, lanes)
 
     def state(self) -> dict:
-        """What, beyond its length, its order depends on; compared on resume."""
+        """Everything, besides the length, that the order depends on; compared on resume."""
         return {}
 
 
 class Strings:
     """A list of strings in two arrays.
 
-    A Python list of millions of strings is copied page by page into every worker as soon as their reference counts are
-    touched; arrays are shared for good.
+    Reading a Python list of millions of strings changes their reference counts, so that forked workers copy its memory
+    page by page; arrays stay shared.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:

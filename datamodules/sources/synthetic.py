@@ -1,8 +1,8 @@
-"""Moving shapes with captions and labels, made on the fly: for tests, timing, first runs and zero-shot checks.
+"""Moving shapes with captions and labels, generated on the fly: for tests, timing, first runs and zero-shot checks.
 
-A sample is a shape in a colour that moves in a direction over a textured ground. The picture is a torus: what leaves
-on one side enters on the other, from a uniform start. So a single frame's position is uniform whatever the direction,
-which only the order of frames tells.
+A sample is a coloured shape that moves in one direction over a textured background. The frame is a torus: a shape that
+leaves on one side enters on the other, and its start is uniform. So its position in a single frame is uniform for every
+direction, and only the order of frames reveals the direction.
 """
 
 from collections.abc import Sequence
@@ -17,24 +17,24 @@ from datamodules.sources.source import Sample, Source
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = {"red": (220, 50, 40), "green": (50, 190, 70), "blue": (50, 90, 230), "yellow": (230, 210, 50)}
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x, y; y grows downwards
-_NOISE = 25  # most that any colour or ground can bear without leaving 0 to 255
-_SLACK = 4093
+_NOISE = 25  # the most that keeps every colour and background within 0 to 255
+_SLACK = 4093  # extra noise values, so that each frame can take another slice
 
 
 class Synthetic(Source):
-    """Generated videos; number `index` is the same for ever, and combinations take turns.
+    """Generated videos; sample `index` never changes, and combinations of shape, colour and direction take turns.
 
     Args:
-        samples: how many.
-        length: frames of each video.
+        samples: number of samples.
+        length: frames per video.
         size: height and width in pixels.
-        seed: of positions, speeds, sizes and grounds. Give validation another one.
-        label: which attribute is the class: "shape", "colour", "direction", or "combination" for their product.
-        only: keep the combinations that hold all words of one of these ("red circle", "left", "blue square up").
-        exclude: leave out those that hold all words of one of these. Swap the two for a held-out set.
-        texture: strength of the ground, 0 (flat) to 1.
-        noise: largest change of a pixel value by noise, another each frame; 0 for none, 25 at most.
-        fps: frames a second that the videos claim.
+        seed: of positions, speeds, sizes and backgrounds. Use another one for validation.
+        label: the attribute that is the class: "shape", "colour", "direction", or "combination" for their product.
+        only: keeps the combinations that contain all words of an entry ("red circle", "left", "blue square up").
+        exclude: removes the combinations that contain all words of an entry. Swap the two for a held-out set.
+        texture: contrast of the background, 0 (flat) to 1.
+        noise: largest change of a pixel value by noise, which differs between frames; 0 for none, at most 25.
+        fps: the stated frame rate of the videos.
     """
 
     def __init__(
@@ -55,10 +55,9 @@ class Synthetic(Source):
             if word not in known:
                 raise ValueError(f"Synthetic knows no {word!r}; the words are {', '.join(sorted(known))}")
         every = [(s, c, d) for s in SHAPES for c in COLOURS for d in DIRECTIONS]
-        self.classes = [_told(*e) for e in every] if label == "combination" else [*_values(label)]
-        self.combinations = [
-            e for e in every if (not only or _matches(e, only)) and not _matches(e, exclude)
-        ]  # a label's number does not depend on what is left out
+        # The number of a class does not depend on `only` and `exclude`.
+        self.classes = [_sentence(*e) for e in every] if label == "combination" else [*_values(label)]
+        self.combinations = [e for e in every if (not only or _matches(e, only)) and not _matches(e, exclude)]
         if not (0 <= noise <= _NOISE and 0 <= texture <= 1):
             raise ValueError(
                 f"Synthetic takes a noise of 0 to {_NOISE} and a texture of 0 to 1, not {noise} and {texture}"
@@ -74,18 +73,18 @@ class Synthetic(Source):
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
         shape, colour, direction = combination = self.combinations[index % len(self.combinations)]
-        value = {"shape": shape, "colour": colour, "direction": direction, "combination": _told(*combination)}
+        value = {"shape": shape, "colour": colour, "direction": direction, "combination": _sentence(*combination)}
         name = f"synthetic-{self.seed}-{index:08d}"
         video = _Shapes(self, name, combination, mix(self.seed, index))
-        return Sample(name, video, f"a {_told(*combination)}", self.classes.index(value[self.label]))
+        return Sample(name, video, f"a {_sentence(*combination)}", self.classes.index(value[self.label]))
 
 
-def _told(shape: str, colour: str, direction: str) -> str:
+def _sentence(shape: str, colour: str, direction: str) -> str:
     return f"{colour} {shape} moves {direction}"
 
 
 def _values(label: str) -> Sequence[str]:
-    return {"shape": SHAPES, "colour": COLOURS, "direction": DIRECTIONS}[label]
+    return {"shape": SHAPES, "colour": tuple(COLOURS), "direction": tuple(DIRECTIONS)}[label]
 
 
 def _matches(combination: tuple[str, ...], entries: Sequence[str]) -> bool:
@@ -93,7 +92,7 @@ def _matches(combination: tuple[str, ...], entries: Sequence[str]) -> bool:
 
 
 class _Shapes(Video):
-    """One generated video; frames are drawn when asked for."""
+    """One generated video; its frames are rendered on request."""
 
     def __init__(self, source: Synthetic, name: str, combination: tuple[str, str, str], bits: int) -> None:
         self.source, self.name, self.bits = source, name, bits
@@ -106,10 +105,10 @@ class _Shapes(Video):
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         size, rng = self.source.size, np.random.RandomState([self.bits & 0xFFFFFFFF, self.bits >> 32])
         start, radius = rng.randint(size, size=2), size * rng.uniform(0.14, 0.24)
-        speed = size * rng.uniform(0.012, 0.03)  # at stride 4: a twentieth to an eighth of the picture a frame
-        frames = np.repeat(self._ground(rng)[None], len(wanted), axis=0)
+        speed = size * rng.uniform(0.012, 0.03)  # at stride 4: a twentieth to an eighth of the width per frame
+        frames = np.repeat(self._background(rng)[None], len(wanted), axis=0)
         noise = self._noise(rng)
-        mask = np.tile(_mask(self.shape, size, radius), (2, 2))  # any wrapped shift is then a slice of it
+        mask = np.tile(_mask(self.shape, size, radius), (2, 2))  # every cyclic shift is then a slice of it
         for frame, t in zip(frames, wanted.tolist(), strict=True):
             x, y = (int(v) for v in (start + np.round(speed * t * np.array(DIRECTIONS[self.direction]))) % size)
             frame[mask[size - y : 2 * size - y, size - x : 2 * size - x]] = COLOURS[self.colour]
@@ -117,26 +116,26 @@ class _Shapes(Video):
             frame += noise[at : at + frame.size].reshape(frame.shape)
         return frames
 
-    def _ground(self, rng: np.random.RandomState) -> np.ndarray:
-        """uint8 [size, size, 3] of 50 to 170: grey with a few waves that fit the torus."""
+    def _background(self, rng: np.random.RandomState) -> np.ndarray:
+        """uint8 [size, size, 3] of 50 to 170: grey with a few waves that are periodic on the torus."""
         axis = np.arange(self.source.size, dtype=np.float32) * np.float32(2 * np.pi / self.source.size)
         waves = np.zeros((self.source.size, self.source.size, 3), np.float32)
         for _ in range(4):
             (down, across), phase = rng.randint(-4, 5, size=2), rng.uniform(0, 2 * np.pi, 3).astype(np.float32)
-            # the sine of a sum from those of its parts: size sines rather than size ** 2
+            # the addition theorem: `size` sines instead of size ** 2
             a, b = down * axis[:, None], across * axis[:, None] + phase
             waves += np.sin(a)[:, None] * np.cos(b) + np.cos(a)[:, None] * np.sin(b)
         return (110 + np.float32(self.source.texture * 15) * waves).astype(np.uint8)
 
     def _noise(self, rng: np.random.RandomState) -> np.ndarray:
-        """uint8 for a frame and some more, of which each frame takes its own cut; negatives wrap, as does the sum."""
+        """uint8 for a frame plus `_SLACK`, of which each frame takes its own slice; negatives wrap, as does the sum."""
         strength, count = self.source.noise, 3 * self.source.size**2 + _SLACK
         values = np.frombuffer(rng.bytes(count), np.uint8).astype(np.uint16)
         return ((values * (2 * strength + 1) >> 8) - strength).astype(np.uint8)
 
 
 def _mask(shape: str, size: int, radius: float) -> np.ndarray:
-    """bool [size, size] of a shape around (0, 0) of the torus."""
+    """bool [size, size]: a shape centred at (0, 0) of the torus."""
     axis = (np.arange(size) + size // 2) % size - size // 2
     y, x = axis[:, None], axis
     if shape == "circle":

@@ -159,5 +159,5 @@ def test_the_length_of_a_sample_with_an_end(tmp_path) -> None:
     lengths = [Sample("a", video, end=end).length(video) for end in (None, 30.0, 1.0, 0.01)]
     assert lengths == [32, 32, 16, 1]
     video.fps = 0.0
-    with pytest.raises(DecodeError, match="a: no frame rate, so that its first 30 seconds cannot be told"):
+    with pytest.raises(DecodeError, match="a: no frame rate, so its first 30 seconds cannot be found"):
         Sample("a", video, end=30.0).length(video)
