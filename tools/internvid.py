@@ -1,12 +1,12 @@
-"""InternVid-like data from a manifest and a folder of videos.
+"""InternVid-like training data from a manifest and a folder of videos.
 
     internvid.py build MANIFEST VIDEOS OUT       published (InternVid, WebVid) or own manifest -> clips -> shards
-    internvid.py select MANIFEST OUT ...         FLT, AES, DIV: thin a manifest out
+    internvid.py select MANIFEST OUT ...         FLT, AES, DIV: select clips of a manifest
     internvid.py scenes VIDEOS OUT               own videos -> manifest of scenes (PySceneDetect)
-    internvid.py caption MANIFEST OUT ...        captions into a manifest, from a file or a captioner
+    internvid.py caption MANIFEST OUT ...        add captions to a manifest, from a file or a captioner
 
-Videos are not downloaded here: yt-dlp fetches them by id (InternVid), video2dataset fetches whole tables of URLs
-(WebVid, whose own hosting is gone). A manifest does not license what it lists: that is for you to see to.
+This tool does not download videos: yt-dlp fetches them by id (InternVid), video2dataset fetches tables of URLs
+(WebVid, whose own hosting is gone). A manifest does not license its videos: check their licences yourself.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from datamodules.making.options import add_arguments, print_summary, recipe_of
 from datamodules.making.prepare import prepare_rows
 from datamodules.making.scenes import THRESHOLD, Scenes, write_scenes
 
-_MANIFEST = "jsonl, csv or parquet as InternVid or WebVid are published, or with `path` for `YoutubeID`"
+_MANIFEST = "jsonl, csv or parquet as published by InternVid or WebVid, or with `path` instead of `YoutubeID`"
 _CAPTIONER = "datamodules.making.captions:ImageToText"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; 0 where something came of it."""
+    """Runs the tool; returns 0 if at least one clip was kept, 2 on an error."""
     parser = argparse.ArgumentParser(
         prog="internvid.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _add_build(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("build", help="cut clips out of videos and pack them into shards")
     parser.add_argument("manifest", help=_MANIFEST)
-    parser.add_argument("videos", help="folder, any depth: ID.mp4, PAGE_DIR/ID.mp4, `title [ID].webm`, ...")
+    parser.add_argument("videos", help="folder with subfolders: ID.mp4, PAGE_DIR/ID.mp4, `title [ID].webm`, ...")
     add_arguments(parser)
     parser.set_defaults(run=_build)
 
@@ -60,18 +60,20 @@ def _build(a: argparse.Namespace) -> int:
 
 
 def _add_select(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("select", help="thin a manifest out by the rules of InternVid's subsets")
+    parser = commands.add_parser("select", help="select clips of a manifest by the rules of InternVid's subsets")
     parser.add_argument("manifest", help=_MANIFEST)
     parser.add_argument("out", help="jsonl")
     parser.add_argument(
         "--subset", choices=["DIV", "FLT", "AES"], help="FLT: best 30 %% by --score, then DIV; AES: aesthetics >= 4"
     )
-    parser.add_argument("--count", type=int, help="clips to draw as DIV does (published: 10647458); default: all")
-    parser.add_argument("--score", default="UMT_Score", help="column of similarity for FLT (default %(default)s)")
-    parser.add_argument("--share", type=float, help="keep this share of the highest --score")
-    parser.add_argument("--least", nargs=2, metavar=("COLUMN", "VALUE"), help="keep scores from this on")
-    parser.add_argument("--seconds", nargs=2, type=float, metavar=("MIN", "MAX"), help="of a clip; the makers: 1 120")
-    parser.add_argument("--seed", type=int, default=42, help="of the draw (default: the official %(default)s)")
+    parser.add_argument("--count", type=int, help="clips to sample as DIV does (published: 10647458; default: all)")
+    parser.add_argument("--score", default="UMT_Score", help="column with the similarity for FLT (default %(default)s)")
+    parser.add_argument("--share", type=float, help="keep this share of the clips, those with the highest --score")
+    parser.add_argument("--least", nargs=2, metavar=("COLUMN", "VALUE"), help="keep clips with at least this score")
+    parser.add_argument(
+        "--seconds", nargs=2, type=float, metavar=("MIN", "MAX"), help="clip duration (InternVid: 1 120)"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of the sampling (default: the official %(default)s)")
     parser.set_defaults(run=_select)
 
 
@@ -89,22 +91,25 @@ def _select(a: argparse.Namespace) -> int:
 
 
 def _add_scenes(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("scenes", help="find the scenes of a folder of videos")
+    parser = commands.add_parser("scenes", help="split a folder of videos into scenes")
     parser.add_argument("videos", help="a folder")
-    parser.add_argument("out", help="manifest (jsonl); run again after a kill to go on")
+    parser.add_argument("out", help="manifest (jsonl); a killed run resumes when started again")
     parser.add_argument(
-        "--threshold", type=float, default=THRESHOLD, help="change that is a cut (default: InternVid's %(default)s)"
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help="frame difference that is a cut (default: InternVid's %(default)s)",
     )
-    parser.add_argument("--seconds", nargs=2, type=float, default=(0, math.inf), help="shortest and longest scene kept")
+    parser.add_argument("--seconds", nargs=2, type=float, default=(0, math.inf), help="duration of scenes to keep")
     parser.add_argument(
         "--motion",
         nargs=2,
         type=float,
         default=(0, math.inf),
-        help="least and greatest mean change, to drop still ones",
+        help="smallest and largest mean change between frames, to drop static scenes",
     )
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for one video (default %(default)s)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds allowed per video (default %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_scenes)
 
@@ -119,23 +124,28 @@ def _scenes(a: argparse.Namespace) -> int:
 
 
 def _add_caption(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("caption", help="put captions into a manifest")
+    parser = commands.add_parser("caption", help="add captions to a manifest")
     parser.add_argument("manifest", help=_MANIFEST)
-    parser.add_argument("out", help="jsonl; run again after a kill to go on")
+    parser.add_argument("out", help="jsonl; a killed run resumes when started again")
     parser.add_argument("--captions", help="csv or jsonl with `name` (VIDEO_START_END, or VIDEO) and `caption`")
-    parser.add_argument("--videos", help="folder, for a captioner")
+    parser.add_argument("--videos", help="folder of videos to caption with --captioner")
     parser.add_argument(
         "--captioner", default=_CAPTIONER, help="package.module:Class, called with frames (default %(default)s)"
     )
-    parser.add_argument("--arguments", type=json.loads, default={}, help='of its making: \'{"model": "..."}\'')
-    parser.add_argument("--batch", type=int, default=16, help="clips at a time (default %(default)s)")
+    parser.add_argument(
+        "--arguments",
+        type=json.loads,
+        default={},
+        help='arguments of the captioner class, as JSON: \'{"model": "..."}\'',
+    )
+    parser.add_argument("--batch", type=int, default=16, help="clips per batch (default %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_caption)
 
 
 def _caption(a: argparse.Namespace) -> int:
     if (a.captions is None) == (a.videos is None):
-        raise ValueError("give --captions FILE, or --videos FOLDER for a captioner to look at")
+        raise ValueError("give either --captions FILE, or --videos FOLDER to run a captioner")
     if a.captions:
         found, total = join_captions(a.manifest, a.captions, a.out)
         print(f"{found} of {total} clips have a caption; written to {a.out}")

@@ -1,5 +1,5 @@
-"""Videos to shards: `prepare.py VIDEOS OUT`; an index for tars: `prepare.py index DIR`; what encoding anew costs and
-brings: `prepare.py compare VIDEOS`."""
+"""Videos to shards: `prepare.py VIDEOS OUT`; index existing tars: `prepare.py index DIR`; compare encodings of videos:
+`prepare.py compare VIDEOS`."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from datamodules.sources.tars import index_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; 0 where something was kept."""
+    """Runs the tool; returns 0 if at least one clip was kept, 2 on an error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {"index": _index, "compare": _compare}
     try:
@@ -31,8 +31,8 @@ def _prepare(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prepare.py", description=__doc__)
     parser.add_argument("videos", help="a folder, or a csv or jsonl list with a column `path` (and `text`, `label`)")
     add_arguments(parser)
-    parser.add_argument("--root", help="what relative paths of a list start from (default: its folder)")
-    parser.add_argument("--clip-seconds", type=float, help="cut each video in equal clips of about this length")
+    parser.add_argument("--root", help="folder that relative paths of a list start from (default: that of the list)")
+    parser.add_argument("--clip-seconds", type=float, help="cut each video into equal clips of about this length")
     a = parser.parse_args(arguments)
     recipe = replace(recipe_of(a), clip_seconds=a.clip_seconds)
     report = prepare(a.videos, a.out, recipe, a.root, a.shard_samples, a.workers, not a.quiet, a.limit)
@@ -40,16 +40,16 @@ def _prepare(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from datamodules.making.compare import as_markdown, compare  # here, as it waits for torch
+    from datamodules.making.compare import as_markdown, compare  # here, because it imports torch
 
     parser = argparse.ArgumentParser(
         prog="prepare.py compare",
-        description="Encode videos in several ways; print size, quality and time to decode 16 frames at stride 4.",
+        description="Encodes videos with several settings; prints size, quality and time to decode 16 frames.",
     )
     parser.add_argument("videos", help="a folder, or a csv or jsonl list with a column `path`; a handful is enough")
-    parser.add_argument("--root", help="what relative paths of a list start from (default: its folder)")
-    parser.add_argument("--rounds", type=int, default=5, help="clips from each video (default %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the measures to this file")
+    parser.add_argument("--root", help="folder that relative paths of a list start from (default: that of the list)")
+    parser.add_argument("--rounds", type=int, default=5, help="clips decoded from each video (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
     a = parser.parse_args(arguments)
     rows, failed = compare(a.videos, root=a.root, rounds=a.rounds)
     for name, reason in failed.items():
@@ -61,11 +61,11 @@ def _compare(arguments: list[str]) -> int:
 
 
 def _index(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prepare.py index", description="Index the WebDataset tars in a folder.")
+    parser = argparse.ArgumentParser(prog="prepare.py index", description="Indexes the WebDataset tars in a folder.")
     parser.add_argument("folder")
     rows, wrong = index_folder(Path(parser.parse_args(arguments).folder))
     for tar, what in wrong.items():
-        print(f"warning: {tar} is {what}; its whole samples are indexed", file=sys.stderr)
+        print(f"warning: {tar} is {what}; its complete samples are indexed", file=sys.stderr)
     print(f"indexed {sum(row['samples'] for row in rows)} samples in {len(rows)} shards")
     return 0
 

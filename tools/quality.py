@@ -1,4 +1,4 @@
-"""What features are worth on moving shapes: pretrains each method, probes and fine-tunes it, and writes a table."""
+"""Quality of features on moving shapes: pretrains each method, probes and fine-tunes it, and writes a table."""
 
 import argparse
 import shlex
@@ -10,13 +10,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; whatever is there already, from a run that was killed too, is not made again."""
+    """Runs the tool; existing results are reused, also those of a killed run."""
     from pretrain.cli import main as command
     from pretrain.studies.quality import METHODS, Size, Study
     from pretrain.studies.quality_report import write_results
 
     parser = argparse.ArgumentParser(prog="quality.py", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="(default %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="output folder (default %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows (default: all)")
     for field in fields(Size):
         option = f"--{field.name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Weights between two checkpoints (WiSE-FT): `python tools/wise.py RUN CLIP.pt --alpha 0.5 --out mixed.ckpt`."""
+"""Interpolates two checkpoints (WiSE-FT): `python tools/wise.py RUN CLIP.pt --alpha 0.5 --out mixed.ckpt`."""
 
 import argparse
 import sys
@@ -8,10 +8,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the tool; 2 where a checkpoint is not as it should be."""
+    """Runs the tool; returns 2 if a checkpoint is missing or does not fit."""
     parser = argparse.ArgumentParser(prog="wise.py", description=__doc__)
     parser.add_argument("tuned", help="a checkpoint of `fit`, or a run folder (its newest)")
-    parser.add_argument("start", help="what it started from: any checkpoint that its model can be given as `weights`")
+    parser.add_argument("start", help="the initial weights: any checkpoint that the model accepts as `weights`")
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the tuned weights (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, for --ckpt_path and export")
     a = parser.parse_args(arguments)
