@@ -1,0 +1,99 @@
+"""Contrastive losses against the official code, in one process and with features gathered over several."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from pretrain.learning.contrast import all_gather, contrastive_loss, same_pairs, similarity
+from tests.parity import checks
+from tests.parity.case import Case
+
+
+@checks(names=("vtc_loss*",))
+def contrast(case: Case) -> None:
+    """Similarities, losses and gradients of each variant: one or several frames or prompts a sample, with and without
+    samples of one index as positives of each other."""
+    c = case.facts["config"]
+    assert case["in/v2d"].shape == (c["B"], c["C"]) and ("in/v3d" not in case or case["in/v3d"].shape[1] == c["T"])
+    case.fact(c, "temp", case["in/temp"].item(), {"atol": 1e-6, "rtol": 1e-6})
+    for variant in sorted({name.split("/")[1] for name in case.names("out")}):
+        what, _, how = variant.partition("_")
+        video, text = "v3d" if what == "frames" else "v2d", "t3d" if what == "prompts" else "t2d"
+        v, x, temperature = (case[f"in/{name}"].clone().requires_grad_() for name in (video, text, "temp"))
+        sims = similarity(v, x, temperature, "max" if how == "max" else "mean")
+        case.close(f"out/{variant}/sim_v2t", sims)
+        case.close(f"out/{variant}/sim_t2v", sims.t())
+        loss = contrastive_loss(sims, None if how == "noidx" else same_pairs(case["in/idx"]))
+        case.close(f"out/{variant}/loss", loss)
+        loss.backward()
+        for name, leaf in (("grad_v", v), ("grad_t", x), ("grad_temp", temperature)):
+            case.close(f"out/{variant}/{name}", leaf.grad)
+
+
+# Variants of a loss over ranks: whether gradients of gathered features are exact, and whether equal indices are pairs.
+VARIANTS = {
+    "viclip_local_slice": (False, True),
+    "internvideo1_full": (True, False),
+    "single_process_idx": (True, True),
+    "single_process_arange": (True, False),
+}
+WEIGHTS = ("grad_wv", "grad_wt", "grad_temp")
+
+
+@checks(names=("vtc_*ranks*",))
+def ranks(case: Case) -> None:
+    """Any number of ranks; what one process computes of the whole batch is the mean of ours over ranks.
+
+    The gradients that a case has for each rank may be those before or after they were averaged in place.
+    """
+    c, x = case.facts["config"], case["in/x_video"]
+    assert x.shape == (c["world"], c["batch"], c["in_dim"]) and case["in/w_video"].shape == (c["in_dim"], c["dim"])
+    case.fact(c, "temp", case["in/temp"].item(), {"atol": 1e-6, "rtol": 1e-6})
+    made = over_ranks(c["world"], case.part("in"))
+    for variant, found in made.items():
+        place = f"out/{variant}"
+        case.close(f"{place}/loss", found[0]["loss"])
+        for number, rank in enumerate(found):
+            case.close(f"{place}/rank{number}/loss", rank["loss"])
+        for name in WEIGHTS:
+            mean = torch.stack([rank[name] for rank in found]).mean(0)
+            case.close(f"{place}/{name}", mean)
+            case.close(f"{place}/ddp_mean/{name}", mean)
+            theirs = [case[key] for number in range(len(found)) if (key := f"{place}/rank{number}/{name}") in case]
+            averaged = all(torch.equal(gradient, theirs[0]) for gradient in theirs)
+            for number, rank in enumerate(found):
+                case.close(f"{place}/rank{number}/{name}", mean if averaged else rank[name])
+    ratios = case.facts.get("ratio_ddp_mean_to_true_encoder_grad", {})
+    for variant in ratios:
+        # The full gradient of the variant's loss: that of exact gathering.
+        exact = "single_process_idx" if VARIANTS[variant][1] else "single_process_arange"
+        for name in ("grad_wv", "grad_wt"):
+            full, mean = (torch.stack([rank[name] for rank in made[v]]).mean(0) for v in (exact, variant))
+            case.fact(ratios, variant, (mean.norm() / full.norm()).item(), {"atol": 1e-4, "rtol": 0})
+
+
+def over_ranks(world: int, inputs: dict[str, Tensor]) -> dict[str, list[dict]]:
+    """For each variant, loss and gradients of each of `world` processes; features are x @ w."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_rank, (world, inputs, folder), nprocs=world)
+        found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    return {name: [made[name] for made in found] for name in VARIANTS}
+
+
+def _rank(rank: int, world: int, inputs: dict[str, Tensor], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    made = {}
+    for name, (exact, by_index) in VARIANTS.items():
+        wv, wt, temperature = (inputs[key].clone().requires_grad_() for key in ("w_video", "w_text", "temp"))
+        video, text = all_gather(inputs["x_video"][rank] @ wv, exact), all_gather(inputs["x_text"][rank] @ wt, exact)
+        same = same_pairs(all_gather(inputs["idx"][rank])) if by_index else None
+        loss = contrastive_loss(similarity(video, text, temperature), same)
+        loss.backward()
+        made[name] = {"loss": loss.detach(), "grad_wv": wv.grad, "grad_wt": wt.grad, "grad_temp": temperature.grad}
+    torch.save(made, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
