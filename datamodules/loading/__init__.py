@@ -1,1 +1,1 @@
-"""Batches from worker processes, whatever dies."""
+"""Batches made by worker processes that may hang or die."""

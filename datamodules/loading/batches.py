@@ -1,4 +1,4 @@
-"""Whole micro-batches by number, as map-style datasets: what a worker process does.
+"""Map-style datasets whose items are whole micro-batches: the work of a worker process.
 
 Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all videos' view 0, then view 1, ...).
 """
@@ -16,7 +16,7 @@ from datamodules.clips.sampling import Sampler
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
 from datamodules.loading import buffers, heartbeat
-from datamodules.sources.order import Order, SampleRng, mix, slots
+from datamodules.sources.order import SampleOrder, SampleRng, mix, slots
 from datamodules.sources.source import Sample, Source
 
 ATTEMPTS = 8  # substitutes for one unreadable sample before the run stops
@@ -24,7 +24,7 @@ ATTEMPTS = 8  # substitutes for one unreadable sample before the run stops
 
 @dataclass
 class Clip:
-    """How a clip is cut: numbers and rules, the same for every sample."""
+    """How a clip is cut from a video: numbers and rules, the same for every sample."""
 
     frames: int
     stride: int
@@ -34,28 +34,36 @@ class Clip:
     sampler: Sampler
     crop: crops.Crop
     decoder: Decoder
-    view: EvalView = Squares()  # noqa: RUF009 it has no state
+    view: EvalView = Squares()  # noqa: RUF009 (it has no state)
     augment: Augment | None = None
 
 
 class TrainBatches(Dataset):
-    """Micro-batch k of one rank; a pure function of its arguments and k."""
+    """Training micro-batches of one rank; item k is a pure function of the arguments and k."""
 
     def __init__(
-        self, source: Source, order: Order, clip: Clip, seed: int, rank: int, world: int, micro: int, accumulate: int
+        self,
+        source: Source,
+        order: SampleOrder,
+        clip: Clip,
+        seed: int,
+        rank: int,
+        world: int,
+        micro: int,
+        accumulate: int,
     ) -> None:
         self.source, self.order, self.clip, self.seed = source, order, clip, seed
         self.rank, self.world, self.micro, self.accumulate = rank, world, micro, accumulate
 
     def __len__(self) -> int:
-        """Micro-batches in one pass over the data. k may go beyond: it then begins the next one."""
+        """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
         return -(-len(self.source) // (self.world * self.micro))
 
-    def __getitem__(self, k: int) -> dict:
-        """`video` uint8 [B, C, T, H, W], `name`, `skipped`, and where the source has them `text` and `label`."""
+    def __getitem__(self, index: int) -> dict:
+        """`video` uint8 [B, C, T, H, W], `name`, `skipped`, and `text` and `label` if the source has them."""
         clip, skipped, samples = self.clip, [], []
         video = empty_video(clip.views, self.micro, clip.frames, clip.size)
-        for i, n in enumerate(slots(k, self.rank, self.world, self.micro, self.accumulate)):
+        for i, n in enumerate(slots(index, self.rank, self.world, self.micro, self.accumulate)):
             sample, frames = self._load(n, skipped)
             if isinstance(sample.text, list):
                 sample = replace(sample, text=sample.text[mix(self.seed, n, -1) % len(sample.text)])
@@ -70,7 +78,7 @@ class TrainBatches(Dataset):
         return {**collate(video, self.source, samples), "skipped": skipped}
 
     def _load(self, n: int, skipped: list[tuple[str, str]]) -> tuple[Sample, np.ndarray]:
-        """Number n's sample and frames [T, H, W, 3]; where unreadable, a substitute that depends on (seed, n) only."""
+        """Sample n and its frames [T, H, W, 3]; if unreadable, a substitute that depends on (seed, n) only."""
         index = self.order(n)[1]
         for attempt in range(1 + ATTEMPTS):
             try:
@@ -88,10 +96,10 @@ class TrainBatches(Dataset):
 
 
 class EvalBatches(Dataset):
-    """Batch k of one rank over a source in its own order: sample i belongs to rank i % W, equally many batches for
-    each.
+    """Evaluation batches of one rank over a source in its own order.
 
-    Rows beyond the end repeat earlier samples at `weight` 0, as do videos that cannot be read, whose pixels are 0.
+    Sample i belongs to rank i % W, and all ranks have equally many batches. Rows beyond the end repeat earlier samples;
+    videos that cannot be read have pixels of 0. Both have `weight` 0.
     """
 
     def __init__(self, source: Source, clip: Clip, clips: int, crops: int, rank: int, world: int, micro: int) -> None:
@@ -101,22 +109,22 @@ class EvalBatches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.source) // (self.world * self.micro))
 
-    def __getitem__(self, k: int) -> dict:
-        """Batch of `video` uint8 [B, C, T, H, W], V = clips * crops fixed views of each, and `weight` float [B]."""
+    def __getitem__(self, index: int) -> dict:
+        """`video` uint8 [B, C, T, H, W] with V = clips * crops fixed views of each video, and `weight` float [B]."""
         clip, skipped, samples = self.clip, [], []
         video = empty_video(self.clips * self.crops, self.micro, clip.frames, clip.size)
         weight = torch.ones(self.clips * self.crops, self.micro)
         for i in range(self.micro):
-            n = (k * self.micro + i) * self.world + self.rank
+            n = (index * self.micro + i) * self.world + self.rank
             if n >= len(self.source):
                 weight[:, i] = 0
-            sample = Sample("", "", "", 0)  # stands in where not even the list's entry can be read
+            sample = Sample("", "", "", 0)  # for a sample that the source cannot read either
             try:
                 heartbeat.begin(f"sample {n % len(self.source)}")
                 sample = self.source[n % len(self.source)]
                 self._fill(video[:, i], sample)
             except DecodeError as error:
-                if n < len(self.source):  # padding names nobody twice
+                if n < len(self.source):  # a padding row would be named twice
                     skipped.append((error.name, error.reason))
                 sample.name = error.name
                 video[:, i], weight[:, i] = 0, 0
@@ -137,14 +145,17 @@ class EvalBatches(Dataset):
 
 
 def empty_video(views: int, micro: int, frames: int, size: int) -> torch.Tensor:
-    """uint8 [V, m, T, H, W, C], in a worker straight in shared memory: handing it over then copies nothing."""
+    """uint8 [V, m, T, H, W, C], uninitialized; in a worker in shared memory, so that sending it copies nothing."""
     return buffers.empty((views, micro, frames, size, size, 3))
 
 
 def collate(video: torch.Tensor, source: Source, samples: list[Sample]) -> dict:
-    """Rows in view-major order. Pixels stay channels-last in memory: [B, C, T, H, W] is a view of the buffer."""
+    """Batch with rows in view-major order. `video` [B, C, T, H, W] is a view of the buffer, channels-last in memory."""
     views, total = len(video), len(source)
-    batch = {"video": video.flatten(0, 1).permute(0, 4, 1, 2, 3), "name": [s.name for s in samples] * views}
+    batch: dict[str, object] = {
+        "video": video.flatten(0, 1).permute(0, 4, 1, 2, 3),
+        "name": [s.name for s in samples] * views,
+    }
     if source.texts == total:
         batch["text"] = [s.text for s in samples] * views
     if source.labels == total:

@@ -1,7 +1,8 @@
-"""Large tensors handed from a loading process to its reader without a copy: memory without a name, passed by handle
-and used again once its reader has let go of it (fresh memory costs as much as the crops that fill it).
+"""Anonymous shared memory that sends large tensors from a worker to the main process without a copy.
 
-Not in /dev/shm, which containers keep small; gone with the last process that has it, even if that is killed.
+It is passed by file descriptor, and a buffer is reused once its tensor is freed (fresh memory costs as much as the
+crops that fill it). It is not in /dev/shm, which containers keep small, and it is freed with the last process that maps
+it, even if that is killed.
 """
 
 import mmap
@@ -15,42 +16,45 @@ import torch
 
 @dataclass
 class Buffer:
-    """A piece of memory of this process that another one may see. `free`: nobody uses it."""
+    """Shared memory of a worker. `free`: no tensor uses it, here or in the main process."""
 
     number: int
     descriptor: int
     memory: mmap.mmap
     free: bool = False
-    known: bool = False  # its reader has its descriptor
-    lent: bool = False
+    sent: bool = False  # the main process has its descriptor
+    lent: bool = False  # a tensor of the main process uses it
 
 
 class Pool:
-    """The buffers of one process. A child that goes on with its parent's would write where the parent, and every other
-    child, writes: the memory is inherited, not copied. So each worker begins with a pool of its own."""
+    """The buffers of one process.
+
+    Each worker starts with a new pool: a forked child shares its parent's buffers (the memory is mapped, not copied),
+    so that two children with one pool would overwrite each other's batches.
+    """
 
     def __init__(self) -> None:
         self.buffers: list[Buffer] = []
-        self.at: dict[int, Buffer] = {}  # by address
+        self.by_address: dict[int, Buffer] = {}
 
     def empty(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """uint8 of a shape, of one element or more and of any content."""
+        """Uninitialized uint8 tensor with at least one element."""
         size = torch.Size(shape).numel()
         buffer = next((b for b in self.buffers if b.free and len(b.memory) == size), None) or self._new(size)
         tensor = view(buffer.memory)
-        buffer.free, self.at[tensor.data_ptr()] = False, buffer
-        weakref.finalize(tensor.untyped_storage(), _dropped, buffer)
+        buffer.free, self.by_address[tensor.data_ptr()] = False, buffer
+        weakref.finalize(tensor.untyped_storage(), _freed, buffer)
         return tensor.view(shape)
 
     def lend(self, tensor: torch.Tensor) -> Buffer | None:
-        """The buffer that a tensor lies on, kept as it is until it is `returned`; None if `empty` did not make it."""
-        buffer = self.at.get(tensor.untyped_storage().data_ptr())
+        """The buffer of a tensor, in use until it is `returned`; None if `empty` did not make the tensor."""
+        buffer = self.by_address.get(tensor.untyped_storage().data_ptr())
         if buffer is not None:
             buffer.lent = True
         return buffer
 
     def returned(self, numbers: list[int]) -> None:
-        """The reader has let go of these buffers."""
+        """Marks buffers whose tensors the main process has freed as free."""
         for number in numbers:
             self.buffers[number].lent, self.buffers[number].free = False, True
 
@@ -65,19 +69,19 @@ class Pool:
         return self.buffers[-1]
 
 
-pool: Pool | None = None  # a worker's
+pool: Pool | None = None  # set in workers only
 
 
 def empty(shape: tuple[int, ...]) -> torch.Tensor:
-    """uint8 of a shape, of any content; in a worker on memory that can be lent."""
+    """Uninitialized uint8 tensor; in a worker in shared memory."""
     return torch.empty(shape, dtype=torch.uint8) if pool is None or 0 in shape else pool.empty(shape)
 
 
 def view(memory: mmap.mmap) -> torch.Tensor:
-    """uint8 [size] on a piece of memory, with a storage of its own, which lives as long as any tensor on it."""
+    """uint8 [size] on this memory, with its own storage, which lives as long as any tensor on it."""
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
-def _dropped(buffer: Buffer) -> None:
-    """This process uses it no more; a reader may."""
+def _freed(buffer: Buffer) -> None:
+    """The worker's tensor is freed; the main process may still use the buffer."""
     buffer.free = not buffer.lent

@@ -1,4 +1,4 @@
-"""How a global batch, the shards and the cores are divided where a recipe does not say."""
+"""Defaults where a recipe says nothing: gradient accumulation, lanes of shards, loading processes per device."""
 
 import os
 
@@ -9,7 +9,7 @@ from datamodules.sources.source import Source
 
 
 def accumulation(global_batch: int, micro_batch: int | None, world: int) -> int:
-    """Micro-batches a step; an error that names the nearest global batches where the numbers do not divide."""
+    """Micro-batches per optimizer step; the error names the nearest possible global batches."""
     micro = micro_batch if micro_batch is not None else max(1, global_batch // world)
     unit = micro * world
     if micro < 1 or global_batch % unit:
@@ -25,13 +25,13 @@ def accumulation(global_batch: int, micro_batch: int | None, world: int) -> int:
 
 
 def default_lanes(train: Source | None, global_batch: int) -> int:
-    """1 for single items; for shards as many as divide the global batch, so that a batch mixes shards."""
+    """1 for single files; for shards the most that divides `global_batch`, so that a batch mixes shards."""
     if train is None or isinstance(train.counts, (int, np.integer)):
         return 1
     return max(d for d in range(1, min(global_batch, len(train.counts), 256) + 1) if global_batch % d == 0)
 
 
 def cores_per_device(devices: int) -> int:
-    """Loading processes a device by default."""
+    """Default number of loading processes per device."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(16, cores // max(1, devices)))

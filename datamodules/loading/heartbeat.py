@@ -1,68 +1,72 @@
-"""What a loading process is at: written where another process can read it, even if this one hangs or dies.
+"""The sample that a worker is at, in memory that the main process can read even if the worker hangs or dies.
 
-A sample that took its process down, or that took too long, is *blocked*: asked for again, it is a DecodeError.
+A sample that killed its worker or took too long is put on the blocklist: reading it again raises a DecodeError.
 """
 
 import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError
 
-_ROOM = 1024  # bytes of a name, as far as they go
-_NOTE = struct.Struct("<dI")  # when the decoding began, 0 outside one; length of the name
-SIZE = _NOTE.size + _ROOM
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_NAME_SIZE = 1024  # bytes; longer names are cut
+_HEADER = struct.Struct("<dI")  # start of the decoding (0: none is running), length of the name
+SIZE = _HEADER.size + _NAME_SIZE
 
 
 class Note:
-    """The one note of a process, on memory that another one shares; by itself it only remembers.
+    """The current sample of one process.
 
     Args:
-        memory: `SIZE` bytes, writable.
+        memory: `SIZE` writable bytes, shared with the main process; by default private memory.
     """
 
-    def __init__(self, memory: object = None) -> None:
-        self.memory = memoryview(np.frombuffer(bytearray(SIZE) if memory is None else memory, np.uint8))
+    def __init__(self, memory: "Buffer | None" = None) -> None:
+        self.memory = memoryview(np.frombuffer(memoryview(bytearray(SIZE) if memory is None else memory), np.uint8))
 
     def write(self, name: str, since: float = 0.0) -> None:
-        text = name.encode("utf-8", "surrogateescape")[:_ROOM]
-        self.memory[_NOTE.size : _NOTE.size + len(text)] = text
-        _NOTE.pack_into(self.memory, 0, since, len(text))
+        text = name.encode("utf-8", "surrogateescape")[:_NAME_SIZE]
+        self.memory[_HEADER.size : _HEADER.size + len(text)] = text
+        _HEADER.pack_into(self.memory, 0, since, len(text))
 
     def read(self) -> tuple[str, float]:
-        """(name of the sample, when its decoding began: 0.0 where none is under way)."""
-        since, length = _NOTE.unpack_from(self.memory, 0)
-        return bytes(self.memory[_NOTE.size : _NOTE.size + length]).decode("utf-8", "replace"), since
+        """(name of the sample, start of its decoding by the monotonic clock: 0.0 if none is running)."""
+        since, length = _HEADER.unpack_from(self.memory, 0)
+        return bytes(self.memory[_HEADER.size : _HEADER.size + length]).decode("utf-8", "replace"), since
 
 
-note = Note()  # this process's; a worker puts its shared one here
-blocked: dict[str, str] = {}  # reasons by name
+note = Note()  # of this process; a worker replaces it by one in shared memory
+blocklist: dict[str, str] = {}  # reason by name of the sample
 
 
-def use(other: Note) -> None:
+def use_note(other: Note) -> None:
     """Writes to another note from now on."""
     global note
     note = other
 
 
-def block(names: Mapping[str, str]) -> None:
-    """Samples that are to fail, and why."""
-    blocked.update(names)
+def block(reasons: Mapping[str, str]) -> None:
+    """Adds samples, with reasons, to the blocklist."""
+    blocklist.update(reasons)
 
 
 def begin(name: str) -> None:
-    """Notes which sample is at hand, in case that this process dies; DecodeError if it is blocked."""
+    """Notes the sample that is read next, in case this process dies; DecodeError if it is blocked."""
     note.write(name)
-    if name in blocked:
-        raise DecodeError(name, blocked[name])
+    if name in blocklist:
+        raise DecodeError(name, blocklist[name])
 
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Notes that a sample is being decoded, in case that this takes for ever; DecodeError if it is blocked."""
+    """Notes that a sample is being decoded, in case this hangs; DecodeError if it is blocked."""
     begin(name)
     note.write(name, time.monotonic())
     try:

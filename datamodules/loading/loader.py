@@ -1,10 +1,11 @@
-"""A loader whose place in the run is the trainer's step, in a form that Lightning leaves as it is."""
+"""A DataLoader whose position in the run is the trainer's step, and whose workers may hang or die."""
 
 import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
@@ -13,24 +14,25 @@ from datamodules.loading.workers import Workers
 
 
 class Loader(DataLoader):
-    """A loader whose place is the trainer's step. The empty state says to Lightning that it resumes in mid-epoch.
+    """A DataLoader with our own worker processes (see `Workers`), which may hang or die.
 
-    Its processes are our own (see `Workers`): they may hang or die. `waited` counts the seconds that it has kept its
-    reader waiting.
+    The empty state dict makes Lightning resume in the middle of an epoch. `waited` counts the seconds for which the
+    training loop has waited for batches.
 
     Args:
-        arguments: torch's.
-        limit: seconds that a worker may be decoding one sample; None for no limit.
-        options: torch's.
+        arguments: those of torch's DataLoader.
+        limit: time limit in seconds for decoding one sample; None for no limit.
+        options: those of torch's DataLoader.
     """
 
     waited = 0.0
 
-    def __init__(self, *arguments: object, limit: float | None = None, **options: object) -> None:
+    def __init__(self, *arguments: Any, limit: float | None = None, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.limit, self._persistent = limit, None
+        self.limit = limit
+        self._persistent: Workers | None = None
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator:  # pyrefly: ignore[bad-override]  (torch names its private iterator class)
         batches = self._batches() if self.num_workers else super().__iter__()
         while True:
             began = time.perf_counter()
@@ -41,6 +43,7 @@ class Loader(DataLoader):
             yield batch
 
     def _batches(self) -> Iterator[dict]:
+        assert self.prefetch_factor is not None  # torch sets 2 if there are workers
         workers = self._persistent or Workers(
             self.dataset, self.num_workers, self.prefetch_factor, self.limit, self.multiprocessing_context
         )
@@ -61,7 +64,7 @@ class Loader(DataLoader):
 
 
 def pinned(batches: Iterator[dict]) -> Iterator[dict]:
-    """The same batches with tensors in page-locked memory, where a thread copies them one batch ahead."""
+    """The same batches with tensors in pinned memory; a thread copies them one batch ahead."""
     done, ready = threading.Event(), queue.Queue(maxsize=1)
 
     def put(item: object) -> None:
@@ -78,7 +81,7 @@ def pinned(batches: Iterator[dict]) -> Iterator[dict]:
                 if done.is_set():
                     return
             put(None)
-        except BaseException as error:  # it is the reader's to see
+        except BaseException as error:  # raised again in the reading thread
             put(error)
 
     thread = threading.Thread(target=move, daemon=True, name="tubelet-pin")
@@ -90,14 +93,14 @@ def pinned(batches: Iterator[dict]) -> Iterator[dict]:
             yield item
     finally:
         done.set()
-        thread.join()  # nobody else uses the workers when they are closed, or used again
+        thread.join()  # it must not use the workers after they are closed or restarted
 
 
 class BatchNumbers(DistributedSampler):
-    """The numbers of the batches, from `position()` to `total`; `len` is `total`, the whole run, as Lightning counts
-    from 0.
+    """Batch numbers from `position()` to `total`; `len` is `total`, since Lightning counts from 0 also after a resume.
 
-    A DistributedSampler in name, so that Lightning leaves it alone: which samples a rank takes is arithmetic elsewhere.
+    It is a DistributedSampler by type only, so that Lightning does not replace it: the datasets divide samples among
+    ranks.
     """
 
     def __init__(self, position: Callable[[], int], total: int) -> None:
@@ -110,4 +113,4 @@ class BatchNumbers(DistributedSampler):
         return self.total
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing depends on Lightning's epoch, which it miscounts on some resumes."""
+        """Ignores Lightning's epoch, which is wrong after some resumes."""

@@ -1,4 +1,4 @@
-"""A look at all videos before windows are cut: how long each is, which cannot be read, and which rank takes which."""
+"""Opens all videos before windows are cut: their lengths, those that cannot be read, and their division among ranks."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -17,8 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video as it was found: its number in the source, name, frames, frame rate (0: unknown); `done` if nothing needs
-    to be made of it."""
+    """A video: its number in the source, name, frames and frame rate (0: unknown); `done` if it needs no processing."""
 
     number: int
     name: str
@@ -31,7 +30,7 @@ class Survey(Dataset):
     """Item k: the (k W + r)th video of a source, opened but not decoded.
 
     Args:
-        done: says of a name that nothing needs to be made of it; such a video is not even opened.
+        done: whether the video of this name needs no processing; such a video is not opened.
     """
 
     def __init__(
@@ -42,9 +41,9 @@ class Survey(Dataset):
     def __len__(self) -> int:
         return len(range(self.rank, len(self.source), self.world))
 
-    def __getitem__(self, k: int) -> dict:
-        """`found`, a `VideoInfo`, or `skipped`, the name and reason of one that cannot be read."""
-        number = k * self.world + self.rank
+    def __getitem__(self, index: int) -> dict:
+        """`found`, a `VideoInfo`, or `skipped`, the name of a video that cannot be read and the reason."""
+        number = index * self.world + self.rank
         try:
             heartbeat.begin(f"sample {number}")
             sample = self.source[number]
@@ -57,21 +56,21 @@ class Survey(Dataset):
 
 
 def all_ranks(found: Iterable[VideoInfo]) -> list[VideoInfo]:
-    """What all ranks found, by number; of videos of one name the first."""
+    """The videos that all ranks found, in order of their numbers; of several with the same name, the first."""
     mine = list(found)
     every = [mine]
     if dist.is_available() and dist.is_initialized():
-        every = [None] * dist.get_world_size()
+        every = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(every, mine)
     rows = sorted((video for each in every for video in each), key=lambda v: v.number)
     once = {video.name: video for video in reversed(rows)}
     if len(once) < len(rows):
-        log.warning("%d videos are named more than once: each is taken once", len(rows) - len(once))
+        log.warning("%d videos have the name of another one and are left out", len(rows) - len(once))
     return sorted(once.values(), key=lambda v: v.number)
 
 
 def assign_to_ranks(videos: list[VideoInfo], windows: Callable[[VideoInfo], int], world: int) -> list[list[VideoInfo]]:
-    """The videos of each rank, about as many windows each: the longest go first, to whom has the least."""
+    """The videos of each rank, with about equally many windows: longest first, each to the rank with the fewest."""
     shares: list[list[VideoInfo]] = [[] for _ in range(world)]
     loads = [0] * world
     for video in sorted(videos, key=lambda v: (-windows(v), v.number)):

@@ -1,10 +1,12 @@
-"""Windows over whole videos, however long: batches of clips that begin `step` frames apart, by number.
+"""Sliding windows over whole videos of any length: batches of clips that start `step` frames apart.
 
-The lengths of all videos are looked up first, without decoding (`Survey`); which rank sees which windows in which batch
-is then arithmetic. A batch is filled frame by frame, so that memory depends on its size and not on the video's length.
+`Survey` first determines the lengths of all videos, without decoding; the rank and batch of each window follow by
+arithmetic. A batch is filled frame by frame: its memory does not depend on the length of the video.
 
 Letters: `B` windows in a batch, `T` frames of a window.
 """
+
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,29 +21,30 @@ from datamodules.sources.source import Sample, Source
 
 
 def count(length: int, frames: int, stride: int, step: int) -> int:
-    """Windows of a video of `length` frames: whole ones only, but one where it is shorter than that."""
+    """Number of whole windows in a video of `length` frames; 1 if it is shorter than a window."""
     return max(0, length - span(frames, stride)) // step + 1
 
 
 def span(frames: int, stride: int) -> int:
-    """Frames of the video from a window's first to its last."""
+    """Frames of the video that a window covers, the first and the last included."""
     return (frames - 1) * stride + 1
 
 
 def window(number: int, length: int, frames: int, stride: int, step: int) -> np.ndarray:
-    """Indices [T] of a window; a video that is shorter repeats its last frame."""
+    """Frame indices [T] of a window; if the video is shorter, its last frame is repeated."""
     return np.minimum(number * step + stride * np.arange(frames), length - 1)
 
 
 class Windows(Dataset):
-    """Batch k of one rank: `B` windows after the other, through its videos from the first to the last.
+    """Batches of one rank: `B` consecutive windows each, through the rank's videos in order.
 
     Args:
-        clip: what a window is made like: `frames` at `stride`, each a picture by `view`.
-        step: frames between the beginnings of two windows.
+        source: all videos.
+        clip: its `frames`, `stride`, `size` and `view` make a window.
+        step: frames from the start of one window to the start of the next.
         videos: those of this rank, in order.
         micro: B.
-        batches: of every rank; those beyond the end are all padding.
+        batches: number of batches, the same for every rank; those beyond the end are all padding.
     """
 
     def __init__(
@@ -50,25 +53,27 @@ class Windows(Dataset):
         self.source, self.clip, self.step, self.videos = source, clip, step, videos
         self.micro, self.batches = micro, batches
         self.ends = np.cumsum([count(v.frames, clip.frames, clip.stride, step) for v in videos], dtype=np.int64)
-        self.open: tuple[int, Reader] | None = None  # of this process: the next batch often goes on where this one ends
+        self.open: tuple[int, Reader] | None = None  # kept open: the next batch often continues in it
 
     def __len__(self) -> int:
         return self.batches
 
-    def __getitem__(self, k: int) -> dict:
-        """`video` uint8 [B, C, T, H, W], `name`, `weight` float [B], 0 for rows that only pad or could not be read, and
-        `window` int64 [B, 3]: the video's number in the source, the window's in the video, and where the middle of its
-        time lies in it, in microseconds (-1 where the video has no frame rate)."""
+    def __getitem__(self, index: int) -> dict:
+        """`video` uint8 [B, C, T, H, W], `name`, `weight` float [B] (0 for padding and unreadable rows), and `window`.
+
+        `window` int64 [B, 3]: number of the video in the source, number of the window in the video, and the middle of
+        the window in microseconds (-1 if the video has no frame rate).
+        """
         clip, skipped, samples = self.clip, [], [Sample("", "")] * self.micro
         video = empty_video(1, self.micro, clip.frames, clip.size)
         video.zero_()
         weight, place = torch.zeros(self.micro), torch.full((self.micro, 3), -1)
-        end = min((k + 1) * self.micro, int(self.ends[-1])) if len(self.ends) else 0
-        at = k * self.micro
+        end = min((index + 1) * self.micro, int(self.ends[-1])) if len(self.ends) else 0
+        at = index * self.micro
         while at < end:
             which = int(np.searchsorted(self.ends, at, side="right"))
             until = min(end, int(self.ends[which]))
-            rows = slice(at - k * self.micro, until - k * self.micro)
+            rows = slice(at - index * self.micro, until - index * self.micro)
             before = int(self.ends[which - 1]) if which else 0
             numbers = range(at - before, until - before)
             about = self.videos[which]
@@ -83,7 +88,7 @@ class Windows(Dataset):
         return {**collate(video, _BARE, samples), "weight": weight, "window": place, "skipped": skipped}
 
     def _fill(self, out: torch.Tensor, about: VideoInfo, numbers: range) -> torch.Tensor:
-        """Writes these windows of a video to `out` [n, T, H, W, 3]; gives `window`'s rows of them, [n, 3]."""
+        """Writes these windows of a video to `out` [n, T, H, W, 3]; returns their rows of `window`, [n, 3]."""
         clip = self.clip
         wanted = np.stack([window(n, about.frames, clip.frames, clip.stride, self.step) for n in numbers])  # [n, T]
         with heartbeat.decoding(about.name):
@@ -107,20 +112,20 @@ class Windows(Dataset):
             video = sample.open(self.clip.decoder)
             if sample.length(video) != about.frames:
                 video.close()
-                raise DecodeError(about.name, "it has changed since its length was looked up")
+                raise DecodeError(about.name, "it has changed since its length was determined")
             keep = span(self.clip.frames, self.clip.stride)
             self.open = about.number, Reader(video, self.clip.view, self.clip.size, keep)
         return self.open[1]
 
     def close(self) -> None:
-        """Closes the video that is open."""
+        """Closes the open video."""
         if self.open is not None:
             self.open[1].video.close()
         self.open = None
 
 
 class _Bare(Source):
-    """A source without texts and labels: windows have none."""
+    """Stands for the source in `collate`: windows have no texts and labels."""
 
     counts = 1
 
@@ -132,20 +137,23 @@ _BARE = _Bare()
 
 
 class Reader:
-    """Pictures of an open video by number, read on from where the last one was.
+    """Frames of an open video as pictures, by frame number; decoding continues from the last frame where possible.
 
     Args:
-        view, size: how a frame becomes a picture.
-        keep: the last pictures that are kept, for the next windows begin before the last one ends.
+        video: the open video.
+        view: turns a frame into a picture.
+        size: of a picture, in pixels.
+        keep: number of the latest pictures that stay in memory, since neighbouring windows overlap.
     """
 
     def __init__(self, video: Video, view: EvalView, size: int, keep: int) -> None:
         self.video, self.view, self.size, self.keep = video, view, size, keep
         self.kept: dict[int, np.ndarray] = {}
-        self.frames, self.at = None, 0  # of the stream
+        self.frames: Iterator[Callable[[], np.ndarray]] | None = None  # the stream
+        self.at = 0  # number of its next frame
 
     def picture(self, index: int) -> np.ndarray:
-        """uint8 [size, size, 3]. DecodeError where the frame is lost."""
+        """uint8 [size, size, 3]. DecodeError if the frame cannot be decoded."""
         if index not in self.kept:
             frame = self._frame(index)
             self.kept[index] = np.ascontiguousarray(self.view(frame[None], self.size)[0])
@@ -165,8 +173,10 @@ class Reader:
                 return read()
 
     def middles(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Microseconds [n] into the video where the middle of these windows lies: a frame is shown until the next one
-        is. -1 where it has no frame rate."""
+        """Middles of windows from frame `first` to frame `last`, in microseconds [n]; -1 without a frame rate.
+
+        A frame lasts until the next one is shown.
+        """
         if not self.video.fps > 0:
             return np.full(len(first), -1)
         seconds = (self.video.seconds(first) + self.video.seconds(last) + 1 / self.video.fps) / 2

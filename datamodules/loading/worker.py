@@ -1,6 +1,4 @@
-"""What a loading process does: it makes the items that it is asked for and lends the memory that they lie on, until its
-parent is gone.
-"""
+"""The main loop of a worker: makes the requested items in shared memory and sends them, until its parent is gone."""
 
 import os
 import pickle
@@ -8,17 +6,21 @@ import signal
 import traceback
 from multiprocessing import connection
 from multiprocessing.reduction import send_handle
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
 
 from datamodules.loading import buffers, heartbeat
 
-POLL_SECONDS = 1.0  # seconds between two looks at whether its parent is still there
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+POLL_SECONDS = 1.0  # seconds between checks that the parent still runs
 
 
 class TensorPlace:
-    """What a tensor on shared memory is, without the memory."""
+    """Shape, stride and offset of a tensor in shared memory."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.shape, self.stride, self.offset = tensor.shape, tensor.stride(), tensor.storage_offset()
@@ -27,25 +29,35 @@ class TensorPlace:
         return memory.as_strided(self.shape, self.stride, self.offset)
 
 
-def work(pipe: connection.Connection, dataset: Dataset, memory: object, blocked: dict[str, str], parent: int) -> None:
-    """What a worker does until its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm's warning does too
+def work(
+    pipe: connection.Connection, dataset: Dataset, memory: "Buffer", blocklist: dict[str, str], parent: int
+) -> None:
+    """Answers requests until the parent is gone.
+
+    Args:
+        pipe: to the parent.
+        dataset: makes the items.
+        memory: shared memory of the `heartbeat.Note`.
+        blocklist: samples that must not be read, with reasons.
+        parent: process id.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # so does Slurm's warning before the time limit
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    buffers.pool = buffers.Pool()
-    heartbeat.use(heartbeat.Note(memory))
-    heartbeat.block(blocked)
+    pool = buffers.pool = buffers.Pool()
+    heartbeat.use_note(heartbeat.Note(memory))
+    heartbeat.block(blocklist)
     while True:
         while not pipe.poll(POLL_SECONDS):
-            if os.getppid() != parent:  # killed without a chance to say so
+            if os.getppid() != parent:  # the parent was killed without closing the pipe
                 return
         try:
             serial, number, returned = pipe.recv()
         except EOFError:
             return
-        buffers.pool.returned(returned)
-        _answer(pipe, serial, _make(dataset, number), parent)
+        pool.returned(returned)
+        _answer(pipe, pool, serial, _make(dataset, number), parent)
 
 
 def _make(dataset: Dataset, number: int) -> dict | Exception:
@@ -56,26 +68,25 @@ def _make(dataset: Dataset, number: int) -> dict | Exception:
         error.add_note(f"In a loading process, at item {number}:\n{traceback.format_exc()}")
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception as other:  # an exception may hold anything
-            return RuntimeError(f"{type(error).__name__}: {error} (which cannot be sent: {other})")
+        except Exception as other:  # its attributes may be of any type
+            return RuntimeError(f"{type(error).__name__}: {error} (which cannot be pickled: {other})")
         return error
 
 
-def _answer(pipe: connection.Connection, serial: int, item: dict | Exception, parent: int) -> None:
-    """Sends an item; the one tensor that lies on shared memory as a place there."""
-    buffer = None
+def _answer(pipe: connection.Connection, pool: buffers.Pool, serial: int, item: dict | Exception, parent: int) -> None:
+    """Sends an item; a tensor in shared memory (there is at most one) is sent as a `TensorPlace`."""
+    buffer: buffers.Buffer | None = None
     if isinstance(item, dict):
         for name, value in item.items():
-            if isinstance(value, torch.Tensor) and (buffer := buffers.pool.lend(value)) is not None:
+            if isinstance(value, torch.Tensor) and (buffer := pool.lend(value)) is not None:
                 item = {**item, name: TensorPlace(value)}
                 break
-    new = buffer is not None and not buffer.known
-    about = (None, 0) if buffer is None else (buffer.number, len(buffer.memory) if new else 0)
+    about = (None, 0) if buffer is None else (buffer.number, 0 if buffer.sent else len(buffer.memory))
     try:
         pipe.send_bytes(pickle.dumps((serial, *about, item)))
-        if new:
+        if buffer is not None and not buffer.sent:
             send_handle(pipe, buffer.descriptor, parent)
             os.close(buffer.descriptor)
-            buffer.known = True
+            buffer.sent = True
     except BrokenPipeError:
         os._exit(0)  # the parent is gone

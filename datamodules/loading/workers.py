@@ -1,8 +1,9 @@
-"""Loading processes that may hang or die: batches in order all the same, and the sample named that was to blame.
+"""Workers that may hang or die: batches still come in order, and the sample that caused it is named and left out.
 
-torch's own loader ends the run when one of its workers dies, and waits for ever for one that hangs in native code,
-where no thread or signal handler of that process gets to run. Here the reader looks at what each worker notes (see
-`watch`), kills one that has been at a sample too long, and has another one do its batches without that sample.
+torch's DataLoader ends the run when a worker dies, and waits for ever for a worker that hangs in native code, where
+neither threads nor signal handlers of that process run. Here the main process reads the current sample of each worker
+(see `heartbeat`), kills a worker that decodes one sample for too long, and a new worker makes its batches without that
+sample.
 """
 
 import logging
@@ -16,7 +17,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection, get_context
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import recv_handle
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -25,20 +28,20 @@ from datamodules.loading.worker import TensorPlace, work
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0  # seconds between two looks at what the workers are at, while one waits
-JOIN_TIMEOUT = 5.0  # seconds that a killed process is waited for; one that waits for a disk outlives its killing
-_MAX_DEATHS = 8  # workers that may die in a row, before any batch arrives, without a sample to blame
+POLL_SECONDS = 1.0  # seconds between checks of the workers while waiting for a batch
+JOIN_TIMEOUT = 5.0  # seconds to wait for a killed process; one that waits for a disk may stay alive
+_MAX_DEATHS = 8  # workers that may die in a row, without a sample to blame, before a batch arrives
 
 
 class Workers:
-    """Processes that make items of a dataset, in order.
+    """Processes that make the items of a dataset, in order.
 
     Args:
-        dataset: items by number; an item is a dict of tensors and small things.
-        count: processes.
-        ahead: items that each has made or is making before they are asked for.
-        limit: seconds that decoding one sample may take; None for no limit.
-        context: how processes start; by default as Python does.
+        dataset: items by number; an item is a dict of tensors and small objects.
+        count: number of processes.
+        ahead: items that each process prefetches.
+        limit: time limit in seconds for decoding one sample; None for no limit.
+        context: start method of the processes; by default Python's.
     """
 
     def __init__(
@@ -46,15 +49,17 @@ class Workers:
     ) -> None:
         self.dataset, self.ahead, self.limit = dataset, ahead, limit
         self.context = context if isinstance(context, BaseContext) else get_context(context)
-        self.blocked: dict[str, str] = {}
-        self.suspects: dict[str, int] = {}  # the item that a worker died at, by the sample that it was at
-        self.deaths_without_progress, self.serial, self.looked = 0, 0, 0.0
+        self.blocklist: dict[str, str] = {}  # reason by sample
+        self.suspects: dict[str, int] = {}  # by the sample at which a worker died: the serial of its item
+        self.deaths_without_progress, self.serial, self.last_check = 0, 0, 0.0
         self.workers = [self._start() for _ in range(count)]
 
     def run(self, numbers: Iterable[int]) -> Iterator[dict]:
         """The items of these numbers, in this order."""
-        rest, order, ready = iter(numbers), deque(), {}
-        for worker in self.workers:  # what an earlier run left unfinished is of no more use
+        rest = iter(numbers)
+        order: deque[int] = deque()
+        ready: dict[int, dict | BaseException] = {}
+        for worker in self.workers:  # unfinished items of an earlier run are not needed any more
             worker.dropped.update(serial for serial, _ in worker.tasks)
         while True:
             self._top_up(rest, order)
@@ -79,44 +84,47 @@ class Workers:
             order.append(self.serial)
             worker.give(self.serial, number)
 
-    def _receive(self, ready: dict[int, object], wait: float) -> None:
-        """Takes what has arrived, waiting up to `wait` seconds for the first, and sees to workers that hang or died."""
-        by_end = {end: worker for worker in self.workers for end in (worker.pipe, worker.process.sentinel)}
+    def _receive(self, ready: dict[int, dict | BaseException], wait: float) -> None:
+        """Takes the items that arrive, waiting up to `wait` seconds for the first; replaces hung and dead workers."""
+        by_end: dict[Any, Worker] = {
+            end: worker for worker in self.workers for end in (worker.pipe, worker.process.sentinel)
+        }
         arrived = {by_end[end] for end in connection.wait(list(by_end), wait)}
         for worker in arrived:
             try:
                 while worker.pipe.poll():
                     self._take(worker, ready)
-                dead = not worker.process.is_alive()  # its pipe is not at its end if a child of ours has its other end
-            except (EOFError, OSError):  # the pipe broke, perhaps within a message: whatever is missing is made again
+                dead = not worker.process.is_alive()  # EOF does not come if another child inherited the other end
+            except (EOFError, OSError):  # perhaps within a message: missing items are made again
                 dead = True
             if dead:
                 self._replace(worker, self._how_it_died(worker))
-        if self.limit is not None and time.monotonic() > self.looked + min(POLL_SECONDS, self.limit / 4):
-            self.looked = time.monotonic()
+        if self.limit is not None and time.monotonic() > self.last_check + min(POLL_SECONDS, self.limit / 4):
+            self.last_check = time.monotonic()
             for worker in list(self.workers):
-                self._look_at(worker)
+                self._check_limit(worker, self.limit)
 
-    def _take(self, worker: "Worker", ready: dict[int, object]) -> None:
+    def _take(self, worker: "Worker", ready: dict[int, dict | BaseException]) -> None:
         serial, item = worker.receive()
         self.deaths_without_progress = 0
-        self.suspects = {name: at for name, at in self.suspects.items() if at != serial}  # it went well after all
+        self.suspects = {name: at for name, at in self.suspects.items() if at != serial}  # its retry succeeded
         if serial in worker.dropped:
             worker.dropped.discard(serial)
         else:
             ready[serial] = item
 
-    def _look_at(self, worker: "Worker") -> None:
+    def _check_limit(self, worker: "Worker", limit: float) -> None:
+        """Replaces a worker that has been decoding one sample for longer than the limit."""
         name, since = worker.note.read()
-        if not since or time.monotonic() < since + self.limit:
+        if not since or time.monotonic() < since + limit:
             return
         worker.kill()
-        if worker.process.exitcode not in (None, -signal.SIGKILL):  # dying takes its time, with a core dump above all
+        if worker.process.exitcode not in (None, -signal.SIGKILL):  # it was dying: a core dump takes time
             self._replace(worker, self._how_it_died(worker))
         elif worker.note.read() == (name, since):
             self.suspects[name] = worker.tasks[0][0]
-            self._replace(worker, f"given up after {self.limit:g} s of decoding")
-        else:  # it got on in the last moment, and what it is at now is not to blame
+            self._replace(worker, f"given up after {limit:g} s of decoding")
+        else:  # it finished the sample at the last moment; its current sample is not to blame
             worker.note.write("")
             self._replace(worker, "it was slow")
 
@@ -131,18 +139,18 @@ class Workers:
         return f"its worker died of {name}" + (" (is the machine out of memory?)" if code == -signal.SIGKILL else "")
 
     def _replace(self, worker: "Worker", reason: str) -> None:
-        """Has a new worker do what a dead one had to do; without the sample that it was at, if that is to blame.
+        """Gives the tasks of a dead worker to a new one, without the sample that is to blame.
 
-        A sample at which a worker died is tried once more: a kill from outside is not its fault, nor is the next one if
-        it went well meanwhile. One that hangs is not.
+        A sample at which a worker died is tried once more, since the cause may lie outside (if the retry succeeds, the
+        sample is no suspect any more). A sample that hangs is blocked at once.
         """
         name, _ = worker.note.read()
         worker.kill()
         tasks = [task for task in worker.tasks if task[0] not in worker.dropped]
-        if worker.tasks and name in self.suspects and name not in self.blocked:
-            self.blocked[name] = reason
+        if worker.tasks and name in self.suspects and name not in self.blocklist:
+            self.blocklist[name] = reason
         elif worker.tasks and name and name not in self.suspects:
-            log.warning("%s: %s; once more", name, reason)
+            log.warning("%s: %s; trying once more", name, reason)
             self.suspects[name] = worker.tasks[0][0]
         else:
             self.deaths_without_progress += 1
@@ -158,7 +166,7 @@ class Workers:
             new.give(*task)
 
     def _start(self) -> "Worker":
-        return Worker(self.context, self.dataset, dict(self.blocked))
+        return Worker(self.context, self.dataset, dict(self.blocklist))
 
     def close(self) -> None:
         """Ends all processes."""
@@ -167,16 +175,19 @@ class Workers:
 
 
 class Worker:
-    """One process, the pipe to it, its note, and the tasks (serial, number) that it has not answered."""
+    """One process, the pipe to it, its note, and its unanswered tasks (serial, number)."""
 
-    def __init__(self, context: BaseContext, dataset: Dataset, blocked: dict[str, str]) -> None:
+    def __init__(self, context: BaseContext, dataset: Dataset, blocklist: dict[str, str]) -> None:
         memory = context.RawArray("c", heartbeat.SIZE)
-        self.note, self.tasks, self.dropped = heartbeat.Note(memory), deque(), set()
+        self.note = heartbeat.Note(memory)
+        self.tasks: deque[tuple[int, int]] = deque()
+        self.dropped: set[int] = set()  # serials whose items are not needed any more
         self.buffers: dict[int, mmap.mmap] = {}
-        self.returned: deque[int] = deque()
+        self.returned: deque[int] = deque()  # numbers of buffers whose tensors are freed
         self.pipe, other = context.Pipe()
-        arguments = (other, dataset, memory, blocked, os.getpid())
-        self.process = context.Process(target=work, args=arguments, daemon=True, name="tubelet-loader")
+        arguments = (other, dataset, memory, blocklist, os.getpid())
+        # pyrefly: ignore[missing-attribute]  (typeshed declares Process on the contexts of single start methods only)
+        self.process: BaseProcess = context.Process(target=work, args=arguments, daemon=True, name="tubelet-loader")
         self.process.start()
         other.close()
 
@@ -186,12 +197,12 @@ class Worker:
         try:
             self.pipe.send((serial, number, returned))
         except OSError:
-            return  # it is dead, which the reader sees next and gives its tasks to another one
+            return  # it is dead: `_receive` notices and gives its tasks to a new worker
 
     def receive(self) -> tuple[int, dict | BaseException]:
-        """A serial and its item, or the exception that it raised."""
+        """A serial and its item, or the exception raised in the worker."""
         serial, buffer, size, item = pickle.loads(self.pipe.recv_bytes())
-        if size:  # of a buffer that is new
+        if size:  # the buffer is new: its descriptor follows
             descriptor = recv_handle(self.pipe)
             try:
                 self.buffers[buffer] = mmap.mmap(descriptor, size)

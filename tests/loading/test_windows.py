@@ -111,7 +111,7 @@ def test_a_lost_frame_takes_its_windows() -> None:
 
 def test_a_video_that_changed_is_not_read() -> None:
     made = windows(Synthetic(1, length=30, size=32), 40, 3)
-    assert made[0]["skipped"][0][1] == "it has changed since its length was looked up"
+    assert made[0]["skipped"][0][1] == "it has changed since its length was determined"
 
 
 def test_ranks_share_the_windows() -> None:
