@@ -1,56 +1,47 @@
-"""Video against text: features of all ranks, similarities, and the losses that pull pairs together.
+"""Contrastive learning of video and text: features of all ranks, similarities, the loss, and hard negatives.
 
 Letters in shapes: B pairs of a rank, G pairs of all ranks, D channels, T frames (or texts) of one sample.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.tokenizers import Words
-from models.uniformerv2 import UniFormerV2
-from models.viclip import ViCLIPVision
+try:
+    from torch.distributed._functional_collectives import all_gather_single_autograd, wait_tensor
+except ImportError:  # its name in older versions of torch
+    from torch.distributed._functional_collectives import all_gather_tensor_autograd as all_gather_single_autograd
+    from torch.distributed._functional_collectives import wait_tensor
 
 
-def gather(x: Tensor, exact: bool = True) -> Tensor:
-    """`x` of all ranks, `[B, ...]` to `[G, ...]`, in order of rank; `x` itself where there is one process.
+def all_gather(x: Tensor, exact: bool = True) -> Tensor:
+    """`x` of all ranks, `[B, ...]` to `[G, ...]`, in order of rank; `x` itself in a run of one process.
 
     Args:
-        exact: the gradient of a rank's own rows is the sum of what all ranks ask of them, so that gradients averaged
-            over ranks are those of one process with the whole batch. False keeps what the rank itself asks of them, as
-            the released ViCLIP and UMT do: averaged, that is 1 / world of the gradient.
+        exact: the gradient of a rank's rows is summed over the losses of all ranks. Averaged over ranks, gradients then
+            equal those of one process with the whole batch. False: only the rank's own loss contributes, as in the
+            released ViCLIP and UMT; averaged over ranks, that is 1 / world size of the gradient.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    group = dist.group.WORLD  # None: not initialised
+    if group is None or group.size() == 1:
         return x
-    return _Gather.apply(x, exact)
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, exact: bool) -> Tensor:
-        ctx.rows, ctx.exact = len(x), exact
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        if ctx.exact:
-            gradient = gradient.contiguous().clone()
-            dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.rows
-        return gradient[start : start + ctx.rows], None
+    if exact and x.requires_grad:
+        return wait_tensor(all_gather_single_autograd(x.contiguous(), 0, group))
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(group.size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    parts[dist.get_rank()] = x  # the only part with a gradient
+    return torch.cat(parts)
 
 
 def similarity(video: Tensor, text: Tensor, temperature: Tensor | float, pool: str = "mean") -> Tensor:
-    """Cosines over the temperature, `[videos, texts]`.
+    """Cosine similarity divided by the temperature, `[videos, texts]`.
 
     Args:
-        video: `[videos, D]`, or `[videos, T, D]` with a feature a frame.
+        video: `[videos, D]`, or `[videos, T, D]` with a feature per frame.
         text: `[texts, D]`, or `[texts, T, D]` with several wordings.
         pool: mean or max, over the similarities of a sample's frames or wordings.
 
@@ -69,11 +60,12 @@ def similarity(video: Tensor, text: Tensor, temperature: Tensor | float, pool: s
 
 
 def contrastive_loss(video_to_text: Tensor, same: Tensor | None = None, text_to_video: Tensor | None = None) -> Tensor:
-    """Cross entropy of similarities `[G, G]` both ways, the mean of the two.
+    """Cross entropy of similarities `[G, G]` in both directions, averaged.
 
     Args:
-        same: True where row and column are a pair, `[G, G]`; those of a row share its target. None: the diagonal.
-        text_to_video: where it is not the transpose.
+        same: True where row and column are a pair, `[G, G]`; the positives of a row share its target. None: the
+            diagonal.
+        text_to_video: similarities of the other direction, if they are not the transpose.
 
     Source: InternVideo1 `Pretrain/ViCLIP/models/criterions.py: VTC_VTM_Loss.vtc_loss`.
     """
@@ -88,86 +80,62 @@ def contrastive_loss(video_to_text: Tensor, same: Tensor | None = None, text_to_
 
 
 def pair_loss(
-    video: Tensor, text: Tensor, keys: Tensor, temperature: Tensor, alone: bool = False, exact: bool = True
+    video: Tensor, text: Tensor, keys: Tensor, temperature: Tensor, local: bool = False, exact: bool = True
 ) -> Tensor:
-    """The contrastive loss of pairs over all ranks; samples of one key are positives of each other.
+    """The contrastive loss of the pairs of all ranks; samples with equal keys are positives of each other.
 
     Args:
         video, text: features, `[B, D]` (or `[B, T, D]`, see `similarity`).
-        keys: `[B]`, from `keys`.
-        alone: this rank's pairs only, as in evaluation, where ranks may have different numbers of them.
-        exact: see `gather`.
+        keys: `[B]`, from `hash_names`.
+        local: this rank's pairs only, as in evaluation, where ranks may have different numbers of pairs.
+        exact: see `all_gather`.
     """
-    if not alone:
-        video, text, keys = gather(video, exact), gather(text, exact), gather(keys)
+    if not local:
+        video, text, keys = all_gather(video, exact), all_gather(text, exact), all_gather(keys)
     return contrastive_loss(similarity(video, text, temperature), same_pairs(keys))
 
 
 def hard_negatives(similar: Tensor, same: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """One column for each row, drawn by the softmax of its similarities but never one of the same pair.
+    """Draw one column per row with the softmax of its similarities as probabilities, but never a positive.
 
     Args:
-        similar: over the temperature, `[B, G]`.
+        similar: similarities over the temperature, `[B, G]`.
         same: True where row and column are a pair, `[B, G]`.
-        noise: uniform `[B, G]`: the largest of weight / exponential is the draw, as in `masking.Attention`.
+        noise: uniform `[B, G]`: the column with the largest weight / exponential is drawn, as in `masking.Attention`.
 
     Returns:
-        The columns, `[B]`, and 1.0 where a row has any other pair (else its column says nothing), `[B]`.
+        The columns, `[B]`, and 1.0 where a row has a negative (else its column is meaningless), `[B]`.
 
-    Source: unmasked_teacher `multi_modality/models/criterions.py: VTC_VTM_Loss.vtm_loss`, whose softmax runs over the
-    pairs too before they are set to 0: the same draw. It replaces what is no number by a small weight; here it shows.
+    Source: unmasked_teacher `multi_modality/models/criterions.py: VTC_VTM_Loss.vtm_loss`. There the softmax includes
+    the positives, which are set to 0 afterwards: the same distribution. There NaN becomes a small weight; here it stays
+    visible.
     """
     exponential = -torch.log1p(-noise.float()).clamp(max=-torch.finfo(torch.float32).tiny)
-    drawn = (similar.float() - exponential.log()).masked_fill(same, -torch.inf)
-    return drawn.argmax(dim=1), (~same.all(dim=1)).float()
+    scores = (similar.float() - exponential.log()).masked_fill(same, -torch.inf)
+    return scores.argmax(dim=1), (~same.all(dim=1)).float()
 
 
-def global_masked_mean(values: Tensor, counts: Tensor, alone: bool = False) -> Tensor:
-    """The mean of `values` where `counts` is 1: over all ranks, so that what ranks give averages to the mean of all,
-    however many each of them counts; 0 where nothing counts. `alone`: over this rank's."""
+def global_masked_mean(values: Tensor, counts: Tensor, local: bool = False) -> Tensor:
+    """The mean of `values` where `counts` is 1; 0 if that is nowhere.
+
+    It is divided by the mean number of counted values per rank: the average of all ranks' results is the mean over all
+    ranks, whatever number each rank counts.
+
+    Args:
+        local: the mean of this rank's values only.
+    """
     total = counts.sum()
-    if not alone:
-        total = gather(total[None]).mean()
+    if not local:
+        total = all_gather(total[None]).mean()
     return (values * counts).sum() / total.clamp(min=1e-6)
 
 
 def same_pairs(keys: Tensor) -> Tensor:
-    """True where two samples have one key, `[G, G]` of keys `[G]`."""
+    """True where two samples have equal keys: `[G]` to `[G, G]`."""
     return keys[:, None] == keys
 
 
-def keys(names: Sequence[str], device: torch.device | None = None) -> Tensor:
-    """A number for each name, int64 `[B]`: equal on every rank and in every run, and different for different names."""
+def hash_names(names: Sequence[str], device: torch.device | None = None) -> Tensor:
+    """A hash of each name, int64 `[B]`, equal on every rank and in every run."""
     digests = [hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
     return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], device=device)
-
-
-def read(words: Words, texts: Sequence[str], device: torch.device) -> Tensor:
-    """Ids `[B, L]` of CLIP's texts, no longer than the longest of them: what comes after the end cannot be seen."""
-    ids = words(texts)
-    return ids[:, : int(ids.argmax(dim=1).max()) + 1].to(device)
-
-
-def first_if_still(video: Tensor, alone: bool = False) -> Tensor:
-    """`video` `[B, C, T, H, W]`, or its first frame where no frame differs from it: a batch of pictures, on all ranks.
-
-    Args:
-        alone: ask this rank's batch alone, as in evaluation.
-    """
-    if video.shape[2] == 1:
-        return video
-    still = (video == video[:, :, :1]).all().int()[None]
-    return video[:, :, :1] if (still if alone else gather(still)).all() else video
-
-
-@torch.no_grad()
-def unit_videos(encoder: ViCLIPVision | UniFormerV2, video: Tensor) -> Tensor:
-    """Features `[B, out]` of `video` `[B, 3, T, H, W]`, normalised, all of whose patches are seen."""
-    return F.normalize(encoder.feature(video).float(), dim=-1)
-
-
-@torch.no_grad()
-def unit_texts(embed: Callable[[Sequence[str]], Tensor], texts: Sequence[str], chunk_size: int = 256) -> Tensor:
-    """Features `[n, out]` of any number of texts, `chunk_size` at a time."""
-    parts = [embed(texts[i : i + chunk_size]) for i in range(0, len(texts), chunk_size)]
-    return F.normalize(torch.cat(parts).float(), dim=-1)

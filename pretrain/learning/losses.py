@@ -1,6 +1,7 @@
 """Losses and their targets: functions of tensors."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +14,17 @@ from models.layers import take_patches
 def pixel_target(
     video: Tensor, index: Tensor, tubelet: int, patch: int, mean: Tensor, std: Tensor, normalize: bool = True
 ) -> Tensor:
-    """The pixels that a masked autoencoder predicts, of the tokens `index` `[B, M]`: `[B, M, tubelet * p * p * 3]`.
+    """The target of a masked autoencoder: pixels of the tokens `index` `[B, M]`, `[B, M, tubelet * p * p * 3]`.
 
-    Inside a token the order is frame, row, column, channel. With `normalize` each channel of each token has its mean
-    removed and is divided by its unbiased deviation plus 1e-6 (VideoMAE V2 `engine_for_pretraining.py`).
+    The order inside a token is frame, row, column, channel. With `normalize`, each channel of each token has its mean
+    subtracted and is divided by its unbiased standard deviation plus 1e-6 (VideoMAE V2 `engine_for_pretraining.py`).
 
     Args:
         video: `[B, 3, T, H, W]`, uint8, or normalised by `mean` and `std` `[3]`, which is undone here.
     """
     # Pixels before channels, and statistics over that layout: near-flat tokens amplify even the order of a sum.
     x = take_patches(video, index, tubelet, patch).flatten(3).float().transpose(2, 3)  # [B, M, pixels, 3]
-    # In place, here and below: a step's memory is at its peak about now.
+    # In place, here and below: this is about the step's peak of memory.
     x = (x.mul_(std).add_(mean) if video.is_floating_point() else x.div_(255)).contiguous()
     if normalize:
         deviation = x.var(dim=2, unbiased=True, keepdim=True).sqrt()
@@ -32,20 +33,20 @@ def pixel_target(
 
 
 def masked_mse(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Squared error averaged over values, then over the tokens of the batch that `weight` `[B, M]` marks with 1.
+    """Squared error averaged over values, then over the tokens of the batch whose `weight` `[B, M]` is 1.
 
-    `target` is not to be used again: it is overwritten.
+    `target` is overwritten and must not be used afterwards.
     """
-    error = _MeanSquare.apply(prediction, target)
+    error = _MeanSquaredError.apply(prediction, target)
     return (error * weight).sum() / weight.sum()
 
 
-class _MeanSquare(torch.autograd.Function):
+class _MeanSquaredError(torch.autograd.Function):
     """The mean of (prediction - target)^2 over the last dimension. Autograd would hold four tensors as large as the
-    pixels at the moment when a step holds most; this one holds two."""
+    pixels at the step's peak of memory; this function holds two."""
 
     @staticmethod
-    def forward(ctx, prediction: Tensor, target: Tensor) -> Tensor:
+    def forward(ctx: Any, prediction: Tensor, target: Tensor) -> Tensor:
         error = target.sub_(prediction)
         ctx.save_for_backward(error)
         ctx.dtype = prediction.dtype
@@ -53,17 +54,19 @@ class _MeanSquare(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (error,) = ctx.saved_tensors
+    def backward(  # pyrefly: ignore[bad-override]  (once_differentiable makes ctx positional-only)
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, None]:
+        (error,), (gradient,) = ctx.saved_tensors, gradients
         return (error * (gradient * (-2 / error.shape[-1])).unsqueeze(-1)).to(ctx.dtype), None
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
-    """The mean of 2 - 2 cos over vectors of length 1, which is their squared distance."""
+    """The mean squared distance of vectors of length 1: 2 - 2 cos."""
     return (2 - 2 * (a * b).sum(dim=-1)).mean()
 
 
-# How UMT may compare features, by the names of its official code.
+# UMT's losses of features, by their names in the official code.
 ALIGNMENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": squared_distance,
     "mse": F.mse_loss,
@@ -71,11 +74,11 @@ ALIGNMENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def alignment(student: Sequence[Tensor], teacher: Sequence[Tensor], loss: str = "l2") -> Tensor:
-    """How far features are from a teacher's, layer by layer, both brought to length 1; the mean of the layers.
+def alignment_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], loss: str = "l2") -> Tensor:
+    """The distance between normalised features of student and teacher, averaged over layers.
 
     Args:
-        student, teacher: a layer each, `[B, K, D]`.
+        student, teacher: one tensor `[B, K, D]` per layer.
         loss: a name in `ALIGNMENT`.
     """
     pairs = zip(student, teacher, strict=True)

@@ -1,7 +1,7 @@
-"""Which tokens are seen: masks are functions from uniform noise to indices; who draws the noise decides the rest.
+"""Masks of video tokens: functions from uniform noise to the indices of visible or decoded tokens.
 
-B samples, N = t * h * w tokens, K kept tokens, M predicted tokens. Noise is `[B, width]` in [0, 1); only its order
-or its quarter matters, so any ranking serves as well.
+B samples, N = t * h * w tokens, K visible tokens, M predicted tokens. Noise is `[B, width]` in [0, 1). The noise alone
+decides: a mask has no random state.
 """
 
 import torch
@@ -11,10 +11,10 @@ from models.layers import Grid
 
 
 class Mask:
-    """The contract: `width(grid)` numbers of noise a sample in, indices of tokens in raster order out.
+    """The contract: takes `width(grid)` numbers of noise per sample, returns indices of tokens in raster order.
 
-    `attention` `[B, t, h * w]` is how much a teacher looks at each token, for masks that are guided by one.
-    `even`: whether each time slice has as many tokens.
+    `attention` `[B, t, h * w]` is a teacher's attention to each token, for masks that it guides.
+    `even`: whether all time slices have equally many tokens.
     """
 
     even = False
@@ -26,18 +26,18 @@ class Mask:
         raise NotImplementedError
 
 
-def _visible(tokens: int, ratio: float) -> int:
-    """Tokens left visible of `tokens`: the official count, `tokens - int(ratio * tokens)`."""
+def _visible_count(tokens: int, ratio: float) -> int:
+    """The number of visible tokens, by the official formula: `tokens - int(ratio * tokens)`."""
     visible = tokens - int(ratio * tokens)
     if not 0 < visible < tokens:
         raise ValueError(
-            f"mask ratio {ratio} leaves {visible} of {tokens} tokens visible: at least one must be, and one hidden"
+            f"mask ratio {ratio} leaves {visible} of {tokens} tokens visible: at least one must be visible, one masked"
         )
     return visible
 
 
 class Random(Mask):
-    """Hide `ratio` of all tokens of a clip, whichever they are."""
+    """Mask `ratio` of all tokens of a clip, uniformly."""
 
     def __init__(self, ratio: float = 0.9) -> None:
         self.ratio = ratio
@@ -46,12 +46,12 @@ class Random(Mask):
         return grid[0] * grid[1] * grid[2]
 
     def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
-        visible = _visible(noise.shape[1], self.ratio)
+        visible = _visible_count(noise.shape[1], self.ratio)
         return noise.argsort(dim=1)[:, :visible].sort(dim=1).values
 
 
 class Tube(Mask):
-    """Hide the same `ratio` of places in every time slice (VideoMAE, 3.2; V2 `masking_generator.py`)."""
+    """Mask `ratio` of the places, the same ones in every time slice (VideoMAE, 3.2; V2 `masking_generator.py`)."""
 
     even = True
 
@@ -63,14 +63,14 @@ class Tube(Mask):
 
     def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         t, h, w = grid
-        visible = _visible(h * w, self.ratio)
+        visible = _visible_count(h * w, self.ratio)
         place = noise.argsort(dim=1)[:, :visible].sort(dim=1).values
         slices = torch.arange(t, device=noise.device) * (h * w)
         return (place[:, None] + slices[None, :, None]).flatten(1)  # [B, t * visible]
 
 
 class RandomFrames(Mask):
-    """Hide `ratio` of each time slice, other places in each (InternVideo1 `clip_module.py: mask_visual`)."""
+    """Mask `ratio` of each time slice, independently per slice (InternVideo1 `clip_module.py: mask_visual`)."""
 
     even = True
 
@@ -82,17 +82,17 @@ class RandomFrames(Mask):
 
     def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         t, h, w = grid
-        visible = _visible(h * w, self.ratio)
+        visible = _visible_count(h * w, self.ratio)
         place = noise.unflatten(1, (t, h * w)).argsort(dim=2)[..., :visible].sort(dim=2).values
         slices = torch.arange(t, device=noise.device) * (h * w)
         return (place + slices[:, None]).flatten(1)  # [B, t * visible]
 
 
 class RunningCell(Mask):
-    """VideoMAE V2's decoder mask: in each 2 x 2 cell a window of predicted places moves on by one every time slice.
+    """VideoMAE V2's decoder mask: in each 2 x 2 cell, the window of decoded places moves by one every time slice.
 
-    The indices are of the tokens that are decoded; `ratio` of them are not. Of every 4 slices a place is decoded in
-    exactly `4 * (1 - ratio)`. One number of noise a sample picks which of the 4 phases it gets.
+    It returns the indices of the decoded tokens; `ratio` of all tokens are not decoded. Of every 4 slices, a place is
+    decoded in exactly `4 * (1 - ratio)`. One number of noise per sample selects one of the 4 phases.
     """
 
     def __init__(self, ratio: float = 0.5) -> None:
@@ -124,11 +124,11 @@ class RunningCell(Mask):
 
 
 class Attention(Mask):
-    """Hide `ratio` of each time slice, and rather what a teacher overlooks (UMT, 3.2: "attention-guided").
+    """Mask `ratio` of each time slice, mostly tokens with little of the teacher's attention (UMT, 3.2).
 
-    Visible tokens are drawn without replacement with chances in proportion to the attention. The largest of
-    `attention / e`, for exponential `e`, are such a draw, and the one that `torch.multinomial` makes of the same `e`.
-    A weight of 0, as half precision may have it, counts as the smallest number: it is drawn last.
+    Visible tokens are drawn without replacement, with probabilities proportional to the attention: the largest values
+    of `attention / e`, for exponential `e`. `torch.multinomial` draws the same tokens from the same `e`. A weight of 0,
+    which half precision may produce, counts as the smallest number and is drawn last.
     """
 
     even = True
@@ -142,8 +142,8 @@ class Attention(Mask):
     def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         t, h, w = grid
         if attention is None:
-            raise ValueError("masking by attention needs a teacher's, which this method has not: use Tube or Random")
-        visible = _visible(h * w, self.ratio)
+            raise ValueError("masking by attention needs a teacher, which this method has not: use Tube or Random")
+        visible = _visible_count(h * w, self.ratio)
         exponential = -torch.log1p(-noise.unflatten(1, (t, h * w)))
         weight = attention.to(noise.dtype).clamp(min=torch.finfo(torch.float32).tiny)
         place = (weight.log() - exponential.log()).topk(visible, dim=2).indices.sort(dim=2).values
@@ -153,27 +153,27 @@ class Attention(Mask):
 
 def complement(keep: Tensor, tokens: int) -> Tensor:
     """The indices of `tokens` that are not in `keep` `[B, K]`, in raster order: `[B, tokens - K]`."""
-    seen = torch.zeros(keep.shape[0], tokens, dtype=torch.int8, device=keep.device).scatter_(1, keep, 1)
-    return seen.argsort(dim=1, stable=True)[:, : tokens - keep.shape[1]]
+    visible = torch.zeros(keep.shape[0], tokens, dtype=torch.int8, device=keep.device).scatter_(1, keep, 1)
+    return visible.argsort(dim=1, stable=True)[:, : tokens - keep.shape[1]]
 
 
-def unseen_first(predict: Tensor, keep: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """Order `predict` `[B, M]` so that tokens hidden from the encoder come first; and 1.0 for those, `[B, M]`."""
-    seen = torch.zeros(keep.shape[0], tokens, dtype=torch.int8, device=keep.device).scatter_(1, keep, 1)
-    seen = seen.gather(1, predict)
-    order = seen.argsort(dim=1, stable=True)
-    return predict.gather(1, order), 1.0 - seen.gather(1, order).float()
+def masked_first(predict: Tensor, keep: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """`predict` `[B, M]` with the tokens that the encoder does not see first; and 1.0 for those, `[B, M]`."""
+    visible = torch.zeros(keep.shape[0], tokens, dtype=torch.int8, device=keep.device).scatter_(1, keep, 1)
+    visible = visible.gather(1, predict)
+    order = visible.argsort(dim=1, stable=True)
+    return predict.gather(1, order), 1.0 - visible.gather(1, order).float()
 
 
-def tokens_in_loss(mask: Mask, decoder_mask: RunningCell | None, grid: Grid) -> int | None:
-    """The most tokens of one sample that are decoded and hidden, by arithmetic, so that no count leaves the device.
+def max_loss_tokens(mask: Mask, decoder_mask: RunningCell | None, grid: Grid) -> int | None:
+    """An upper bound on the tokens of one sample that are decoded and masked; computed without a device-to-host copy.
 
-    A place that a tube leaves visible is decoded in at least `4 * (1 - ratio)` of every 4 slices, and drops out there.
-    None where no such bound is known, or all that is decoded is hidden.
+    A visible place of a tube mask is decoded in at least `4 * (1 - ratio)` of every 4 slices, which do not count.
+    None: no such bound is known, or all decoded tokens are masked.
     """
     if decoder_mask is None or not isinstance(mask, Tube):
         return None
     t, h, w = grid
-    a_cell = 4 - int(4 * decoder_mask.ratio)
+    per_cell = 4 - int(4 * decoder_mask.ratio)
     decoded = t * h * w - int(t * h * w * decoder_mask.ratio)
-    return decoded - _visible(h * w, mask.ratio) * (t // 4) * a_cell
+    return decoded - _visible_count(h * w, mask.ratio) * (t // 4) * per_cell

@@ -1,4 +1,4 @@
-"""AdamW as the field uses it: which parameters decay, which learn slower, and what the rates are at a step."""
+"""AdamW: parameter groups for weight decay and layer decay, and schedules of learning rate and weight decay."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from torch import nn
 def cosine(step: int, total: int, warmup: int, peak: float, floor: float, start: float = 0.0) -> float:
     """The value at `step`: linear from `start` to `peak` in `warmup` steps, both included, then a cosine to `floor`.
 
-    The peak is taken twice and the floor never reached (VideoMAE V2 `utils.py: cosine_scheduler`).
+    The peak occurs twice and the floor is never reached (VideoMAE V2 `utils.py: cosine_scheduler`).
     """
     if step < warmup:
         return start + (peak - start) * step / max(warmup - 1, 1)
@@ -22,14 +22,14 @@ def cosine(step: int, total: int, warmup: int, peak: float, floor: float, start:
 
 @dataclass
 class AdamW:
-    """How a recipe trains. Rates are stated for 256 clips and scaled to the global batch, as the papers do.
+    """The optimiser of a recipe. Rates are stated for 256 clips and scaled to the global batch, as in the papers.
 
     Args:
         base_lr, base_min_lr, base_start_lr: peak, floor and start of the learning rate for a global batch of 256.
         warmup_steps: steps from start to peak.
-        weight_decay, weight_decay_end: constant unless an end is given, then a cosine between the two.
+        weight_decay, weight_decay_end: constant, or a cosine from the first to the second if an end is given.
         betas, eps: AdamW's.
-        layer_decay: below 1, earlier blocks learn slower by this factor a block (fine-tuning).
+        layer_decay: factor on the learning rate per block, counted from the last block (fine-tuning); 1: none.
     """
 
     base_lr: float = 1.5e-4
@@ -43,7 +43,7 @@ class AdamW:
     layer_decay: float = 1.0
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay is for this parameter."""
+        """Whether weight decay applies to this parameter."""
         return decays(name, parameter)
 
     def rate(self, step: int, total: int) -> float:
@@ -54,7 +54,7 @@ class AdamW:
         """The optimiser over the trained parameters of `model`; each group carries `lr_scale` and `decays`.
 
         Args:
-            fused: in one pass over memory, by torch's kernel for it; else as torch does by default.
+            fused: use torch's fused kernel, one pass over memory; False: torch's default.
         """
         groups = parameter_groups(model, self.weight_decay, self.layer_decay, self.decays)
         lr = self.base_lr * global_batch / 256
@@ -63,8 +63,10 @@ class AdamW:
     def set_rates(
         self, optimizer: torch.optim.Optimizer, step: int, total: int, global_batch: int = 256
     ) -> tuple[float, float]:
-        """Write the rates of `step` into the groups; returns learning rate and weight decay. A function of the step
-        alone, so that nothing about it has to be saved or restored."""
+        """Set the rates of `step` in all groups; returns learning rate and weight decay.
+
+        They are functions of the step, and no state needs to be saved or restored.
+        """
         lr = self.rate(step, total) * global_batch / 256
         end = self.weight_decay if self.weight_decay_end is None else self.weight_decay_end
         decay = cosine(step, total, 0, self.weight_decay, end)
@@ -76,10 +78,11 @@ class AdamW:
 
 @dataclass
 class ClampedAdamW(AdamW):
-    """AdamW as ViCLIP and UMT stage 2 have it: one curve from 0 over the peak to 0, cut off at the floor below.
+    """AdamW of ViCLIP and UMT stage 2: linear warmup from 0, a cosine to 0, and both clamped to at least the floor.
 
     Args:
-        no_decay: last parts of names that do not decay, beside vectors and biases; a scalar decays unless it is named.
+        no_decay: parameters without weight decay, by the last part of their names, in addition to vectors and biases;
+            scalars not in this list decay.
     """
 
     no_decay: tuple[str, ...] = ()
@@ -97,22 +100,22 @@ class ClampedAdamW(AdamW):
         return max(self.base_min_lr, self.base_lr * share)
 
 
-set_parsing_settings(subclasses_enabled=[AdamW])  # else a recipe could name AdamW only, as it is a dataclass
+set_parsing_settings(subclasses_enabled=[AdamW])  # a dataclass; otherwise recipes could not name subclasses
 
 _NEVER_DECAYS = ("bias", "scale", "mask_token", "cls_token")
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Weight decay is for matrices: not for vectors, biases, scales and tokens.
+    """Weight decay applies to matrices, and not to vectors, biases, scales and tokens.
 
-    A learnt position table decays in pretraining (`encoder.pos_embed`, which UMT's list of exceptions misses by the
-    prefix) and not in fine-tuning (`pos_embed`).
+    A learnt position table decays in pretraining (`encoder.pos_embed`: UMT's list of exceptions does not match the
+    prefix) and does not in fine-tuning (`pos_embed`).
     """
     return parameter.ndim > 1 and name.rpartition(".")[2] not in _NEVER_DECAYS and name != "pos_embed"
 
 
-def layer_of(name: str, depth: int) -> int:
-    """Depth of a parameter for layer decay: 0 patches and positions, i + 1 block i, depth + 1 all that follows."""
+def layer_index(name: str, depth: int) -> int:
+    """A parameter's layer for layer decay: 0 patches and positions, i + 1 block i, depth + 1 everything after."""
     parts = name.split(".")
     if "encoder" in parts:
         parts = parts[parts.index("encoder") + 1 :]
@@ -127,16 +130,18 @@ def parameter_groups(
     layer_decay: float = 1.0,
     decays: Callable[[str, nn.Parameter], bool] = decays,
 ) -> list[dict]:
-    """Parameters that train, in groups of one weight decay and one `lr_scale` = layer_decay ** (depth + 1 - layer).
+    """The trained parameters, grouped by weight decay and by `lr_scale` = layer_decay ** (depth + 1 - layer).
 
-    Scalars have groups of their own: sharding leaves them whole, and one kernel cannot step over both kinds.
-    Group order is that of the first parameter in it (VideoMAE V2 `optim_factory.py: get_parameter_groups`).
+    Scalars have groups of their own: sharding leaves them whole, and the fused kernel takes no mixture of plain tensors
+    and DTensors. Groups are in the order of their first parameters (VideoMAE V2 `optim_factory.py:
+    get_parameter_groups`). timm's `param_groups_layer_decay` cannot replace this: it does not separate scalars, and it
+    numbers the layers by the model's own `group_matcher`, without gaps, which is not the official numbering.
     """
     named = list(_trained(model))
-    depth = 1 + max((layer_of(name, -1) - 1 for name, _ in named), default=-1)
+    depth = 1 + max((layer_index(name, -1) - 1 for name, _ in named), default=-1)
     groups: dict[tuple[float, bool, bool], dict] = {}
     for name, parameter in named:
-        scale = 1.0 if layer_decay == 1.0 else layer_decay ** (depth + 1 - layer_of(name, depth))
+        scale = 1.0 if layer_decay == 1.0 else layer_decay ** (depth + 1 - layer_index(name, depth))
         key = scale, decays(name, parameter), parameter.ndim == 0
         if key not in groups:
             groups[key] = {

@@ -1,23 +1,22 @@
-"""Recompute, compilation and sharding of blocks, applied from outside, so that models know nothing of them."""
+"""Activation checkpointing, compilation and sharding of transformer blocks, applied to models from outside."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """Every transformer block inside `model`, in order: what stands in a list called `blocks`."""
-    return [block for name, module in model.named_modules() if name.split(".")[-1] == "blocks" for block in module]
+    """All transformer blocks of `model`, in order: the members of every list called `blocks`."""
+    lists = [m for name, m in model.named_modules() if name.split(".")[-1] == "blocks" and isinstance(m, nn.ModuleList)]
+    return [block for blocks_ in lists for block in blocks_]
 
 
 def recompute(model: nn.Module) -> None:
-    """Forget the activations inside each block and compute them again in the backward pass: less memory, a third more
-    work. Names of parameters stay as they are."""
+    """Activation checkpointing of each block: less memory, a third more compute. Parameter names do not change."""
     for block in blocks(model):
         _replace_forward(block)
 
@@ -33,7 +32,7 @@ def _replace_forward(block: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block by itself, in place: one graph for all of a kind, and checkpoints keep their names."""
+    """Compile each block separately, in place: equal blocks share one graph, and parameter names do not change."""
     for block in blocks(model):
         block.compile()
 
@@ -45,26 +44,26 @@ def shard(
     reshard: bool = True,
     forward_methods: Sequence[str] = (),
 ) -> None:
-    """Cut the parameters in equal parts over the processes of `mesh`, block by block (FSDP2), in place.
+    """Shard the parameters over the processes of `mesh`, block by block (FSDP2), in place.
 
-    A block's parameters are whole while it computes. What stands outside blocks (patches, norms, heads, word tables)
-    is one more unit, whole from the forward to the end of the backward pass. A scalar cannot be cut: each process keeps
-    it, and its gradient is averaged as soon as it is there.
+    A block's parameters are gathered while it computes. Everything outside blocks (patches, norms, heads, token tables)
+    is one more unit, gathered from the forward pass to the end of the backward pass. A scalar cannot be sharded: each
+    process keeps a copy, and its gradient is averaged as soon as it is accumulated.
 
     Args:
-        mesh: of one dimension; of two, copies are kept along the first.
-        param_dtype: type in which parameters are gathered; bfloat16 halves the traffic. They are kept, and gradients
-            are reduced, in float32. The computation must then run under autocast.
-        reshard: let go of a block after its forward pass and gather it again for the backward: less memory, half as
-            much again to send.
+        mesh: of one dimension, or of two: parameters are replicated along the first.
+        param_dtype: type in which parameters are gathered; bfloat16 halves the traffic. Parameters are stored, and
+            gradients reduced, in float32. With bfloat16 the computation must run under autocast.
+        reshard: free a block after its forward pass and gather it again for the backward pass: less memory, half as
+            much traffic again.
         forward_methods: methods of `model` other than `forward` that need its parameters.
 
     Raises:
-        ValueError: a block shares a parameter with another, or with what stands outside.
+        ValueError: a block shares a parameter with another block, or with a module outside blocks.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    _check_owners(model)
+    _check_shared_parameters(model)
     scalars = {parameter for parameter in model.parameters() if parameter.ndim == 0}
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if param_dtype != torch.float32:
@@ -74,14 +73,14 @@ def shard(
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=scalars)
     for parameter in scalars:
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(_average)
-    for entry in forward_methods:
-        if hasattr(model, entry):
-            register_fsdp_forward_method(model, entry)
+            parameter.register_post_accumulate_grad_hook(_average_gradient)
+    for name in forward_methods:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
 
 
-def to_parts(model: nn.Module) -> None:
-    """Bring every unit of a sharded model back to its parts, as they are before a forward pass; else do nothing."""
+def reshard(model: nn.Module) -> None:
+    """Reshard every unit of a sharded model, as before a forward pass; nothing for another model."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():
@@ -89,7 +88,7 @@ def to_parts(model: nn.Module) -> None:
             module.reshard()
 
 
-def _check_owners(model: nn.Module) -> None:
+def _check_shared_parameters(model: nn.Module) -> None:
     owner = {}
     inside = {id(module) for block in blocks(model) for module in block.modules()}
     outside = [m for m in model.modules() if id(m) not in inside]
@@ -104,32 +103,13 @@ def _check_owners(model: nn.Module) -> None:
                     )
 
 
-def _average(parameter: nn.Parameter) -> None:
+def _average_gradient(parameter: Tensor) -> None:
+    assert parameter.grad is not None  # the hook runs after accumulation
     dist.all_reduce(parameter.grad)
     parameter.grad /= dist.get_world_size()
 
 
 def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
-    """The norm of all gradients together, a scalar that is the same in every process: of sharded ones (DTensors, all
-    cut over the same processes) the parts are added up."""
-    parts, whole, copies = [], [], [1]
-    for gradient in gradients:
-        if not isinstance(gradient, DTensor):
-            whole.append(gradient)
-            continue
-        parts.append(gradient.to_local())
-        mesh, placements = gradient.device_mesh, gradient.placements
-        copies = [1, *(mesh.size(i) for i, placement in enumerate(placements) if not isinstance(placement, Shard))]
-    norm = torch.nn.utils.get_total_norm(whole)
-    if not parts:
-        return norm
-    total = torch.nn.utils.get_total_norm(parts).square()
-    dist.all_reduce(total)
-    return (total / math.prod(copies) + norm.square()).sqrt()
-
-
-def scale_gradients(gradients: Iterable[Tensor], norm: Tensor, largest: float) -> None:
-    """Scale gradients of `norm` in place so that it is at most `largest`, as `clip_grads_with_norm_` does."""
-    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    parts = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
-    torch._foreach_mul_(parts, factor.to(parts[0].device))
+    """The norm of all gradients together, a plain scalar that is equal in every process; some may be DTensors."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

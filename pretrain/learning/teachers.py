@@ -1,6 +1,7 @@
-"""Teachers: models that are run, never trained and never saved; and what a student learns of a frozen CLIP."""
+"""Teachers: frozen models that are not trained or saved, and a student's targets from a frozen CLIP."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,25 +11,25 @@ from models import load_weights
 from models.clip import CLIPVision
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
-from models.layers import Grid
-from pretrain.learning.masking import Mask
 
 
 class Frozen(nn.Module):
-    """A model with fixed weights: in eval mode always, without gradients, unknown to the optimiser and to checkpoints.
+    """A model with fixed weights: always in eval mode, without gradients, not in optimisers or checkpoints.
 
-    It is not registered as a part, so that no list of parameters, no state dict and no wrapper of a strategy meets it;
-    only moves to a device or a number format reach it.
+    It is not registered as a submodule: lists of parameters, state dicts and wrappers of strategies do not contain it.
+    Moves to a device and conversions of the dtype do reach it.
 
     Args:
-        model: what to run.
-        weights: a checkpoint of it; read when a run starts, or at the first call.
-        random: in place of weights, the seed of random ones that are the same in every process and every run.
-        param_dtype: type in which it is held and run, whatever the precision of the rest.
+        model: the frozen model.
+        weights: its checkpoint; read when a run starts, or at the first call.
+        random: instead of weights, a seed for random weights, equal in every process and every run.
+        param_dtype: type in which it is stored and run, independent of the precision of the rest.
 
     Raises:
         ValueError: neither weights nor a seed, or both.
     """
+
+    model: nn.Module
 
     def __init__(
         self,
@@ -40,32 +41,32 @@ class Frozen(nn.Module):
         super().__init__()
         if weights is not None and random is not None:
             raise ValueError(
-                f"the teacher {type(model).__name__} has weights, {weights}, and the seed of random ones, {random}: "
+                f"the teacher {type(model).__name__} has weights, {weights}, and a seed of random weights, {random}: "
                 "set one of the two to null"
             )
         if weights is None and random is None:
             raise ValueError(
                 f"the teacher {type(model).__name__} needs weights: set model.init_args.teacher.init_args.weights to a "
-                "file of them (for CLIP: OpenAI's ViT-B-16.pt or ViT-L-14.pt, an open_clip checkpoint, or a folder of "
-                "transformers' CLIPModel such as openai/clip-vit-base-patch16), or `random` to a seed for a toy"
+                "checkpoint (for CLIP: OpenAI's ViT-B-16.pt or ViT-L-14.pt, an open_clip checkpoint, or a folder of "
+                "transformers' CLIPModel such as openai/clip-vit-base-patch16), or `random` to a seed for a test"
             )
         self.weights, self.param_dtype = weights, getattr(torch, param_dtype)
         model.eval().requires_grad_(False)
         if random is not None:
-            _draw_weights(model, random)
+            _reset_weights(model, random)
         if self.param_dtype != torch.float32:
             model.to(self.param_dtype)
-        object.__setattr__(self, "model", model)  # past nn.Module's register
+        object.__setattr__(self, "model", model)  # not registered as a submodule
 
     def load(self) -> None:
-        """Read the weights, once. FileNotFoundError says where they were looked for."""
+        """Read the weights, once. A FileNotFoundError names the path."""
         if self.weights is None:
             return
         try:
             report = load_weights(self.model, self.weights)
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{error}: the teacher's weights belong there, or elsewhere by "
+                f"{error}: put the teacher's weights there, or set another path by "
                 "--model.init_args.teacher.init_args.weights (README, 'Weights to start from')"
             ) from error
         if report.missing:
@@ -87,45 +88,46 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> "Frozen":
         return super().train(False)
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Any, recurse: bool = True) -> "Frozen":
         self.model._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
 
-def _draw_weights(model: nn.Module, seed: int) -> None:
-    """Start every part anew from `seed`, leaving the process's own random numbers as they were."""
+def _reset_weights(model: nn.Module, seed: int) -> None:
+    """Initialise every submodule from `seed`, without a change to the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
 
 
-def teach(
-    teacher: Frozen, video: Tensor, taps: tuple[int, ...], mask: Mask | None, noise: Tensor, grid: Grid
+def teacher_targets(
+    teacher: Frozen,
+    video: Tensor,
+    taps: tuple[int, ...],
+    choose: Callable[[Tensor], Tensor] | None = None,
+    even: bool = True,
 ) -> tuple[list[Tensor], Tensor]:
-    """A frozen CLIP's features `[B, K, out]` of each tapped layer, at the tokens `keep` `[B, K]` that it chose.
+    """A frozen CLIP's features `[B, K, out]` of each tapped layer at the visible tokens, and their indices `[B, K]`.
 
     Args:
-        video: the student's, normalised; the teacher sees it at its own size.
-        mask: chooses by the teacher's attention and by `noise`; None: all tokens, and no noise is looked at.
-        grid: of the student's tokens, as many a frame as the teacher's.
+        video: the student's, normalised; it is resized to the teacher's size.
+        choose: the indices of the visible tokens, as a function of the teacher's attention `[B, t, h * w]`; None: all.
+        even: whether `choose` returns equally many tokens of each frame.
     """
-    seen = teacher(
-        resize_frames(video, teacher.model.size),
-        taps=taps,
-        choose=None if mask is None else lambda attention: mask(noise, grid, attention),
-        even=mask is None or mask.even,
-    )
-    return seen.features, seen.keep
+    clip = cast(CLIPVision, teacher.model)
+    made = teacher(resize_frames(video, clip.size), taps=taps, choose=choose, even=even)
+    return made.features, made.keep
 
 
 def check_student(encoder: Encoder, decoder: FeatureDecoder, clip: CLIPVision) -> None:
-    """A ValueError where student, decoder and teacher cannot be compared token by token, channel by channel."""
+    """A ValueError if student, decoder and teacher do not have the same tokens and channels."""
     if encoder.tubelet != 1 or encoder.grid[1:] != clip.grid[1:]:
         raise ValueError(
             f"the student's tokens are {encoder.tubelet} frames deep and {encoder.grid[1:]} a slice, the teacher's "
-            f"1 and {clip.grid[1:]}: they are compared one by one, so sizes and patches must give the same"
+            f"1 and {clip.grid[1:]}: tokens are compared one by one, so sizes and patches must give equal grids"
         )
     if decoder.positions.grid != encoder.grid or decoder.heads[0].in_features != encoder.width:
         raise ValueError(
@@ -139,7 +141,7 @@ def check_student(encoder: Encoder, decoder: FeatureDecoder, clip: CLIPVision) -
 
 
 def last_blocks(depth: int, layers: int, interval: float) -> tuple[int, ...]:
-    """The numbers of `layers` blocks, the last one and others at `interval` before it, in ascending order."""
+    """Indices of `layers` blocks, in ascending order: the last one and others before it, `interval` apart."""
     found = tuple(depth - 1 - int(i * interval) for i in reversed(range(layers)))
     if found[0] < 0 or len(set(found)) < layers:
         raise ValueError(f"{layers} layers at an interval of {interval} do not fit into {depth} blocks")
@@ -147,7 +149,7 @@ def last_blocks(depth: int, layers: int, interval: float) -> tuple[int, ...]:
 
 
 def resize_frames(video: Tensor, size: int) -> Tensor:
-    """`[B, C, T, H, W]` to `size` pixels square: bicubic without antialiasing, as the official loop does."""
+    """Resize `[B, C, T, H, W]` to `size` x `size` pixels: bicubic without antialiasing, as in the official loop."""
     if video.shape[3:] == (size, size):
         return video
     frames = F.interpolate(video.flatten(1, 2), (size, size), mode="bicubic", align_corners=False)

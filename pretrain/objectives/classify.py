@@ -1,4 +1,4 @@
-"""Classify: which of a list of classes a video is of, as VideoMAE V2 (arXiv 2303.16727) and UMT are fine-tuned.
+"""Classify: supervised classification of videos, as VideoMAE V2 (arXiv 2303.16727) and UMT are fine-tuned.
 
 Letters in shapes: B clips, C channels, T frames, H W pixels, K classes.
 """
@@ -6,36 +6,37 @@ Letters in shapes: B clips, C channels, T frames, H W pixels, K classes.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.classifier import Classifier
+from pretrain.learning.batch import Batch
 from pretrain.learning.contrast import global_masked_mean
-from pretrain.learning.mixup import Mix, blend, opposite
+from pretrain.learning.mixup import Mix, blend, partner_rows
 from pretrain.learning.random_erasing import Erase
-from pretrain.objectives.objective import Batch, Objective
+from pretrain.objectives.objective import Objective
 
 
 class Classify(Objective):
-    """Fine-tuning, probing and supervised training of any `Classifier`, on the number `label` of each video.
+    """Fine-tuning, probing and supervised training of any `Classifier`, on the class index `label` of each video.
 
-    In evaluation a label of -1 is a class that the list has not: no loss is made of it; training refuses it.
+    A label of -1 is a class that the model has not: not in the loss in evaluation, an error in training.
 
     Args:
         model: encoder and head.
         mix: mixup and CutMix of clips and targets.
-        erase: boxes of noise.
-        smoothing: share of each target that is spread over all classes.
-        multi_label: a video is of any number of classes, each judged by itself; `label` may then be several numbers a
-            video, `[B, L]`, where -1 fills up shorter rows.
-        head_rows: which rows of the head of `weights` become the classes, in order: their numbers, or a file of them (a
-            json list, or one a line), as VideoMAE V2 has them for each Kinetics of its 710 classes; `first`: as many as
-            there are classes (UMT: Kinetics-400 comes first in its 710); `none`: begin with a new head. By default all,
-            and a head for another number of classes is refused.
-        freeze: beginnings of names in `model` whose parameters do not train, such as `encoder.patch_embed`. (Probes
+        erase: random erasing.
+        smoothing: label smoothing, the share of each target that is spread over all classes.
+        multi_label: a video has any number of classes, with a binary loss each; `label` may then be `[B, L]`, padded
+            with -1.
+        head_rows: the rows of the head in `weights` that become the classes, in order: indices, or a file of them (a
+            json list, or one per line), as VideoMAE V2 has for each Kinetics among its 710 classes; `first`: the first
+            rows (UMT: Kinetics-400 comes first among its 710); `none`: a new head. By default all rows, and a head with
+            another number of classes is an error.
+        freeze: prefixes of names in `model` whose parameters are not trained, such as `encoder.patch_embed`. (Probes
             freeze their encoders themselves.)
         base: see `Objective`.
     """
@@ -53,16 +54,16 @@ class Classify(Objective):
     ) -> None:
         super().__init__(**base)
         if not 0 <= smoothing < 1 or (smoothing and multi_label):
-            raise ValueError(f"smoothing is 0 to 1, and 0 where classes are judged one by one, not {smoothing}")
+            raise ValueError(f"smoothing is from 0 to below 1, and 0 with multi_label, not {smoothing}")
         self.needs = ("video", "label")
         self.model, self.mix, self.erase = model, mix, erase
         self.smoothing, self.multi_label, self.head_rows = smoothing, multi_label, head_rows
-        self.names: list[str] | None = None  # of the classes, where a checkpoint knows them
+        self.names: list[str] | None = None  # of the classes, if a checkpoint has them
         for beginning in freeze:
-            still = [p for name, p in model.named_parameters() if name.startswith(beginning)]
-            if not still:
+            frozen = [p for name, p in model.named_parameters() if name.startswith(beginning)]
+            if not frozen:
                 raise ValueError(f"freeze: no parameter of {type(model).__name__} has a name that begins {beginning!r}")
-            for parameter in still:
+            for parameter in frozen:
                 parameter.requires_grad_(False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -72,21 +73,21 @@ class Classify(Objective):
         video, target = self.augment(batch["video"], target)
         return self.loss(self.model(video), target, counts)
 
-    def losses_of(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch in evaluation, from what `predict` made of it: no second look at the video."""
+    def losses_from_outputs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The losses in evaluation from the scores of `predict`: the video is encoded once."""
         return self.loss(outputs["scores"], *self.targets(batch))
 
     def loss(self, scores: Tensor, target: Tensor, counts: Tensor) -> dict[str, Tensor]:
-        """Cross entropy, or the mean of each class's own, of scores and targets, both `[B, K]`."""
+        """Cross entropy of scores and targets, `[B, K]` each; with `multi_label`, binary and averaged over classes."""
         scores = scores.float()
         if self.multi_label:
             each = F.binary_cross_entropy_with_logits(scores, target, reduction="none").mean(dim=1)
         else:
             each = F.cross_entropy(scores, target, reduction="none")
-        return {"classes": each.mean() if self.training else global_masked_mean(each, counts, alone=True)}
+        return {"classes": each.mean() if self.training else global_masked_mean(each, counts, local=True)}
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What scores should say, `[B, K]`, and 1.0 where a row has a label that the list has, `[B]`."""
+        """Target distributions, `[B, K]`, and 1.0 where the label is a class of the model, `[B]`."""
         label = self._labels(batch)
         classes, known = self.model.classes, label >= 0
         smoothing = self.smoothing if self.training else 0.0
@@ -96,27 +97,27 @@ class Classify(Objective):
         return target, torch.ones(len(label), device=label.device) if self.multi_label else known[:, 0].float()
 
     def _labels(self, batch: Batch) -> Tensor:
-        """`[B, L]`; a ValueError names a video whose label is no class."""
+        """Labels `[B, L]`; a ValueError names a video whose label is no class."""
         label = batch["label"] if batch["label"].ndim == 2 else batch["label"][:, None]
         lowest = -1 if self.multi_label or not self.training else 0
         first, others = label[:, :1] if not self.multi_label else label, label[:, 1:]
-        wrong = ((first < lowest) | (first >= self.model.classes)).any(dim=1)
+        wrong = ((first < lowest) | (first >= self.model.classes)).any(dim=1)  # [B]
         if not self.multi_label:
             wrong, label = wrong | (others >= 0).any(dim=1), first
         if wrong.any():
             row, classes = int(wrong.nonzero()[0]), self.model.classes
             raise ValueError(
-                f"{batch['name'][row]} has the label {batch['label'][row].tolist()}, and the model tells {classes} "
-                f"classes apart, numbered from 0 to {classes - 1}: give the model the data's number of classes "
-                "(model.init_args.model.init_args.classes), mend the list, or set multi_label for several a video"
+                f"{batch['name'][row]} has the label {batch['label'][row].tolist()}, and the model has {classes} "
+                f"classes, numbered from 0 to {classes - 1}: give the model the data's number of classes "
+                "(model.init_args.model.init_args.classes), correct the list, or set multi_label for several per video"
             )
         return label
 
     def augment(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Clips normalised, with boxes of noise, and blended; and targets `[B, K]` blended alike.
+        """Clips normalised, erased and blended; and targets `[B, K]` blended with the same weights.
 
-        Every draw depends on the seed, the step and a clip's place in the step's global batch: devices do not matter,
-        and accumulated parts only in that partners are of one part.
+        Random numbers depend on the seed, the step and a clip's index in the step's global batch, not on the number of
+        devices. Partners are always in the same micro-batch.
         """
         rank, world = self.position
         rows, part = len(video), self.random_key.part
@@ -126,9 +127,9 @@ class Classify(Objective):
         inside = self.places(rows, of_part=True).tolist()
         pairs = [0 if self.mix.together else min(place, world * rows - 1 - place) for place in inside]
         draws = [self.mix.draw(self.numpy_rng(1, part, pair), *video.shape[3:]) for pair in pairs]
-        others = self._prepared(opposite(video, rank, world), self.places(rows, world - 1 - rank).flip(0))
-        clips, share = blend(clips, others, draws)
-        return clips, target * share + opposite(target, rank, world) * (1 - share)
+        others = self._prepared(partner_rows(video, rank, world), self.places(rows, world - 1 - rank).flip(0))
+        clips, weight = blend(clips, others, draws)
+        return clips, target * weight + partner_rows(target, rank, world) * (1 - weight)
 
     def _prepared(self, video: Tensor, places: Tensor) -> Tensor:
         clips = self.normalize(video)
@@ -137,22 +138,22 @@ class Classify(Objective):
         clips = clips.clone() if clips is video else clips
         return self.erase(clips, lambda i: self.numpy_rng(2, int(places[i])))
 
-    def rows_of_head(self) -> list[int] | str | None:
-        """`head_rows` as `load_weights` takes them."""
-        if self.head_rows == "first":
-            return list(range(self.model.classes))
-        if self.head_rows in (None, "none") or not isinstance(self.head_rows, str):
+    def head_rows_to_load(self) -> list[int] | Literal["none"] | None:
+        """`head_rows` in the form that `load_weights` takes."""
+        if not isinstance(self.head_rows, str):
             return self.head_rows
-        return read_rows(self.head_rows)
+        if self.head_rows == "none":
+            return "none"
+        return list(range(self.model.classes)) if self.head_rows == "first" else read_rows(self.head_rows)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`scores` `[B, K]`, before a softmax, and the `features` `[B, D]` that they are made of."""
+        """`scores` `[B, K]`, before a softmax, and the `features` `[B, D]` before the head."""
         features = self.model.features(self.normalize(batch["video"]))
         return {"scores": self.model.score(features), "features": features}
 
 
 def read_rows(file: str) -> list[int]:
-    """Numbers in a file, a json list or one a line; a ValueError where it holds something else."""
+    """The numbers in a file, a json list or one per line; a ValueError if it holds something else."""
     if not Path(file).is_file():
         raise FileNotFoundError(
             f"no list of rows at {file}: model.init_args.head_rows is a list, a file, first or none"

@@ -1,6 +1,7 @@
 """Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
 
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,38 +13,37 @@ from torchmetrics import Metric
 
 from models import load_weights
 from models.layers import Normalize, use_flash
-from pretrain.learning import parallel
+from pretrain.learning import parallel, randomness
+from pretrain.learning.batch import Batch, is_nested, without_padding
 from pretrain.learning.optim import AdamW
-from pretrain.learning.randomness import _STREAMS, RandomKey
+from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Batch = dict[str, Tensor | list[str]]
-
 
 class Objective(pl.LightningModule):
-    """Steps, optimiser, schedule, logging and generator; closed to methods, which only say what their losses are.
+    """Training and evaluation steps, optimiser, schedule, logging and random numbers; a method defines its losses.
 
-    `forward(batch)` returns named losses, and needs no Trainer. `batch["video"]` is uint8 `[B, C, T, H, W]`
-    (or float, if it is normalised already).
+    `forward(batch)` returns named losses and needs no Trainer.
 
     Args:
         optim: the optimiser and its schedule.
-        global_batch: videos an optimiser step over all ranks, which rates are scaled to; the command line takes it and
-            `seed` from where the recipe states them.
-        weights: a checkpoint to start from (official, transformers' or ours), or several, each of which fills a part;
-            a resumed run has its own.
-        seed: of the masks, which depend on the seed and the step alone.
-        metrics: by name, what validation and test make of `predict`'s outputs and the batch: a number, or a dict of
-            them. One with a method `attach` is told the objective before the first batch.
-        recompute: recompute activations in the backward pass; compile: compile the blocks; flash: take flash-attn's
-            kernel where it is installed and serves, in all models of the process. None changes a result.
-        mean, std: statistics that videos are normalised with.
+        global_batch: videos per optimiser step over all ranks, to which rates are scaled; the command line copies it
+            and `seed` from the recipe's other sections.
+        weights: a checkpoint to start from (official, transformers' or ours), or several, each for a part of the model;
+            a resumed run ignores it.
+        seed: of masks and augmentations, which depend on the seed and the step only.
+        metrics: by name; validation and test update them with `predict`'s outputs and the batch, and log the number or
+            dict of numbers that they compute. A metric with a method `attach` receives the objective before the first
+            batch.
+        recompute: activation checkpointing of the blocks; compile: compile the blocks; flash: use flash-attn's kernels
+            if they are installed and applicable, in all models of the process. None of them changes a result.
+        mean, std: statistics for the normalisation of videos.
     """
 
-    # Methods that callbacks and metrics call past `forward`: a strategy that holds weights in parts gathers them there.
+    # Methods that callbacks and metrics call besides `forward`; a sharding strategy gathers the weights for them.
     forward_methods: ClassVar[tuple[str, ...]] = ("predict", "reconstruct", "encode_video", "encode_text", "match")
 
     def __init__(
@@ -67,18 +67,29 @@ class Objective(pl.LightningModule):
         self.recompute, self.compile_blocks, self.flash = recompute, compile, flash
         self.normalize = Normalize(mean, std)
         self.metrics = nn.ModuleDict(metrics or {})
-        self.needs: tuple[str, ...] = ("video",)  # what of a batch the losses are made of; a method may need more
-        self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `keep_in_bounds`
+        self.needs: tuple[str, ...] = ("video",)  # fields of a batch that the losses need; a method may add some
+        self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `clamp_parameters`
         self.random_key = RandomKey()
-        self._norm: tuple[int, Tensor | None] = (-1, None)  # of the gradient, and at which step
+        self._norm: tuple[int, Tensor | None] = (-1, None)  # step and norm of the last gradient
+
+    # What a method may define
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of a batch, by name; they are summed."""
+        """The losses of a batch, by name; their sum is minimised."""
         raise NotImplementedError
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """What `python -m pretrain predict` writes, a row a video."""
+        """The outputs that metrics and `python -m pretrain predict` receive, a row per video."""
         raise MisconfigurationException(f"{type(self).__name__} has no `predict`")
+
+    def losses_from_outputs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The losses in evaluation, given the outputs of `predict`. By default `forward`, which encodes the video
+        again; a method whose losses follow from its outputs overrides it."""
+        return self(batch)
+
+    def head_rows_to_load(self) -> list[int] | Literal["none"] | None:
+        """Rows of the checkpoint's classification head to load, as `load_weights` takes them. By default None: all."""
+        return None
 
     # Steps
 
@@ -91,9 +102,7 @@ class Objective(pl.LightningModule):
                     f"{type(self).__name__} learns from {' and '.join(self.needs)}, and the training data have no "
                     f"`{field}`, or not for every sample: add it to the list or the shards, or leave out those without"
                 )
-        torch.manual_seed(
-            self.derive_seed(self.random_key.part, self.global_rank)
-        )  # what layers drop, such as stochastic depth
+        torch.manual_seed(self.derive_seed(self.random_key.part, self.global_rank))  # for dropout in layers
         losses = self(batch)
         total = torch.stack(list(losses.values())).sum()
         self._log_losses("train", losses, total, on_step=True, prog_bar=True)
@@ -106,24 +115,25 @@ class Objective(pl.LightningModule):
         self._evaluate("test", batch, batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[list[str], dict[str, Tensor]]:
-        """Names and what `predict` makes of them, without the rows that only fill up a batch."""
+        """Names and outputs of `predict`, without the rows that only fill up a batch."""
         self.random_key = RandomKey("predict", batch_idx)
-        batch, rows = _without_padding(batch)
-        return batch["name"][:rows], {name: made[:rows] for name, made in self.predict(batch).items()}
+        batch, rows = without_padding(batch)
+        return batch["name"][:rows], {name: output[:rows] for name, output in self.predict(batch).items()}
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         self.random_key = RandomKey(stage, batch_idx)
-        batch, rows = _without_padding(batch)
+        batch, rows = without_padding(batch)
         outputs = self.predict(batch) if self.metrics else None
-        if all(field in batch and not _several(batch[field]) for field in self.needs):
-            once = outputs is not None and hasattr(self, "losses_of")  # then the model need not look twice
-            losses = self.losses_of(outputs, batch) if once else self(batch)
+        fields: Mapping[str, Any] = batch
+        if all(field in fields and not is_nested(fields[field]) for field in self.needs):
+            losses = self(batch) if outputs is None else self.losses_from_outputs(outputs, batch)
             for name, loss in losses.items():
-                self._sums[name] = self._sums.get(name, 0.0) + rows * loss.detach().float()
+                total = rows * loss.detach().float()
+                self._sums[name] = self._sums[name] + total if name in self._sums else total
             self._videos += rows
         if outputs is not None:
-            real = [{key: value[:rows] for key, value in part.items()} for part in (outputs, batch)]
-            for metric in self.metrics.values():
+            real = [{name: value[:rows] for name, value in part.items()} for part in (outputs, fields)]
+            for _, metric in self._named_metrics():
                 metric.update(*real)
 
     def on_validation_epoch_start(self) -> None:
@@ -138,95 +148,92 @@ class Objective(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._close_metrics("test")
 
+    def _named_metrics(self) -> Iterable[tuple[str, Any]]:
+        return cast(Iterable[tuple[str, Any]], self.metrics.items())
+
     def _open_metrics(self) -> None:
-        self._sums: dict[str, Tensor] = {}  # of each loss over videos
+        self._sums: dict[str, Tensor] = {}  # of each loss, over videos
         self._videos = 0
-        for metric in self.metrics.values():
+        for _, metric in self._named_metrics():
             metric.reset()
             if hasattr(metric, "attach"):
-                metric.attach(self)  # one that asks the model for more than `predict` gives
+                metric.attach(self)  # a metric that needs more of the model than the outputs of `predict`
 
     def _close_metrics(self, stage: str) -> None:
         if self._sums:
             self._log_means(stage)
-        for name, metric in self.metrics.items():
-            found = metric.compute()
-            parts = found.items() if isinstance(found, dict) else [("", found)]
-            values = {f"{stage}/{name}/{part}".rstrip("/"): value for part, value in parts}
+        for name, metric in self._named_metrics():
+            value = metric.compute()
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            values = {f"{stage}/{name}/{part}".rstrip("/"): number for part, number in parts}
             self.log_dict(values, prog_bar=len(values) == 1, sync_dist=True)
 
     def _log_means(self, stage: str) -> None:
-        """Losses over the videos of all ranks. (Lightning's own means round the ranks' mean number of videos.)"""
+        """Log the mean losses over the videos of all ranks. (Lightning's means would weight ranks equally.)"""
         videos = torch.tensor(float(self._videos), device=self.device)
         *sums, videos = self.trainer.strategy.reduce(torch.stack([*self._sums.values(), videos]), reduce_op="sum")
         means = {name: total / videos.clamp(min=1) for name, total in zip(self._sums, sums, strict=True)}
         self._log_losses(stage, means, torch.stack(list(means.values())).sum(), sync_dist=True, prog_bar=True)
 
-    def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **how) -> None:
-        self.log(f"{stage}/loss", total.detach(), **how)
+    def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **options: Any) -> None:
+        self.log(f"{stage}/loss", total.detach(), **options)
         if len(losses) > 1:
-            how["prog_bar"] = False
-            self.log_dict({f"{stage}/{name}": loss.detach() for name, loss in losses.items()}, **how)
+            options["prog_bar"] = False
+            self.log_dict({f"{stage}/{name}": loss.detach() for name, loss in losses.items()}, **options)
 
-    # Dice
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """A generator for the masks of this step, a function of (seed, stage, step): a resume draws the same."""
-        return torch.Generator(device).manual_seed(self.derive_seed())
+    # Random numbers: functions of the seed, `random_key` and a row's index in the step's global batch
 
     def derive_seed(self, *more: int) -> int:
-        """A seed made of (seed, stage, step) and what else it is to depend on."""
-        words = self.seed, _STREAMS[self.random_key.stage], self.random_key.step, *more
-        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0]) >> 1
+        """A seed that depends on (seed, stage, step) and on `more` numbers."""
+        return randomness.derive_seed(self.seed, self.random_key, *more)
 
-    def numbers(self, *words: int) -> np.random.RandomState:
-        """numpy's generator for one thing of this step, told apart by `words`: what is drawn on the CPU."""
-        return np.random.RandomState(self.derive_seed(*words) & 0xFFFFFFFF)
+    def generator(self, device: torch.device) -> torch.Generator:
+        """A generator for the masks of this step; a resumed run draws the same."""
+        return torch.Generator(device).manual_seed(self.derive_seed())
+
+    def numpy_rng(self, *more: int) -> np.random.RandomState:
+        """A numpy generator for this step and `more` numbers, for what is drawn on the CPU."""
+        return np.random.RandomState(self.derive_seed(*more) & 0xFFFFFFFF)
 
     @property
     def position(self) -> tuple[int, int]:
-        """This process's rank, and how many there are."""
+        """This process's rank and the world size."""
         return (self.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
 
     def places(self, rows: int, rank: int | None = None, of_part: bool = False) -> Tensor:
-        """Where the rows of this batch stand in the step's global batch, `[rows]`, or in this part of it.
-
-        Rows are as the data deals them: video (part * m + i) * world + rank is row i of a rank's part, views outermost.
+        """The indices of this batch's rows in the step's global batch, `[rows]`; see `randomness.global_rows`.
 
         Args:
             rank: of another process.
-            of_part: count within the accumulated part.
+            of_part: indices within the accumulated micro-batch.
         """
         own, world = self.position
         _, _, part, parts = self.random_key
-        m = self.global_batch // (world * parts) if self.training else rows
-        m = m if m and rows % m == 0 else rows
+        videos = self.global_batch // (world * parts) if self.training else rows
         part, parts = (0, 1) if of_part else (part, parts)
-        every = torch.arange(rows * parts * world).view(rows // m, parts, m, world)
-        return every[:, part, :, own if rank is None else rank].flatten()
+        return randomness.global_rows(rows, videos, own if rank is None else rank, world, part, parts)
 
     def noise(self, generator: torch.Generator, rows: int, width: int) -> Tensor:
         """Uniform noise `[rows, width]` for the rows of this batch.
 
-        The noise of the step's global batch is drawn and this batch's rows are taken: so a global batch meets the same
-        masks however it is divided among ranks and accumulated parts.
+        The noise of the step's whole global batch is drawn, and this batch's rows are taken: masks do not depend on how
+        a global batch is divided among ranks and micro-batches.
         """
         total = rows * self.random_key.parts * self.position[1]
         noise = torch.rand(total, width, generator=generator, device=generator.device)
         return noise if total == rows else noise[self.places(rows).to(noise.device)]
 
-    # Optimiser
+    # Weights and optimiser
 
     @torch.no_grad()
-    def keep_in_bounds(self) -> None:
-        """Bring each parameter that has `bounds` back between them: a method's `forward` does, before it uses them."""
+    def clamp_parameters(self) -> None:
+        """Clamp each parameter with `bounds` to them. A method's `forward` calls this before it uses the parameters."""
         for name, (low, high) in self.bounds.items():
-            getattr(self, name).clamp_(low, high)
+            self.get_parameter(name).clamp_(low, high)
 
     def setup(self, stage: str) -> None:
         for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
-            rows = self.rows_of_head() if hasattr(self, "rows_of_head") else None
-            report = load_weights(self, path, rows)
+            report = load_weights(self, path, self.head_rows_to_load())
             rank_zero_info(f"{path}: {report}")
         self.weights = None
         for module in self.modules():
@@ -239,10 +246,10 @@ class Objective(pl.LightningModule):
             parallel.recompute(self)
         if self.compile_blocks:
             parallel.compile_blocks(self)
-        self.recompute = self.compile_blocks = False  # Lightning may ask more than once
+        self.recompute = self.compile_blocks = False  # Lightning may call this more than once
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # With float16's scaler the fused kernel divides gradients after clipping and the guard have looked at them.
+        # With a float16 scaler, the fused kernel would unscale gradients only after clipping and the guard read them.
         scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
         return self.optim.build(self, self.global_batch, fused=scaler is None)
 
@@ -263,38 +270,19 @@ class Objective(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         if self.trainer.strategy.handles_gradient_accumulation:
-            return  # DeepSpeed, which clips the whole step's gradient; this may be that of a part
+            return  # DeepSpeed clips the whole step's gradient; this may be a micro-batch's
         norm = self.gradient_norm()
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if not gradients:
-            return  # the guard has taken them away
+        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        if not trained:
+            return  # the guard has removed them
         if gradient_clip_val:
-            parallel.scale_gradients(gradients, norm, gradient_clip_val)
+            torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
         self.log("grad_norm", norm)
 
     def gradient_norm(self) -> Tensor:
-        """The norm of the step's whole gradient, which is reckoned once a step: it is the guard's to know as well."""
+        """The norm of the step's whole gradient, computed once per step; the guard uses it too."""
         step, norm = self._norm
         if step != self.global_step or norm is None:
             norm = parallel.gradient_norm(p.grad for p in self.parameters() if p.grad is not None)
             self._norm = self.global_step, norm
         return norm
-
-
-def _several(values: Tensor | list) -> bool:
-    """Whether samples have lists of a field, such as several captions: there is no one loss of those."""
-    return isinstance(values, list) and any(isinstance(value, list) for value in values)
-
-
-def _without_padding(batch: Batch) -> tuple[Batch, int]:
-    """An evaluation batch without the rows of weight 0, and how many are left; one row stays so that shapes hold."""
-    weight = batch.get("weight")
-    if weight is None:
-        return batch, batch["video"].shape[0]
-    index = weight.nonzero()[:, 0]
-    rows = len(index)
-    index = index if rows else torch.zeros(1, dtype=torch.long, device=weight.device)
-    kept = {}
-    for name, value in batch.items():
-        kept[name] = value[index] if isinstance(value, Tensor) else [value[i] for i in index.tolist()]
-    return kept, rows

@@ -1,53 +1,57 @@
-"""UMT, second stage: a video and its text meet by contrast, by matching and by hidden words, while the student keeps to
-its unmasked teacher (arXiv 2303.16058, section 3.3).
+"""UMT, second stage: contrast, matching and masked tokens of video and text, while the student stays aligned to the
+unmasked teacher (arXiv 2303.16058, section 3.3).
 
 Letters in shapes: B pairs, G pairs to draw negatives from, K visible tokens, L places of a text, D the shared width.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.bert import Bert
+from models.clip import CLIPVision
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
 from models.layers import Grid
 from models.tokenizers import Words
-from pretrain.learning.contrast import first_if_still, gather, global_masked_mean, keys, pair_loss, unit_texts
-from pretrain.learning.losses import alignment
+from pretrain.learning.batch import Batch
+from pretrain.learning.contrast import all_gather, global_masked_mean, hash_names, pair_loss
+from pretrain.learning.losses import alignment_loss
 from pretrain.learning.masking import Mask
-from pretrain.learning.matching import check_text, matching_loss, matching_pairs, wrong_pairs
-from pretrain.learning.teachers import Frozen, check_student, last_blocks, teach
-from pretrain.learning.text_masking import IGNORED, bert_words, hidden_words, labels_of
-from pretrain.objectives.objective import Batch, Objective
+from pretrain.learning.matching import check_text_tower, matching_loss, matching_pairs, sample_negatives
+from pretrain.learning.teachers import Frozen, check_student, last_blocks, teacher_targets
+from pretrain.learning.text_masking import IGNORE_INDEX, bert_mask, choose_tokens, masked_labels
+from pretrain.learning.two_towers import first_frame_if_static, unit_texts
+from pretrain.objectives.objective import Objective
 
 
 class UMT2(Objective):
-    """A student of videos and a reader of texts, whose upper layers look at the video.
+    """A video student and BERT, whose upper layers have cross-attention to the video.
 
-    A loss of weight 0 is not computed, and its parts must not be given.
+    A loss of weight 0 is not computed, and its parts must be absent.
 
     Args:
-        encoder: the student; alignment and pictures need tokens one frame deep.
-        text: BERT, whose upper layers look at `encoder.width` channels.
-        words: how texts are read.
+        encoder: the student; alignment and images need tokens of one frame.
+        text: BERT, whose upper layers attend to `encoder.width` channels.
+        words: cleans and tokenizes texts.
         embed: D, the width in which video and text are compared.
         decoder, teacher: for alignment, as in `UMT`; a mask by attention needs the teacher too.
-        mask: which tokens the student sees, in training; None: all.
-        image_mask: the same for batches of pictures, whose frames are all alike: they are seen as clips of one frame.
-            None: no batch is looked at for that.
+        mask: selects the student's visible tokens in training; None: all.
+        image_mask: the same for image batches, whose frames are all equal: they become clips of one frame. None: do not
+            test for images.
         contrast_weight, matching_weight, words_weight, alignment_weight: of the losses.
-        hide: share of the words that are hidden and guessed.
-        temperature: where it starts; kept between `temperature_min` and `temperature_max`.
-        per_frame: compare a text with each frame of a video that is seen whole, and average: what every frame says
-            counts. False: with the mean of all tokens, as where some are hidden.
-        positives: what makes two samples of a batch one: the video's name, or the caption.
-        negatives: matching draws them from this rank's pairs, as released, or from all, whose tokens then travel.
-        exact_gather: the true gradient over ranks; False is the released code's, smaller by the number of ranks.
+        hide: share of masked tokens of a text, which are predicted.
+        temperature: its initial value; it stays between `temperature_min` and `temperature_max`.
+        per_frame: compare a text with each frame of an unmasked video and average the similarities. False: compare with
+            the mean of all tokens, as for masked videos.
+        positives: which samples of a batch are positives of each other: those with equal names or equal captions.
+        negatives: draw negatives for matching from this rank's pairs, as released, or from all, whose tokens are then
+            gathered.
+        exact_gather: the true gradient over ranks; False is the released code's, smaller by the world size.
         interval, loss: of alignment, as in `UMT`.
         base: see `Objective`.
     """
@@ -80,22 +84,24 @@ class UMT2(Objective):
     ) -> None:
         super().__init__(**base)
         self.needs = ("video", "text")
-        self.weigh = {
+        self.loss_weights = {
             "contrast": contrast_weight,
             "matching": matching_weight,
             "words": words_weight,
             "alignment": alignment_weight,
         }
-        _check_parts(self.weigh, encoder, text, words, decoder, teacher)
+        _check_parts(self.loss_weights, encoder, text, words, decoder, teacher)
         if image_mask is not None and encoder.tubelet != 1:
             raise ValueError(
-                f"pictures are one frame and the student's tokens {encoder.tubelet} deep: set its tubelet to 1"
+                f"images are one frame and the student's tokens {encoder.tubelet} deep: set its tubelet to 1"
             )
         self.encoder, self.text, self.words, self.decoder, self.teacher = encoder, text, words, decoder, teacher
-        self.taps = self.teacher_taps = ()
-        if decoder is not None:
+        self.taps: tuple[int, ...] = ()
+        self.teacher_taps: tuple[int, ...] = ()
+        if decoder is not None and teacher is not None:
             self.taps = last_blocks(len(encoder.blocks), len(decoder.heads), interval)
-            self.teacher_taps = last_blocks(len(teacher.model.blocks), len(decoder.heads), interval)
+            depth = len(cast(CLIPVision, teacher.model).blocks)
+            self.teacher_taps = last_blocks(depth, len(decoder.heads), interval)
         self.pool_norm = nn.LayerNorm(encoder.width, 1e-6)
         self.video_proj = nn.Linear(encoder.width, embed)
         self.text_proj = nn.Linear(text.width, embed)
@@ -103,156 +109,171 @@ class UMT2(Objective):
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.bounds = {"temperature": (temperature_min, temperature_max)}
         self.mask, self.image_mask, self.hide, self.per_frame = mask, image_mask, hide, per_frame
-        self.positives, self.negatives, self.exact_gather, self.loss = positives, negatives, exact_gather, loss
+        self.positives: Literal["name", "text"] = positives
+        self.negatives, self.exact_gather, self.loss = negatives, exact_gather, loss
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        self.keep_in_bounds()
-        video, generator = self.normalize(self.look(batch["video"])), self.generator(batch["video"].device)
-        ids, seen = self.read(batch["text"])
-        same = keys(batch[self.positives], video.device)
+        self.clamp_parameters()
+        video, generator = self.normalize(self.first_if_image(batch["video"])), self.generator(batch["video"].device)
+        ids, attention_mask = self.tokenize(batch["text"])
+        keys = hash_names(batch[self.positives], video.device)
 
-        keep, target = self.choose(video, generator)
-        tokens, layers = self.see(video, keep)
-        states = self.text.read(ids, seen)
+        keep, target = self.visible_and_targets(video, generator)
+        tokens, layers = self.encode(video, keep)
+        states = self.text.read(ids, attention_mask)
         whole = tokens.shape[1] == math.prod(self.grid_of(video))
-        a, b = self.pool(tokens, whole), self.text_proj(states[:, 0])
+        feature, text = self.project_video(tokens, whole), self.text_proj(states[:, 0])
 
-        losses = {"contrast": pair_loss(a, b, same, self.temperature, not self.training, self.exact_gather)}
-        if self.weigh["matching"]:
-            *wrong, has_negative = self.draw_negatives(a, b, same, generator)
-            logits = self.match_logits(*matching_pairs(tokens, states, seen, *wrong, self.across))
-            losses["matching"] = matching_loss(logits, has_negative, not self.training)
-        if self.weigh["words"]:
-            losses["words"] = self.words_loss(tokens, seen, *self.hide_words(ids, seen, generator))
-        if self.weigh["alignment"]:
-            losses["alignment"] = alignment(self.decoder(layers, keep), target, self.loss)
-        return {name: self.weigh[name] * loss for name, loss in losses.items()}
+        losses = {"contrast": pair_loss(feature, text, keys, self.temperature, not self.training, self.exact_gather)}
+        if self.loss_weights["matching"]:
+            negative_video, negative_text, has_negative = self.sample_negatives(feature, text, keys, generator)
+            pairs = matching_pairs(tokens, states, attention_mask, negative_video, negative_text, self.gather)
+            losses["matching"] = matching_loss(self.match_logits(*pairs), has_negative, not self.training)
+        if self.loss_weights["words"]:
+            masked, labels = self.mask_tokens(ids, attention_mask, generator)
+            losses["words"] = self.masked_token_loss(tokens, attention_mask, masked, labels)
+        if self.decoder is not None and target is not None:
+            losses["alignment"] = alignment_loss(self.decoder(layers, keep), target, self.loss)
+        return {name: self.loss_weights[name] * loss for name, loss in losses.items()}
 
-    # What is seen
+    # Encoding
 
-    def look(self, video: Tensor) -> Tensor:
-        """`video` `[B, C, T, H, W]`, or its first frame where the batch is one of pictures, on this rank and all."""
-        return video if self.image_mask is None else first_if_still(video, not self.training)
+    def first_if_image(self, video: Tensor) -> Tensor:
+        """`video` `[B, C, T, H, W]`, or its first frame if the batches of all ranks are images."""
+        return video if self.image_mask is None else first_frame_if_static(video, not self.training)
 
     def grid_of(self, video: Tensor) -> Grid:
-        """The tokens of `video`, in time, rows and columns: a picture has one slice."""
+        """The token grid of `video`: time, rows, columns. An image has one slice."""
         return video.shape[2] // self.encoder.tubelet, *self.encoder.grid[1:]
 
-    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids of texts, and True where they have a word: two of `[B, L]`.
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids of texts and their attention mask, `[B, L]` each.
 
-        L is the longest text's, for padding changes nothing; where ranks exchange texts, it is the most that fit.
+        L is the longest text's length; if ranks exchange texts, it is the tokenizer's context.
         """
         ids = self.words(texts)
-        seen = ids != self.words.tokenizer.pad
+        attention_mask = ids != self.words.tokenizer.pad
         if self.negatives == "rank" or not self.training:
-            longest = int(seen.any(dim=0).nonzero().max()) + 1
-            ids, seen = ids[:, :longest], seen[:, :longest]
-        return ids.to(self.device), seen.to(self.device)
+            longest = int(attention_mask.any(dim=0).nonzero().max()) + 1
+            ids, attention_mask = ids[:, :longest], attention_mask[:, :longest]
+        return ids.to(self.device), attention_mask.to(self.device)
 
-    def choose(self, video: Tensor, generator: torch.Generator) -> tuple[Tensor | None, list[Tensor] | None]:
-        """The tokens `[B, K]` that the student sees (None: all), and what the teacher says of them, `[B, K, out]` each
-        layer (None: it is not asked)."""
+    def visible_and_targets(
+        self, video: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor | None, list[Tensor] | None]:
+        """The indices of the student's visible tokens, `[B, K]` (None: all), and the teacher's features of those
+        tokens, `[B, K, out]` per layer (None: no teacher)."""
         grid = self.grid_of(video)
         mask = self.image_mask if grid[0] == 1 and self.image_mask is not None else self.mask
-        noise = None if mask is None else self.noise(generator, len(video), mask.width(grid))
-        if self.teacher is not None:
-            target, keep = teach(self.teacher, video, self.teacher_taps, mask, noise, grid)
+        if mask is None:
+            if self.teacher is None:
+                return None, None
+            target, keep = teacher_targets(self.teacher, video, self.teacher_taps)
             return keep, target
-        return None if mask is None else mask(noise, grid), None
+        noise = self.noise(generator, len(video), mask.width(grid))
+        if self.teacher is None:
+            return mask(noise, grid), None
+        choose = lambda attention: mask(noise, grid, attention)  # noqa: E731
+        target, keep = teacher_targets(self.teacher, video, self.teacher_taps, choose, mask.even)
+        return keep, target
 
-    def see(self, video: Tensor, keep: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """The student's tokens `[B, K, C]` of a normalised video, and those of the layers that are aligned."""
+    def encode(self, video: Tensor, keep: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The student's tokens `[B, K, C]` of a normalised video, and those of the aligned layers."""
         return self.encoder(video, keep, self.taps) if self.taps else (self.encoder(video, keep), [])
 
-    def pool(self, tokens: Tensor, whole: bool) -> Tensor:
-        """Tokens `[B, K, C]` to what is compared with texts: `[B, T, D]`, of a `whole` video a vector a frame, or
-        `[B, 1, D]`."""
-        a_frame = self.encoder.grid[1] * self.encoder.grid[2] if whole and self.per_frame else tokens.shape[1]
-        return self.video_proj(self.pool_norm(tokens.unflatten(1, (-1, a_frame)).mean(dim=2)))
+    def project_video(self, tokens: Tensor, whole: bool) -> Tensor:
+        """Tokens `[B, K, C]` to video features: `[B, T, D]`, one per frame, of a `whole` video, or `[B, 1, D]`."""
+        per_frame = self.encoder.grid[1] * self.encoder.grid[2] if whole and self.per_frame else tokens.shape[1]
+        return self.video_proj(self.pool_norm(tokens.unflatten(1, (-1, per_frame)).mean(dim=2)))
 
     # Losses
 
-    def across(self, x: Tensor) -> Tensor:
-        """`x` of all ranks in training, where negatives come from all; else this rank's."""
-        return gather(x, self.exact_gather) if self.training and self.negatives == "all" else x
+    def gather(self, x: Tensor) -> Tensor:
+        """The rows that negatives are drawn from: `x` of all ranks in training with `negatives: all`, else `x`."""
+        return all_gather(x, self.exact_gather) if self.training and self.negatives == "all" else x
 
-    def draw_negatives(
-        self, video: Tensor, text: Tensor, same: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """A wrong video for each text and a wrong text for each video, by what is compared; see `wrong_pairs`."""
-        noise = self.noise(generator, len(video), 2 * len(self.across(same)) + 1)
-        return wrong_pairs(video, text, same, self.temperature, noise, self.across)
+    def sample_negatives(
+        self, video: Tensor, text: Tensor, keys: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A negative video for each text and a negative text for each video; see `matching.sample_negatives`."""
+        noise = self.noise(generator, len(video), 2 * len(self.gather(keys)) + 1)
+        return sample_negatives(video, text, keys, self.temperature, noise, self.gather)
 
-    def match_logits(self, tokens: Tensor, states: Tensor, seen: Tensor) -> Tensor:
-        """Whether text and video are a pair, no and yes, `[B, 2]`."""
-        return self.match_head(self.text.fuse(states, seen, tokens)[:, 0])
+    def match_logits(self, tokens: Tensor, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Whether text and video are a pair: logits of no and yes, `[B, 2]`."""
+        if self.match_head is None:
+            raise ValueError("a UMT2 without a matching loss has no head to match by: give it a matching_weight")
+        return self.match_head(self.text.fuse(states, attention_mask, tokens)[:, 0])
 
-    def hide_words(self, ids: Tensor, seen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """What is read in place of `ids` `[B, L]`, and the words to guess, `IGNORED` elsewhere. The start is never
-        hidden, the end may be."""
+    def mask_tokens(self, ids: Tensor, attention_mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`ids` `[B, L]` with masked tokens, and the labels to predict, `IGNORE_INDEX` elsewhere. The start token is
+        never masked, the end token may be."""
         tokenizer = self.words.tokenizer
+        if tokenizer.mask is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no mask token: set words_weight to 0, or BertTokenizer")
         noise = self.noise(generator, len(ids), 2 * tokenizer.context).to(ids.device).unflatten(1, (2, -1))
         noise = noise[:, :, : ids.shape[1]]
-        hidden = hidden_words(noise[:, 0], seen & (ids != tokenizer.start), self.hide)
-        return bert_words(ids, hidden, noise[:, 1], tokenizer.mask, tokenizer.vocabulary), labels_of(ids, hidden)
+        masked = choose_tokens(noise[:, 0], attention_mask & (ids != tokenizer.start), self.hide)
+        return bert_mask(ids, masked, noise[:, 1], tokenizer.mask, tokenizer.vocabulary), masked_labels(ids, masked)
 
-    def words_loss(self, tokens: Tensor, seen: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        """Guess hidden words `labels` `[B, L]` from the rest, `ids` `[B, L]`, and from the video."""
-        guess = self.text.words(self.text(ids, seen, tokens))  # [B, L, V]
-        error = F.cross_entropy(guess.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return global_masked_mean(error, (labels != IGNORED).flatten().float(), not self.training)
+    def masked_token_loss(self, tokens: Tensor, attention_mask: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of the masked tokens `labels` `[B, L]`, predicted from the masked text `ids` and the video."""
+        scores = self.text.words(self.text(ids, attention_mask, tokens))  # [B, L, V]
+        error = F.cross_entropy(
+            scores.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+        )
+        return global_masked_mean(error, (labels != IGNORE_INDEX).flatten().float(), not self.training)
 
-    # What metrics ask
+    # For metrics
 
     def encode_video(self, video: Tensor) -> Tensor:
-        """`[B, D]` of `video` `[B, 3, T, H, W]`, all of whose tokens are seen: its product with a text's is the cosine,
-        or the mean of the frames' cosines."""
+        """`[B, D]` of `video` `[B, 3, T, H, W]`, without a mask: its product with a text's feature is the cosine
+        similarity, or the mean of the frames' cosine similarities."""
         return self.predict({"video": video})["features"]
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit features `[n, D]` of any number of texts."""
-        return unit_texts(lambda some: self.text_proj(self.text.read(*self.read(some))[:, 0]), texts)
+        """Normalised features `[n, D]` of any number of texts."""
+        return unit_texts(lambda chunk: self.text_proj(self.text.read(*self.tokenize(chunk))[:, 0]), texts)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`features` `[B, D]`, see `encode_video`, and `tokens` `[B, N, C]`, which `match` takes."""
+        """`features` `[B, D]`, see `encode_video`, and `tokens` `[B, N, C]`, an input of `match`."""
         tokens = self.encoder(self.normalize(batch["video"]))
-        return {"features": F.normalize(self.pool(tokens, True).float(), dim=-1).mean(dim=1), "tokens": tokens}
+        feature = F.normalize(self.project_video(tokens, True).float(), dim=-1).mean(dim=1)
+        return {"features": feature, "tokens": tokens}
 
     @torch.no_grad()
     def match(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
-        """How well each video, of `tokens` `[n, N, C]`, and the text beside it match, `[n]`."""
-        if self.match_head is None:
-            raise ValueError("a UMT2 without a matching loss has no head to match by: give it a matching_weight")
+        """The matching score of each video, with `tokens` `[n, N, C]`, and the text at the same index, `[n]`."""
         number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        _, seen = read = self.read(list(number))
-        states = self.text.read(*read)
+        ids, attention_mask = self.tokenize(list(number))
+        states = self.text.read(ids, attention_mask)
         rows = torch.tensor([number[text] for text in texts], device=states.device)
-        return self.match_logits(tokens, states[rows], seen[rows])[:, 1].float()
+        return self.match_logits(tokens, states[rows], attention_mask[rows])[:, 1].float()
 
 
 def _check_parts(
-    weigh: dict[str, float],
+    loss_weights: dict[str, float],
     encoder: Encoder,
     text: Bert,
     words: Words,
     decoder: FeatureDecoder | None,
     teacher: Frozen | None,
 ) -> None:
-    """A ValueError where a part is missing, would not train, or does not fit."""
-    if weigh["contrast"] <= 0:
-        raise ValueError("contrast_weight must be above 0: contrast finds the wrong pairs that matching learns from")
-    aligned, guesses, fuses = weigh["alignment"] > 0, weigh["words"] > 0, weigh["matching"] + weigh["words"] > 0
+    """A ValueError if a part is missing, would not be trained, or does not fit."""
+    if loss_weights["contrast"] <= 0:
+        raise ValueError("contrast_weight must be above 0: matching draws its negatives by the features of contrast")
+    aligned, predicts = loss_weights["alignment"] > 0, loss_weights["words"] > 0
+    fuses = loss_weights["matching"] + loss_weights["words"] > 0
     if aligned != (decoder is not None) or (aligned and teacher is None):
         raise ValueError("alignment needs a decoder and a teacher, and nothing else the decoder: see alignment_weight")
-    if guesses != (text.head is not None):
-        raise ValueError("hidden words need the text tower's `head`, and nothing else does: see words_weight")
+    if predicts != (text.head is not None):
+        raise ValueError("masked tokens need the text tower's `head`, and nothing else does: see words_weight")
     if fuses != (text.fusion < len(text.blocks)):
         raise ValueError(
-            f"of {len(text.blocks)} layers {text.fusion} read text alone (`fusion`): matching and hidden words need "
-            "some above them, and nothing else does"
+            f"of {len(text.blocks)} layers {text.fusion} have no cross-attention (`fusion`): matching and masked "
+            "tokens need layers with it, and nothing else does"
         )
-    if aligned:
-        check_student(encoder, decoder, teacher.model)
-    check_text(encoder, text, words)
+    if decoder is not None and teacher is not None:
+        check_student(encoder, decoder, cast(CLIPVision, teacher.model))
+    check_text_tower(encoder, text, words)

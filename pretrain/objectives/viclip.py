@@ -1,6 +1,5 @@
-"""ViCLIP: a video and its caption get the same vector, and the video is seen by a tenth of its patches (2307.06942)."""
+"""ViCLIP: contrastive pretraining of a video tower that sees a tenth of its patches and a text tower (2307.06942)."""
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,25 +8,27 @@ from torch import Tensor, nn
 from models.text import CLIPText
 from models.tokenizers import CLIPTokenizer, Words
 from models.viclip import ViCLIPVision
-from pretrain.learning.contrast import keys, pair_loss, read, unit_texts, unit_videos
-from pretrain.learning.grad_cache import check, in_parts
+from pretrain.learning import two_towers
+from pretrain.learning.batch import Batch
+from pretrain.learning.contrast import hash_names, pair_loss
+from pretrain.learning.grad_cache import check_chunk_size, in_chunks
 from pretrain.learning.masking import Mask
-from pretrain.objectives.objective import Batch, Objective
+from pretrain.objectives.objective import Objective
 
 
 class ViCLIP(Objective):
-    """Contrast of videos and texts over all ranks.
+    """The contrastive loss of videos and texts over all ranks.
 
     Args:
-        encoder, text: the towers, of one `out`; `weights` of CLIP start both.
-        words: how captions are read; by default cleaned, then CLIP's tokenizer at the text tower's context.
-        mask: which patches are seen in training; None: all, as in evaluation.
-        freeze_text: train the video tower and the temperature alone, as the released runs do.
-        temperature, temperature_min: where it starts and what it never falls below. As released, both are one.
-        exact_gather: the true gradient over ranks; False is the released code's, smaller by the number of ranks.
-        positives: what makes two samples of a batch one: the video's name, or the caption too.
-        chunk_size: pairs that the towers see at a time, where a batch needs more memory than there is (see `gradcache`;
-            then leave `data.micro_batch` alone); None: all.
+        encoder, text: the towers, with equal `out`; `weights` of CLIP initialise both.
+        words: cleans and tokenizes captions; by default CLIP's tokenizer with the text tower's context.
+        mask: selects the visible patches in training; None: all, as in evaluation.
+        freeze_text: train the video tower and the temperature only, as the released runs do.
+        temperature, temperature_min: initial value and minimum. As released, the two are equal.
+        exact_gather: the true gradient over ranks; False is the released code's, smaller by the world size.
+        positives: which samples of a batch are positives of each other: those with equal names or equal captions.
+        chunk_size: pairs that the towers encode at a time if a batch exceeds memory (see `grad_cache`; leave
+            `data.micro_batch` alone then); None: all.
         base: see `Objective`. Videos are normalised by ImageNet's statistics, as released, not by CLIP's.
     """
 
@@ -46,8 +47,7 @@ class ViCLIP(Objective):
         **base: Any,
     ) -> None:
         super().__init__(**base)
-        if encoder.out != text.out:
-            raise ValueError(f"the towers differ: the video's `out` is {encoder.out}, the text's {text.out}")
+        two_towers.check_widths(encoder, text)
         self.encoder, self.text, self.mask = encoder, text, mask
         self.words = words or Words(CLIPTokenizer(text.context))
         self.needs = ("video", "text")
@@ -55,43 +55,28 @@ class ViCLIP(Objective):
         text.requires_grad_(not freeze_text)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.bounds = {"temperature": (temperature_min, None)}
-        self.exact_gather, self.positives = exact_gather, positives
-        self.chunk_size = check(chunk_size)
+        self.exact_gather: bool = exact_gather
+        self.positives: Literal["name", "text"] = positives
+        self.chunk_size = check_chunk_size(chunk_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video = batch["video"]
-        ids = read(self.words, batch["text"], video.device)
-        feature, text = in_parts(self.features, self.chunk_size, video, self.choose(video), ids)
-        self.keep_in_bounds()
-        same = keys(batch[self.positives], video.device)
-        return {
-            "contrast": pair_loss(feature, text, same, self.temperature, not self.training, self.exact_gather),
-        }
+        ids = two_towers.tokenize(self.words, batch["text"], video.device)
+        feature, text = in_chunks(self.features, self.chunk_size, video, self.visible_patches(video), ids)
+        self.clamp_parameters()
+        keys = hash_names(batch[self.positives], video.device)
+        return {"contrast": pair_loss(feature, text, keys, self.temperature, not self.training, self.exact_gather)}
 
     def features(self, video: Tensor, keep: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Features `[B, out]` of videos, of which `keep` `[B, K]` is seen, and of texts, not of length 1."""
-        return self.encoder.feature(self.normalize(video), keep), self.embed(ids)
+        """Features `[B, out]` of videos with the visible patches `keep` `[B, K]`, and of texts; not normalised."""
+        feature = self.encoder.feature(self.normalize(video), keep)
+        return feature, two_towers.text_features(self.text, ids, self.freeze_text)
 
-    def choose(self, video: Tensor) -> Tensor | None:
-        """The tokens `[B, K]` that are seen; None: all."""
+    def visible_patches(self, video: Tensor) -> Tensor | None:
+        """The indices of the visible patches, `[B, K]`; None: all."""
         if self.mask is None or not self.training:
             return None
         grid = self.encoder.grid
         return self.mask(self.noise(self.generator(video.device), len(video), self.mask.width(grid)), grid)
 
-    def embed(self, ids: Tensor) -> Tensor:
-        """Features of texts `[B, L]`, `[B, out]`, not of length 1."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_text):
-            return self.text.feature(ids)
-
-    def encode_video(self, video: Tensor) -> Tensor:
-        """Unit features `[B, out]` of `video` `[B, 3, T, H, W]`, all of whose patches are seen."""
-        return unit_videos(self.encoder, self.normalize(video))
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit features `[n, out]` of any number of texts."""
-        return unit_texts(lambda some: self.embed(read(self.words, some, self.device)), texts)
-
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """`features` `[B, out]`, whose product with `encode_text`'s is the cosine."""
-        return {"features": self.encode_video(batch["video"])}
+    encode_video, encode_text, predict = two_towers.encode_video, two_towers.encode_text, two_towers.predict

@@ -1,4 +1,4 @@
-"""VideoMAE V2: hide most of a video from the encoder, decode half of the rest, compare pixels (arXiv 2303.16727)."""
+"""VideoMAE V2: masked autoencoding with a masked encoder and a masked decoder (arXiv 2303.16727)."""
 
 from typing import Any
 
@@ -7,19 +7,20 @@ from torch import Tensor
 
 from models.decoders import PixelDecoder
 from models.encoder import Encoder
+from pretrain.learning.batch import Batch
 from pretrain.learning.losses import masked_mse, pixel_target
-from pretrain.learning.masking import Mask, RunningCell, Tube, complement, tokens_in_loss, unseen_first
-from pretrain.objectives.objective import Batch, Objective
+from pretrain.learning.masking import Mask, RunningCell, Tube, complement, masked_first, max_loss_tokens
+from pretrain.objectives.objective import Objective
 
 
 class VideoMAE(Objective):
-    """Masked autoencoding with dual masking.
+    """Reconstruct the pixels of masked tokens.
 
     Args:
-        encoder, decoder: made for the same frames, size, patch and tubelet.
-        mask: which tokens the encoder sees.
-        decoder_mask: which tokens are decoded; None decodes all that are hidden, which is VideoMAE V1.
-        normalize_target: predict pixels normalised a token and channel.
+        encoder, decoder: with equal frames, size, patch and tubelet.
+        mask: selects the tokens that are visible to the encoder.
+        decoder_mask: selects the tokens that are decoded; None: all masked tokens, as in VideoMAE V1.
+        normalize_target: predict pixels normalised per token and channel.
         base: see `Objective`.
     """
 
@@ -41,32 +42,33 @@ class VideoMAE(Objective):
         self.encoder, self.decoder = encoder, decoder
         self.mask, self.decoder_mask = mask or Tube(), decoder_mask
         self.normalize_target = normalize_target
-        self.read = tokens_in_loss(self.mask, decoder_mask, encoder.grid)
+        self.max_loss_tokens = max_loss_tokens(self.mask, decoder_mask, encoder.grid)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video = batch["video"]
-        keep, predict = self.masks(video.shape[0], video.device)
-        return {"pixels": self.reconstruction_loss(video, keep, predict, self.read)}
+        keep, predict = self.sample_masks(video.shape[0], video.device)
+        return {"pixels": self.reconstruction_loss(video, keep, predict, self.max_loss_tokens)}
 
-    def masks(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """What the encoder sees `[B, K]` and what is decoded `[B, M]`."""
+    def sample_masks(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The indices of the visible tokens, `[B, K]`, and of the decoded tokens, `[B, M]`."""
         grid, generator = self.encoder.grid, self.generator(device)
         keep = self.mask(self.noise(generator, rows, self.mask.width(grid)), grid)
         if self.decoder_mask is None:
-            return keep, complement(keep, self._tokens)
+            return keep, complement(keep, self.num_tokens)
         return keep, self.decoder_mask(self.noise(generator, rows, self.decoder_mask.width(grid)), grid)
 
-    def reconstruction_loss(self, video: Tensor, keep: Tensor, predict: Tensor, read: int | None = None) -> Tensor:
-        """The loss over tokens that are decoded and hidden; `read` bounds how many of those a sample has.
+    def reconstruction_loss(self, video: Tensor, keep: Tensor, predict: Tensor, limit: int | None = None) -> Tensor:
+        """The loss over the tokens that are decoded and masked; `limit` is an upper bound on their number per sample.
 
-        Of a uint8 `video` the normalised one is let go of when the encoder is done: the target does not need it.
+        No name holds the normalised copy of a uint8 `video`, which is freed after the encoder: the target is computed
+        from uint8.
         """
-        predict, hidden = unseen_first(predict, keep, self._tokens)
-        prediction = self.decoder(self.encoder(self.normalize(video), keep), keep, predict, read)
-        return masked_mse(prediction, self.target(video, predict[:, :read]), hidden[:, :read])
+        predict, masked = masked_first(predict, keep, self.num_tokens)
+        prediction = self.decoder(self.encoder(self.normalize(video), keep), keep, predict, limit)
+        return masked_mse(prediction, self.target(video, predict[:, :limit]), masked[:, :limit])
 
     def target(self, video: Tensor, index: Tensor) -> Tensor:
-        """The pixels `[B, M, tubelet * p * p * 3]` that tokens `index` stand for."""
+        """The pixels `[B, M, tubelet * p * p * 3]` of the tokens `index` `[B, M]`."""
         e, n = self.encoder, self.normalize
         return pixel_target(video, index, e.tubelet, e.patch, n.mean, n.std, self.normalize_target)
 
@@ -76,17 +78,17 @@ class VideoMAE(Objective):
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch) -> dict[str, Tensor]:
-        """Videos in [0, 1] to look at, `[B, C, T, H, W]`: `input`, what the encoder `seen`, and the `reconstruction`.
+        """Videos in [0, 1] for display, `[B, C, T, H, W]`: `input`, its visible tokens `seen`, and `reconstruction`.
 
-        Every hidden token is decoded; a normalised prediction is put back to the scale of the token that it stands for.
+        All masked tokens are decoded; a normalised prediction is scaled back by the statistics of its token.
         """
         video = self.normalize(batch["video"])
-        keep, _ = self.masks(video.shape[0], video.device)
-        hidden = complement(keep, self._tokens)
-        prediction = self.decoder(self.encoder(video, keep), keep, hidden).float()
+        keep, _ = self.sample_masks(video.shape[0], video.device)
+        masked = complement(keep, self.num_tokens)
+        prediction = self.decoder(self.encoder(video, keep), keep, masked).float()
         if self.normalize_target:
             raw = pixel_target(
-                video, hidden, self.encoder.tubelet, self.encoder.patch, self.normalize.mean, self.normalize.std, False
+                video, masked, self.encoder.tubelet, self.encoder.patch, self.normalize.mean, self.normalize.std, False
             ).unflatten(2, (-1, 3))
             scaled = prediction.unflatten(2, (-1, 3)) * (raw.std(dim=2, keepdim=True) + 1e-6)
             prediction = (scaled + raw.mean(dim=2, keepdim=True)).flatten(2)
@@ -94,12 +96,12 @@ class VideoMAE(Objective):
         shown = (video * std + mean).clamp(0, 1)
         return {
             "input": shown,
-            "seen": self._paste(shown, hidden, torch.full_like(prediction, 0.5)),
-            "reconstruction": self._paste(shown, hidden, prediction.clamp(0, 1)),
+            "seen": self._paste(shown, masked, torch.full_like(prediction, 0.5)),
+            "reconstruction": self._paste(shown, masked, prediction.clamp(0, 1)),
         }
 
     def _paste(self, video: Tensor, index: Tensor, pixels: Tensor) -> Tensor:
-        """`video` with the tokens of `index` `[B, M]` replaced by `pixels` `[B, M, tubelet * p * p * 3]`."""
+        """`video` with the tokens `index` `[B, M]` replaced by `pixels` `[B, M, tubelet * p * p * 3]`."""
         e = self.encoder
         (_, h, w), out = e.grid, video.clone()
         cut = out.unflatten(4, (-1, e.patch)).unflatten(3, (-1, e.patch)).unflatten(2, (-1, e.tubelet))
@@ -109,6 +111,6 @@ class VideoMAE(Objective):
         return out
 
     @property
-    def _tokens(self) -> int:
+    def num_tokens(self) -> int:
         t, h, w = self.encoder.grid
         return t * h * w

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pretrain.cli import main
 from pretrain.export.load_run import build
-from pretrain.learning.grad_cache import in_parts
+from pretrain.learning.grad_cache import in_chunks
 from tests.helpers.paths import ROOT
 from tests.objectives.test_objectives import resolved
 
@@ -56,7 +56,7 @@ def test_parts_keep_no_activations() -> None:
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
-            (made,) = in_parts(rows, chunk_size, torch.randn(256, 64))
+            (made,) = in_chunks(rows, chunk_size, torch.randn(256, 64))
         kept[chunk_size] = sum(saved.values())
         assert made.shape == (256, 64)
     assert kept[16] < kept[None] / 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.layers import take_patches
-from pretrain.learning.masking import Random, RunningCell, Tube, complement, tokens_in_loss, unseen_first
+from pretrain.learning.masking import Random, RunningCell, Tube, complement, max_loss_tokens, masked_first
 
 GRID = (8, 14, 14)
 TOKENS = 8 * 14 * 14
@@ -49,12 +49,12 @@ def test_complement_is_what_is_left() -> None:
 def test_loss_tokens_are_those_decoded_and_hidden() -> None:
     tube, cell = Tube(0.9), RunningCell(0.5)
     keep, predict = tube(noise(tube), GRID), cell(noise(cell, seed=1), GRID)
-    ordered, hidden = unseen_first(predict, keep, TOKENS)
+    ordered, hidden = masked_first(predict, keep, TOKENS)
     assert (ordered.sort(dim=1).values == predict).all()
     for row in range(4):
         expected = set(predict[row].tolist()) - set(keep[row].tolist())
         assert set(ordered[row][hidden[row].bool()].tolist()) == expected
-    assert (hidden.sum(1) == 704).all() and tokens_in_loss(tube, cell, GRID) == 704
+    assert (hidden.sum(1) == 704).all() and max_loss_tokens(tube, cell, GRID) == 704
     assert (hidden[:, :704] == 1).all()
 
 
@@ -64,8 +64,8 @@ def test_the_bound_on_loss_tokens_holds_for_any_length(frames: int) -> None:
     tube, cell = Tube(0.75), RunningCell(0.5)
     rows = 64
     keep = tube(torch.rand(rows, 24, generator=torch.Generator().manual_seed(0)), grid)
-    _, hidden = unseen_first(cell(torch.rand(rows, 1), grid), keep, frames * 24)
-    assert hidden.sum(1).max() <= tokens_in_loss(tube, cell, grid)
+    _, hidden = masked_first(cell(torch.rand(rows, 1), grid), keep, frames * 24)
+    assert hidden.sum(1).max() <= max_loss_tokens(tube, cell, grid)
 
 
 def test_patches_are_those_of_a_convolution() -> None:

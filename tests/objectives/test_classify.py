@@ -39,7 +39,7 @@ def test_smoothed_targets_are_torchs_own() -> None:
     torch.testing.assert_close(model(data)["classes"], expected)
     plain = F.cross_entropy(scores, data["label"])
     torch.testing.assert_close(model.eval()(data)["classes"], plain)
-    torch.testing.assert_close(model.losses_of(model.predict(data), data)["classes"], plain)
+    torch.testing.assert_close(model.losses_from_outputs(model.predict(data), data)["classes"], plain)
 
 
 def test_several_labels_a_video() -> None:
@@ -54,7 +54,7 @@ def test_several_labels_a_video() -> None:
 @pytest.mark.parametrize(
     ("label", "words"),
     [
-        (torch.tensor([0, 1, 5, 2]), "folder/2.mp4 has the label 5, and the model tells 5 classes apart"),
+        (torch.tensor([0, 1, 5, 2]), "folder/2.mp4 has the label 5, and the model has 5 classes"),
         (torch.tensor([0, -1, 1, 2]), "folder/1.mp4 has the label -1"),
         (torch.tensor([[0, -1], [1, 2], [0, -1], [1, -1]]), r"folder/1.mp4 has the label \[1, 2\].*set multi_label"),
     ],
@@ -165,5 +165,5 @@ def test_rows_of_a_head(tmp_path: Path) -> None:
     for rows, expected in {str(tmp_path / "a.json"): [3, 1], "first": [0, 1]}.items():
         small = objective(classes=2, head_rows=rows)
         small.weights = large.state_dict()
-        models.load_weights(small, large.state_dict(), small.rows_of_head())
+        models.load_weights(small, large.state_dict(), small.head_rows_to_load())
         assert torch.equal(small.model.head.weight, large.model.head.weight[expected])

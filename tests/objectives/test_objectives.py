@@ -6,9 +6,9 @@ import yaml
 
 from pretrain.cli import main
 from pretrain.export.load_run import build
+from pretrain.learning.batch import without_padding
 from pretrain.learning.randomness import RandomKey
 from pretrain.objectives import Objective
-from pretrain.objectives.objective import _without_padding
 from tests.helpers.paths import ROOT
 
 # A row a method. It buys the tests here, and those of resuming and of ranks.
@@ -107,7 +107,7 @@ def test_predict_is_a_row_a_video(small) -> None:
 def test_padding_does_not_count_in_evaluation(small) -> None:
     _, batch = small
     padded = {**batch, "weight": torch.tensor([1.0, 0.0, 1.0, 0.0])}
-    kept, rows = _without_padding(padded)
+    kept, rows = without_padding(padded)
     assert rows == 2 and kept["name"] == ["a", "c"] and torch.equal(kept["video"], batch["video"][[0, 2]])
-    kept, rows = _without_padding({**batch, "weight": torch.zeros(4)})
+    kept, rows = without_padding({**batch, "weight": torch.zeros(4)})
     assert rows == 0 and kept["name"] == ["a"]

@@ -14,10 +14,9 @@ from models.layers import take_patches
 from pretrain.export.command import export
 from pretrain.export.load_run import load_objective
 from pretrain.learning.masking import Attention, Mask, Random, Tube, complement
-from pretrain.learning.teachers import Frozen
+from pretrain.learning.teachers import Frozen, last_blocks
 from pretrain.metrics.knn import KNN, knn_accuracy
 from pretrain.objectives import UMT
-from pretrain.objectives.umt import last_blocks
 from tests.helpers.runs import fit, names, weights
 from tests.objectives.test_objectives import ROWS
 
@@ -73,7 +72,7 @@ def test_a_random_teacher_is_the_same_everywhere() -> None:
 def test_the_cheap_teacher_says_what_the_whole_one_says(mask: Mask) -> None:
     m = model(mask)
     clip = m.normalize(video())
-    target, keep = m.teach(clip)
+    target, keep = m.teacher_targets(clip)
     whole = m.teacher(clip, taps=m.teacher_taps)
     assert keep.shape == (2, 16) and (keep.diff(dim=1) > 0).all()
     for some, every in zip(target, whole.features, strict=True):
@@ -90,7 +89,7 @@ def test_a_half_precision_teacher_is_close_and_gives_the_student_float() -> None
     assert half.teacher.model.proj.weight.dtype == torch.bfloat16
     clip = full.normalize(video())
     noise = torch.rand(2, 64, generator=torch.Generator().manual_seed(0))
-    (a, keep), (b, _) = full.teach(clip, noise), half.teach(clip, noise)
+    (a, keep), (b, _) = full.teacher_targets(clip, noise), half.teacher_targets(clip, noise)
     assert keep.shape == (2, 16) and F.cosine_similarity(a[-1], b[-1].float(), dim=-1).mean() > 0.9
     assert next(iter(half({"video": video()}).values())).dtype == torch.float32
 
@@ -98,7 +97,7 @@ def test_a_half_precision_teacher_is_close_and_gives_the_student_float() -> None
 def test_hidden_pixels_reach_the_student_by_no_way() -> None:
     m = model()
     clip = m.normalize(video())
-    _, keep = m.teach(clip)
+    _, keep = m.teacher_targets(clip)
     marked = clip.clone().requires_grad_()
     m.encoder(marked, keep)[0].sum().backward()
     assert take_patches(marked.grad, complement(keep, 64), 1, 8).abs().max() == 0
@@ -236,7 +235,7 @@ def test_what_is_wrong_with_a_teacher_is_said(tmp_path: Path) -> None:
         (lambda: model(tubelet=2), "2 frames deep"),
         (lambda: model(patch=16), r"\(2, 2\) a slice, the teacher's 1 and \(4, 4\)"),
         (lambda: last_blocks(3, 4, 1), "4 layers at an interval of 1 do not fit into 3 blocks"),
-        (lambda: Attention(0.99)(torch.rand(1, 16), (1, 4, 4)), "needs a teacher's"),
+        (lambda: Attention(0.99)(torch.rand(1, 16), (1, 4, 4)), "needs a teacher"),
         (lambda: model().teacher(video(size=64).float()), "CLIP was made for 32 x 32"),
     ],
 )

@@ -16,9 +16,9 @@ from models.layers import take_patches
 from pretrain.export.load_run import build
 from pretrain.learning.contrast import global_masked_mean, hard_negatives
 from pretrain.learning.masking import Attention, Random, Tube, complement
-from pretrain.learning.matching import wrong_pairs
+from pretrain.learning.matching import sample_negatives
 from pretrain.learning.teachers import Frozen
-from pretrain.learning.text_masking import IGNORED
+from pretrain.learning.text_masking import IGNORE_INDEX
 from pretrain.objectives import UMT, UMT2
 from tests.helpers.paths import ROOT
 from tests.objectives.test_objectives import resolved
@@ -90,11 +90,13 @@ def test_wrong_pairs_do_not_depend_on_how_ranks_divide_the_batch() -> None:
     dice = torch.Generator().manual_seed(0)
     video, text, same = torch.randn(6, 8, generator=dice), torch.randn(6, 8, generator=dice), torch.arange(6)
     noise, rate = torch.rand(6, 13, generator=dice), torch.tensor(0.1)
-    one = wrong_pairs(video, text, same, rate, noise, lambda x: x)
+    one = sample_negatives(video, text, same, rate, noise, lambda x: x)
     dealt = torch.tensor([0, 2, 4, 1, 3, 5])  # the rows of rank 0, then of rank 1
     for rows in dealt.split(3):
         gathered = iter((video[dealt], text[dealt], same[dealt], noise[dealt, -1]))
-        found = wrong_pairs(video[rows], text[rows], same[rows], rate, noise[rows], lambda _, all_=gathered: next(all_))
+        found = sample_negatives(
+            video[rows], text[rows], same[rows], rate, noise[rows], lambda _, all_=gathered: next(all_)
+        )
         for ours, alone in zip(found[:2], one, strict=False):
             assert torch.equal(dealt[ours], alone[rows])
 
@@ -123,16 +125,16 @@ def test_losses_have_their_weights_and_none_is_computed_in_vain() -> None:
 
 def test_counts_weigh_alike_on_all_ranks() -> None:
     values, counts = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 1.0, 0.0])
-    assert global_masked_mean(values, counts) == 1.5 == global_masked_mean(values, counts, alone=True)
+    assert global_masked_mean(values, counts) == 1.5 == global_masked_mean(values, counts, local=True)
     assert global_masked_mean(values, torch.zeros(3)) == 0
 
 
 def test_hidden_words_reach_no_guess() -> None:
     model = whole().eval()
-    tokens, _ = model.see(model.normalize(batch()["video"]))
+    tokens, _ = model.encode(model.normalize(batch()["video"]))
     guesses = []
     for text in ("a red circle moves left", "a blue cross moves up"):
-        ids, seen = model.read([text] * 4)
+        ids, seen = model.tokenize([text] * 4)
         hidden = torch.tensor([False, False, True, True, False, True, False])
         read = torch.where(hidden, model.words.tokenizer.mask, ids)
         guesses.append(model.text.words(model.text(read, seen, tokens)))
@@ -141,9 +143,9 @@ def test_hidden_words_reach_no_guess() -> None:
 
 def test_words_are_hidden_as_bert_does() -> None:
     model = whole(hide=0.5)
-    ids, seen = model.read(TEXTS * 500)
-    read, labels = model.hide_words(ids, seen, model.generator(ids.device))
-    hidden, tokenizer = labels != IGNORED, model.words.tokenizer
+    ids, seen = model.tokenize(TEXTS * 500)
+    read, labels = model.mask_tokens(ids, seen, model.generator(ids.device))
+    hidden, tokenizer = labels != IGNORE_INDEX, model.words.tokenizer
     assert torch.equal(labels[hidden], ids[hidden]) and torch.equal(read[~hidden], ids[~hidden])
     may = seen & (ids != tokenizer.start)
     assert not (hidden & ~may).any() and hidden[may].float().mean() == pytest.approx(0.5, abs=0.02)
@@ -151,7 +153,7 @@ def test_words_are_hidden_as_bert_does() -> None:
     assert (read[hidden] == ids[hidden]).float().mean() == pytest.approx(0.1 + 0.1 / 39, abs=0.02)
     # The draw for a text does not depend on what else is in the batch, nor on how far it is padded.
     (longer, _), (shorter, _) = (
-        model.hide_words(ids[:4, :n], seen[:4, :n], model.generator(ids.device)) for n in (7, 5)
+        model.mask_tokens(ids[:4, :n], seen[:4, :n], model.generator(ids.device)) for n in (7, 5)
     )
     assert torch.equal(longer[:, :5], shorter)
 
@@ -174,9 +176,9 @@ def test_padding_says_nothing() -> None:
 def test_hidden_pixels_reach_no_feature() -> None:
     model = whole()
     clip = model.normalize(batch()["video"]).requires_grad_()
-    keep, _ = model.choose(clip.detach(), model.generator(clip.device))
-    tokens, layers = model.see(clip, keep)
-    (model.pool(tokens, False).sum() + sum(layer.sum() for layer in layers)).backward()
+    keep, _ = model.visible_and_targets(clip.detach(), model.generator(clip.device))
+    tokens, layers = model.encode(clip, keep)
+    (model.project_video(tokens, False).sum() + sum(layer.sum() for layer in layers)).backward()
     assert keep.shape == (4, 16)
     assert take_patches(clip.grad, complement(keep, 64), 1, 8).abs().max() == 0
 
@@ -193,25 +195,27 @@ def test_any_mask_and_none(mask) -> None:
 def test_the_whole_video_is_compared_frame_by_frame() -> None:
     model = tuned()
     tokens = torch.randn(2, 64, 48, generator=torch.Generator().manual_seed(0))
-    frames = model.pool(tokens, True)
-    assert frames.shape == (2, 4, 24) and model.pool(tokens, False).shape == (2, 1, 24)
-    torch.testing.assert_close(frames[:, 2:3], model.pool(tokens[:, 32:48], False))
-    assert tuned(per_frame=False).pool(tokens, True).shape == (2, 1, 24)
+    frames = model.project_video(tokens, True)
+    assert frames.shape == (2, 4, 24) and model.project_video(tokens, False).shape == (2, 1, 24)
+    torch.testing.assert_close(frames[:, 2:3], model.project_video(tokens[:, 32:48], False))
+    assert tuned(per_frame=False).project_video(tokens, True).shape == (2, 1, 24)
 
 
 def test_pictures_are_seen_as_clips_of_one_frame() -> None:
     model = whole(image_mask=Attention(0.5))
     still = batch(frames=1)
     stretched = {**still, "video": still["video"].expand(-1, -1, 4, -1, -1)}
-    assert model.look(stretched["video"]).shape[2] == 1 and model.look(batch()["video"]).shape[2] == 4
+    assert (
+        model.first_if_image(stretched["video"]).shape[2] == 1 and model.first_if_image(batch()["video"]).shape[2] == 4
+    )
     mixed = torch.cat((stretched["video"][:1], batch()["video"][1:]))
-    assert model.look(mixed).shape[2] == 4  # a batch of both is one of videos
-    keep, _ = model.choose(model.normalize(still["video"]), model.generator(torch.device("cpu")))
+    assert model.first_if_image(mixed).shape[2] == 4  # a batch of both is one of videos
+    keep, _ = model.visible_and_targets(model.normalize(still["video"]), model.generator(torch.device("cpu")))
     assert keep.shape == (4, 8)
     one, other = model(still), model(stretched)
     for name, loss in one.items():
         torch.testing.assert_close(loss, other[name])
-    assert whole().look(stretched["video"]).shape[2] == 4  # without an image_mask nobody looks
+    assert whole().first_if_image(stretched["video"]).shape[2] == 4  # without an image_mask nobody looks
 
 
 def test_metrics_are_answered() -> None:
@@ -222,9 +226,9 @@ def test_metrics_are_answered() -> None:
     texts = model.encode_text(TEXTS * 100)
     torch.testing.assert_close(texts.norm(dim=1), torch.ones(400))
     with torch.no_grad():
-        frames = F.normalize(model.pool(made["tokens"], True), dim=-1)
+        frames = F.normalize(model.project_video(made["tokens"], True), dim=-1)
     torch.testing.assert_close(made["features"] @ texts[:4].t(), (frames @ texts[:4].t()).mean(1))
-    ids, seen = model.read(TEXTS)
+    ids, seen = model.tokenize(TEXTS)
     logits = model.match_logits(made["tokens"], model.text.read(ids, seen), seen)
     torch.testing.assert_close(model.match(made["tokens"], TEXTS), logits[:, 1])
 
@@ -250,20 +254,20 @@ def test_what_is_no_caption_is_named() -> None:
         (lambda: whole(alignment_weight=0.0), "alignment needs a decoder and a teacher"),
         (lambda: whole(words_weight=0.0), "need the text tower's `head`"),
         (lambda: tuned(words_weight=1.0), "need the text tower's `head`"),
-        (lambda: tuned(matching_weight=0.0), "of 3 layers 1 read text alone"),
+        (lambda: tuned(matching_weight=0.0), "of 3 layers 1 have no cross-attention"),
         (lambda: UMT2(student(), tower(source=32), words(), teacher=None), "alignment needs"),
         (
             lambda: UMT2(student(), tower(source=32, head=False), words(), words_weight=0, alignment_weight=0),
-            "looks at 32",
+            "attends to 32",
         ),
         (lambda: UMT2(student(), tower(head=False), words(17), words_weight=0, alignment_weight=0), "gives 17 places"),
         (
             lambda: UMT2(student(), tower(head=False, vocabulary=20), words(), words_weight=0, alignment_weight=0),
-            "knows 39 words, the text tower 20",
+            "has 39 tokens, the text tower 20",
         ),
-        (lambda: tuned(image_mask=Tube(0.5), encoder=student(tubelet=2)), "pictures are one frame"),
+        (lambda: tuned(image_mask=Tube(0.5), encoder=student(tubelet=2)), "images are one frame"),
         (lambda: tower(fusion=4), "fusion 4 is not between 0 and the depth 3"),
-        (lambda: tuned(mask=Attention(0.5))(batch()), "needs a teacher's"),
+        (lambda: tuned(mask=Attention(0.5))(batch()), "needs a teacher"),
         (lambda: tower().read(torch.zeros(1, 17).long(), torch.ones(1, 17).bool()), "texts of 17 places"),
         (lambda: student(tubelet=2)(torch.zeros(1, 3, 1, 32, 32)), "made for 4 frames"),
     ],

@@ -16,7 +16,7 @@ from models.convert.rules import prefixed, to_theirs
 from models.tokenizers import CLIPTokenizer
 from pretrain.export import clip_pair
 from pretrain.export.command import to_official, to_safetensors
-from pretrain.learning.contrast import keys
+from pretrain.learning.contrast import hash_names
 from pretrain.learning.masking import Random, RandomFrames
 from pretrain.objectives import ViCLIP, ViLP
 
@@ -173,8 +173,8 @@ def test_videos_of_one_name_are_positives_of_each_other() -> None:
 
 
 def test_keys_are_one_for_a_name_and_differ_for_others() -> None:
-    assert torch.equal(keys(["a", "b", "a"]), keys(["a", "b", "a"]))
-    assert len(set(keys([str(i) for i in range(10_000)]).tolist())) == 10_000
+    assert torch.equal(hash_names(["a", "b", "a"]), hash_names(["a", "b", "a"]))
+    assert len(set(hash_names([str(i) for i in range(10_000)]).tolist())) == 10_000
 
 
 def test_the_text_after_the_end_does_not_matter() -> None:
@@ -200,7 +200,7 @@ def test_hidden_words_cannot_be_read() -> None:
 def test_words_are_hidden_and_nothing_else(ratio: float) -> None:
     model = vilp(word_ratio=ratio)
     ids = CLIPTokenizer(16)([*TEXTS, ""])
-    hidden = model.hide(ids, torch.rand(len(ids), 16))
+    hidden = model.mask_tokens(ids, torch.rand(len(ids), 16))
     special = (ids == 49406) | (ids == 49407) | (ids == 0)
     assert not (hidden & special).any()
     words = (~special).sum(1)
@@ -214,10 +214,12 @@ def test_words_are_hidden_and_nothing_else(ratio: float) -> None:
 def test_the_loss_of_hidden_words_is_the_mean_of_its_parts() -> None:
     model = vilp(word_ratio=0.5).eval()
     ids = CLIPTokenizer(16)(TEXTS)
-    hidden = model.hide(ids, torch.rand(4, 16))
+    hidden = model.mask_tokens(ids, torch.rand(4, 16))
     states, tokens = torch.randn(4, 16, 32), torch.randn(4, 8, 48)
-    parts = [model.tell(states[i : i + 2], tokens[i : i + 2], ids[i : i + 2], hidden[i : i + 2]) for i in (0, 2)]
-    torch.testing.assert_close(model.tell(states, tokens, ids, hidden), torch.cat(parts))
+    parts = [
+        model.masked_token_loss(states[i : i + 2], tokens[i : i + 2], ids[i : i + 2], hidden[i : i + 2]) for i in (0, 2)
+    ]
+    torch.testing.assert_close(model.masked_token_loss(states, tokens, ids, hidden), torch.cat(parts))
 
 
 def test_hidden_words_are_told_from_the_video() -> None:

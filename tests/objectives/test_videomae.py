@@ -28,7 +28,7 @@ def video(frames: int = 4) -> torch.Tensor:
 def test_hidden_pixels_cannot_leak_into_the_encoder() -> None:
     m = model()
     clip = m.normalize(video())
-    keep, _ = m.masks(2, clip.device)
+    keep, _ = m.sample_masks(2, clip.device)
     hidden = complement(keep, 32)
     marked = clip.clone().requires_grad_()
     m.encoder(marked, keep).sum().backward()
@@ -40,15 +40,18 @@ def test_hidden_pixels_cannot_leak_into_the_encoder() -> None:
 def test_reading_fewer_tokens_changes_no_loss() -> None:
     m = model(frames=8).double()
     clip = m.normalize(video(frames=8))
-    keep, predict = m.masks(2, clip.device)
-    full, read = m.reconstruction_loss(clip, keep, predict), m.reconstruction_loss(clip, keep, predict, m.read)
-    assert m.read < predict.shape[1]
+    keep, predict = m.sample_masks(2, clip.device)
+    full, read = (
+        m.reconstruction_loss(clip, keep, predict),
+        m.reconstruction_loss(clip, keep, predict, m.max_loss_tokens),
+    )
+    assert m.max_loss_tokens < predict.shape[1]
     torch.testing.assert_close(full, read)
 
 
 def test_bytes_and_their_normalised_floats_have_one_target_and_loss() -> None:
     m = model()
-    keep, predict = m.masks(2, torch.device("cpu"))
+    keep, predict = m.sample_masks(2, torch.device("cpu"))
     floats = m.normalize(video())
     torch.testing.assert_close(m.target(video(), predict), m.target(floats, predict), rtol=1e-5, atol=1e-5)
     losses = [m.reconstruction_loss(v, keep, predict) for v in (video(), floats)]
@@ -81,7 +84,7 @@ def test_a_perfect_prediction_shows_the_input() -> None:
 def test_without_a_decoder_mask_all_hidden_tokens_are_decoded() -> None:
     m = model()
     m.decoder_mask = None
-    keep, predict = m.masks(2, torch.device("cpu"))
+    keep, predict = m.sample_masks(2, torch.device("cpu"))
     assert keep.shape[1] + predict.shape[1] == 32
 
 

@@ -46,11 +46,11 @@ def test_an_answer_is_learnt() -> None:
 
 def test_answers_are_read_with_both_ends_and_score_alone() -> None:
     model = answerer().eval()
-    ids = model.answer_ids()
+    ids = model.answer_tokens()
     assert ids.shape == (5, 5) and (ids[:, 0] == 2).all() and ids[0, 2:4].tolist() == [3, 3] and ids[2, -1] == 3
-    states, seen = model.ask(asked()["video"], TEXTS)
-    both = model.answer_errors(states[:1].expand(2, -1, -1), seen[:1].expand(2, -1), ids[[0, 2]], ids[[0, 2]] != 0)
-    alone = model.answer_errors(states[:1], seen[:1], ids[[0], :4], ids[[0], :4] != 0)
+    states, seen = model.encode_questions(asked()["video"], TEXTS)
+    both = model.answer_loss(states[:1].expand(2, -1, -1), seen[:1].expand(2, -1), ids[[0, 2]], ids[[0, 2]] != 0)
+    alone = model.answer_loss(states[:1], seen[:1], ids[[0], :4], ids[[0], :4] != 0)
     torch.testing.assert_close(both[:1], alone)  # what stands behind a shorter answer does not matter
 
 
@@ -88,9 +88,9 @@ def test_lists_of_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"text": tower()}, "guesses no words"),
+        ({"text": tower()}, "predicts no tokens"),
         ({"answer_decoder": tower(fusion=0, source=32)}, "causal: true and fusion: 0"),
-        ({"answer_decoder": tower(fusion=0, causal=True)}, "looks at 48 channels"),
+        ({"answer_decoder": tower(fusion=0, causal=True)}, "attends to 48 channels"),
         ({"answer_context": 2}, "answers have 2 places"),
     ],
 )

@@ -1,0 +1,35 @@
+"""A batch: its fields, and evaluation batches without the rows that only fill them up."""
+
+from typing import Any, Required, TypedDict, cast
+
+import torch
+from torch import Tensor
+
+
+class Batch(TypedDict, total=False):
+    """What the data module yields. A field is there only if every sample has it."""
+
+    video: Required[Tensor]  # uint8 [B, C, T, H, W], or float if it is already normalised
+    text: list[str]
+    name: list[str]
+    label: Tensor  # int64 [B], or [B, L] with several labels per video
+    weight: Tensor  # [B], only in evaluation: 0 for rows that fill up the batch
+
+
+def without_padding(batch: Batch) -> tuple[Batch, int]:
+    """An evaluation batch without the rows of weight 0, and the number of rows left; one row is kept if none is."""
+    weight = batch.get("weight")
+    if weight is None:
+        return batch, batch["video"].shape[0]
+    index = weight.nonzero()[:, 0]
+    rows = len(index)
+    index = index if rows else torch.zeros(1, dtype=torch.long, device=weight.device)
+    kept, fields = {}, cast(dict[str, Any], batch)
+    for name, value in fields.items():
+        kept[name] = value[index] if isinstance(value, Tensor) else [value[i] for i in index.tolist()]
+    return cast(Batch, kept), rows
+
+
+def is_nested(values: Any) -> bool:
+    """Whether a field has a list per sample, such as several captions: no single loss is defined for it."""
+    return isinstance(values, list) and any(isinstance(value, list) for value in values)
