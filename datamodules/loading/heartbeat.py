@@ -29,7 +29,7 @@ class Note:
     """
 
     def __init__(self, memory: "Buffer | None" = None) -> None:
-        self.memory = memoryview(np.frombuffer(memoryview(bytearray(SIZE) if memory is None else memory), np.uint8))
+        self.memory = np.frombuffer(memoryview(bytearray(SIZE) if memory is None else memory), np.uint8).data
 
     def write(self, name: str, since: float = 0.0) -> None:
         text = name.encode("utf-8", "surrogateescape")[:_NAME_SIZE]
