@@ -1,46 +1,70 @@
-"""Names of CLIP's towers: OpenAI's (which open_clip shares) and transformers', against ours (CLIPVision, CLIPText)."""
+"""Names of CLIP's towers: OpenAI's (which open_clip shares) and transformers', against ours (CLIPVision, CLIPText).
 
-from models.convert.rules import Rules, Transposed, with_suffixes
+One table holds the names of both layouts. Otherwise they differ twice: OpenAI keeps q, k and v in one parameter,
+transformers in three layers; OpenAI's projection to the shared width is a transposed matrix inside the tower,
+transformers' is a linear layer outside it.
+"""
+
+from collections.abc import Mapping
+
+from models.convert.rules import Rules, Transposed, prefixed, with_suffixes
+
+_OPENAI, _TRANSFORMERS = 0, 1  # columns of the tables
+
+# Ours: OpenAI's, transformers'.
+Table = Mapping[str, tuple[str, ...]]
+
+_VISION: Table = {
+    "patch_embed.proj.weight": ("conv1.weight", "embeddings.patch_embedding.weight"),
+    "cls_token": ("class_embedding", "embeddings.class_embedding"),
+    "pos_embed": ("positional_embedding", "embeddings.position_embedding.weight"),
+}
+_VISION_LAYERS: Table = {
+    "norm_pre": ("ln_pre", "pre_layrnorm"),  # transformers spells it so
+    "norm": ("ln_post", "post_layernorm"),
+}
+_TEXT: Table = {
+    "token_embed.weight": ("token_embedding.weight", "embeddings.token_embedding.weight"),
+    "pos_embed": ("positional_embedding", "embeddings.position_embedding.weight"),
+}
+_TEXT_LAYERS: Table = {"norm": ("ln_final", "final_layer_norm")}
+_BLOCK_LAYERS: Table = {
+    "norm1": ("ln_1", "layer_norm1"),
+    "norm2": ("ln_2", "layer_norm2"),
+    "attn.proj": ("attn.out_proj", "self_attn.out_proj"),
+    "mlp.fc1": ("mlp.c_fc", "mlp.fc1"),
+    "mlp.fc2": ("mlp.c_proj", "mlp.fc2"),
+}
+_BLOCK = "transformer.resblocks.{i}.", "encoder.layers.{i}."
+_QKV: tuple[Rules, Rules] = (
+    {"attn.qkv.weight": "attn.in_proj_weight", "attn.qkv.bias": "attn.in_proj_bias"},
+    with_suffixes({"attn.qkv": tuple(f"self_attn.{part}_proj" for part in "qkv")}),
+)
 
 
-def _openai_blocks(mine: str, theirs: str) -> Rules:
-    block = f"{theirs}transformer.resblocks.{{i}}"
+def _tower(parameters: Table, layers: Table, layout: int) -> Rules:
+    """A tower without its projection in one layout, under no prefix."""
+    block = {
+        **with_suffixes({ours: theirs[layout] for ours, theirs in _BLOCK_LAYERS.items()}),
+        **_QKV[layout],
+    }
     return {
-        **with_suffixes(
-            {
-                f"{mine}blocks.{{i}}.norm1": f"{block}.ln_1",
-                f"{mine}blocks.{{i}}.norm2": f"{block}.ln_2",
-                f"{mine}blocks.{{i}}.attn.proj": f"{block}.attn.out_proj",
-                f"{mine}blocks.{{i}}.mlp.fc1": f"{block}.mlp.c_fc",
-                f"{mine}blocks.{{i}}.mlp.fc2": f"{block}.mlp.c_proj",
-            }
-        ),
-        f"{mine}blocks.{{i}}.attn.qkv.weight": f"{block}.attn.in_proj_weight",
-        f"{mine}blocks.{{i}}.attn.qkv.bias": f"{block}.attn.in_proj_bias",
+        **{ours: theirs[layout] for ours, theirs in parameters.items()},
+        **with_suffixes({ours: theirs[layout] for ours, theirs in layers.items()}),
+        **prefixed(block, "blocks.{i}.", _BLOCK[layout]),
     }
 
 
 def openai_vision(theirs: str) -> Rules:
     """The vision tower under a prefix of theirs, against our bare names."""
-    return {
-        "patch_embed.proj.weight": f"{theirs}conv1.weight",
-        "cls_token": f"{theirs}class_embedding",
-        "pos_embed": f"{theirs}positional_embedding",
-        "proj.weight": Transposed(f"{theirs}proj"),
-        **with_suffixes({"norm_pre": f"{theirs}ln_pre", "norm": f"{theirs}ln_post"}),
-        **_openai_blocks("", theirs),
-    }
+    tower = _tower(_VISION, _VISION_LAYERS, _OPENAI)
+    return prefixed({**tower, "proj.weight": Transposed("proj")}, "", theirs)
 
 
 def openai_text(theirs: str) -> Rules:
     """The text tower under a prefix of theirs, against ours, `text.*`."""
-    return {
-        "text.token_embed.weight": f"{theirs}token_embedding.weight",
-        "text.pos_embed": f"{theirs}positional_embedding",
-        "text.proj.weight": Transposed(f"{theirs}text_projection"),
-        **with_suffixes({"text.norm": f"{theirs}ln_final"}),
-        **_openai_blocks("text.", theirs),
-    }
+    tower = _tower(_TEXT, _TEXT_LAYERS, _OPENAI)
+    return prefixed({**tower, "proj.weight": Transposed("text_projection")}, "text.", theirs)
 
 
 # OpenAI's release and open_clip: image and text tower in one file.
@@ -51,34 +75,9 @@ OPENAI_TEXT: Rules = openai_text("")
 OPENAI_VISUAL: Rules = openai_vision("")
 
 
-def _transformers_blocks(mine: str, theirs: str) -> Rules:
-    layer = f"{theirs}encoder.layers.{{i}}"
-    return with_suffixes(
-        {
-            f"{mine}blocks.{{i}}.norm1": f"{layer}.layer_norm1",
-            f"{mine}blocks.{{i}}.norm2": f"{layer}.layer_norm2",
-            f"{mine}blocks.{{i}}.attn.qkv": tuple(f"{layer}.self_attn.{part}_proj" for part in "qkv"),
-            f"{mine}blocks.{{i}}.attn.proj": f"{layer}.self_attn.out_proj",
-            f"{mine}blocks.{{i}}.mlp.fc1": f"{layer}.mlp.fc1",
-            f"{mine}blocks.{{i}}.mlp.fc2": f"{layer}.mlp.fc2",
-        }
-    )
-
-
 def _transformers_vision(theirs: str) -> Rules:
-    return {
-        "patch_embed.proj.weight": f"{theirs}embeddings.patch_embedding.weight",
-        "cls_token": f"{theirs}embeddings.class_embedding",
-        "pos_embed": f"{theirs}embeddings.position_embedding.weight",
-        "proj.weight": "visual_projection.weight",
-        **with_suffixes(
-            {
-                "norm_pre": f"{theirs}pre_layrnorm",  # so spelt
-                "norm": f"{theirs}post_layernorm",
-            }
-        ),
-        **_transformers_blocks("", theirs),
-    }
+    tower = _tower(_VISION, _VISION_LAYERS, _TRANSFORMERS)
+    return {**prefixed(tower, "", theirs), "proj.weight": "visual_projection.weight"}
 
 
 # transformers `CLIPModel`, `CLIPVisionModelWithProjection` and `CLIPVisionModel` (without the projection).
@@ -89,9 +88,6 @@ TRANSFORMERS_MODEL: Rules = _transformers_vision("")
 
 # transformers `CLIPModel` and `CLIPTextModelWithProjection`.
 TRANSFORMERS_TEXT: Rules = {
-    "text.token_embed.weight": "text_model.embeddings.token_embedding.weight",
-    "text.pos_embed": "text_model.embeddings.position_embedding.weight",
+    **prefixed(_tower(_TEXT, _TEXT_LAYERS, _TRANSFORMERS), "text.", "text_model."),
     "text.proj.weight": "text_projection.weight",
-    **with_suffixes({"text.norm": "text_model.final_layer_norm"}),
-    **_transformers_blocks("text.", "text_model."),
 }

@@ -1,4 +1,4 @@
-"""Renaming of weights by templates: one table of rules a family, used in both directions."""
+"""Renaming of weights by templates: one table of rules per model family, used in both directions."""
 
 import re
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 class Transposed(str):
-    """Their name of a matrix that they keep the other way round."""
+    """A foreign name of a matrix that is stored transposed there."""
 
 
 class Batched(str):
-    """Their name of a tensor that has a first dimension of 1 there."""
+    """A foreign name of a tensor that has a first dimension of 1 there."""
 
 
 class Single(str):
-    """Their name of a vector that is a table of one row of one sample there, `[1, 1, D]`."""
+    """A foreign name of a vector `[D]` that is stored as `[1, 1, D]` there."""
 
 
 # Our template -> theirs. `{i}` stands for a block number; a tuple of theirs is joined along dimension 0 into ours.
@@ -32,61 +32,86 @@ def _matches(template: str, names: Mapping[str, Tensor]) -> list[dict[str, str]]
     return [found.groupdict() for name in names if (found := pattern.match(name))]
 
 
-def to_ours(rules: Rules, theirs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    """Rename a foreign state dict; returns it with, for each of our names, the foreign names that it was made of."""
-    ours, origin = {}, {}
-    for mine, their in rules.items():
-        parts = (their,) if isinstance(their, str) else their
-        for slots in _matches(parts[0], theirs):
+def _parts(theirs: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (theirs,) if isinstance(theirs, str) else theirs
+
+
+def to_ours(rules: Rules, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    """Renames a foreign state dict to our names.
+
+    Returns:
+        The tensors by our names, and for each of our names the foreign names that it was made of.
+
+    Raises:
+        ValueError: the checkpoint has one part of a joined tensor but not another.
+    """
+    renamed, origin = {}, {}
+    for ours, theirs in rules.items():
+        parts = _parts(theirs)
+        for slots in _matches(parts[0], state):
             names = tuple(str(part).format(**slots) for part in parts)
-            absent = [name for name in names if name not in theirs]
+            absent = [name for name in names if name not in state]
             if absent:
-                raise ValueError(f"the checkpoint has {names[0]} but not {absent[0]}: it is cut or of another kind")
-            tensors = [theirs[name] for name in names]
-            name = mine.format(**slots)
-            ours[name], origin[name] = _turn_in(their, tensors[0]) if len(tensors) == 1 else torch.cat(tensors), names
-    return ours, origin
+                raise ValueError(
+                    f"the checkpoint has {names[0]} but not {absent[0]}: it is incomplete or of another kind"
+                )
+            tensors = [state[name] for name in names]
+            name = ours.format(**slots)
+            renamed[name] = _import(parts[0], tensors[0]) if len(tensors) == 1 else torch.cat(tensors)
+            origin[name] = names
+    return renamed, origin
 
 
-def to_theirs(rules: Rules, ours: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename our state dict into a foreign one; returns it with our names that no rule knows."""
-    theirs, used = {}, set()
-    for mine, their in rules.items():
-        parts = (their,) if isinstance(their, str) else their
-        for slots in _matches(mine, ours):
-            name = mine.format(**slots)
-            tensors = ours[name].chunk(len(parts)) if len(parts) > 1 else [ours[name]]
+def to_theirs(rules: Rules, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Renames our state dict to foreign names; returns it with those of our names that no rule covers."""
+    renamed, used = {}, set()
+    for ours, theirs in rules.items():
+        parts = _parts(theirs)
+        for slots in _matches(ours, state):
+            name = ours.format(**slots)
+            tensors = state[name].chunk(len(parts)) if len(parts) > 1 else [state[name]]
             for part, tensor in zip(parts, tensors, strict=True):
-                theirs[str(part).format(**slots)] = _turn_out(part, tensor).contiguous()
+                renamed[str(part).format(**slots)] = _export(part, tensor).contiguous()
             used.add(name)
-    return theirs, [name for name in ours if name not in used]
+    return renamed, [name for name in state if name not in used]
 
 
-def _turn_in(their: str, tensor: Tensor) -> Tensor:
-    if isinstance(their, Transposed):
+def _import(theirs: str, tensor: Tensor) -> Tensor:
+    """A foreign tensor in our shape."""
+    if isinstance(theirs, Transposed):
         return tensor.t()
-    if isinstance(their, Single):
+    if isinstance(theirs, Single):
         return tensor.flatten()
-    return tensor.squeeze(0) if isinstance(their, Batched) else tensor
+    return tensor.squeeze(0) if isinstance(theirs, Batched) else tensor
 
 
-def _turn_out(their: str, tensor: Tensor) -> Tensor:
-    if isinstance(their, Transposed):
+def _export(theirs: str, tensor: Tensor) -> Tensor:
+    """Our tensor in the foreign shape."""
+    if isinstance(theirs, Transposed):
         return tensor.t()
-    if isinstance(their, Single):
+    if isinstance(theirs, Single):
         return tensor[None, None]
-    return tensor.unsqueeze(0) if isinstance(their, Batched) else tensor
+    return tensor.unsqueeze(0) if isinstance(theirs, Batched) else tensor
 
 
-def prefixed(rules: Rules, mine: str) -> Rules:
-    """The same rules for a part of ours that stands under a name."""
-    return {mine + name: theirs for name, theirs in rules.items()}
+def prefixed(rules: Rules, ours: str, theirs: str = "") -> Rules:
+    """The same rules with a prefix before our names and one before theirs."""
+    return {
+        ours + mine: _prefix(theirs, their)
+        if isinstance(their, str)
+        else tuple(_prefix(theirs, part) for part in their)
+        for mine, their in rules.items()
+    }
+
+
+def _prefix(prefix: str, name: str) -> str:
+    return type(name)(prefix + name)  # Transposed and its like stay what they are
 
 
 def with_suffixes(rules: Rules, suffixes: tuple[str, ...] = (".weight", ".bias")) -> dict[str, str | tuple[str, ...]]:
-    """Rules about modules, told once, become rules about their parameters."""
+    """Turns rules about layers into rules about their parameters."""
     return {
-        mine + suffix: their + suffix if isinstance(their, str) else tuple(part + suffix for part in their)
-        for mine, their in rules.items()
+        ours + suffix: theirs + suffix if isinstance(theirs, str) else tuple(part + suffix for part in theirs)
+        for ours, theirs in rules.items()
         for suffix in suffixes
     }

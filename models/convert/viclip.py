@@ -14,10 +14,7 @@ OFFICIAL: Rules = {**_VISION, **_TIME, **clip.openai_text("text_encoder.")}
 
 # `python -m pretrain export --to transformers`: our names, and transformers' for the text tower.
 EXPORTED: Rules = {
-    **{mine: mine.replace("encoder.", "vision.", 1) for mine in OFFICIAL if mine.startswith("encoder.")},
-    **{
-        mine: f"text.{theirs}" if isinstance(theirs, str) else tuple(f"text.{part}" for part in theirs)
-        for mine, theirs in clip.TRANSFORMERS_TEXT.items()
-    },
+    **{ours: ours.replace("encoder.", "vision.", 1) for ours in OFFICIAL if ours.startswith("encoder.")},
+    **prefixed(clip.TRANSFORMERS_TEXT, "", "text."),
     "temperature": "temperature",
 }
