@@ -182,7 +182,7 @@ def test_the_base_objective_names_no_method() -> None:
 
 
 def test_methods_only_add_what_they_may() -> None:
-    """The base class is closed: a method has `__init__`, `forward`, `predict`, `losses_from_outputs`, `head_rows_to_load` and its own names."""
+    """The base class is closed: besides names of its own, a method defines only what `free` lists."""
     import lightning.pytorch as pl
 
     from pretrain import objectives

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.layers import take_patches
-from pretrain.learning.masking import Random, RunningCell, Tube, complement, max_loss_tokens, masked_first
+from pretrain.learning.masking import Random, RunningCell, Tube, complement, masked_first, max_loss_tokens
 
 GRID = (8, 14, 14)
 TOKENS = 8 * 14 * 14

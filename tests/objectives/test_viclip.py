@@ -216,10 +216,9 @@ def test_the_loss_of_hidden_words_is_the_mean_of_its_parts() -> None:
     ids = CLIPTokenizer(16)(TEXTS)
     hidden = model.mask_tokens(ids, torch.rand(4, 16))
     states, tokens = torch.randn(4, 16, 32), torch.randn(4, 8, 48)
-    parts = [
-        model.masked_token_loss(states[i : i + 2], tokens[i : i + 2], ids[i : i + 2], hidden[i : i + 2]) for i in (0, 2)
-    ]
-    torch.testing.assert_close(model.masked_token_loss(states, tokens, ids, hidden), torch.cat(parts))
+    whole = states, tokens, ids, hidden
+    parts = [model.masked_token_loss(*(x[i : i + 2] for x in whole)) for i in (0, 2)]
+    torch.testing.assert_close(model.masked_token_loss(*whole), torch.cat(parts))
 
 
 def test_hidden_words_are_told_from_the_video() -> None:
