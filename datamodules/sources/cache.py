@@ -1,5 +1,5 @@
-"""Whole files on the local disk within a limit, which the processes of a machine share: each is fetched once, and those
-used longest ago leave first.
+"""A size-limited cache of whole files on the local disk, shared by the processes of a machine: each file is fetched
+once, and the least recently used files are evicted first.
 """
 
 import fcntl
@@ -11,29 +11,31 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
-_LOCKS = 64  # files that stand for all shards of a cache: which one, the name decides
+_LOCKS = 64  # lock files of a cache; a hash of a file's name selects one
 
 
 class Cache:
-    """Whole files on the local disk, of which those used longest ago leave first; shared by processes.
+    """A least-recently-used cache of whole files on the local disk, shared by processes.
 
     Args:
-        folder: where; made if need be.
-        limit: bytes that the files take together, those that are only coming included.
+        folder: where the files are kept; created if necessary.
+        limit: bytes of all files together, including those still being fetched.
     """
 
     def __init__(self, folder: str, limit: int) -> None:
         self.folder, self.limit = Path(folder).expanduser(), limit
 
     def open(self, file: str, size: int, fetch: Callable[[BinaryIO], None]) -> int:
-        """Descriptor of a file, which the caller closes. Where it is not there, `fetch` writes it, once for all
-        processes that wait. A file that leaves stays readable to those who have it open.
+        """The descriptor of a file, which the caller must close.
 
-        `fetch` gets an open file of full length, never its path: opened anew for writing it would be empty for a
-        moment, in which others take the room for free.
+        A missing file is written by `fetch`, once for all processes that wait for it. An evicted file stays readable
+        through descriptors that are already open.
+
+        `fetch` gets an open file of full length, never its path: reopening it for writing would truncate it, and other
+        processes would take the space for free.
 
         Raises:
-            ValueError: it is larger than the whole cache.
+            ValueError: the file is larger than the whole cache.
         """
         if size > self.limit:
             raise ValueError(
@@ -49,18 +51,18 @@ class Cache:
                 if descriptor is None:
                     with self._reserve(partial, size) as out:
                         fetch(out)
-                    with _locked(self.folder / ".lock"):  # nobody counts or removes files meanwhile
+                    with _locked(self.folder / ".lock"):  # no other process counts or removes files meanwhile
                         os.replace(partial, path)
                         descriptor = os.open(path, os.O_RDONLY)
-        os.utime(descriptor)  # used now
+        os.utime(descriptor)  # marks it as just used
         return descriptor
 
     def _lock(self, file: str) -> Path:
         return self.folder / f".lock-{crc32(file.encode()) % _LOCKS:02d}"
 
     def _reserve(self, partial: Path, size: int) -> BinaryIO:
-        """Makes room and takes it by a file of full length, which comes open for writing; waits while what is coming
-        in fills the cache."""
+        """Evicts files until `size` bytes are free and reserves them with a file of full length, opened for writing;
+        waits while files being fetched fill the cache."""
         while True:
             with _locked(self.folder / ".lock"):
                 partial.unlink(missing_ok=True)
@@ -79,17 +81,18 @@ class Cache:
         return (entry for entry in os.scandir(self.folder) if not entry.name.startswith("."))
 
     def _remove(self, path: str, held: Path) -> bool:
-        """Removes a file; one that is coming in only if nobody is bringing it any more. `held`: the caller's lock."""
-        name = self._lock(os.path.basename(path).removesuffix(".partial"))
-        if path.endswith(".partial") and name != held:
-            lock = os.open(name, os.O_RDWR | os.O_CREAT)
+        """Removes a file and returns whether it did; a partial file is removed only if no process is still fetching
+        it. `held` is the lock that the caller holds."""
+        lock = self._lock(os.path.basename(path).removesuffix(".partial"))
+        if path.endswith(".partial") and lock != held:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
             except BlockingIOError:
                 return False
             finally:
-                os.close(lock)
+                os.close(descriptor)
         else:
             os.unlink(path)
         return True
@@ -104,7 +107,7 @@ def _open(path: Path) -> int | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock among processes and threads; the system lets go of it where one dies."""
+    """Holds a file lock between processes and threads; the kernel releases it if the holder dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

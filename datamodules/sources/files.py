@@ -1,4 +1,4 @@
-"""Plain videos: a csv or jsonl list with a header row, or a folder."""
+"""Plain video files: a csv list with a header row, a jsonl list, a folder, or one file."""
 
 import csv
 import json
@@ -34,16 +34,17 @@ class Files(Source):
     """Videos as plain files.
 
     Args:
-        path: a csv file with a header row, a jsonl file (an object a line), a folder that is searched for videos
-            through all its depths, or one video. Of a list's columns `path` is required; `text` (or `caption`) and
-            `label` (an integer) are used, or `labels` where a video is of several classes ("3 17"; a list in jsonl; of
-            none where it is empty). A list may name pictures too, which are videos of one frame.
-        root: what relative paths of a list start from; the list's own folder by default.
-        pictures: search a folder for pictures as well as videos.
+        path: a csv file with a header row, a jsonl file (one object per line), a folder that is searched recursively
+            for videos, or one video. A list must have the column `path`; `text` (or `caption`) and `label` (an integer)
+            are optional. `labels` replaces `label` for videos with several classes ("3 17", in jsonl a list; empty for
+            no class). A list may also contain images, which are videos of one frame.
+        root: the folder that relative paths of a list refer to; the list's own folder by default.
+        pictures: search a folder for images as well as videos.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`, or no video in the folder.
-        ValueError: the list has no `path` column, a line without one, a label that is no integer, or both kinds.
+        FileNotFoundError: `path` does not exist, or the folder holds no video.
+        ValueError: the list has no `path` column, a row without a path, a label that is not an integer, or both `label`
+            and `labels`.
     """
 
     def __init__(self, path: str, root: str | None = None, pictures: bool = False) -> None:
@@ -55,13 +56,13 @@ class Files(Source):
             rows = [{"path": str(file), "name": file.relative_to(where).as_posix()} for file in found]
             if not rows:
                 suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if pictures else VIDEO_SUFFIXES
-                raise FileNotFoundError(f"no video in {path}: none of its files ends in {' '.join(sorted(suffixes))}")
+                raise FileNotFoundError(f"no video in {path}: no file name ends in {' '.join(sorted(suffixes))}")
         elif where.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
             rows = [{"path": str(where), "name": where.name}]
         else:
             rows = list(read_list(where))
             if not rows:
-                raise ValueError(f"{path} lists no video: it has no line after its header")
+                raise ValueError(f"{path} lists no video: it has no row after its header")
         self.root = str(root if root is not None else where.parent) if not where.is_dir() else ""
         self.paths = Strings(row["path"] for row in rows)
         self.names = Strings(row.get("name") or row["path"] for row in rows)
@@ -74,17 +75,17 @@ class Files(Source):
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
         label = self.targets[index].tolist()
-        path = os.path.join(self.root, self.paths[index])  # an absolute path stays as it is
+        path = os.path.join(self.root, self.paths[index])  # an absolute path stays unchanged
         text = self.captions[index] if self.texts == self.counts else self.captions[index] or None
         return Sample(self.names[index], path, text, label if label != _NO_LABEL else None)
 
 
 def _targets(rows: list[dict], path: str) -> np.ndarray:
-    """The number of each row's class, [n], or of its classes, [n, most] filled up with -1."""
+    """The class number of each row [n], or its class numbers [n, max] padded with -1."""
     if not any("labels" in row for row in rows):
         return np.array([row.get("label", _NO_LABEL) for row in rows], dtype=np.int64)
     if any("label" in row for row in rows):
-        raise ValueError(f"{path} has both `label` and `labels`: keep `labels`, which may be one number too")
+        raise ValueError(f"{path} has both `label` and `labels`: keep `labels`, which may also hold a single number")
     several = [row.get("labels", []) for row in rows]
     targets = np.full((len(rows), max(map(len, several))), -1, dtype=np.int64)
     for target, numbers in zip(targets, several, strict=True):
@@ -93,22 +94,22 @@ def _targets(rows: list[dict], path: str) -> np.ndarray:
 
 
 def find_videos(folder: Path, pictures: bool = False) -> list[Path]:
-    """Every file with a video's ending (or a picture's, too) under `folder`, in order of path."""
+    """All files under `folder` with a video suffix (or, with `pictures`, an image suffix), sorted by path."""
     suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if pictures else VIDEO_SUFFIXES
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
 
 
 def read_list(path: Path) -> Iterator[dict]:
-    """Rows of a csv or jsonl list: dicts of `path`, where given `text`, `label` (int) and `labels` (list), and all
+    """Rows of a csv or jsonl list: dicts with `path`, if present `text`, `label` (int) and `labels` (list), and all
     other columns."""
     if path.suffix.lower() not in {".csv", ".jsonl"}:
         raise ValueError(
-            f"{path} is neither a .csv nor a .jsonl list, nor a folder, nor a video ({path.suffix or 'no ending'})"
+            f"{path} is neither a .csv nor a .jsonl list, nor a folder, nor a video ({path.suffix or 'no suffix'})"
         )
     with open(path, encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
             reader = csv.DictReader(file)
-            _need_path(path, reader.fieldnames or [])
+            _require_path(path, list(reader.fieldnames or []))
             rows = ((reader.line_num, row) for row in reader)
         else:
             rows = _json_rows(path, file)
@@ -120,11 +121,11 @@ def _json_rows(path: Path, file: Iterator[str]) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(file, 1):
         if line.strip():
             row = json_object(path, number, line)
-            _need_path(path, list(row))
+            _require_path(path, list(row))
             yield number, row
 
 
-def _need_path(path: Path, columns: list[str]) -> None:
+def _require_path(path: Path, columns: list[str]) -> None:
     if "path" not in columns:
         raise ValueError(
             f"{path} has no column `path`: its columns are {', '.join(map(repr, columns)) or 'none'}. "
@@ -145,15 +146,15 @@ def _clean(path: Path, number: int, row: dict) -> dict:
                 row[column] = _numbers(given) if column == "labels" else int(given)
             except (TypeError, ValueError):
                 raise ValueError(
-                    f"{path}, line {number}: {column} {given!r} is no integer; number the classes from 0"
+                    f"{path}, line {number}: {column} {given!r} is not an integer; number the classes from 0"
                 ) from None
     return row
 
 
 def _numbers(given: object) -> list[int]:
-    """Several numbers: a list, or words of a text."""
-    numbers = [int(one) for one in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
-    if any(one < 0 for one in numbers):
+    """Class numbers from a list, or from a string in which spaces or commas separate them."""
+    numbers = [int(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
+    if any(number < 0 for number in numbers):
         raise ValueError("negative")
     return numbers
 
@@ -163,7 +164,7 @@ def json_object(path: Path, number: int, line: str) -> dict:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {number} is no JSON: {error}") from None
+        raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{path}, line {number} is no JSON object")
+        raise ValueError(f"{path}, line {number} is not a JSON object")
     return row

@@ -1,7 +1,7 @@
-"""Shards that lie elsewhere: ranges of a tar by URL, or whole tars through the `Cache`.
+"""Remote shards: byte ranges of a tar by URL, or whole tars through the `Cache`.
 
-A sample is read by its range where the store knows ranges (S3, most http servers): nothing is read twice, and a run
-starts at once. Elsewhere, and through a command, whole tars come into the cache.
+If the store supports ranges (S3, most http servers), only a sample's range is read: nothing is read twice, and a run
+starts at once. Otherwise, and through a command, whole tars are fetched into the cache.
 """
 
 import os
@@ -9,18 +9,19 @@ import shlex
 import shutil
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import BinaryIO, TypeVar
+from typing import IO, BinaryIO, Protocol, TypeVar, cast
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.sources.cache import Cache
 
 T = TypeVar("T")
-_PATIENCE = 600  # seconds that a command may take for one file
+_TIMEOUT = 600  # seconds that a command may take for one file
 
 
 def is_remote(folder: str) -> bool:
-    """True of URLs and `pipe:` commands."""
+    """Whether `folder` is a URL or a `pipe:` command."""
     return "://" in folder or folder.startswith("pipe:")
 
 
@@ -29,69 +30,93 @@ def store(folder: str, options: dict | None = None, retries: int = 4, backoff: f
     return Pipe(folder, retries, backoff) if folder.startswith("pipe:") else Url(folder, options, retries, backoff)
 
 
-class Store:
-    """A folder of files elsewhere. What fails is tried again `retries` times, after `backoff`, 2, 4 ... times
-    `backoff` seconds; then it is a DecodeError, which the failure budget counts."""
+class Store(ABC):
+    """A remote folder of files. A failed read is retried `retries` times, after `backoff`, 2 `backoff`, 4 `backoff` ...
+    seconds; then it raises DecodeError, which counts towards the failure budget."""
 
-    ranges = False  # whether parts of a file can be read
+    ranges = False  # whether byte ranges of a file can be read
 
     def __init__(self, folder: str, retries: int, backoff: float) -> None:
         self.folder, self.retries, self.backoff = folder, retries, backoff
 
-    def knows_ranges(self, file: str) -> bool:
-        """Finds out, on a file of a byte or more, whether parts can be read."""
+    @abstractmethod
+    def _all(self, file: str) -> bytes:
+        """The contents of a file."""
+
+    @abstractmethod
+    def _copy(self, file: str, out: BinaryIO) -> None:
+        """Copies a file to `out`."""
+
+    def _range(self, file: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a file from `offset`; called only if `ranges`."""
+        raise NotImplementedError
+
+    def supports_ranges(self, file: str) -> bool:
+        """Tests with a non-empty file whether byte ranges can be read."""
         return self.ranges
 
     def fetch(self, file: str, name: str | None = None, whole: Callable[[bytes], T] = bytes) -> T:
-        """A file of the folder, passed through `whole`, which raises ValueError where the file is not all there.
+        """A file of the folder, passed through `whole`, which raises ValueError if the file is incomplete.
 
-        `name` is what an error calls it.
+        `name` is the file's name in error messages.
         """
         return self._persist(name or file, lambda: whole(self._all(file)))
 
     def read(self, file: str, offset: int, size: int, name: str) -> bytes:
-        """`size` bytes of a file from `offset`; only where `ranges`."""
+        """`size` bytes of a file from `offset`; only if `ranges`."""
 
         def attempt() -> bytes:
             data = self._range(file, offset, size)
             if len(data) != size:
-                raise OSError(f"{len(data)} of {size} bytes came")
+                raise OSError(f"received {len(data)} of {size} bytes")
             return data
 
         return self._persist(name, attempt)
 
     def copy(self, file: str, out: BinaryIO, size: int, name: str) -> None:
-        """Writes a file of `size` bytes over what is in `out`, open for writing."""
+        """Copies a file of `size` bytes to `out`, overwriting its contents."""
 
         def attempt() -> None:
             out.seek(0)
             self._copy(file, out)
             if out.tell() != size:
-                raise OSError(f"{out.tell()} of {size} bytes came")
+                raise OSError(f"received {out.tell()} of {size} bytes")
 
         self._persist(name, attempt)
-        out.truncate()  # an attempt that failed may have written more
+        out.truncate()  # a failed attempt may have written more
 
     def _persist(self, name: str, attempt: Callable[[], T]) -> T:
-        for number in range(1 + self.retries):
+        for number in range(self.retries):
             try:
                 return attempt()
             except ImportError:
                 raise
-            except Exception as error:  # stores raise what they like: OSError, aiohttp's errors, botocore's
-                last = error
-            if number < self.retries:
+            except Exception:  # stores raise all kinds of errors: OSError, aiohttp's, botocore's
                 time.sleep(self.backoff * 2**number)
-        tries = f"{1 + self.retries} attempts" if self.retries else "one attempt"
-        raise DecodeError(name, f"not read from {self.folder} in {tries}: {type(last).__name__}: {last}") from last
+        try:
+            return attempt()
+        except ImportError:
+            raise
+        except Exception as error:
+            tries = f"{1 + self.retries} attempts" if self.retries else "one attempt"
+            reason = f"not read from {self.folder} in {tries}: {type(error).__name__}: {error}"
+            raise DecodeError(name, reason) from error
+
+
+class _FileSystem(Protocol):
+    """The part of fsspec's file systems that is used here."""
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes: ...
+
+    def open(self, path: str, mode: str) -> BinaryIO: ...
 
 
 class Url(Store):
-    """A folder by URL, through fsspec: http(s), s3 and whatever else fsspec knows.
+    """A folder by URL, through fsspec: http(s), s3 and every other protocol that fsspec supports.
 
     Args:
         folder: the URL.
-        options: for fsspec's file system: credentials, an endpoint.
+        options: of fsspec's file system: credentials, an endpoint.
         retries: see `Store`.
         backoff: see `Store`.
 
@@ -101,24 +126,27 @@ class Url(Store):
 
     def __init__(self, folder: str, options: dict | None, retries: int, backoff: float) -> None:
         super().__init__(folder.rstrip("/"), retries, backoff)
-        self.options, self._opened = options or {}, None
+        self.options = options or {}
+        self._opened: dict[int, tuple[_FileSystem, str]] = {}  # by process
         self._fs()
 
-    def _fs(self) -> tuple[object, str]:
-        """File system and path; another process opens its own, as connections do not survive a fork."""
-        if self._opened is None or self._opened[0] != os.getpid():
+    def _fs(self) -> tuple[_FileSystem, str]:
+        """File system and path; every process opens its own, as connections do not survive a fork."""
+        process = os.getpid()
+        if process not in self._opened:
             from fsspec.core import url_to_fs
 
             try:
-                self._opened = os.getpid(), url_to_fs(self.folder, skip_instance_cache=True, **self.options)
+                fs, path = url_to_fs(self.folder, skip_instance_cache=True, **self.options)
             except ImportError as error:
                 raise ImportError(
                     f"{self.folder} needs another package: pip install 'tubelet[remote]' ({error})"
                 ) from None
-        return self._opened[1]
+            self._opened = {process: (cast(_FileSystem, fs), path)}
+        return self._opened[process]
 
-    def knows_ranges(self, file: str) -> bool:
-        """A plain http server may give the whole file when asked for a part."""
+    def supports_ranges(self, file: str) -> bool:
+        """A plain http server may return the whole file in response to a range request."""
         self.ranges = self._persist(file, lambda: len(self._range(file, 0, 1))) == 1
         return self.ranges
 
@@ -136,20 +164,20 @@ class Url(Store):
             shutil.copyfileobj(source, out, 2**20)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": {}}
 
 
 class Pipe(Store):
-    """A folder through a command that writes one of its files to its output: `pipe:curl -sf https://host/folder/{}`.
+    """A folder through a command that writes a file to its standard output: `pipe:curl -sf https://host/folder/{}`.
 
-    `{}` stands for the file: `shards.csv`, `NAME.idx`, `NAME.tar`. A command that fails must say so by its exit status.
+    `{}` stands for the file: `shards.csv`, `NAME.idx`, `NAME.tar`. The command must exit with a non-zero status if it
+    fails.
     """
 
     def __init__(self, folder: str, retries: int, backoff: float) -> None:
         if "{}" not in folder:
             raise ValueError(
-                f"{folder!r} has no {{}} where the name of a file goes; write it like "
-                "pipe:curl -sf https://host/folder/{}"
+                f"{folder!r} has no {{}} in place of the file name; write it like pipe:curl -sf https://host/folder/{{}}"
             )
         super().__init__(folder, retries, backoff)
 
@@ -158,32 +186,32 @@ class Pipe(Store):
 
     def _copy(self, file: str, out: BinaryIO) -> None:
         self._run(file, out)
-        out.seek(os.lseek(out.fileno(), 0, os.SEEK_CUR))  # the command wrote past what this object knows of
+        out.seek(os.lseek(out.fileno(), 0, os.SEEK_CUR))  # this object does not know what the command wrote
 
-    def _run(self, file: str, out: object) -> bytes:
+    def _run(self, file: str, out: int | IO[bytes]) -> bytes:
         command = self.folder.removeprefix("pipe:").replace("{}", shlex.quote(file))
-        done = subprocess.run(command, shell=True, stdout=out, stderr=subprocess.PIPE, timeout=_PATIENCE, check=False)
+        done = subprocess.run(command, shell=True, stdout=out, stderr=subprocess.PIPE, timeout=_TIMEOUT, check=False)
         if done.returncode:
-            raise OSError(f"`{command}` ended with {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
+            raise OSError(f"`{command}` exited with {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout
 
 
 class RemoteTar:
-    """A tar in a store: read by ranges, or from the cache.
+    """A tar in a store: read by byte ranges, or from the cache.
 
     Args:
         store: the folder.
-        file: the tar's name in it.
+        file: the tar's name in the folder.
         size: its bytes.
-        cache: keeps it whole; None reads ranges.
-        key: its name in the cache.
+        cache: keeps the whole tar; None reads ranges.
+        key: the tar's name in the cache.
     """
 
     def __init__(self, store: Store, file: str, size: int, cache: Cache | None, key: str) -> None:
         self.store, self.file, self.size, self.cache, self.key = store, file, size, cache, key
 
     def read(self, offset: int, size: int, name: str) -> bytes:
-        """`size` bytes from `offset`, fewer at the end; DecodeError of `name` where the store fails."""
+        """`size` bytes from `offset`, fewer at the end; DecodeError for `name` if the store fails."""
         size = max(0, min(size, self.size - offset))
         if self.cache is None:
             return self.store.read(self.file, offset, size, name) if size else b""
@@ -194,4 +222,4 @@ class RemoteTar:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Nothing stays open between reads."""
+        """Does nothing: no file stays open between reads."""

@@ -1,4 +1,4 @@
-"""Samples in WebDataset tars (`KEY.mp4` + `KEY.json`): found by an index, read by seeking, never trusted blindly."""
+"""Random access to WebDataset tars (`KEY.mp4`, `KEY.json`) by an index that is checked against each member's header."""
 
 import csv
 import hashlib
@@ -11,37 +11,38 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError
-from datamodules.sources.remote import Cache, RemoteTar, Store, is_remote, store
+from datamodules.sources.cache import Cache
+from datamodules.sources.remote import RemoteTar, Store, is_remote, store
 from datamodules.sources.source import Sample, Source, Strings
 from datamodules.sources.tars import COLUMNS, INDEX, checksum, index_of, label_of, parse_meta, text_of
 
 _REMEDY = "python tools/prepare.py index {}"
-_OPEN = 64  # tars and indices that a process holds open at a time
-_INDICES = 1024  # of remote tars, which take memory only
-_CHECKED = 4096  # shards up to which every size is checked at the start; beyond, each when it is opened
-_GAP = 65536  # bytes between a video and its json that are rather read than asked for twice
+_OPEN = 64  # tars with their indices that a process keeps open
+_INDICES = 1024  # indices of remote tars that a process keeps; they only take memory
+_CHECKED = 4096  # up to this many shards, all sizes are checked at the start; of more, each when it is opened
+_GAP = 65536  # a gap of up to this many bytes between a video and its json is read along instead of reading twice
 
 
 class Shards(Source):
-    """Samples in the tars of one folder or several, on a disk or elsewhere.
+    """Samples in the tars of one or several folders, local or remote.
 
-    Elsewhere is a folder by URL (`https://host/folder`, `s3://bucket/folder`, whatever fsspec knows) or by a command
-    that writes one of its files (`pipe:aws s3 cp s3://bucket/folder/{} -`). Samples are read by their range in the tar
-    where the store can; through a command, or from a server that only gives whole files, tars come to a cache on the
-    local disk, which should then hold as many shards as `lanes` of the data module.
+    A remote folder is a URL (`https://host/folder`, `s3://bucket/folder`, any protocol of fsspec) or a command that
+    writes one of its files to standard output (`pipe:aws s3 cp s3://bucket/folder/{} -`). If the store supports ranges,
+    only a sample's range of the tar is read. Through a command, or from a server without ranges, whole tars are fetched
+    into a cache on the local disk, which should hold at least `lanes` (of the data module) shards.
 
     Args:
         path: a folder with shards and their index, or a list of such folders.
-        cache: folder for whole tars of remote folders; all processes of a machine may share it.
-        cache_bytes: what the cache may hold.
-        whole: keep whole tars in the cache also where parts could be read: then a second pass fetches nothing.
-        retries: further attempts after a remote read that fails; after the last one the sample counts as unreadable.
-        backoff: seconds before the first of them; each waits twice as long as the one before.
-        options: for fsspec's file systems (credentials, an endpoint).
+        cache: the folder of the cache for whole remote tars; all processes of a machine may share it.
+        cache_bytes: the size limit of the cache.
+        whole: cache whole tars even if ranges could be read, so that a second epoch fetches nothing.
+        retries: further attempts after a failed remote read; after the last one the sample counts as unreadable.
+        backoff: seconds before the first retry; doubled before each further one.
+        options: of fsspec's file systems (credentials, an endpoint).
 
     Raises:
-        FileNotFoundError: no such folder, no shards in it, or shards without an index.
-        ValueError: the index does not fit the tars (an older index, a tar that is cut off).
+        FileNotFoundError: the folder does not exist or holds no shards, or the shards have no index.
+        ValueError: the index does not match the tars (an outdated index, a tar that is cut off).
     """
 
     def __init__(
@@ -68,25 +69,26 @@ class Shards(Source):
                 f"the shards in {', '.join(self.folders)} hold no sample; report.json there says what was dropped "
                 "and why"
             )
-        self.counts, self.bytes = numbers[:, 0].copy(), numbers[:, 1].copy()
+        self.samples, self.bytes = numbers[:, 0].copy(), numbers[:, 1].copy()
+        self.counts = self.samples
         self.texts, self.labels = int(numbers[:, 2].sum()), int(numbers[:, 3].sum())
-        self.starts = np.concatenate([[0], np.cumsum(self.counts)])
+        self.starts = np.concatenate([[0], np.cumsum(self.samples)])
         self._shards: OrderedDict[int, tuple[Tar | RemoteTar, np.ndarray]] = OrderedDict()
         for shard in range(len(numbers) if len(numbers) <= _CHECKED else 0):
             if self.stores[self.folder_of[shard]] is None:
                 self._check(shard)
 
     def _rows(self, folder: str, remote: Store | None) -> tuple[list[str], np.ndarray]:
-        """Names of a folder's shards that hold samples, and int64 [shards, 4]: samples, bytes, texts, labels."""
+        """Names of a folder's non-empty shards, and int64 [shards, 4]: samples, bytes, texts, labels."""
         if remote is None:
             return _columns(read_index(Path(folder)))
         try:
             text = remote.fetch(INDEX).decode("utf-8")
-            ranges = not self.whole and remote.knows_ranges(INDEX)
+            ranges = not self.whole and remote.supports_ranges(INDEX)
         except DecodeError as error:
             raise FileNotFoundError(
                 f"no index of the shards at {folder}: {error.reason}. Is the address right? A folder of shards holds "
-                f"{INDEX}, which `{_REMEDY.format('FOLDER')}` writes where the tars are on a disk"
+                f"{INDEX}, which `{_REMEDY.format('FOLDER')}` writes if the tars are on a local disk"
             ) from error
         names, numbers = _columns(_parse(io.StringIO(text), folder))
         if len(numbers) and not ranges and numbers[:, 1].max() > self.cache.limit:
@@ -97,7 +99,7 @@ class Shards(Source):
         return names, numbers
 
     def tar(self, shard: int) -> str:
-        """Where a shard lies: a path, a URL, or the command with its name."""
+        """The location of a shard: a path, a URL, or the command with the shard's name."""
         folder, name = self.folders[self.folder_of[shard]], self.names[shard]
         if folder.startswith("pipe:"):
             return folder.replace("{}", name)
@@ -110,22 +112,23 @@ class Shards(Source):
         entry = entries[index - self.starts[shard]]
         key = entry["key"].decode()
         name = f"{self.names[shard]}/{key}"
-        # The member's header comes along, so that an index of other contents can never give a wrong video.
+        # The member's header is read too, so that a mismatched index can never yield a wrong video.
         data, meta = _members(opened, entry, name)
         if checksum(data[:512]) != entry["video_sum"]:
             tar = self.tar(shard)
-            raise ValueError(f"{tar} is not what its index describes (sample {key}). Index it anew: {_remedy(tar)}")
+            raise ValueError(f"{tar} is not what its index describes (sample {key}). Index it again: {_remedy(tar)}")
         if len(data) < entry["video_size"] + 512:
-            raise DecodeError(name, f"{self.tar(shard)} ends in the middle of it")
+            raise DecodeError(name, f"{self.tar(shard)} ends in the middle of this sample")
         meta = parse_meta(name, meta)
         return Sample(name, data[512:], text_of(meta), label_of(meta))
 
     def _open(self, shard: int) -> tuple["Tar | RemoteTar", np.ndarray]:
-        """A shard's tar and index; the ones used longest ago are closed."""
+        """A shard's tar and index; the least recently used ones are closed."""
         if shard in self._shards:
             self._shards.move_to_end(shard)
             return self._shards[shard]
-        opened = self._open_local(shard) if self.stores[self.folder_of[shard]] is None else self._open_remote(shard)
+        remote = self.stores[self.folder_of[shard]]
+        opened = self._open_local(shard) if remote is None else self._open_remote(shard, remote)
         limit = _OPEN if isinstance(opened[0], Tar) else _INDICES
         while len(self._shards) >= limit:
             self._shards.popitem(last=False)[1][0].close()
@@ -136,21 +139,21 @@ class Shards(Source):
         self._check(shard)
         tar = self.tar(shard)
         entries = np.load(index_of(tar), allow_pickle=False)
-        if len(entries) != self.counts[shard]:
-            raise ValueError(f"{index_of(tar)} and {INDEX} count different samples. Index anew: {_remedy(tar)}")
+        if len(entries) != self.samples[shard]:
+            raise ValueError(f"{index_of(tar)} and {INDEX} differ in the number of samples. Reindex: {_remedy(tar)}")
         return Tar(tar), entries
 
-    def _open_remote(self, shard: int) -> tuple[RemoteTar, np.ndarray]:
-        remote, name, size = self.stores[self.folder_of[shard]], self.names[shard], int(self.bytes[shard])
+    def _open_remote(self, shard: int, remote: Store) -> tuple[RemoteTar, np.ndarray]:
+        name, size = self.names[shard], int(self.bytes[shard])
 
-        def entries(data: bytes) -> np.ndarray:
+        def parse(data: bytes) -> np.ndarray:
             found = np.load(io.BytesIO(data), allow_pickle=False)
-            if len(found) != self.counts[shard]:
-                raise ValueError(f"it counts {len(found)} samples, {INDEX} {self.counts[shard]}")
+            if len(found) != self.samples[shard]:
+                raise ValueError(f"it has {len(found)} samples, {INDEX} {self.samples[shard]}")
             return found
 
-        entries = remote.fetch(index_of(name), f"{name} (its index)", entries)
-        version = hashlib.sha256(f"{remote.folder} {size} {self.counts[shard]}".encode()).hexdigest()[:16]
+        entries = remote.fetch(index_of(name), f"{name} (its index)", parse)
+        version = hashlib.sha256(f"{remote.folder} {size} {self.samples[shard]}".encode()).hexdigest()[:16]
         cache = None if remote.ranges and not self.whole else self.cache
         return RemoteTar(remote, name, size, cache, f"{version}-{name}"), entries
 
@@ -158,25 +161,25 @@ class Shards(Source):
         tar, size = self.tar(shard), int(self.bytes[shard])
         if not os.path.exists(tar):
             raise FileNotFoundError(
-                f"{tar} is in the index but not in its folder. Restore it, or index anew: {_remedy(tar)}"
+                f"{tar} is in the index but not in its folder. Restore it, or index the folder again: {_remedy(tar)}"
             )
         if not os.path.exists(index_of(tar)):
-            raise FileNotFoundError(f"{tar} has no index. Make it: {_remedy(tar)}")
+            raise FileNotFoundError(f"{tar} has no index. Create it: {_remedy(tar)}")
         found = os.path.getsize(tar)
         if found < size:
             raise ValueError(
-                f"{tar} is cut off: {found} bytes of {size}. Copy it again, or keep the samples that are whole: "
+                f"{tar} is cut off: {found} bytes of {size}. Copy it again, or index the samples that are complete: "
                 f"{_remedy(tar)}"
             )
         if found > size or _changed(tar):
-            raise ValueError(f"the index is older than {tar} and does not fit it. Index it anew: {_remedy(tar)}")
+            raise ValueError(f"the index is older than {tar} and does not match it. Index it again: {_remedy(tar)}")
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_shards": OrderedDict()}  # another process opens files of its own
+        return {**self.__dict__, "_shards": OrderedDict()}  # another process opens its own files
 
 
 class Tar:
-    """An open tar on a disk."""
+    """An open tar on a local disk."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -190,7 +193,7 @@ class Tar:
 
 
 def _members(tar: Tar | RemoteTar, entry: np.ndarray, name: str) -> tuple[bytes, bytes]:
-    """The video with the header before it, and the json; at once where they are neighbours, as a rule."""
+    """The video with its preceding header, and the json; in one read if they are adjacent, as is usual."""
     first, end = int(entry["video"]) - 512, int(entry["video"] + entry["video_size"])
     meta, size = int(entry["meta"]), int(entry["meta_size"])
     low, high = min(first, meta), max(end, meta + size)
@@ -201,7 +204,7 @@ def _members(tar: Tar | RemoteTar, entry: np.ndarray, name: str) -> tuple[bytes,
 
 
 def _changed(tar: str) -> bool:
-    """A tar newer than its index may be a copy only: then its first and last headers are still those of the index."""
+    """Whether a tar newer than its index has other contents; the first and last headers of a mere copy still match."""
     if os.path.getmtime(tar) <= os.path.getmtime(index_of(tar)):
         return False
     entries = np.load(index_of(tar), allow_pickle=False)
@@ -214,54 +217,54 @@ def _changed(tar: str) -> bool:
 
 
 def read_index(folder: Path) -> list[tuple]:
-    """The rows of a folder's `shards.csv`; an error that says what to do where there is none or it lacks a tar."""
+    """The rows of a folder's `shards.csv`; if it is missing or lacks a tar, the error names the remedy."""
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no shards at {folder}: there is no such folder. Make shards: python tools/prepare.py VIDEOS {folder}"
+            f"no shards at {folder}: there is no such folder. Create shards: python tools/prepare.py VIDEOS {folder}"
         )
     tars = sorted(
         entry.name for entry in os.scandir(folder) if entry.name.endswith(".tar") and not entry.name.startswith(".")
     )
     if not tars:
         raise FileNotFoundError(
-            f"no shards at {folder}: no .tar in this folder. Make shards: python tools/prepare.py VIDEOS {folder}"
+            f"no shards at {folder}: no .tar in this folder. Create shards: python tools/prepare.py VIDEOS {folder}"
         )
     if not (folder / INDEX).exists():
         raise FileNotFoundError(
             f"{folder} holds {len(tars)} tars but no {INDEX}. Index them: {_REMEDY.format(folder)} "
-            "(or, if `prepare` was interrupted, run it again: it goes on)"
+            "(or, if `prepare` was interrupted, run it again: it continues)"
         )
     with open(folder / INDEX, encoding="utf-8", newline="") as file:
         rows = _parse(file, str(folder))
     if new := sorted(set(tars) - {row[0] for row in rows}):
         raise ValueError(
-            f"{folder / INDEX} is older than {len(new)} tars ({new[0]}, ...). Index anew: {_REMEDY.format(folder)}"
+            f"{folder / INDEX} is older than {len(new)} tars ({new[0]}, ...). Index again: {_REMEDY.format(folder)}"
         )
     return rows
 
 
 def _parse(file: Iterable[str], folder: str) -> list[tuple]:
-    """Rows of (name, samples, bytes, texts, labels). Tuples, as there may be hundreds of thousands."""
+    """Rows of (name, samples, bytes, texts, labels), as tuples because there may be hundreds of thousands."""
     reader = csv.reader(file)
     header = next(reader, [])
     if set(COLUMNS) - set(header):
         raise ValueError(
-            f"{folder}/{INDEX} lacks the columns {', '.join(COLUMNS)}. Write it anew: {_REMEDY.format(folder)}"
+            f"{folder}/{INDEX} lacks the columns {', '.join(COLUMNS)}. Write it again: {_REMEDY.format(folder)}"
         )
     at = [header.index(column) for column in COLUMNS]
     try:
         return [(row[at[0]], *(int(row[i]) for i in at[1:])) for row in reader if row]
     except (IndexError, ValueError) as error:
         raise ValueError(
-            f"{folder}/{INDEX}, line {reader.line_num}: {error}. Write it anew: {_REMEDY.format(folder)}"
+            f"{folder}/{INDEX}, line {reader.line_num}: {error}. Write it again: {_REMEDY.format(folder)}"
         ) from None
 
 
 def _columns(rows: list[tuple]) -> tuple[list[str], np.ndarray]:
-    """Names, and int64 [shards, 4], of the shards that hold samples."""
+    """Names, and int64 [shards, 4], of the non-empty shards."""
     numbers = np.array([row[1:] for row in rows], dtype=np.int64).reshape(-1, 4)
     return [row[0] for row in rows if row[1]], numbers[numbers[:, 0] > 0]
 
 
 def _remedy(tar: str) -> str:
-    return _REMEDY.format("FOLDER, where the tars are on a disk" if is_remote(tar) else os.path.dirname(tar))
+    return _REMEDY.format("FOLDER, if the tars are on a local disk" if is_remote(tar) else os.path.dirname(tar))

@@ -1,7 +1,7 @@
-"""WebDataset tars on disk: written and indexed whole or not at all.
+"""Writes and indexes WebDataset tars on a local disk; each file is written atomically.
 
-A folder holds `NAME.tar`, beside each a `NAME.idx` (a numpy array of where each sample lies), and `shards.csv` (one row
-a shard), which is written last: a folder with it is complete.
+A folder holds `NAME.tar`, for each a `NAME.idx` (a numpy array of the offsets of its samples), and `shards.csv` (one
+row per shard), which is written last: a folder that has it is complete.
 """
 
 import csv
@@ -10,6 +10,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -22,20 +23,23 @@ COLUMNS = ("shard", "samples", "bytes", "texts", "labels")
 
 
 def write_shard(tar: Path, samples: Iterable[tuple[str, str, bytes, dict]]) -> dict:
-    """Writes a tar and its index under their names only once they are whole and on disk; gives its row of `shards.csv`.
+    """Writes a tar and its index, renamed to their final names once they are complete and on disk.
 
     Args:
-        tar: where.
-        samples: of (key without dots, the video's ending such as "mp4", the video's bytes, what goes into the json).
+        tar: the path to write.
+        samples: tuples of (key without dots, the video's suffix such as "mp4", the video's bytes, the json's contents).
+
+    Returns:
+        The tar's row of `shards.csv`.
     """
     from webdataset import TarWriter
 
     partial = tar.with_name(f".{tar.name}.partial")
     with open(partial, "wb") as file:
         with TarWriter(file, encoder=False, mtime=0) as writer:
-            for key, ending, video, meta in samples:
+            for key, suffix, video, meta in samples:
                 text = json.dumps(meta, ensure_ascii=False).encode("utf-8", "surrogateescape")
-                writer.write({"__key__": key, ending: video, "json": text})
+                writer.write({"__key__": key, suffix: video, "json": text})
         file.flush()
         os.fsync(file.fileno())
     row = index_shard(partial, tar)[0]
@@ -44,15 +48,15 @@ def write_shard(tar: Path, samples: Iterable[tuple[str, str, bytes, dict]]) -> d
 
 
 def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]:
-    """Walks a tar's headers and writes its index beside it.
+    """Reads the headers of a tar and writes its index next to it.
 
     Args:
         tar: the file.
-        named: the name that it will have.
+        named: its final name, if it is still to be renamed.
 
     Returns:
-        The row of `shards.csv`, and what is wrong with the tar (it is cut off), if anything is: whole samples are
-        indexed.
+        The row of `shards.csv`, and the defect of the tar (it is cut off) or None. Complete samples are indexed in any
+        case.
     """
     named, size, wrong, end = named or tar, tar.stat().st_size, None, 0
     samples: dict[str, dict] = {}
@@ -63,20 +67,20 @@ def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]
                     if member.offset_data + member.size > size:
                         wrong = f"cut off in {member.name}"
                         break
-                    _note(samples, member)
+                    _add_member(samples, member)
                     end = member.offset_data + -(-member.size // 512) * 512
         except tarfile.ReadError as error:
             wrong = f"cut off ({error})"
-        if not wrong and _at(file, end, 512) != bytes(512):  # tarfile takes half a header for the end
+        if not wrong and _read_at(file, end, 512) != bytes(512):  # tarfile mistakes half a header for the end
             wrong = "cut off: it has no end mark"
-        for s in samples.values():  # a picture beside a video is its thumbnail
+        for s in samples.values():  # an image next to a video is its thumbnail
             if "image" in s and "video" not in s:
                 s["video"] = s["image"]
         whole = {key: s for key, s in samples.items() if "video" in s}
         metas = {key: _read_meta(file, key, s) for key, s in whole.items()}
-        sums = {key: checksum(_at(file, s["video"].offset_data - 512, 512)) for key, s in whole.items()}
+        sums = {key: checksum(_read_at(file, s["video"].offset_data - 512, 512)) for key, s in whole.items()}
     width = max([len(key.encode()) for key in whole], default=1)
-    kind = [
+    fields = [
         ("key", f"S{width}"),
         ("video", "<i8"),
         ("video_size", "<i8"),
@@ -84,7 +88,7 @@ def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]
         ("meta", "<i8"),
         ("meta_size", "<i8"),
     ]
-    entries = np.zeros(len(whole), dtype=kind)
+    entries = np.zeros(len(whole), dtype=fields)
     for entry, (key, s) in zip(entries, whole.items(), strict=True):
         video, meta = s["video"], s.get("json")
         entry["key"], entry["video"], entry["video_size"], entry["video_sum"] = (
@@ -105,7 +109,7 @@ def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]
 
 
 def write_index(folder: Path, rows: Sequence[dict]) -> None:
-    """Writes `shards.csv`, at once or not at all."""
+    """Writes `shards.csv` atomically."""
     with open(partial := folder / f".{INDEX}.partial", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -116,35 +120,36 @@ def write_index(folder: Path, rows: Sequence[dict]) -> None:
 
 
 def index_folder(folder: Path) -> tuple[list[dict], dict[str, str]]:
-    """Indexes every tar of a folder anew; gives the rows and, by tar, what is wrong with some of them."""
+    """Indexes every tar of a folder again; returns the rows and, by name, the defects of tars that have one."""
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise FileNotFoundError(f"no .tar in {folder}")
     rows, wrong = zip(*(index_shard(tar) for tar in tars), strict=True)
     write_index(folder, rows)
-    return list(rows), {tar.name: what for tar, what in zip(tars, wrong, strict=True) if what}
+    return list(rows), {tar.name: defect for tar, defect in zip(tars, wrong, strict=True) if defect}
 
 
-def _note(samples: dict[str, dict], member: tarfile.TarInfo) -> None:
-    """Files a member under its key: WebDataset's rule, the path up to the first dot of the base name."""
+def _add_member(samples: dict[str, dict], member: tarfile.TarInfo) -> None:
+    """Adds a member to the sample of its key: by WebDataset's rule, the path up to the first dot of the base name."""
     folder, _, base = member.name.rpartition("/")
-    stem, dot, ending = base.partition(".")
+    stem, dot, extension = base.partition(".")
     if member.isfile() and dot and stem:
-        suffix = f".{ending.lower()}"
-        part = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else ending.lower()
+        suffix = f".{extension.lower()}"
+        part = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else extension.lower()
         samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[part] = member
 
 
-def _read_meta(file: object, key: str, sample: dict) -> dict:
+def _read_meta(file: BinaryIO, key: str, sample: dict) -> dict:
     if "json" not in sample:
         return {}
     try:
-        return parse_meta(key, _at(file, sample["json"].offset_data, sample["json"].size))
+        return parse_meta(key, _read_at(file, sample["json"].offset_data, sample["json"].size))
     except DecodeError:
-        return {}  # it will be counted when it is read
+        return {}  # counted as unreadable when the sample is read
 
 
 def parse_meta(name: str, data: bytes) -> dict:
+    """The contents of a sample's json, {} if there is none or it is not an object; DecodeError if it is not JSON."""
     try:
         meta = json.loads(data) if data else {}
     except ValueError as error:
@@ -152,12 +157,12 @@ def parse_meta(name: str, data: bytes) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
-def _at(file: object, offset: int, size: int) -> bytes:
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
     return os.pread(file.fileno(), size, offset)
 
 
 def checksum(header: bytes) -> int:
-    """The checksum that a tar header states of itself, which covers name and size; -1 where this is no header."""
+    """The checksum stored in a tar header, which covers name and size; -1 if this is not a header."""
     digits = header[148:156].strip(b" \0")
     return int(digits, 8) if digits and set(digits) <= set(b"01234567") else -1
 
@@ -173,4 +178,5 @@ def label_of(meta: dict) -> int | None:
 
 
 def index_of(tar: str) -> str:
+    """The path of a tar's index."""
     return tar[: -len(".tar")] + ".idx"

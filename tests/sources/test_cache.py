@@ -1,4 +1,4 @@
-"""A cache of whole files that many processes share, within a limit."""
+"""A size-limited cache of whole files that many processes share."""
 
 import os
 import time
@@ -23,18 +23,18 @@ def write(size: int, times: list | None = None, pause: float = 0.0):
     return fetch
 
 
-def test_the_longest_unused_leaves_and_the_limit_holds(tmp_path: Path) -> None:
+def test_the_least_recently_used_file_is_evicted_and_the_limit_holds(tmp_path: Path) -> None:
     cache, fetched = Cache(str(tmp_path), 300), []
     for name in ("a", "b", "c", "a", "d", "a", "b"):
         os.close(cache.open(name, 100, write(100, fetched)))
         time.sleep(0.01)
         assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 300
-    assert fetched == [f"{x}.partial" for x in "abcdb"]  # d drove out b, b then c
+    assert fetched == [f"{x}.partial" for x in "abcdb"]  # d evicted b, then b evicted c
     with pytest.raises(ValueError, match="raise cache_bytes"):
         cache.open("large", 301, write(301))
 
 
-def test_a_file_that_leaves_stays_with_its_readers(tmp_path: Path) -> None:
+def test_an_evicted_file_stays_readable_to_its_readers(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 100)
     descriptor = cache.open("a", 100, write(100))
     os.close(cache.open("b", 100, write(100)))
@@ -42,7 +42,7 @@ def test_a_file_that_leaves_stays_with_its_readers(tmp_path: Path) -> None:
     os.close(descriptor)
 
 
-def test_a_fetch_that_fails_leaves_nothing_behind_its_name(tmp_path: Path) -> None:
+def test_a_failed_fetch_leaves_no_file(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path), 100)
 
     def fails(out: BinaryIO) -> None:
@@ -52,14 +52,14 @@ def test_a_fetch_that_fails_leaves_nothing_behind_its_name(tmp_path: Path) -> No
     with pytest.raises(DecodeError):
         cache.open("a", 100, fails)
     assert not (tmp_path / "a").exists()
-    for name in ("b", *map(str, range(200))):  # what was left half takes up no room, whoever comes next
+    for name in ("b", *map(str, range(200))):  # the partial file takes no space from the next one
         os.close(cache.open(name, 100, write(100)))
         with pytest.raises(DecodeError):
             cache.open("a", 100, fails)
 
 
-def test_what_is_coming_takes_its_room_at_every_moment(tmp_path: Path) -> None:
-    """Else another process takes the same room: four that shared a cache for two files once held three in it."""
+def test_a_fetch_reserves_its_full_size_throughout(tmp_path: Path) -> None:
+    """Otherwise another process takes the same space: four processes once held three files in a cache for two."""
     sizes = []
 
     def fetch(out: BinaryIO) -> None:
@@ -72,7 +72,7 @@ def test_what_is_coming_takes_its_room_at_every_moment(tmp_path: Path) -> None:
     assert sizes == [100] * 5
 
 
-def test_those_who_wait_fetch_once(tmp_path: Path) -> None:
+def test_concurrent_readers_fetch_once(tmp_path: Path) -> None:
     cache, fetched = Cache(str(tmp_path), 1000), []
     with ThreadPoolExecutor(8) as pool:
         for descriptor in pool.map(lambda _: cache.open("a", 100, write(100, fetched, 0.1)), range(8)):
@@ -81,7 +81,7 @@ def test_those_who_wait_fetch_once(tmp_path: Path) -> None:
 
 
 def busy(arguments: tuple[str, int]) -> int:
-    """Reads many files through a cache for two; 0 where each was right and the limit held."""
+    """Reads many files through a cache for two; returns 0 if every file was right and the limit held."""
     folder, seed = arguments
     cache, wrong = Cache(folder, 2500), 0
     for i in range(30):
@@ -89,7 +89,7 @@ def busy(arguments: tuple[str, int]) -> int:
         descriptor = cache.open(name, 1000, write(1000, None, 0.002))
         wrong += os.pread(descriptor, 2000, 0) != b"A" * 1000
         os.close(descriptor)
-        with _locked(Path(folder) / ".lock"):  # else a file could be seen under both its names
+        with _locked(Path(folder) / ".lock"):  # otherwise a file could be counted under both its names
             sizes = sum(file.stat().st_size for file in os.scandir(folder))
         wrong += sizes > 2500
     return wrong

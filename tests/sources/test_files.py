@@ -1,4 +1,4 @@
-"""Videos by a folder, a list or alone: what is read of them, and what is wrong with those that are not right."""
+"""Videos from a folder, a list or a single file: their samples, and a clear error for a wrong list."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_a_folder_a_list_and_a_single_video(folder: Path, tmp_path: Path) -> Non
     assert os.path.exists(lines[0].content) and lines[1].content == str(tmp_path / "1")
 
 
-def test_a_video_of_several_classes(folder: Path, tmp_path: Path) -> None:
+def test_a_video_with_several_classes(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "l.csv").write_text("path,labels\na.mp4,3 17\nb.mp4,\nc.mp4,5\n")
     (tmp_path / "l.jsonl").write_text('{"path": "a.mp4", "labels": [3, 17]}\n{"path": "b.mp4", "labels": []}\n')
     source = Files(str(tmp_path / "l.csv"))
@@ -56,23 +56,23 @@ def test_a_video_of_several_classes(folder: Path, tmp_path: Path) -> None:
         ("a.csv", "file,label\nx.mp4,1\n", "no column `path`: its columns are 'file', 'label'"),
         ("a.csv", "", "no column `path`: its columns are none"),
         ("a.csv", "path\n", "lists no video"),
-        ("a.csv", "path,label\nx.mp4,cat\n", "line 2: label 'cat' is no integer"),
-        ("a.csv", "path,labels\nx.mp4,1 cat\n", "line 2: labels '1 cat' is no integer"),
+        ("a.csv", "path,label\nx.mp4,cat\n", "line 2: label 'cat' is not an integer"),
+        ("a.csv", "path,labels\nx.mp4,1 cat\n", "line 2: labels '1 cat' is not an integer"),
         ("a.csv", "path,label,labels\nx.mp4,1,\ny.mp4,,2\n", "both `label` and `labels`"),
         ("a.csv", "path,text\n,hello\n", "line 2: the path is empty"),
         ("a.jsonl", '{"video": "x"}\n', "no column `path`: its columns are 'video'"),
-        ("a.jsonl", "{\n", "line 1 is no JSON"),
+        ("a.jsonl", "{\n", "line 1 is not valid JSON"),
         ("a.txt", "x.mp4\n", "neither a .csv nor a .jsonl"),
     ],
 )
-def test_lists_that_are_not_right(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_wrong_lists_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message) as error:
         Files(str(tmp_path / name))
     assert name in str(error.value)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_missing_path_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no list or folder of videos at .*gone"):
         Files(str(tmp_path / "gone"))
     with pytest.raises(FileNotFoundError, match=r"no video in"):
@@ -80,7 +80,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_a_million_lines_cost_no_python_objects(tmp_path: Path) -> None:
-    """What a worker would copy by touching it: a few objects, whatever the number of lines."""
+    """A worker copies the memory of the Python objects it touches: there are only a few, for any number of lines."""
     strings = Strings(f"folder/{i}.mp4" for i in range(100_000))
     assert strings[99_999] == "folder/99999.mp4" and strings[-1] == strings[99_999] and len(strings) == 100_000
     assert strings.data.nbytes + strings.offsets.nbytes < 3e6

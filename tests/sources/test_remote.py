@@ -1,4 +1,4 @@
-"""Shards elsewhere: by ranges or whole, through a cache that many processes share, from stores that fail."""
+"""Remote shards: by ranges or whole, through a cache shared by processes, from stores that fail."""
 
 import pickle
 import re
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder on 127.0.0.1; `ranges`: knows parts. `trouble(path)` may say "error", "drop" or "missing"."""
+    """Serves a folder on 127.0.0.1, with or without `ranges`; `trouble(path)` is None, "error", "drop" or "missing"."""
 
     daemon_threads = True
 
@@ -53,7 +53,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that leaves is no news."""
+        """Ignores clients that disconnect."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -119,7 +119,7 @@ def addresses(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["file", "memory", "pipe"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_samples_are_those_of_the_folder(folder: Path, tmp_path: Path, kind: str, whole: bool) -> None:
+def test_samples_equal_those_of_the_local_folder(folder: Path, tmp_path: Path, kind: str, whole: bool) -> None:
     source = shards(addresses(folder)[kind], tmp_path, whole=whole)
     check(source, Shards(str(folder)))
     kept = len(list((tmp_path / "cache").glob("*.tar"))) if (tmp_path / "cache").exists() else 0
@@ -127,16 +127,16 @@ def test_samples_are_those_of_the_folder(folder: Path, tmp_path: Path, kind: str
     assert pickle.loads(pickle.dumps(source))[7].text == "text 7"
 
 
-def test_http_reads_parts(folder: Path, tmp_path: Path, server: Server) -> None:
+def test_http_reads_ranges(folder: Path, tmp_path: Path, server: Server) -> None:
     source = shards(server.url, tmp_path)
-    assert {name for name, _ in server.asked} == {"shards.csv"}  # a start opens no shard
+    assert {name for name, _ in server.asked} == {"shards.csv"}  # nothing else is read at the start
     check(source, Shards(str(folder)))
     tars = [part for name, part in server.asked if name.endswith(".tar")]
-    assert len(tars) == 6 and all(tars)  # one request a sample, for a part
+    assert len(tars) == 6 and all(tars)  # one range request per sample
     assert not (tmp_path / "cache").exists()
 
 
-def test_http_that_knows_no_parts_goes_through_the_cache(folder: Path, tmp_path: Path, server: Server) -> None:
+def test_http_without_ranges_uses_the_cache(folder: Path, tmp_path: Path, server: Server) -> None:
     server.ranges = False
     source = shards(server.url, tmp_path)
     check(source, Shards(str(folder)))
@@ -152,9 +152,7 @@ def test_local_and_remote_folders_join(folder: Path, tmp_path: Path, server: Ser
 
 @pytest.mark.parametrize("trouble", ["error", "drop", "missing"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_what_is_interrupted_is_tried_again(
-    folder: Path, tmp_path: Path, server: Server, trouble: str, whole: bool
-) -> None:
+def test_interrupted_reads_are_retried(folder: Path, tmp_path: Path, server: Server, trouble: str, whole: bool) -> None:
     failures = Counter()
 
     def twice(name: str) -> str | None:
@@ -167,7 +165,7 @@ def test_what_is_interrupted_is_tried_again(
 
 @pytest.mark.parametrize("what", [".tar", ".idx"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_what_stays_away_is_a_decode_error(tmp_path: Path, server: Server, what: str, whole: bool) -> None:
+def test_a_persistent_failure_is_a_decode_error(tmp_path: Path, server: Server, what: str, whole: bool) -> None:
     source = shards(server.url, tmp_path, whole=whole)
     server.trouble = lambda name: "drop" if name == f"s-1{what}" else None
     with pytest.raises(DecodeError, match=r"s-1.tar.*in 3 attempts") as error:
@@ -175,7 +173,7 @@ def test_what_stays_away_is_a_decode_error(tmp_path: Path, server: Server, what:
     assert "127.0.0.1" in error.value.reason
     assert source[0].text == "text 0"
     server.trouble = lambda name: None
-    assert source[EACH].text == f"text {EACH}"  # and nothing half-read is kept
+    assert source[EACH].text == f"text {EACH}"  # and nothing incomplete is kept
 
 
 def test_failures_reach_the_batch_and_are_named(tmp_path: Path, server: Server) -> None:
@@ -189,18 +187,18 @@ def test_failures_reach_the_batch_and_are_named(tmp_path: Path, server: Server) 
     assert all(len(batch["name"]) == 6 for batch in rows)
 
 
-def test_a_wrong_address_and_a_wrong_package(tmp_path: Path, server: Server) -> None:
+def test_a_wrong_address_and_a_missing_package(tmp_path: Path, server: Server) -> None:
     with pytest.raises(FileNotFoundError, match=r"no index of the shards at .*nowhere.*Is the address right"):
         shards(f"{server.url}/nowhere", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no index.*false shards.csv. ended with 1"):
+    with pytest.raises(FileNotFoundError, match=r"no index.*false shards.csv. exited with 1"):
         shards("pipe:false {}", tmp_path)
-    with pytest.raises(ValueError, match=r"has no \{\} where the name of a file goes"):
+    with pytest.raises(ValueError, match=r"has no \{\} in place of the file name"):
         shards("pipe:cat x", tmp_path)
     with pytest.raises((ImportError, FileNotFoundError), match=r"tubelet\[remote\]|no index of the shards"):
         shards("s3://no-such-bucket/folder", tmp_path, retries=0, options={"anon": True, "endpoint_url": server.url})
 
 
-def test_an_index_of_another_tar_is_noticed(tmp_path: Path, folder: Path) -> None:
+def test_an_index_of_another_tar_is_detected(tmp_path: Path, folder: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     for file in folder.iterdir():
@@ -210,7 +208,7 @@ def test_an_index_of_another_tar_is_noticed(tmp_path: Path, folder: Path) -> Non
         shards(f"file://{other}", tmp_path)[0]
 
 
-def test_an_attempt_that_gave_too_much_leaves_no_rest(tmp_path: Path) -> None:
+def test_excess_bytes_of_a_failed_attempt_are_removed(tmp_path: Path) -> None:
     (tmp_path / "first").touch()
     script = f"if [ -e {tmp_path}/first ]; then rm {tmp_path}/first; printf 123456789; else printf 1234; fi # {{}}"
     with open(tmp_path / "out", "wb") as out:
@@ -218,6 +216,6 @@ def test_an_attempt_that_gave_too_much_leaves_no_rest(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b"1234"
 
 
-def test_a_cache_smaller_than_a_shard_says_so_at_the_start(folder: Path, tmp_path: Path) -> None:
+def test_a_cache_smaller_than_a_shard_is_refused_at_the_start(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"largest shard at pipe:.*raise cache_bytes"):
         shards(f"pipe:cat '{folder}/'{{}}", tmp_path, cache_bytes=100)

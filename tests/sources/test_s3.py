@@ -1,4 +1,4 @@
-"""Shards in a bucket, read over S3's own protocol from a server on this machine (moto's)."""
+"""Shards in a bucket, read over the S3 protocol from a local server (moto)."""
 
 import os
 import pickle
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def options() -> Iterator[dict]:
-    """What s3fs must know of the server."""
+    """s3fs's options for the server."""
     threaded = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     threaded.start()
     host, port = threaded.get_host_and_port()
@@ -60,20 +60,20 @@ def shards(address: str, options: dict, tmp_path: Path, **more: object) -> Shard
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_bucket_gives_the_samples_of_the_folder(
+def test_samples_equal_those_of_the_local_folder(
     folder: Path, address: str, options: dict, tmp_path: Path, whole: bool
 ) -> None:
     local, source = Shards(str(folder)), shards(address, options, tmp_path, whole=whole)
     assert [source[i] for i in range(len(local))] == [local[i] for i in range(len(local))]
     assert (source.texts, source.labels, source.counts.tolist()) == (12, 12, [4, 4, 4])
-    # Parts are read where that is possible: then nothing is kept.
+    # Ranges are read if possible; then nothing is cached.
     assert os.path.exists(tmp_path / "cache") == whole
     assert pickle.loads(pickle.dumps(source))[7] == local[7]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_streams_from_a_bucket(folder: Path, address: str, options: dict, tmp_path: Path, workers: int) -> None:
-    """Also in processes that are forked after this one has talked to the server."""
+    """Also in worker processes forked after this process has connected to the server."""
 
     def run(source: Shards, workers: int) -> tuple[list, VideoData]:
         toy = Toy()
@@ -87,7 +87,7 @@ def test_a_run_streams_from_a_bucket(folder: Path, address: str, options: dict, 
     assert seen == expected and len(seen) == 12 and not data.failed.get("train")
 
 
-def test_what_is_gone_from_a_bucket_is_named(folder: Path, address: str, options: dict, tmp_path: Path) -> None:
+def test_a_tar_missing_from_the_bucket_is_named(folder: Path, address: str, options: dict, tmp_path: Path) -> None:
     import fsspec
 
     source = shards(address, options, tmp_path)

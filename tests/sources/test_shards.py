@@ -1,4 +1,4 @@
-"""Shards: what is written is read, and an index, a tar or a folder that is not right says which, and what to do."""
+"""Shards: samples are read as written, and errors name the wrong index, tar or folder and the remedy."""
 
 import json
 import os
@@ -34,14 +34,14 @@ def folder(tmp_path: Path, video: bytes) -> Path:
 
 
 def rewrite(tar: Path, video: bytes, keys: list[str]) -> None:
-    """Puts other samples in a tar without telling its index."""
+    """Replaces the samples of a tar without updating its index."""
     kept = tar.with_suffix(".idx").read_bytes()
     write_shard(tar, [(key, "mp4", video, {}) for key in keys])
     tar.with_suffix(".idx").write_bytes(kept)
     os.utime(tar.with_suffix(".idx"), (1, 1))
 
 
-def test_samples_come_back(folder: Path, video: bytes) -> None:
+def test_samples_are_read_as_written(folder: Path, video: bytes) -> None:
     source = Shards(str(folder))
     assert source.counts.tolist() == [4, 3, 2] and len(source) == source.texts == source.labels == 9
     for i in (8, 0, 4, 3, 5):
@@ -54,7 +54,7 @@ def test_samples_come_back(folder: Path, video: bytes) -> None:
         source[9]
 
 
-def test_webdataset_reads_ours(folder: Path, video: bytes) -> None:
+def test_webdataset_reads_our_tars(folder: Path, video: bytes) -> None:
     import webdataset
 
     samples = list(webdataset.WebDataset(str(folder / "s-1.tar"), shardshuffle=False))
@@ -63,7 +63,7 @@ def test_webdataset_reads_ours(folder: Path, video: bytes) -> None:
 
 
 def test_tars_from_elsewhere_are_indexed(tmp_path: Path, video: bytes) -> None:
-    """Other headers (pax), sub-folders, other endings, captions by another name, members that are no samples."""
+    """Other headers (pax), subfolders, other suffixes, captions under another name, members that are not samples."""
     import io
 
     with tarfile.open(tmp_path / "theirs.tar", "w", format=tarfile.PAX_FORMAT) as tar:
@@ -95,7 +95,7 @@ def test_folders_join(folder: Path, tmp_path_factory: pytest.TempPathFactory, vi
     assert len(source) == 10 and source.texts == 9 and source[9].text is None
 
 
-def test_a_source_travels_to_workers_without_its_files(folder: Path) -> None:
+def test_a_source_is_pickled_without_its_open_files(folder: Path) -> None:
     source = Shards(str(folder))
     source[0]
     copy = pickle.loads(pickle.dumps(source))
@@ -133,13 +133,15 @@ def test_tars_without_an_index(folder: Path) -> None:
         Shards(str(folder))
 
 
-def test_a_tar_that_the_index_lacks_or_has_lost(folder: Path) -> None:
+def test_a_tar_missing_from_the_index_or_the_folder(folder: Path) -> None:
     shutil.copy(folder / "s-0.tar", folder / "s-9.tar")
     with pytest.raises(ValueError, match=r"older than 1 tars \(s-9.tar.*prepare.py index"):
         Shards(str(folder))
     (folder / "s-9.tar").unlink()
     (folder / "s-0.tar").unlink()
-    with pytest.raises(FileNotFoundError, match=r"s-0.tar is in the index but not in its folder.*index anew"):
+    with pytest.raises(
+        FileNotFoundError, match=r"s-0.tar is in the index but not in its folder.*index the folder again"
+    ):
         Shards(str(folder))
 
 
@@ -155,15 +157,15 @@ def test_other_contents_of_the_same_size(folder: Path, video: bytes) -> None:
     tar = folder / "s-2.tar"
     size = tar.stat().st_size
     rewrite(tar, video, ["a", "b"])
-    assert tar.stat().st_size == size  # tars are padded: the size alone tells nothing
+    assert tar.stat().st_size == size  # tars are padded: the size alone proves nothing
     with pytest.raises(ValueError, match=r"index is older than .*s-2.tar"):
         Shards(str(folder))
-    os.utime(tar.with_suffix(".idx"))  # not even by its date
+    os.utime(tar.with_suffix(".idx"))  # nor does the date
     with pytest.raises(ValueError, match=r"s-2.tar is not what its index describes.*prepare.py index"):
         Shards(str(folder))[7]
 
 
-def test_a_copy_with_other_dates_is_no_other_tar(folder: Path) -> None:
+def test_a_copy_with_other_dates_is_accepted(folder: Path) -> None:
     os.utime(folder / "s-0.idx", (1, 1))
     assert Shards(str(folder))[0].label == 0
 
@@ -180,7 +182,7 @@ def test_a_tar_cut_in_the_middle(folder: Path) -> None:
     assert Shards(str(folder))[0].label == 0
 
 
-def test_a_write_that_fails_leaves_nothing_behind_its_name(tmp_path: Path, video: bytes) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, video: bytes) -> None:
     def samples():
         yield "a", "mp4", video, {}
         raise OSError("No space left on device")
@@ -190,7 +192,7 @@ def test_a_write_that_fails_leaves_nothing_behind_its_name(tmp_path: Path, video
     assert not (tmp_path / "s.tar").exists() and not (tmp_path / "s.idx").exists()
 
 
-def test_nothing_kept_is_an_error(tmp_path: Path) -> None:
+def test_shards_without_samples_are_refused(tmp_path: Path) -> None:
     write_index(tmp_path, [write_shard(tmp_path / "s.tar", [])])
     with pytest.raises(ValueError, match="hold no sample"):
         Shards(str(tmp_path))
