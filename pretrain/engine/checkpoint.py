@@ -1,4 +1,4 @@
-"""Checkpoints that survive: written whole or not at all, found again, and carrying the recipe that made them."""
+"""Checkpoints: written completely or not at all, checked before they are read, with the recipe of their run."""
 
 import logging
 import os
@@ -13,16 +13,17 @@ import torch
 import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.zero import is_zero
-from pretrain.engine.sharded_checkpoint import not_written, remove_folder, whole_folder
+from pretrain.engine.sharded_checkpoint import is_complete_folder, remove_folder, write_error
 
 log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs, renames: a kill or a full disk leaves earlier checkpoints as they were."""
+    """Writes a draft beside the target, syncs and renames it: a kill or a full disk spares earlier checkpoints."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         if "://" in str(path):
@@ -36,25 +37,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 stream.flush()
                 os.fsync(stream.fileno())
             draft.replace(path)
-            _sync(path.parent)
+            _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
             with suppress(OSError):  # a disk that became read-only
                 draft.unlink(missing_ok=True)
-            raise not_written(path, error) from error
+            raise write_error(path, error) from error
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """A file; or a folder that FSDP2 wrote, as if it were one."""
+        """A checkpoint file, or a folder that FSDP2 wrote, returned in the form of a file."""
         if "://" in str(path) or not is_sharded(Path(path)):
             return super().load_checkpoint(path, map_location, weights_only)
         if is_zero(Path(path)):
             raise ValueError(
-                f"{path} is of a run with DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml and as many "
+                f"{path} was written by DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml and as many "
                 "processes, or start a new run from its weights by --model.init_args.weights"
             )
         saved = read_sharded(Path(path))
-        saved["optimizer_states"] = [_numbered(state) for state in saved.get("optimizer_states", [])]
+        saved["optimizer_states"] = [_by_number(state) for state in saved.get("optimizer_states", [])]
         return saved
 
     def remove_checkpoint(self, path: _PATH) -> None:
@@ -64,15 +65,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().remove_checkpoint(path)
 
 
-def _numbered(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state by names of parameters as optimisers have it themselves: by number."""
+def _by_number(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser state keyed by parameter names, keyed by parameter numbers as torch's optimisers expect it."""
     number = {name: i for i, name in enumerate(name for group in state["param_groups"] for name in group["params"])}
     groups = [{**group, "params": [number[name] for name in group["params"]]} for group in state["param_groups"]]
-    return {"state": {number[name]: kept for name, kept in state["state"].items()}, "param_groups": groups}
+    return {"state": {number[name]: entry for name, entry in state["state"].items()}, "param_groups": groups}
 
 
-def _sync(folder: Path) -> None:
-    """Has the disk know the names in a folder, too."""
+def _sync_folder(folder: Path) -> None:
+    """Sync the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,11 +82,11 @@ def _sync(folder: Path) -> None:
 
 
 class KeepRecipe(pl.Callback):
-    """Puts the resolved recipe into the run folder (config.yaml) and into every checkpoint: each explains itself.
+    """Writes the resolved recipe into the run folder (config.yaml) and into every checkpoint.
 
     Args:
-        recipe: what a user would pass with `-c` to run the same again.
-        model: the model's part with everything filled in, which `export` builds the model from.
+        recipe: the recipe that repeats the run, passed with `-c`.
+        model: the `model` part with all defaults filled in; `export` builds the model from it.
     """
 
     def __init__(self, recipe: str, model: dict) -> None:
@@ -100,51 +101,67 @@ class KeepRecipe(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["recipe"] = {"yaml": self.recipe, "model": yaml.safe_dump(self.model)}
+        entry: dict[str, Any] = {"yaml": self.recipe, "model": yaml.safe_dump(self.model)}
         classes = getattr(getattr(getattr(trainer, "datamodule", None), "train", None), "classes", None)
         if classes:
-            checkpoint["recipe"]["classes"] = list(classes)  # their names, in order of the numbers
+            entry["classes"] = list(classes)  # their names, in the order of their numbers
+        checkpoint["recipe"] = entry
 
 
 class FinalCheckpoint(pl.Callback):
-    """Saves where a run ends, which the last regular checkpoint need not be."""
+    """Saves the last step of a run if no regular checkpoint did."""
 
     def __init__(self) -> None:
-        self.saved = -1
+        self.saved_step = -1
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, *_: object) -> None:
-        self.saved = trainer.global_step  # on every rank, so that all agree below
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.saved_step = trainer.global_step  # on every rank, so that all agree below
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        regular = trainer.checkpoint_callback
-        if regular is not None and self.saved != trainer.global_step and not trainer.fast_dev_run:
-            trainer.save_checkpoint(regular.format_checkpoint_name({"step": torch.tensor(trainer.global_step)}))
+        regular = regular_checkpoint(trainer)
+        debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
+        if regular is not None and self.saved_step != trainer.global_step and not debugging:
+            trainer.save_checkpoint(step_path(regular, trainer.global_step))
 
 
-def whole(path: Path) -> bool:
-    """Whether a checkpoint, a file or a folder, can be read to its end: each part against its checksum, and a file by
-    torch's stricter reader of what stands between its records."""
+def regular_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
+    """The run's first ModelCheckpoint; None: it has none."""
+    return next((each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)), None)
+
+
+def step_path(regular: ModelCheckpoint, step: int) -> str:
+    """The path that a ModelCheckpoint gives to the checkpoint of a step."""
+    return regular.format_checkpoint_name({"step": torch.tensor(step)})
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint, a file or a folder, is neither cut nor damaged.
+
+    Every part is compared with its checksum; of a file torch's reader also checks the bytes between the records.
+    """
     if path.is_dir():
-        return whole_folder(path)
+        return is_complete_folder(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            # A record that has become a folder (one bit in the archive's table) would be read as zeros by torch.
+            # One flipped bit in the archive's table makes a record a folder, which torch would read as zeros.
             if archive.testzip() is not None or any(record.external_attr & 0x10 for record in archive.infolist()):
                 return False
         torch.load(path, map_location="meta", mmap=True, weights_only=True)
         return True
-    except pickle.UnpicklingError:  # it holds objects that are not looked into here
+    except pickle.UnpicklingError:  # it holds objects that weights_only does not load
         return True
-    except Exception as error:  # zipfile has many words for damage, some of them by accident
+    except Exception as error:  # zipfile raises many types for damaged archives
         log.debug("%s: %s", path, error)
         return False
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The latest whole checkpoint under a run folder, or None; one that is cut or damaged is named and passed over."""
+    """The newest complete checkpoint of a run folder, or None; damaged ones are skipped with a warning."""
     found = sorted(folder.glob("checkpoints/*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
     for path in found:
-        if whole(path):
+        if is_complete(path):
             return path
         log.warning("%s is cut or damaged: taking the checkpoint before it", path)
     return None

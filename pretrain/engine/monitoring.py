@@ -1,21 +1,24 @@
-"""What one sees of a run: its speed, the share of time it waited for data, and pictures of what the model makes."""
+"""Monitoring of a run: throughput, share of time spent waiting for data, memory, and pictures of reconstructions."""
 
 import time
 from pathlib import Path
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
 
 from pretrain.learning.randomness import RandomKey
 from pretrain.plots.contact_sheet import contact_sheet, write_png
 
 
 class Throughput(pl.Callback):
-    """Logs clips a second over all ranks, the share of time spent waiting for data, and memory.
+    """Logs clips per second over all ranks, the share of time spent waiting for data, and memory.
 
     Args:
-        window: steps of micro-batches that one figure is taken over.
+        window: micro-batches that each logged value is taken over.
     """
 
     def __init__(self, window: int = 10) -> None:
@@ -25,32 +28,34 @@ class Throughput(pl.Callback):
         self._start(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._start(trainer)  # time in evaluation is not time in training
+        self._start(trainer)  # the time of validation does not count
 
     def _start(self, trainer: pl.Trainer) -> None:
         self.since, self.clips, self.batches = time.perf_counter(), 0, 0
-        self.waited = self._loader_wait(trainer)
+        self.waited = _loader_wait(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
         self.clips += len(batch["video"])
         self.batches += 1
         if self.batches < self.window:
             return
         seconds = time.perf_counter() - self.since
-        wait = (self._loader_wait(trainer) - self.waited) / seconds
+        wait = (_loader_wait(trainer) - self.waited) / seconds
         pl_module.log("clips/s", self.clips * trainer.world_size / seconds, prog_bar=True)
         pl_module.log("data_wait", wait, prog_bar=True)
         pl_module.log("memory_gb", _memory_gb(pl_module.device))
         self._start(trainer)
 
-    @staticmethod
-    def _loader_wait(trainer: pl.Trainer) -> float:
-        """Seconds that the loader has kept the run waiting so far; 0 for a loader that does not count them."""
-        return getattr(trainer.train_dataloader, "waited", 0.0)
+
+def _loader_wait(trainer: pl.Trainer) -> float:
+    """Seconds that the run has waited for its loader so far; 0 for a loader that does not count them."""
+    return getattr(trainer.train_dataloader, "waited", 0.0)
 
 
 def _memory_gb(device: torch.device) -> float:
-    """Peak memory of the device, or of this process where the device is the CPU, in GB."""
+    """Peak memory of the device in GB; on a CPU that of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     import resource
@@ -58,15 +63,25 @@ def _memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-class Reconstructions(pl.Callback):
-    """Pictures of input, what the encoder saw and the reconstruction: a PNG in the run folder, and in TensorBoard.
+class _Reconstructor(Protocol):
+    """An objective with `reconstruct`."""
 
-    They are of the first validation batch, so that the same clips are seen as training goes on; of a training batch
-    where there is no validation.
+    random_key: RandomKey
+    training: bool
+
+    def eval(self) -> "_Reconstructor": ...
+    def train(self, mode: bool) -> object: ...
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]: ...
+
+
+class Reconstructions(pl.Callback):
+    """Pictures of the input, its visible part and the reconstruction: a PNG in the run folder, and in TensorBoard.
+
+    They show the first validation batch, hence the same clips every time; without validation, a training batch.
 
     Args:
-        clips, frames: how many of each to show.
-        every_n_steps: how often without validation.
+        clips, frames: clips to show, and frames of each.
+        every_n_steps: optimiser steps between two pictures if there is no validation.
     """
 
     def __init__(self, clips: int = 4, frames: int = 6, every_n_steps: int = 100) -> None:
@@ -81,25 +96,26 @@ class Reconstructions(pl.Callback):
         if not trainer.val_dataloaders and stepped and trainer.global_step % self.every_n_steps == 0:
             self._show(trainer, pl_module, batch)
 
-    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict) -> None:
+    def _show(self, trainer: pl.Trainer, pl_module: _Reconstructor, batch: dict) -> None:
         few = {name: value[: self.clips] for name, value in batch.items()}
         pl_module.random_key = RandomKey("val")
         training = pl_module.training
         videos = {name: video.cpu() for name, video in pl_module.eval().reconstruct(few).items()}
         pl_module.train(training)
-        folder = trainer.log_dir  # asks all ranks, as a sharded model does above
+        folder = trainer.log_dir  # a collective call, as a sharded forward pass above is
         if not trainer.is_global_zero:
             return
         picture = contact_sheet(videos, few["name"], self.frames)
         if folder is not None:
             write_png(Path(folder) / "reconstructions" / f"step-{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("reconstructions", picture, trainer.global_step, dataformats="HWC")
+            writer = getattr(logger, "experiment", None)
+            if hasattr(writer, "add_image"):
+                writer.add_image("reconstructions", picture, trainer.global_step, dataformats="HWC")
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar without its count of epochs: a run is one row of steps."""
+    """Lightning's progress bar without epochs: a run is a sequence of steps."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: object) -> None:
         super().on_train_epoch_start(trainer)

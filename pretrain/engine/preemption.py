@@ -1,95 +1,112 @@
-"""Preemption: a run that is asked to go saves at the end of its step, ends, and tells by its exit code why."""
+"""Preemption: on a signal the run saves at the end of its step and exits with a code that names the signal."""
 
 import logging
 import signal
+from types import FrameType
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from pretrain.engine.checkpoint import regular_checkpoint, step_path
 
 log = logging.getLogger(__name__)
 
 
 class Preemption(pl.Callback):
-    """Notes a signal, and at the next optimiser step that all ranks agree on saves and exits with 128 + its number.
+    """Records a signal; at the end of the optimiser step all ranks save and exit with 128 + the signal's number.
 
-    So USR1 (Slurm's warning before the time limit, see `tools/slurm.sbatch`) exits with 138 and TERM (a preempted job,
-    `docker stop`) with 143: whoever started the run knows that it is to be started again. Nothing is done in the
-    signal handler, where ranks are at different places of a step. In validation ranks agree after each batch; the
-    resumed run does that validation anew.
+    USR1 (Slurm's warning before the time limit, see `tools/slurm.sbatch`) exits with 138 and TERM (a preempted job,
+    `docker stop`) with 143, which tells the scheduler to start the run again. The signal handler itself does nothing
+    else, since ranks are at different points of a step then. In validation the ranks agree after each batch; the
+    resumed run repeats that validation.
 
-    Put it after callbacks that change what a checkpoint holds, so that they have done so at the step's end.
+    It must be the last callback: the others then have updated their part of the checkpoint at the step's end.
 
     Args:
-        signals: names of those to heed. One that comes before the first step ends the process as it always does.
+        signals: names of the signals that are handled. One before the first step ends the process as usual.
     """
 
     def __init__(self, signals: tuple[str, ...] = ("SIGUSR1", "SIGTERM")) -> None:
         self.signals = tuple(signal.Signals[name] for name in signals)
         self.received: int | None = None
-        self.before: dict[signal.Signals, object] = {}
-        self.saved = -1
-        self.spare: str | None = None  # the checkpoint of a stop, until a regular one follows it
+        self.previous_handlers: dict[signal.Signals, Any] = {}
+        self.saved_step = -1
+        self.stop_checkpoint: str | None = None  # saved on a signal; deleted after the next regular checkpoint
 
     # Signals
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the signals over, from Lightning too: its handler talks to other ranks in the midst of a step."""
+        """Replaces all signal handlers; Lightning's would communicate with other ranks in the middle of a step."""
         self.received = None
-        self.before = {number: signal.signal(number, self._note) for number in self.signals}
+        self.previous_handlers = {number: signal.signal(number, self._record) for number in self.signals}
 
-    def _note(self, number: int, _: object) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = number
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous_handlers.items():
             signal.signal(number, handler)
-        self.before = {}
+        self.previous_handlers = {}
 
     # Where it is safe to stop
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if self.spare is not None and self.saved > 0:
-            trainer.strategy.remove_checkpoint(self.spare)
-            self.spare = None
-        if self._asked(trainer):
-            self._leave(trainer)
+        if self.stop_checkpoint is not None and self.saved_step > 0:
+            trainer.strategy.remove_checkpoint(self.stop_checkpoint)
+            self.stop_checkpoint = None
+        if self._signal_received(trainer):
+            self._save_and_exit(trainer)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        if not self.before or trainer.sanity_checking or not self._asked(trainer):
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self.previous_handlers or trainer.sanity_checking or not self._signal_received(trainer):
             return
-        # As the state was before the validation, at the end of the last batch.
+        # The state before the validation, at the end of the last training batch.
         progress = trainer.fit_loop.epoch_loop.batch_progress
         for part in (progress.current, progress.total):
             part.completed -= 1
-        self._leave(trainer)
+        self._save_and_exit(trainer)
 
-    def _asked(self, trainer: pl.Trainer) -> bool:
+    def _signal_received(self, trainer: pl.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
 
-    def _leave(self, trainer: pl.Trainer) -> None:
+    def _save_and_exit(self, trainer: pl.Trainer) -> None:
         received = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
         number = int(trainer.strategy.reduce(received, reduce_op="max"))
-        regular, step = trainer.checkpoint_callback, trainer.global_step
+        regular, step = regular_checkpoint(trainer), trainer.global_step
         name = signal.Signals(number).name
         what = "saves nothing, as it has no ModelCheckpoint"
         if regular is not None:
-            if self.saved != step:
-                self.spare = regular.format_checkpoint_name({"step": torch.tensor(step)})
-                trainer.save_checkpoint(self.spare)
+            if self.saved_step != step:
+                self.stop_checkpoint = step_path(regular, step)
+                trainer.save_checkpoint(self.stop_checkpoint)
             what = f"is saved in {regular.dirpath}; --ckpt_path auto goes on from there"
         if trainer.is_global_zero:
             log.warning("%s: the run ends at step %d and %s", name, step, what)
         raise SystemExit(128 + number)
 
-    # A stop's checkpoint is nobody's to keep once there is a later one
+    # The checkpoint of a stop is deleted once there is a later one
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, *_: object) -> None:
-        self.saved = trainer.global_step
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.saved_step = trainer.global_step
 
     def state_dict(self) -> dict[str, str | None]:
-        return {"spare": self.spare}
+        return {"spare": self.stop_checkpoint}  # saved in checkpoints: the key must not change
 
     def load_state_dict(self, state_dict: dict[str, str | None]) -> None:
-        self.spare = state_dict["spare"]
+        self.stop_checkpoint = state_dict["spare"]

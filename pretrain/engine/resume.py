@@ -1,4 +1,4 @@
-"""How a run finds where it was: one checkpoint for all ranks, nothing left of half-written ones, no validation lost."""
+"""Resuming: all ranks take the same checkpoint, half-written ones are removed, and no validation is lost."""
 
 import logging
 import os
@@ -16,88 +16,90 @@ from pretrain.engine.checkpoint import newest_checkpoint
 
 log = logging.getLogger(__name__)
 
-_RESTARTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")  # above 0: not the first time
+_RESTART_COUNTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")  # above 0 if a scheduler restarted the run
 
 
 def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) -> str | None:
-    """The checkpoint that `fit` goes on from, the same on all ranks; None to start anew.
+    """The checkpoint that `fit` resumes from, the same on all ranks; None: start a new run.
 
     Args:
-        wanted: a path; `last`, the newest whole checkpoint of the run folder; `auto`, that or none; None, none, and an
-            error where the folder holds a run already. Where a scheduler started the same command again, all of them
-            mean `auto`, and a path only as long as the run has no checkpoint of its own.
+        wanted: a path; `last`: the newest complete checkpoint of the run folder; `auto`: the same if there is one;
+            None: a new run, which is an error if the folder holds a run already. If a scheduler restarted the command,
+            all of these mean `auto`, and a path is taken only while the run has no checkpoint of its own.
     """
-    if any(os.environ.get(name, "0") != "0" for name in _RESTARTS) and wanted != "auto":
+    if any(os.environ.get(name, "0") != "0" for name in _RESTART_COUNTS) and wanted != "auto":
         return resolve(trainer, model, "auto") or (None if wanted == "last" else wanted)
-    if wanted not in (None, "last", "auto") or (wanted is None and trainer.fast_dev_run):
+    debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
+    if wanted not in (None, "last", "auto") or (wanted is None and debugging):
         return wanted
-    return together(trainer, model, lambda folder: _look(folder, wanted))
+    return find_on_rank_zero(trainer, model, lambda folder: _find(folder, wanted))
 
 
-def together(trainer: pl.Trainer, model: pl.LightningModule, look: Callable[[Path], str | None]) -> str | None:
-    """What rank 0 finds in the run folder, told to all: a shared file system may show others an older state, and to
-    read the same large files through is not for every rank to do.
+def find_on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Callable[[Path], str | None]) -> str | None:
+    """Apply `find` to the run folder on rank 0 and broadcast the result: on a shared file system other ranks may see an
+    older state, and the large files should be read and checked only once.
 
-    Where Lightning starts the ranks itself they are on one machine, and not there yet: each looks by itself.
+    If Lightning itself starts the ranks, they are on one machine and not started yet: each rank searches then.
     """
     strategy = trainer.strategy
-    alone = trainer.world_size == 1 or isinstance(strategy.cluster_environment, LightningEnvironment)
-    if not alone:
+    environment = getattr(strategy, "cluster_environment", None)  # only strategies for several processes have one
+    local = trainer.world_size == 1 or isinstance(environment, LightningEnvironment)
+    if not local:
         strategy.connect(model)
-        strategy.setup_environment()  # as the trainer will, for which this is no news then
-    folder, found, trouble = Path(trainer.log_dir or trainer.default_root_dir), None, None
-    if alone or trainer.is_global_zero:
+        strategy.setup_environment()  # the trainer repeats it without effect
+    folder, found, message = Path(trainer.log_dir or trainer.default_root_dir), None, None
+    if local or trainer.is_global_zero:
         try:
-            found = look(folder)
+            found = find(folder)
         except MisconfigurationException as error:
-            trouble = str(error)
-    if not alone:
-        found, trouble = strategy.broadcast((found, trouble))
-    if trouble is not None:
-        raise MisconfigurationException(trouble)
+            message = str(error)
+    if not local:
+        found, message = strategy.broadcast((found, message))
+    if message is not None:
+        raise MisconfigurationException(message)
     return found
 
 
-def _look(folder: Path, wanted: str | None) -> str | None:
+def _find(folder: Path, wanted: str | None) -> str | None:
     found = newest_checkpoint(folder)
     if wanted == "last" and found is None:
         raise MisconfigurationException(
-            f"nothing to resume: no whole checkpoint in {folder}/checkpoints (--ckpt_path auto starts anew then)"
+            f"nothing to resume: no complete checkpoint in {folder}/checkpoints (--ckpt_path auto starts anew then)"
         )
     if wanted is None and found is not None:
         raise MisconfigurationException(
             f"{folder} already holds a run ({found.name}): go on with it by --ckpt_path last, "
             "or choose another folder by --trainer.logger.init_args.name"
         )
-    sweep(folder)
+    remove_drafts(folder)
     return None if found is None else str(found)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what writers that were killed left half-written."""
+def remove_drafts(folder: Path) -> None:
+    """Remove the drafts that killed writers left behind."""
     for draft in folder.glob("checkpoints/.*.draft"):
         log.warning("removing %s, which was cut off while it was written", draft)
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
 class Resumed(pl.Callback):
-    """Sets right what Lightning takes a resumed run for.
+    """Corrects Lightning's progress state after a resume.
 
-    A checkpoint of a step that validation follows is of before that: a run that goes on from it validates first. And
-    the checkpoint that a run went on from is removed in its turn like others, where the run found it by itself; else
-    one would be left for each stop. Nor is it written again within the first step, where that has several parts.
+    A checkpoint is saved before the validation of its step, hence a resumed run validates first. A checkpoint found by
+    `last` or `auto` is later deleted like any other; otherwise every stop would leave one. And it is not saved again
+    during the micro-batches of the first step.
     """
 
-    found = False  # whether the checkpoint is what `last` or `auto` led to
+    found = False  # whether `last` or `auto` found the checkpoint
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.found:
-            trainer.ckpt_path = None  # to Lightning: nobody's to keep
+            trainer.ckpt_path = None  # so that Lightning may delete it
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback._last_global_step_saved = trainer.global_step
         epoch = trainer.fit_loop.epoch_loop
         if epoch.restarted_on_train_batch_end:
-            # To Lightning: validation was under way (if it is due here), and had not come beyond its first batch.
+            # So that Lightning runs the validation that is due here, from its first batch.
             epoch.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
             epoch.val_loop.batch_progress.current.reset()

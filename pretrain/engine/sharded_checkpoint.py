@@ -1,4 +1,4 @@
-"""A checkpoint that is a folder: written by all processes, whole or not at all, with a list that tells if it is."""
+"""Sharded checkpoints: folders written by all ranks, complete or not at all, with a manifest that proves it."""
 
 import json
 import os
@@ -6,118 +6,124 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 MANIFEST = "whole.json"  # size and checksum of every file; written last
 
 
-def save_together(path: Path, write: Callable[[Path], None]) -> None:
-    """Have every process `write` its part into a draft folder, then give the folder its name.
+def save_sharded(path: Path, write: Callable[[Path], None]) -> None:
+    """Let every rank `write` its part into a draft folder, then rename the draft to `path`.
 
-    A kill at any moment leaves what stood at `path` and beside it whole. All processes must see the same file system.
+    A kill at any moment leaves `path` and the checkpoints beside it intact. All ranks must share one file system.
 
     Raises:
-        OSError: in all processes, if one of them could not write; earlier checkpoints are as they were.
+        OSError: on all ranks, if one of them could not write; earlier checkpoints are unchanged.
     """
     draft = path.with_name(f".{path.name}.draft")
-    _agree(path, draft, lambda: _clear(draft))
-    _agree(path, draft, lambda: write(draft), everyone=True)
-    listed = _agree(path, draft, lambda: _checked(draft), everyone=True)
-    _agree(path, draft, lambda: _publish(draft, path, {name: fact for part in listed for name, fact in part.items()}))
+    _run(path, draft, lambda: _create_draft(draft))
+    _run(path, draft, lambda: write(draft), all_ranks=True)
+    entries = _run(path, draft, lambda: _manifest_entries(draft), all_ranks=True)
+    manifest = {name: entry for part in entries for name, entry in part.items()}
+    _run(path, draft, lambda: _publish(draft, path, manifest))
 
 
-def not_written(path: Path, why: object) -> OSError:
-    """What to tell where a checkpoint, a folder or a file, could not be written."""
+def write_error(path: Path, reason: object) -> OSError:
+    """The error to raise if a checkpoint, a folder or a file, could not be written."""
     return OSError(
-        f"could not write the checkpoint {path} ({why}). Earlier checkpoints are whole; free some space and resume "
+        f"could not write the checkpoint {path} ({reason}). Earlier checkpoints are whole; free some space and resume "
         "with --ckpt_path last"
     )
 
 
-def whole_folder(path: Path) -> bool:
-    """Whether all that was written is there, as it was written."""
+def is_complete_folder(path: Path) -> bool:
+    """Whether every file of the manifest exists with the size and the checksum that were written."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         return all(
-            (path / name).stat().st_size == size and _checksum(path / name) == check
-            for name, (size, check) in manifest.items()
+            (path / name).stat().st_size == size and _checksum(path / name) == checksum
+            for name, (size, checksum) in manifest.items()
         )
     except (OSError, ValueError):
         return False
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a checkpoint folder, so that a kill on the way leaves none that could be taken for a whole one."""
-    doomed = path.with_name(f".{path.name}.draft")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    """Delete a checkpoint folder; it is renamed first, since a kill could leave a part of it under its name."""
+    trash = path.with_name(f".{path.name}.draft")
+    shutil.rmtree(trash, ignore_errors=True)
+    path.rename(trash)
+    shutil.rmtree(trash)
 
 
-def _rank_world() -> tuple[int, int]:
+def _rank_and_world_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def _agree(path: Path, draft: Path, work: Callable[[], object], everyone: bool = False) -> list:
-    """Do `work` in the first process, or in every one; what came of it in each, or an OSError in all of them."""
-    rank, world = _rank_world()
-    done, failure = None, None
-    if everyone or rank == 0:
+def _run(path: Path, draft: Path, work: Callable[[], T], all_ranks: bool = False) -> list[T]:
+    """Run `work` on rank 0 or on all ranks; returns what it returned on those, or raises an OSError on all ranks."""
+    rank, world_size = _rank_and_world_size()
+    done: list[T] = []
+    failure: str | None = None
+    if all_ranks or rank == 0:
         try:
-            done = work()
+            done.append(work())
         except BaseException as error:
-            parts = getattr(error, "failures", {})  # of torch's CheckpointException, which is no Exception
+            parts = getattr(error, "failures", {})  # of torch's CheckpointException, which is not an Exception
             if not isinstance(error, Exception) and not parts:
                 raise  # an interruption
             error = next((inner for inner, _ in parts.values()), error)
             failure = f"{type(error).__name__}: {error}"
     results = [(done, failure)]
-    if world > 1:
-        results = [None] * world
+    if world_size > 1:
+        results *= world_size
+        # pyrefly: ignore[bad-argument-type] torch declares the second parameter as None
         dist.all_gather_object(results, (done, failure))
-    told = next((failure for _, failure in results if failure is not None), None)
-    if told is None:
-        return [done for done, _ in results]
+    first_failure = next((failure for _, failure in results if failure is not None), None)
+    if first_failure is None:
+        return [value for done, _ in results for value in done]
     if rank == 0:
         shutil.rmtree(draft, ignore_errors=True)
-    raise not_written(path, told)
+    raise write_error(path, first_failure)
 
 
-def _clear(draft: Path) -> None:
-    """An empty draft, and none that a kill left behind."""
-    for left in draft.parent.glob(".*.draft"):
-        if left.is_dir():
-            shutil.rmtree(left)
+def _create_draft(draft: Path) -> None:
+    """Make an empty draft, and remove those that killed writers left behind."""
+    for abandoned in draft.parent.glob(".*.draft"):
+        if abandoned.is_dir():
+            shutil.rmtree(abandoned)
     draft.mkdir(parents=True)
 
 
-def _checked(draft: Path) -> dict[str, tuple[int, int]]:
-    """Sizes and checksums of this process's share of the files, which are on the disk by then."""
-    rank, world = _rank_world()
-    files = sorted(file for file in draft.rglob("*") if file.is_file())[rank::world]
-    facts = {}
+def _manifest_entries(draft: Path) -> dict[str, tuple[int, int]]:
+    """Sizes and checksums of this rank's share of the files, after these are synced to the disk."""
+    rank, world_size = _rank_and_world_size()
+    files = sorted(file for file in draft.rglob("*") if file.is_file())[rank::world_size]
+    entries = {}
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-        facts[str(file.relative_to(draft))] = (file.stat().st_size, _checksum(file))
-    return facts
+        entries[str(file.relative_to(draft))] = (file.stat().st_size, _checksum(file))
+    return entries
 
 
 def _checksum(file: Path) -> int:
-    check = 0
+    checksum = 0
     with file.open("rb") as stream:
         while block := stream.read(1 << 22):
-            check = zlib.crc32(block, check)
-    return check
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
-def _publish(draft: Path, path: Path, facts: dict[str, tuple[int, int]]) -> None:
+def _publish(draft: Path, path: Path, manifest: dict[str, tuple[int, int]]) -> None:
     with (draft / MANIFEST).open("w") as stream:
-        json.dump(facts, stream)
+        json.dump(manifest, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    replaced = path.with_name(f".replaced.{path.name}")  # whole, and found as such if a kill falls between the two
+    replaced = path.with_name(f".replaced.{path.name}")  # still found as a checkpoint if a kill falls between renames
     if path.is_dir():
         shutil.rmtree(replaced, ignore_errors=True)
         path.rename(replaced)

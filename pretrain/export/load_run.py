@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from models.convert.sharded import is_sharded, read_sharded
-from pretrain.engine.checkpoint import newest_checkpoint, whole
+from pretrain.engine.checkpoint import is_complete, newest_checkpoint
 from pretrain.engine.old_names import with_new_names
 from pretrain.objectives import Classify, Objective
 
@@ -24,7 +24,7 @@ def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, A
     file = newest or file
     if not file.is_file() and not is_sharded(file):
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if newest is None and not whole(file):
+    if newest is None and not is_complete(file):
         raise ValueError(f"{file} is cut or damaged")
     if file.is_dir():
         saved = read_sharded(file, lambda part: part in ("state_dict", "ema"))

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from pretrain.engine.checkpoint import AtomicCheckpointIO, newest_checkpoint, whole
-from pretrain.engine.resume import sweep
-from pretrain.engine.sharded_checkpoint import save_together
+from pretrain.engine.checkpoint import AtomicCheckpointIO, is_complete, newest_checkpoint
+from pretrain.engine.resume import remove_drafts
+from pretrain.engine.sharded_checkpoint import save_sharded
 
 SAVED = {"state_dict": {"a": torch.arange(300.0), "b": torch.ones(5, dtype=torch.int64)}, "global_step": 3}
 
@@ -46,11 +46,11 @@ def test_a_full_disk_is_told_and_what_is_there_stays(disk: Path) -> None:
 def test_a_disk_that_fills_as_a_folder_is_written_is_told(disk: Path) -> None:
     """By torch's own writer of parts, whose error is no Exception."""
     folder = disk / "checkpoints/step=1.ckpt"
-    save_together(folder, lambda draft: _in_parts({"a": torch.ones(1000)}, draft))
+    save_sharded(folder, lambda draft: _in_parts({"a": torch.ones(1000)}, draft))
     before = files(folder)
     for name in ("step=2.ckpt", "step=1.ckpt"):
         with pytest.raises(OSError, match=r"could not write the checkpoint .*Earlier checkpoints are whole"):
-            save_together(disk / "checkpoints" / name, lambda draft: _in_parts({"a": torch.ones(500_000)}, draft))
+            save_sharded(disk / "checkpoints" / name, lambda draft: _in_parts({"a": torch.ones(500_000)}, draft))
         assert files(folder) == before and [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert newest_checkpoint(disk) == folder
 
@@ -85,7 +85,7 @@ def test_each_flipped_bit_is_found_or_does_no_harm(tmp_path: Path) -> None:
         bad = bytearray(good)
         bad[place] ^= bit
         path.write_bytes(bad)
-        if whole(path):
+        if is_complete(path):
             loaded = torch.load(path, weights_only=True)
             assert loaded["global_step"] == 3 and not loaded.keys() - SAVED.keys()
             assert all(torch.equal(tensor, loaded["state_dict"][name]) for name, tensor in SAVED["state_dict"].items())
@@ -118,5 +118,5 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path, caplog: pytest.LogCa
     (folder / ".step=2.ckpt.77.draft").write_bytes(b"half")
     (folder / ".step=3.ckpt.draft").mkdir()
     assert newest_checkpoint(tmp_path).name == "step=1.ckpt"
-    sweep(tmp_path)
+    remove_drafts(tmp_path)
     assert [path.name for path in folder.iterdir()] == ["step=1.ckpt"] and "step=2.ckpt.77.draft" in caplog.text

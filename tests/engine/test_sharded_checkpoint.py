@@ -16,7 +16,7 @@ import torch.distributed as dist
 import models
 from models.convert.sharded import read_sharded
 from pretrain.cli import main
-from pretrain.engine.checkpoint import newest_checkpoint, whole
+from pretrain.engine.checkpoint import is_complete, newest_checkpoint
 from pretrain.export.command import export
 from pretrain.export.load_run import load_objective
 from tests.engine.test_two_ranks import steered
@@ -158,7 +158,7 @@ def test_a_cut_folder_is_not_found_as_newest(place: Path, tmp_path: Path, caplog
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1  # one bit
     part.write_bytes(content)
-    assert not whole(newest) and newest_checkpoint(tmp_path / "run") == before
+    assert not is_complete(newest) and newest_checkpoint(tmp_path / "run") == before
     assert f"{newest.name} is cut or damaged" in caplog.text
     newest.rename(newest.with_name(f".{newest.name}.draft"))  # what a kill leaves
     (before / "whole.json").unlink()
@@ -208,7 +208,7 @@ def test_zero_equals_one_process(place: Path, zero: Path, tmp_path: Path, run: s
     same_numbers(losses(zero / run), losses(place / "one" / method), validation=False)
     same_weights(read(last(zero / run))["state_dict"], read(last(place / "one" / method))["state_dict"])
     if method == "videomae":
-        assert whole(last(zero / run))
+        assert is_complete(last(zero / run))
         exported_as_one(place, last(zero / run), tmp_path, ema=False)
 
 

@@ -31,7 +31,9 @@ class Node:
         self.folder, self.environment = folder, os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
 
     def __call__(self, what: str) -> None:
-        subprocess.run(["bash", ROOT / "tests/slurm_node.sh", what, self.folder], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(
+            ["bash", ROOT / "tests/engine/slurm_node.sh", what, self.folder], check=True, stdin=subprocess.DEVNULL
+        )
 
     def tell(self, *command: str, **more: str) -> str:
         done = subprocess.run(
