@@ -11,6 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.learning.precision import full_precision
+
 try:
     from torch.distributed._functional_collectives import all_gather_single_autograd, wait_tensor
 except ImportError:  # its name in older versions of torch
@@ -38,7 +40,7 @@ def all_gather(x: Tensor, exact: bool = True) -> Tensor:
 
 
 def similarity(video: Tensor, text: Tensor, temperature: Tensor | float, pool: str = "mean") -> Tensor:
-    """Cosine similarity divided by the temperature, `[videos, texts]`.
+    """Cosine similarity divided by the temperature, float32 `[videos, texts]`, whatever the run's precision.
 
     Args:
         video: `[videos, D]`, or `[videos, T, D]` with a feature per frame.
@@ -47,16 +49,17 @@ def similarity(video: Tensor, text: Tensor, temperature: Tensor | float, pool: s
 
     Source: InternVideo1 `Pretrain/ViCLIP/models/criterions.py: get_sim`.
     """
-    video, text = F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1)
-    if video.ndim == 3:
-        cosines = torch.einsum("vtd,xd->vtx", video, text)
-        cosines = cosines.mean(1) if pool == "mean" else cosines.amax(1)
-    elif text.ndim == 3:
-        cosines = torch.einsum("vd,xtd->vtx", video, text)
-        cosines = cosines.mean(1) if pool == "mean" else cosines.amax(1)
-    else:
-        cosines = video @ text.t()
-    return cosines / temperature
+    with full_precision(video):
+        video, text = F.normalize(video.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        if video.ndim == 3:
+            cosines = torch.einsum("vtd,xd->vtx", video, text)
+            cosines = cosines.mean(1) if pool == "mean" else cosines.amax(1)
+        elif text.ndim == 3:
+            cosines = torch.einsum("vd,xtd->vtx", video, text)
+            cosines = cosines.mean(1) if pool == "mean" else cosines.amax(1)
+        else:
+            cosines = video @ text.t()
+        return cosines / temperature
 
 
 def contrastive_loss(video_to_text: Tensor, same: Tensor | None = None, text_to_video: Tensor | None = None) -> Tensor:
