@@ -61,6 +61,10 @@ class Record(Mapping):
         self._read.update(_leaves(self._data, self._path))
         return self._data
 
+    def objects(self) -> dict[str, "Record"]:
+        """The values that are objects."""
+        return {key: self[key] for key, value in self._data.items() if isinstance(value, dict)}
+
     def unread(self) -> list[str]:
         """Dotted paths of the values that were not read, without the positions in lists."""
         left = [path for path in _leaves(self._data, self._path) if path not in self._read]
@@ -136,6 +140,11 @@ class Case:
         else:
             as_tensor = lambda value: torch.as_tensor(value, dtype=torch.float64)  # noqa: E731
             assert_close(as_tensor(ours), as_tensor(theirs), **tolerance, msg=lambda m: f"{where}: {m}")
+
+    def sizes(self, record: Record, **ours: int) -> None:
+        """Compare sizes of stored tensors with those that the configuration states."""
+        for key, size in ours.items():
+            self.fact(record, key, size)
 
     def finish(self, spare: dict[str, str]) -> None:
         """AssertionError unless something was compared and all was read.

@@ -18,7 +18,9 @@ def contrast(case: Case) -> None:
     """Similarities, losses and gradients of each variant: one or several frames or prompts a sample, with and without
     samples of one index as positives of each other."""
     c = case.facts["config"]
-    assert case["in/v2d"].shape == (c["B"], c["C"]) and ("in/v3d" not in case or case["in/v3d"].shape[1] == c["T"])
+    case.sizes(c, B=case["in/v2d"].shape[0], C=case["in/v2d"].shape[1])
+    if "in/v3d" in case:
+        case.sizes(c, T=case["in/v3d"].shape[1])
     case.fact(c, "temp", case["in/temp"].item(), {"atol": 1e-6, "rtol": 1e-6})
     for variant in sorted({name.split("/")[1] for name in case.names("out")}):
         what, _, how = variant.partition("_")
@@ -51,9 +53,9 @@ def ranks(case: Case) -> None:
     The gradients that a case has for each rank may be those before or after they were averaged in place.
     """
     c, x = case.facts["config"], case["in/x_video"]
-    assert x.shape == (c["world"], c["batch"], c["in_dim"]) and case["in/w_video"].shape == (c["in_dim"], c["dim"])
+    case.sizes(c, world=x.shape[0], batch=x.shape[1], in_dim=x.shape[2], dim=case["in/w_video"].shape[1])
     case.fact(c, "temp", case["in/temp"].item(), {"atol": 1e-6, "rtol": 1e-6})
-    made = over_ranks(c["world"], case.part("in"))
+    made = over_ranks(len(x), case.part("in"))
     for variant, found in made.items():
         place = f"out/{variant}"
         case.close(f"{place}/loss", found[0]["loss"])

@@ -74,8 +74,7 @@ def caption(case: Case) -> None:
         assert_close(back[name], tensor, **TABLE, msg=lambda m, name=name: f"{name}: {m}")
 
     text, video = case["in/text_feats"].requires_grad_(), case["in/video_feats_lntc"].requires_grad_()
-    assert text.shape == (c["batch"], c["context"], c["width"])
-    assert video.shape == (c["tokens"], c["batch"], c["frames"], c["vision_width"])
+    case.sizes(c, batch=text.shape[0], context=text.shape[1], tokens=video.shape[0], frames=video.shape[2])
     logits = model(text[:, :-1], video.permute(1, 2, 0, 3).flatten(1, 2))
     case.close("out/logits", logits)
     if "in/ids" in case:

@@ -49,7 +49,7 @@ def retrieval(case: Case) -> None:
     owners = facts["txt2img"].plain()
     owner = torch.tensor([owners[str(i)] for i in range(len(text))])
     right = owner[:, None] == torch.arange(len(video))
-    assert video.shape == (c["nv"], c["dim"])
+    case.sizes(c, nv=len(video), dim=video.shape[1])
     case.fact(c, "captions", right.sum(0).tolist())
     sim = cosines(text, video)
     both = dual_softmax(sim), dual_softmax(sim.t())
@@ -75,7 +75,7 @@ def retrieval(case: Case) -> None:
 def viclip_zero_shot(case: Case) -> None:
     c = case.facts["config"]
     video = case["in/video_feats"]
-    assert video.shape == (c["nv"], c["dim"])
+    case.sizes(c, nv=len(video), dim=video.shape[1])
     texts = F.normalize(case["in/text_feats"], dim=-1).unflatten(0, (c["nc"], c["prompts"]))
     scores = template_scores(F.normalize(video, dim=-1), texts)
     case.close("out/scores", scores.float())
@@ -89,7 +89,7 @@ def viclip_zero_shot(case: Case) -> None:
 def internvideo1_zero_shot(case: Case) -> None:
     c = case.facts["config"]
     video, scale = case["in/video_feats"], case["in/logit_scale"]
-    assert video.shape == (c["batch"], c["dim"])
+    case.sizes(c, batch=len(video), dim=video.shape[1])
     case.fact(c, "logit_scale", scale.item(), {"atol": 1e-6, "rtol": 1e-6})
     texts = F.normalize(case["in/text_feats"], dim=-1).unflatten(0, (c["prompts"], c["classes"])).transpose(0, 1)
     scores = template_scores(F.normalize(video, dim=-1), texts, float(scale.exp()))

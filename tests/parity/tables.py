@@ -1,12 +1,13 @@
 """Position tables, inflated kernels and mixed batches against the official code."""
 
+import math
 import re
 
 import numpy as np
 import torch
 
 import models
-from models.layers import FixedPositions, fit_rows, sinusoid_table
+from models.positions import FixedPositions, fit_rows, sinusoid_table
 from models.viclip import inflate
 from pretrain.learning.mixup import Mix, blend, partner_rows
 from pretrain.objectives import Classify
@@ -17,12 +18,13 @@ from tests.parity.case import CLOSE, TABLE, Case
 @checks("sinusoid_table")
 def sinusoid(case: Case) -> None:
     for name in case.names():
-        if found := re.fullmatch(r"table_(\d+)x(\d+)_rows", name):
-            size = int(found[1]), int(found[2])
-            table = sinusoid_table(*size)
-            chosen = case.get(f"rows_{size[0]}x{size[1]}", torch.arange(size[0]))
-            case.close(name, table[chosen], TABLE)
-            case.close(f"sum_{size[0]}x{size[1]}", table.double().sum(), {"atol": 1e-3, "rtol": 0})
+        if found := re.fullmatch(r"(table|sum)_(\d+)x(\d+)(_rows)?", name):
+            rows, width = int(found[2]), int(found[3])
+            table = sinusoid_table(rows, width)
+            if found[1] == "sum":
+                case.close(name, table.double().sum(), {"atol": 1e-3, "rtol": 0})
+            else:
+                case.close(name, table[case.get(f"rows_{rows}x{width}", torch.arange(rows))], TABLE)
 
 
 @checks("umt_sinusoid_interpolated")
@@ -37,14 +39,14 @@ def sinusoid_interpolated(case: Case) -> None:
 def inflated(case: Case) -> None:
     """CLIP's kernels over time, and its tables at other sizes and lengths."""
     c = case.facts["config"]
-    for depth in c["times"]:
+    for depth in c.get("times", []):
         case.close(f"out/center_{depth}", lambda depth=depth: inflate(case["in/conv_2d"], depth))
         case.close(f"out/mean_{depth}", lambda depth=depth: inflate(case["in/conv_2d"], depth, centre=False))
     case.close("out/conv_3d_k1", lambda: inflate(case["in/conv_2d"], 1))
-    old, new = c["res_old"] // c["patch"], c["res_new"]
-    tower = models.ViCLIPVision(c["out_c"], 1, 1, 8, c["patch"], 1, 2, new, 8)
-    assert len(case["in/pos_table"]) == old**2 + 1
-    case.close("out/pos_table_resized", lambda: tower.fit_table(case["in/pos_table"]))
+    tower = models.ViCLIPVision(c["out_c"], 1, 1, 8, c["patch"], 1, 2, c["res_new"], 8)
+    if "in/pos_table" in case:
+        case.sizes(c, res_old=c["patch"] * math.isqrt(len(case["in/pos_table"])))
+        case.close("out/pos_table_resized", lambda: tower.fit_table(case["in/pos_table"]))
     for name in case.names("out"):
         kind, _, rows = name.removeprefix("out/").removesuffix("_zero_padded").rpartition("_")
         if kind == "temporal":

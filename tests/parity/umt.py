@@ -1,5 +1,7 @@
 """UMT stage 1 against the official code: CLIP teacher, student, both together, fine-tuning, pretrained weights."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,9 +44,8 @@ def clip_teacher(case: Case) -> None:
     config, video = case.facts["config"], case["input/video"]
     weights = case.part("teacher") or case.part("ckpt")
     model = clip_tower(config, weights)
-    assert config["frames"] == video.shape[2]
-    if "checkpoint_grid" in case.facts:
-        assert case.facts["checkpoint_grid"] ** 2 + 1 == len(weights["positional_embedding"])
+    case.sizes(config, frames=video.shape[2])
+    case.sizes(case.facts, checkpoint_grid=math.isqrt(len(weights["positional_embedding"])))
     ours, _ = to_theirs(clip_names.OPENAI_VISUAL, model.state_dict())
     for name in case.names("loaded"):
         case.close(name, ours[name.removeprefix("loaded/")].view_as(case[name]), TABLE)
@@ -141,8 +142,8 @@ def distill(case: Case) -> None:
 def end_to_end(case: Case) -> None:
     config, teacher = case.facts["student"], case.facts["teacher"]
     model = student(config, case.part("student"), clip_tower(teacher, case.part("teacher")))
-    assert teacher["return_layers"] == config["return_layers"]
-    assert teacher.get("interval", 1) == config.get("interval", 1)
+    case.fact(teacher, "return_layers", config["return_layers"])
+    case.fact(teacher, "interval", config.get("interval", 1))
     video = case["input/video"]
     resized = resize_frames(video, teacher["res"])
     case.close("teacher_input/video", resized, ACTIVATION)

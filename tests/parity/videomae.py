@@ -201,9 +201,8 @@ def check_load(case: Case, model: models.VideoClassifier, before: dict, position
         torch.save(checkpoint, Path(folder) / "checkpoint.pth")
         report = models.load_weights(model, str(Path(folder) / "checkpoint.pth"))
     ours, _ = to_theirs(names.OFFICIAL_FINETUNE, model.state_dict())
-    after = case.names("model_after")
-    assert not after or ours.keys() == {name.removeprefix("model_after/") for name in after}
-    for name in after:
+    assert ours.keys() == before.keys()
+    for name in case.names("model_after"):
         case.close(name, ours[name.removeprefix("model_after/")], positions if name.endswith("/pos_embed") else EXACT)
     case.fact(facts, "loaded", official_names(report.loaded, names.OFFICIAL_FINETUNE))
     case.fact(facts, "kept", official_names(report.missing, names.OFFICIAL_FINETUNE))
