@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.making.options import add_arguments, print_summary, recipe_of
+from datamodules.making.options import add_arguments, encoding_of, print_summary
 from datamodules.making.prepare import prepare
 from datamodules.sources.tars import index_folder
 
@@ -34,8 +34,8 @@ def _prepare(arguments: list[str]) -> int:
     parser.add_argument("--root", help="folder that relative paths of a list start from (default: that of the list)")
     parser.add_argument("--clip-seconds", type=float, help="cut each video into equal clips of about this length")
     a = parser.parse_args(arguments)
-    recipe = replace(recipe_of(a), clip_seconds=a.clip_seconds)
-    report = prepare(a.videos, a.out, recipe, a.root, a.shard_samples, a.workers, not a.quiet, a.limit)
+    encoding = replace(encoding_of(a), clip_seconds=a.clip_seconds)
+    report = prepare(a.videos, a.out, encoding, a.root, a.shard_samples, a.workers, not a.quiet, a.limit)
     return print_summary(report, Path(a.out))
 
 

@@ -1,1 +1,1 @@
-"""Videos into shards: preparing, captioning, cutting, choosing."""
+"""Turns videos into shards: preparing, captioning, cutting, selecting."""

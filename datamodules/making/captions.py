@@ -1,4 +1,4 @@
-"""Captions for the clips of a manifest: from a file by name, or from a captioner that looks at frames."""
+"""Captions for the clips of a manifest: from a file, by name, or from a captioning model."""
 
 import csv
 import importlib
@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,10 +20,10 @@ from datamodules.making.manifest import Entry, Folder, read_manifest
 
 
 class Captioner(ABC):
-    """Says what clips show.
+    """Captions clips. Your own class is named by `package.module:Class`.
 
-    Name one's own by `package.module:Class`. `frames` of each clip are taken from the middles of as many equal parts:
-    the one in the middle by default, as InternVid's coarse captions do.
+    `frames` of each clip are taken, from the middles of as many equal parts; by default the middle frame, as for
+    InternVid's coarse captions.
     """
 
     frames: int = 1
@@ -33,13 +34,13 @@ class Captioner(ABC):
 
 
 class ImageToText(Captioner):
-    """An image captioner of transformers (BLIP, BLIP-2, GIT, ...) on the middle frame.
+    """An image captioning model of transformers (BLIP, BLIP-2, GIT, ...) on the middle frame.
 
     Args:
-        model: folder or name on the hub.
-        prompt: what the caption goes on from.
-        tokens: longest caption.
-        device: "cuda", "cpu", ...; a GPU where there is one by default.
+        model: folder, or name on the Hugging Face hub.
+        prompt: beginning of the text, which the model continues.
+        tokens: most new tokens of a caption.
+        device: "cuda", "cpu", ...; by default a GPU if there is one.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class ImageToText(Captioner):
 
 
 def load_captioner(name: str, arguments: dict | None = None) -> Captioner:
-    """The captioner called `package.module:Class`, made with `arguments`."""
+    """An instance of the captioner class `package.module:Class`."""
     module, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"{name!r} is no captioner: write package.module:Class")
@@ -91,19 +92,19 @@ def write_captions(
     batch: int = 16,
     progress: bool = True,
 ) -> dict:
-    """Writes the manifest with a `Caption` for each clip by `captioner`; a killed run goes on where it was.
+    """Writes the manifest with a `Caption` by `captioner` for each clip; a killed run continues where it stopped.
 
     Args:
-        manifest: its lines stay as they are but for the caption; those with one keep theirs.
-        folder: where the videos are.
+        manifest: only captions are added to its lines; a line that has one stays unchanged.
+        folder: of the videos.
         out: jsonl.
-        captioner: what looks at the clips.
-        settings: what makes a run another one: the captioner's name and arguments.
-        batch: clips that it sees at a time.
-        progress: shows a bar.
+        captioner: captions the clips.
+        settings: the captioner's name and arguments; a run with others does not continue this one.
+        batch: clips per call of the captioner.
+        progress: shows a progress bar.
 
     Returns:
-        `captioned`, `kept` (had one), and `failed` (reason by clip; they are left without).
+        `captioned` and `kept` (had a caption) are counts; `failed` is the reason by clip that has none.
     """
     videos = Folder(folder)
     entries = list(read_manifest(manifest))
@@ -121,15 +122,15 @@ def write_captions(
                 if isinstance(reason, str):
                     journal.add(name, {"failed": reason})
             bar.update(len(group))
-    told = {e.name: journal.records[e.name] for e in entries if not e.text}
-    failed = {name: record["failed"] for name, record in told.items() if "failed" in record}
-    rows = [e.row if e.text else _captioned(e, told[e.name].get("caption")) for e in entries]
+    new = {e.name: journal.records[e.name] for e in entries if not e.text}
+    failed = {name: record["failed"] for name, record in new.items() if "failed" in record}
+    rows = [e.row if e.text else _captioned(e, new[e.name].get("caption")) for e in entries]
     journal.finish("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {"captioned": len(told) - len(failed), "kept": len(entries) - len(told), "failed": failed}
+    return {"captioned": len(new) - len(failed), "kept": len(entries) - len(new), "failed": failed}
 
 
 def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[str, np.ndarray | str]]:
-    """(name, uint8 [frames, H, W, 3] or why there is none), each video opened once for neighbouring lines."""
+    """(name, uint8 [frames, H, W, 3] or the reason why not); consecutive clips of one video open it once."""
     path, video = None, None
     for entry in entries:
         try:
@@ -150,25 +151,25 @@ def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[
 
 
 def _middles(entry: Entry, length: int, fps: float, frames: int) -> np.ndarray:
-    """Frame numbers in the middles of `frames` equal parts of a clip."""
+    """Frame indices in the middles of `frames` equal parts of a clip."""
     first = min(int(entry.start * fps), length - 1)
     last = length if entry.end == math.inf else min(max(int(entry.end * fps), first + 1), length)
     return (first + (last - first) * (np.arange(frames) + 0.5) / frames).astype(np.int64)
 
 
 def join_captions(manifest: str, captions: str, out: str) -> tuple[int, int]:
-    """Writes the manifest with captions from a file; gives how many clips have one, and how many there are.
+    """Writes the manifest with captions from a file; returns (clips with a caption, clips).
 
     Args:
-        manifest: its lines stay as they are but for the caption.
-        captions: csv or jsonl of `name` (a clip's `VIDEO_START_END`, or its video for all its clips) and `caption` (or
-            `text`).
+        manifest: only captions are added to its lines, or replaced.
+        captions: csv or jsonl with `name` (a clip's `VIDEO_START_END`, or a video, for all of its clips) and `caption`
+            (or `text`).
         out: jsonl.
     """
-    told = _read_captions(Path(captions))
+    by_name = _read_captions(Path(captions))
     found, rows = 0, []
     for entry in read_manifest(manifest):
-        caption = told.get(entry.name, told.get(entry.video))
+        caption = by_name.get(entry.name, by_name.get(entry.video))
         found += caption is not None or entry.text is not None
         rows.append(entry.row if caption is None else _captioned(entry, caption))
     Journal(Path(out), {}).finish("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -180,13 +181,13 @@ def _read_captions(path: Path) -> dict[str, str]:
         raise FileNotFoundError(f"no captions at {path}")
     with open(path, encoding="utf-8-sig", newline="") as file:
         lines = csv.DictReader(file) if path.suffix.lower() == ".csv" else (json.loads(x) for x in file if x.strip())
-        rows = list(lines)
-    told = {row.get("name"): row.get("caption", row.get("text")) for row in rows}
-    if None in told or None in told.values():
+        rows: list[dict[str, Any]] = list(lines)
+    captions: dict[Any, Any] = {row.get("name"): row.get("caption", row.get("text")) for row in rows}
+    if None in captions or None in captions.values():
         raise ValueError(f"{path} needs the columns `name` and `caption` in every line; it has {', '.join(rows[0])}")
-    return told
+    return captions
 
 
 def _captioned(entry: Entry, caption: str | None) -> dict:
-    """The line with a caption under the name that its kind of manifest has for it."""
+    """The line with a caption, in the caption column of its kind of manifest."""
     return entry.row if caption is None else {**entry.row, "name" if "videoid" in entry.row else "Caption": caption}

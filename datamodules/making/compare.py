@@ -1,8 +1,9 @@
-"""What encoding anew costs and brings, measured: bytes, likeness to the source, time to decode a clip."""
+"""Compares ways to re-encode videos: bytes, similarity to the source, time to decode a clip."""
 
 import math
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,70 +12,74 @@ from tqdm import tqdm
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
-from datamodules.making.encode import RECOMMENDED, Frames, Recipe, prepare_video
+from datamodules.making.encode import Frames, Piece, prepare_video
+from datamodules.making.encoding import RECOMMENDED, Encoding
 from datamodules.making.prepare import inputs
 
-_FRAMES, _STRIDE = 16, 4  # of the clip that is decoded
-_EVERY = 8  # frames of which one is looked at for quality
-CHOICES: dict[str, Recipe | None] = {
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+_FRAMES, _STRIDE = 16, 4  # of the timed clip
+_EVERY = 8  # every 8th frame is compared for quality
+CHOICES: dict[str, Encoding | None] = {
     "as it is": None,
-    "256, long GOP": Recipe(256, encode=True),
-    "256, keyframe every 8": Recipe(256, keyframes=8, encode=True),
-    "256, keyframe every 4": Recipe(256, keyframes=4, encode=True),
-    "256, keyframe every 4, fast": Recipe(256, keyframes=4, encode=True, fast=True),
-    "256, only keyframes, fast": Recipe(256, keyframes=1, encode=True, fast=True),
-    "256, 3 B-frames": Recipe(256, keyframes=24, encode=True, b_frames=3),
-    "256, 3 B-frames, fast": Recipe(256, keyframes=24, encode=True, b_frames=3, fast=True),
+    "256, long GOP": Encoding(256, encode=True),
+    "256, keyframe every 8": Encoding(256, keyframes=8, encode=True),
+    "256, keyframe every 4": Encoding(256, keyframes=4, encode=True),
+    "256, keyframe every 4, fast": Encoding(256, keyframes=4, encode=True, fast=True),
+    "256, only keyframes, fast": Encoding(256, keyframes=1, encode=True, fast=True),
+    "256, 3 B-frames": Encoding(256, keyframes=24, encode=True, b_frames=3),
+    "256, 3 B-frames, fast": Encoding(256, keyframes=24, encode=True, b_frames=3, fast=True),
     "recommended": RECOMMENDED,
-    "256, 7 B-frames, fast, CRF 21": Recipe(256, crf=21, keyframes=24, encode=True, b_frames=7, fast=True),
-    "320, as recommended": Recipe(320, crf=21, keyframes=24, encode=True, b_frames=3, fast=True),
-    "256, HEVC": Recipe(256, encode=True, codec="hevc"),
-    "256, AV1": Recipe(256, encode=True, codec="av1"),
+    "256, 7 B-frames, fast, CRF 21": Encoding(256, crf=21, keyframes=24, encode=True, b_frames=7, fast=True),
+    "320, as recommended": Encoding(320, crf=21, keyframes=24, encode=True, b_frames=3, fast=True),
+    "256, HEVC": Encoding(256, encode=True, codec="hevc"),
+    "256, AV1": Encoding(256, encode=True, codec="av1"),
 }
 
 
 def compare(
     videos: str,
-    choices: dict[str, Recipe | None] = CHOICES,
+    choices: dict[str, Encoding | None] = CHOICES,
     root: str | None = None,
     rounds: int = 5,
     progress: bool = True,
 ) -> tuple[list[dict], dict[str, str]]:
-    """Measures each choice on the same videos, decoding in turns so that what else the machine does hits all alike.
+    """Measures each choice on the same videos; they decode in turns, so that other load affects all alike.
 
     Args:
         videos: a folder or a list, as `prepare` takes it.
-        choices: recipe by name; None stands for the untouched file.
-        root: what relative paths of a list start from.
-        rounds: clips that are decoded of each video, each time from another random frame on.
-        progress: shows a bar.
+        choices: encoding by name; None is the original file.
+        root: folder for relative paths of a list.
+        rounds: clips decoded of each video, each from another random frame.
+        progress: shows a progress bar.
 
     Returns:
-        A row a choice: `choice`, `bytes` (share of the source's), `ssim` and `psnr` (luma, against the source scaled
-        to the same size by bicubic; means over videos), `decode_ms` (processor time to open a file in memory and
-        decode 16 frames at stride 4; mean over videos of the median over rounds), `encode_s` (a video). And by name
-        why videos were left out.
+        A row per choice: `choice`, `bytes` (relative to the source), `ssim` and `psnr` (luma, against the source
+        scaled to the same size by bicubic; means over videos), `decode_ms` (CPU time to open a file in memory and
+        decode 16 frames at stride 4; mean over videos of the median over rounds), `encode_s` (CPU time per video).
+        And the reason by video that was left out.
     """
     rows, made, failed = inputs(videos, root), [], {}
     for row in tqdm(rows, disable=not progress, unit="video"):
         try:
-            made.append({name: _make(row["path"], recipe) for name, recipe in choices.items()})
+            made.append({name: _make(row["path"], encoding) for name, encoding in choices.items()})
         except DecodeError as error:
             failed[row["name"]] = error.reason
     if not made:
         raise ValueError(f"none of the {len(rows)} videos can be compared: {failed}")
     times = _decode_times([{name: m["data"] for name, m in video.items()} for video in made], rounds)
     source = sum(video[name]["source"] for video in made for name in list(choices)[:1])
-    table = []
+    measured = []
     for name in choices:
         mean = {key: float(np.mean([video[name][key] for video in made])) for key in ("ssim", "psnr", "encode_s")}
         size = sum(len(video[name]["data"]) for video in made) / source
-        table.append({"choice": name, "bytes": size, **mean, "decode_ms": 1000 * times[name]})
-    return table, failed
+        measured.append({"choice": name, "bytes": size, **mean, "decode_ms": 1000 * times[name]})
+    return measured, failed
 
 
 def as_markdown(rows: Sequence[dict]) -> str:
-    """The measures as a table, in Markdown."""
+    """The measures as a Markdown table."""
     head = "| choice | bytes, of the source | SSIM | PSNR, dB | decode 16 x 4, ms | times faster | encode a video, s |"
     first, lines = rows[0]["decode_ms"], [head, "|---|" + "---:|" * 6]
     for row in rows:
@@ -86,40 +91,41 @@ def as_markdown(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def _make(path: str, recipe: Recipe | None) -> dict:
+def _make(path: str, encoding: Encoding | None) -> dict:
     with open(path, "rb") as file:
         source = file.read()
-    if recipe is None:
+    if encoding is None:
         return {"data": source, "source": len(source), "ssim": 1.0, "psnr": math.inf, "encode_s": 0.0}
     began = time.process_time()
-    data = prepare_video(path, recipe)[0].data
+    clip = prepare_video(path, encoding)[0]
     spent = time.process_time() - began
-    ssim, psnr = _quality(path, data)
-    return {"data": data, "source": len(source), "ssim": ssim, "psnr": psnr, "encode_s": spent}
+    assert isinstance(clip, Piece)  # a whole video is never `Lost`
+    similarity, psnr = _quality(path, clip.data)
+    return {"data": clip.data, "source": len(source), "ssim": similarity, "psnr": psnr, "encode_s": spent}
 
 
 def _quality(path: str, data: bytes) -> tuple[float, float]:
-    """Mean SSIM, and PSNR of the mean error, of every 8th frame's luma."""
-    likeness, errors = [], []
+    """Mean SSIM, and the PSNR of the mean squared error, over the luma of every 8th frame."""
+    similarities, errors = [], []
     for i, ((_, ours), (_, theirs)) in enumerate(zip(Frames(data), Frames(path), strict=False)):
         if i % _EVERY == 0 and ours is not None and theirs is not None:
             a = _luma(ours, ours.height, ours.width)
             b = _luma(theirs, ours.height, ours.width)
-            likeness.append(ssim(a, b))
+            similarities.append(ssim(a, b))
             errors.append(float(((a - b) ** 2).mean()))
-    return float(np.mean(likeness)), 10 * math.log10(255**2 / max(np.mean(errors), 1e-9))
+    return float(np.mean(similarities)), 10 * math.log10(255**2 / max(np.mean(errors), 1e-9))
 
 
-def _luma(frame: object, height: int, width: int) -> torch.Tensor:
-    """float32 [height, width] of 0 to 255."""
+def _luma(frame: "VideoFrame", height: int, width: int) -> torch.Tensor:
+    """float32 [height, width], 0 to 255."""
     frame = frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
     return torch.from_numpy(frame.to_ndarray()[:height].astype(np.float32))
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Structural similarity of two [H, W] pictures of 0 to 255: windows of 8 x 8 every 4 pixels, as x264 takes them.
+    """SSIM (Wang et al. 2004, equation 13) of two [H, W] pictures, 0 to 255.
 
-    Wang et al. 2004, equation 13.
+    Windows of 8 x 8 every 4 pixels, as in x264.
     """
     means = F.avg_pool2d(torch.stack([a, b, a * a, b * b, a * b])[:, None], 8, 4)[:, 0]
     ma, mb = means[0], means[1]
@@ -129,7 +135,7 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _decode_times(videos: Sequence[dict[str, bytes]], rounds: int) -> dict[str, float]:
-    """Seconds by choice."""
+    """CPU seconds by choice."""
     rng = np.random.RandomState(0)
     spent: dict[str, list[list[float]]] = {name: [[] for _ in videos] for name in videos[0]}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""What is in a set of shards: quantiles of what its samples are like, and a contact sheet."""
+"""Contents of a set of shards: quantiles of the properties of its samples, and a contact sheet."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ def sample_properties(
     """Opens `samples` of a source, evenly spaced, without decoding them.
 
     Returns:
-        Values by property (`seconds`, `frames`, `fps`, `width`, `height`, `kilobytes`, `caption words`), and by name
-        why samples could not be read.
+        Values by property (`seconds`, `frames`, `fps`, `width`, `height`, `kilobytes`, `caption words`), and the
+        reason by sample that cannot be read.
     """
     values: dict[str, list] = {}
     failed: dict[str, str] = {}
@@ -29,7 +29,7 @@ def sample_properties(
         try:
             sample = source[int(i)]
             name = sample.name
-            for key, value in _facts(sample, decoder or PyAV()).items():
+            for key, value in _properties(sample, decoder or PyAV()).items():
                 values.setdefault(key, []).append(value)
         except DecodeError as error:
             failed[name] = error.reason
@@ -37,26 +37,32 @@ def sample_properties(
 
 
 def spread(length: int, count: int) -> np.ndarray:
-    """At most `count` numbers below `length`, the middles of equal parts."""
+    """At most `count` indices below `length`: the middles of equal parts."""
     count = min(count, length)
     return ((np.arange(count) + 0.5) * length / max(count, 1)).astype(np.int64)
 
 
-def _facts(sample: Sample, decoder: Decoder) -> dict[str, float]:
+def _properties(sample: Sample, decoder: Decoder) -> dict[str, float]:
     with sample.open(decoder) as video:
         (height, width), frames, fps = video.size, len(video), video.fps
-    facts = {"frames": frames, "width": width, "height": height}
+    found: dict[str, float] = {"frames": frames, "width": width, "height": height}
     if fps:
-        facts |= {"seconds": frames / fps, "fps": fps}
+        found |= {"seconds": frames / fps, "fps": fps}
     if isinstance(sample.content, bytes):
-        facts["kilobytes"] = len(sample.content) / 1e3
+        found["kilobytes"] = len(sample.content) / 1e3
     if sample.text is not None:
-        facts["caption words"] = len(sample.text.split())
-    return facts
+        found["caption words"] = len(_caption(sample).split())
+    return found
+
+
+def _caption(sample: Sample) -> str:
+    """The caption of a sample, or the first of several; "" if it has none."""
+    text = sample.text or ""
+    return text if isinstance(text, str) else text[0]
 
 
 def as_markdown(values: dict[str, list]) -> str:
-    """Quantiles, a property a line, in Markdown."""
+    """Markdown table of quantiles, a row per property."""
     names = ["least", *(f"{q:.0%}" for q in QUANTILES[1:-1]), "most"]
     lines = [f"| | {' | '.join(names)} | mean |", "|---|" + "---:|" * (len(names) + 1)]
     for key, found in values.items():
@@ -68,9 +74,9 @@ def as_markdown(values: dict[str, list]) -> str:
 def contact_sheet(
     source: Source, samples: int = 24, frames: int = 5, height: int = 96, decoder: Decoder | None = None
 ) -> Image.Image:
-    """A picture of `samples` of a source, evenly spaced, in two columns: name and caption over `frames` frames each.
+    """A picture of `samples` evenly spaced samples in two columns: name and caption above `frames` frames of each.
 
-    What cannot be read says why in its place.
+    A sample that cannot be read shows the reason instead.
     """
     chosen = spread(len(source), samples)
     strips = [_strip(source, int(i), frames, height, decoder or PyAV()) for i in chosen]
@@ -84,11 +90,11 @@ def contact_sheet(
 
 
 def _strip(source: Source, index: int, frames: int, height: int, decoder: Decoder) -> Image.Image:
-    """One sample: two lines of text over its frames."""
+    """One sample: two lines of text above its frames."""
     name, text = f"sample {index}", ""
     try:
         sample = source[index]
-        name, text = sample.name, sample.text if sample.text is not None else ""
+        name, text = sample.name, _caption(sample)
         if sample.label is not None:
             text = f"[{sample.label}] {text}"
         with sample.open(decoder) as video:
@@ -109,7 +115,7 @@ def _strip(source: Source, index: int, frames: int, height: int, decoder: Decode
 
 
 def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """As much of a line as fits."""
+    """The text in one line, cut to `width` pixels."""
     text = " ".join(text.split())
     if draw.textlength(text) <= width:
         return text
@@ -121,7 +127,7 @@ def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
 
 
 def totals(source: Source, values: dict[str, Sequence[float]], failed: dict[str, str]) -> str:
-    """A line on the whole set; hours are an estimate where not all was opened."""
+    """One line about the whole set; the hours are estimated if not all samples were opened."""
     opened = max((len(v) for v in values.values()), default=0) + len(failed)
     sure = "" if opened == len(source) else f" (estimated from {opened} of them)"
     hours = np.mean(values["seconds"]) * len(source) / 3600 if values.get("seconds") else 0.0

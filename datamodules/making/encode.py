@@ -1,7 +1,7 @@
-"""A video checked by decoding it, and where asked cut to clips, resized once and encoded anew (PyAV).
+"""Checks a video by decoding it and, if requested, cuts it into clips, resizes and re-encodes it (PyAV).
 
-Time runs from a video's first frame, in seconds. A clip from `start` to `end` holds the frames shown at
-start <= t < end; neighbouring clips share no frame and lose none.
+Times are seconds from a video's first frame. A clip from `start` to `end` holds the frames shown at start <= t < end;
+adjacent clips share no frame and lose none.
 """
 
 import io
@@ -11,87 +11,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import av
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
+from datamodules.making.encoding import Encoding
 
-_ROUNDING = 1e-3  # manifests state milliseconds, and mkv stores no more: a frame counts from that much earlier on
-_LEAP = 20.0  # seconds without a wanted frame that are worth a seek rather than decoding
-
-
-@dataclass(frozen=True)
-class Codec:
-    """An encoder of FFmpeg's: its name, the CRF that serves here, and options."""
-
-    encoder: str
-    crf: int
-    options: dict[str, str]
-
-
-CODECS = {
-    "h264": Codec("libx264", 23, {"preset": "medium"}),
-    "hevc": Codec("libx265", 26, {"preset": "fast", "x265-params": "log-level=error:pools=none:frame-threads=1"}),
-    "av1": Codec("libsvtav1", 35, {"preset": "8", "svtav1-params": "lp=1"}),
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is done to each video. By default nothing: it is decoded to check it, and its bytes are kept.
-
-    Args:
-        short_side: pixels that a longer short side is brought to; None keeps the size.
-        clip_seconds: length of the clips that a video is cut to, about: it is cut in equal parts, nothing is left
-            over. None keeps it whole.
-        crf: the encoder's quality, lower is better; None for what `CODECS` says.
-        keyframes: frames from one keyframe to the next; fewer make random access faster and files larger.
-        encode: encode every video anew, also one that need be neither resized nor cut.
-        codec: a name in `CODECS`.
-        b_frames: B-frames between two others, to which none refers: `PyAV` skips those that are not wanted, so at
-            stride 4 three of them spare it most of its work. Always that many; 0 for none.
-        fast: leave out of H.264 what is slow to decode (CABAC, the loop filter, weighted prediction).
-    """
-
-    short_side: int | None = None
-    clip_seconds: float | None = None
-    crf: int | None = None
-    keyframes: int = 48
-    encode: bool = False
-    codec: str = "h264"
-    b_frames: int = 0
-    fast: bool = False
-
-    def __post_init__(self) -> None:
-        if self.codec not in CODECS:
-            raise ValueError(f"no codec {self.codec!r}; there are {', '.join(CODECS)}")
-        if self.fast and self.codec != "h264":
-            raise ValueError(f"fast decoding is an option of h264, not of {self.codec}")
-        if min(self.keyframes, self.short_side or 2, self.clip_seconds or 1) <= 0 or self.b_frames < 0:
-            raise ValueError(f"sizes, lengths and numbers of frames are positive: {self}")
-
-    def options(self) -> tuple[str, dict[str, str]]:
-        """FFmpeg's name of the encoder, and its options."""
-        codec = CODECS[self.codec]
-        options = {**codec.options, "crf": str(codec.crf if self.crf is None else self.crf), "g": str(self.keyframes)}
-        if self.codec == "h264":
-            options |= {"bf": str(self.b_frames)} | ({"tune": "fastdecode"} if self.fast else {})
-            if self.b_frames:  # always as many, and none of them a reference
-                options["x264-params"] = "b-adapt=0:b-pyramid=none"
-        elif self.codec == "hevc":
-            options["x265-params"] += f":bframes={self.b_frames}:b-adapt=0:b-pyramid=0:keyint={self.keyframes}"
-        return codec.encoder, options
-
-
-# Five times the clips a second of untouched web videos, at their size in bytes: `prepare.py compare` has the measures.
-RECOMMENDED = Recipe(short_side=256, crf=21, keyframes=24, encode=True, b_frames=3, fast=True)
+_ROUNDING = 1e-3  # tolerance in seconds: manifests and mkv round times to milliseconds
+_LEAP = 20.0  # a gap between cuts of more seconds is skipped by a seek instead of decoding
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a clip starts and ends, and what its json will say."""
+    """Start and end of a clip, and the contents of its json."""
 
     start: float = 0.0
     end: float = math.inf
@@ -100,7 +34,7 @@ class Cut:
 
 @dataclass
 class Piece:
-    """A clip: the bytes of a file, its ending without dot, and what is known of it."""
+    """A clip: the bytes of a file, its suffix without the dot, and its properties."""
 
     data: bytes
     ending: str
@@ -114,56 +48,56 @@ class Piece:
 
 @dataclass
 class Lost:
-    """A clip that could not be made, and why."""
+    """A clip that could not be made, and the reason."""
 
     meta: dict
     reason: str
 
 
-def prepare_video(path: str, recipe: Recipe, cuts: Sequence[Cut] | None = None) -> list[Piece | Lost]:
-    """Reads and decodes a file; gives it back as it is where no change is asked for, else its clips in order.
+def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = None) -> list[Piece | Lost]:
+    """Reads and decodes a file; returns it unchanged if the encoding changes nothing, else its clips in order.
 
     Args:
-        path: where.
-        recipe: what is done to it.
-        cuts: clips to cut, which may overlap; what lies between them is not decoded. Without, the whole video is
-            decoded and `recipe` says in how many parts it comes.
+        path: of the video.
+        encoding: how to process it.
+        cuts: clips to cut, which may overlap; long gaps between them are not decoded. None decodes the whole video and
+            cuts it as `encoding` says.
 
     Raises:
-        DecodeError: it cannot be opened, or (without `cuts`) not all of it can be decoded.
+        DecodeError: the video cannot be opened, or (without `cuts`) not all of it can be decoded.
     """
     with PyAV().open(path) as video:
         count, (height, width), fps = len(video), video.size, video.fps
     seconds = count / fps if fps else 0.0
-    parts = max(1, round(seconds / recipe.clip_seconds)) if recipe.clip_seconds else 1
-    shrink = recipe.short_side is not None and min(height, width) > recipe.short_side
+    parts = max(1, round(seconds / encoding.clip_seconds)) if encoding.clip_seconds else 1
+    shrink = encoding.short_side is not None and min(height, width) > encoding.short_side
     try:
         if cuts is not None:
-            return _cut(path, recipe, cuts, _size(height, width, recipe))
-        if shrink or recipe.encode or parts > 1:
+            return _cut(path, encoding, cuts, _size(height, width, encoding))
+        if shrink or encoding.encode or parts > 1:
             edges = [seconds * i / parts for i in range(parts)] + [math.inf]
             equal = [Cut(a, b) for a, b in pairwise(edges)]
-            pieces = [p for p in _cut(path, recipe, equal, _size(height, width, recipe)) if isinstance(p, Piece)]
-            shown = sum(piece.frames for piece in pieces)
+            made = [p for p in _cut(path, encoding, equal, _size(height, width, encoding)) if isinstance(p, Piece)]
+            shown = sum(piece.frames for piece in made)
         else:
             shown = sum(frame is not None for _, frame in Frames(path))
             with open(path, "rb") as file:
-                pieces = [Piece(file.read(), path.rpartition(".")[2].lower(), count, seconds, 0.0, height, width)]
+                made = [Piece(file.read(), path.rpartition(".")[2].lower(), count, seconds, 0.0, height, width)]
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(path, error) from None
     if shown < count:
         raise DecodeError(path, f"only {shown} of {count} frames can be decoded")
-    return pieces
+    return [*made]
 
 
-def _size(height: int, width: int, recipe: Recipe) -> tuple[int, int]:
-    """(height, width) to encode at, even as 4:2:0 wants it."""
-    scale = min(1.0, recipe.short_side / min(height, width)) if recipe.short_side else 1.0
+def _size(height: int, width: int, encoding: Encoding) -> tuple[int, int]:
+    """(height, width) of the encoded video; even, as 4:2:0 requires."""
+    scale = min(1.0, encoding.short_side / min(height, width)) if encoding.short_side else 1.0
     return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
 
 
-def _cut(path: str, recipe: Recipe, cuts: Sequence[Cut], size: tuple[int, int]) -> list[Piece | Lost]:
-    """A `Piece` or `Lost` for each cut, by decoding once from front to back and leaping over what none wants."""
+def _cut(path: str, encoding: Encoding, cuts: Sequence[Cut], size: tuple[int, int]) -> list[Piece | Lost]:
+    """A `Piece` or `Lost` for each cut, in one pass over the video that seeks past long gaps."""
     made: dict[int, Piece | Lost] = {}
     waiting = deque(sorted(range(len(cuts)), key=lambda i: cuts[i].start))
     writers: dict[int, _Writer] = {}
@@ -175,7 +109,7 @@ def _cut(path: str, recipe: Recipe, cuts: Sequence[Cut], size: tuple[int, int]) 
         while waiting and now >= cuts[waiting[0]].start:
             i = waiting.popleft()
             if now < cuts[i].end:
-                writers[i] = _Writer(cuts[i], recipe, size)
+                writers[i] = _Writer(cuts[i], encoding, size)
             else:
                 made[i] = Lost(cuts[i].meta, "there is no frame between its timestamps")
         for writer in writers.values():
@@ -183,33 +117,35 @@ def _cut(path: str, recipe: Recipe, cuts: Sequence[Cut], size: tuple[int, int]) 
         if not writers and not waiting:
             break
         if not writers and cuts[waiting[0]].start > time + _LEAP:
-            frames.leap(cuts[waiting[0]].start)
+            frames.seek(cuts[waiting[0]].start)
     made |= {i: writer.close() for i, writer in writers.items()}
     made |= {i: Lost(cuts[i].meta, "it starts after the end of its video") for i in waiting}
     return [made[i] for i in range(len(cuts))]
 
 
 class Frames:
-    """(time, frame) of a file in order, to be gone through once; a packet that cannot be decoded gives (time, None)."""
+    """Yields (time, frame) of a file in order, once; (time, None) for a packet that cannot be decoded."""
 
     def __init__(self, content: str | bytes) -> None:
-        self.content, self.first, self.last = content, None, -math.inf
+        self.content, self.last = content, -math.inf
+        self.first: Fraction | None = None  # time stamp of the first frame
         self._open()
 
     def _open(self) -> None:
         source = self.content if isinstance(self.content, str) else io.BytesIO(self.content)
-        self.container = av.open(source, metadata_errors="replace")
+        self.container = av.open(source, "r", metadata_errors="replace")
         covers = av.stream.Disposition.attached_pic
         self.stream = next(s for s in self.container.streams.video if not s.disposition & covers)
-        self.stream.codec_context.thread_count = 1  # a process a core already
+        self.stream.codec_context.thread_count = 1  # there is one process per core
         self.stream.codec_context.thread_type = "NONE"
-        # avi stores no time stamps, and FFmpeg's need not even rise
-        self.made_up = self.container.format.name == "avi"
+        # avi stores no time stamps, and FFmpeg's guesses may decrease
+        self.count_frames = self.container.format.name == "avi"
         self.source = self._read()
 
     def _read(self) -> Iterator[tuple[float, av.VideoFrame | None]]:
         step, count = 1 / Fraction(self.stream.average_rate or 25), 0
         for packet in self.container.demux(self.stream):
+            decoded: Sequence[av.VideoFrame | None]
             try:
                 decoded = packet.decode()
             except av.InvalidDataError:
@@ -218,81 +154,94 @@ class Frames:
                 if frame is None:
                     yield self.last, None
                     continue
-                if self.made_up or frame.pts is None:
-                    frame.pts, frame.time_base, self.made_up = count, step, True
+                pts = frame.pts
+                if self.count_frames or pts is None:
+                    pts, self.count_frames = count, True
+                    frame.pts, frame.time_base = pts, step
                 count += 1
+                assert frame.time_base is not None  # a decoded frame has its stream's
+                stamp = Fraction(pts * frame.time_base)
                 if self.first is None:
-                    self.first = frame.pts * frame.time_base
-                yield float(frame.pts * frame.time_base - self.first), frame
+                    self.first = stamp
+                yield float(stamp - self.first), frame
 
     def __iter__(self) -> Iterator[tuple[float, av.VideoFrame | None]]:
-        with_end = iter(lambda: next(self.source, None), None)  # `leap` may change the source midway
-        for time, frame in with_end:
+        while (item := next(self.source, None)) is not None:  # `seek` may replace the source during the iteration
+            time, frame = item
             if frame is None or time > self.last:
                 self.last = max(time, self.last)
                 yield max(time, 0.0), frame
         self.container.close()
 
-    def leap(self, time: float) -> None:
-        """Goes on shortly before `time`, from a keyframe on: no frame from `time` on is left out."""
-        if self.made_up:
+    def seek(self, time: float) -> None:
+        """Continues at a keyframe before `time`, so that no frame from `time` on is missed."""
+        if self.count_frames or self.first is None or self.stream.time_base is None:
             return
         stamp = int((Fraction(time) + self.first) / self.stream.time_base)
         self.container.seek(stamp, stream=self.stream)
         self.source = self._read()
         head = next(((t, f) for t, f in self.source if f is not None), None)
-        if head is None or head[0] > time - _ROUNDING:  # formats without an index land behind, or nowhere
+        if head is None or head[0] > time - _ROUNDING:  # without an index a seek may land behind `time`, or fail
             self.container.close()
             self._open()
         else:
-            self.source = _behind(head, self.source)
-
-
-def _behind(head: tuple, rest: Iterator[tuple]) -> Iterator[tuple]:
-    yield head
-    yield from rest
+            self.source = chain([head], self.source)
 
 
 class _Writer:
-    """An mp4 in memory."""
+    """Writes one clip, from its first frame on."""
 
-    def __init__(self, cut: Cut, recipe: Recipe, size: tuple[int, int]) -> None:
-        self.cut, self.recipe, self.size = cut, recipe, size
-        self.container, self.frames, self.damaged = None, 0, False
+    def __init__(self, cut: Cut, encoding: Encoding, size: tuple[int, int]) -> None:
+        self.cut, self.encoding, self.size = cut, encoding, size
+        self.encoder: _Encoder | None = None
+        self.damaged = False
 
     def write(self, time: float, frame: av.VideoFrame | None) -> None:
         if frame is None:
             self.damaged = True
             return
-        if self.container is None:
-            self._open(time, frame)
-        height, width = self.size
-        self.before, self.last = self.last, frame.pts
-        frame = frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
-        frame.pts, frame.time_base, frame.pict_type = self.last - self.first, self.base, 0
-        self.container.mux(self.stream.encode(frame))
-        self.frames += 1
+        if self.encoder is None:
+            self.encoder = _Encoder(time, frame, self.encoding, self.size)
+        self.encoder.write(frame)
 
-    def _open(self, time: float, frame: av.VideoFrame) -> None:
-        self.start, self.base = time, frame.time_base
+    def close(self) -> Piece | Lost:
+        if self.damaged or self.encoder is None:
+            return Lost(self.cut.meta, "part of it cannot be decoded")
+        return self.encoder.close(self.cut.meta)
+
+
+class _Encoder:
+    """An mp4 in memory, with the time base and colours of the clip's first frame."""
+
+    def __init__(self, start: float, frame: av.VideoFrame, encoding: Encoding, size: tuple[int, int]) -> None:
+        assert frame.pts is not None and frame.time_base is not None  # see `Frames`
+        self.start, self.size, self.frames, self.time_base = start, size, 0, frame.time_base
         self.first = self.last = self.before = frame.pts
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
-        encoder, options = self.recipe.options()
-        os.environ.setdefault("SVT_LOG", "1")  # AV1's encoder says much: errors only
-        self.stream = self.container.add_stream(encoder, rate=Fraction(30), options=options)
-        context = self.stream.codec_context
-        self.stream.height, self.stream.width, self.stream.pix_fmt = *self.size, "yuv420p"
-        context.time_base, context.thread_count = self.base, 1
-        if not frame.format.is_rgb:  # else colours shift: without these marks a decoder guesses
+        name, options = encoding.options()
+        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder logs errors only
+        stream = self.container.add_stream(name, rate=Fraction(30), options=options)
+        assert isinstance(stream, av.VideoStream)
+        self.stream, context = stream, stream.codec_context
+        self.stream.height, self.stream.width, self.stream.pix_fmt = *size, "yuv420p"
+        context.time_base, context.thread_count = self.time_base, 1
+        if not frame.format.is_rgb:  # without these marks a decoder guesses, and colours shift
             context.colorspace, context.color_range = frame.colorspace, frame.color_range
             context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
 
-    def close(self) -> Piece | Lost:
-        if self.damaged or self.container is None:
-            return Lost(self.cut.meta, "part of it cannot be decoded")
+    def write(self, frame: av.VideoFrame) -> None:
+        assert frame.pts is not None  # see `Frames`
+        self.before, self.last = self.last, frame.pts
+        height, width = self.size
+        frame = frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
+        frame.pts, frame.time_base, frame.pict_type = self.last - self.first, self.time_base, 0
+        self.container.mux(self.stream.encode(frame))
+        self.frames += 1
+
+    def close(self, meta: dict) -> Piece:
         self.container.mux(self.stream.encode(None))
         self.container.close()
         span = 2 * self.last - self.before - self.first  # the last frame lasts as long as the one before it
-        about = (self.frames, float(span * self.base), self.start, *self.size, self.cut.meta)
-        return Piece(self.file.getvalue(), "mp4", *about)
+        seconds = float(span * self.time_base)
+        return Piece(self.file.getvalue(), "mp4", self.frames, seconds, self.start, *self.size, meta)

@@ -1,4 +1,4 @@
-"""Results on disk as they come, a line each: a job that was killed goes on behind the last whole line."""
+"""Results appended to a file as they come, one line each, so that a killed job continues after the last whole line."""
 
 import json
 import os
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class Journal:
-    """Records by key, appended to a hidden file beside the result, and removed when that is written.
+    """Records by key in a hidden file beside the result; the file is deleted when the result is written.
 
     Args:
-        result: the file that the job will write in the end.
-        settings: those of the job; a journal begun with others is refused.
+        result: the file that the job writes at its end.
+        settings: those of the job. A journal with other settings is a ValueError.
     """
 
     def __init__(self, result: Path, settings: dict) -> None:
@@ -26,7 +26,7 @@ class Journal:
             if rows and rows[0] != settings:
                 raise ValueError(
                     f"{result} was begun with other settings: {rows[0]} then, {settings} now. "
-                    f"Repeat them to finish it, or delete {self.path} to begin anew."
+                    f"Use the earlier settings to finish it, or delete {self.path} to start again."
                 )
             self.records = dict(rows[1:])
         self.file = open(self.path, "ab")  # noqa: SIM115 (closed by `finish`)
@@ -35,7 +35,7 @@ class Journal:
             self._write(settings)
 
     def add(self, key: str, record: object) -> None:
-        """Notes a result for good."""
+        """Writes a record to disk."""
         self.records[key] = record
         self._write([key, record])
 
@@ -45,7 +45,7 @@ class Journal:
         os.fsync(self.file.fileno())
 
     def finish(self, text: str) -> None:
-        """Writes the result, at once or not at all, and removes the journal."""
+        """Writes the result atomically and deletes the journal."""
         partial = self.result.with_name(f".{self.result.name}.partial")
         with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)

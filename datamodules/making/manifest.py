@@ -1,9 +1,8 @@
-"""InternVid's and WebVid's manifests as they are published, and one's own in their form: read, thinned out, matched to
-a folder of videos.
+"""Manifests of clips, as InternVid and WebVid publish them or your own: read, filtered, matched to a folder of videos.
 
 InternVid (jsonl): `YoutubeID`, `Start_timestamp`, `End_timestamp` (HH:MM:SS.mmm), `Caption`, `Aesthetic_Score`,
-`UMT_Score`. WebVid (csv): `videoid`, `contentUrl`, `duration`, `page_dir`, `name` (its caption). One's own: as
-InternVid, with `path` (in its folder) for `YoutubeID`. All come as jsonl, csv or parquet.
+`UMT_Score`. WebVid (csv): `videoid`, `contentUrl`, `duration`, `page_dir`, `name` (the caption). Your own: as
+InternVid, with `path` (in the folder) instead of `YoutubeID`. All are jsonl, csv or parquet.
 """
 
 import csv
@@ -22,12 +21,12 @@ from datamodules.sources.files import VIDEO_SUFFIXES, json_object
 
 _VIDEO = ("YoutubeID", "videoid", "path")
 _TIMES = ("Start_timestamp", "End_timestamp")
-_NAMED = re.compile(r"\[([\w-]{11})\]$")  # yt-dlp's usual name: title [id]
+_ID_IN_TITLE = re.compile(r"\[([\w-]{11})\]$")  # yt-dlp's default file name: title [id]
 
 
 @dataclass
 class Entry:
-    """A line of a manifest: `video` (an id or a path), from `start` to `end` seconds, `text`, and the line itself."""
+    """A line of a manifest: `video` (id or path), `start` and `end` in seconds, `text`, and the line itself."""
 
     video: str
     start: float
@@ -37,30 +36,31 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The clip's name, which begins with that of its video: the rule of diversity goes by it."""
+        """Name of the clip; it starts with the name of its video, by which `diverse` groups clips."""
         stem = os.path.splitext(self.video)[0] if Path(self.video).suffix.lower() in VIDEO_SUFFIXES else self.video
         return stem if self.end == math.inf else f"{stem}_{self.start:.3f}_{self.end:.3f}"
 
 
 def read_manifest(path: str) -> Iterator[Entry]:
-    """Lines of a manifest, one at a time.
+    """Yields the lines of a manifest.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: no column says which video, or a line's timestamps cannot be read.
+        FileNotFoundError: there is no such file.
+        ValueError: a line names no video, or has invalid timestamps.
     """
     for number, row in _rows(Path(path)):
         key = next((k for k in _VIDEO if row.get(k) not in (None, "")), None)
         if key is None:
             raise ValueError(
-                f"{path}, line {number} names no video: of {', '.join(_VIDEO)} it has none, only {', '.join(row)}"
+                f"{path}, line {number} names no video: it needs one of {', '.join(_VIDEO)}, and has {', '.join(row)}"
             )
         text = row.get("name") if key == "videoid" else row.get("Caption", row.get("text"))
         try:
             start, end = (seconds_of(row.get(k)) for k in _TIMES)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-        if (start is None) != (end is None) or (start is not None and not 0 <= start < end):
+        both = start is not None and end is not None and 0 <= start < end
+        if not both and (start is not None or end is not None):
             raise ValueError(f"{path}, line {number}: from {row.get(_TIMES[0])} to {row.get(_TIMES[1])} is no clip")
         yield Entry(str(row[key]), start or 0.0, math.inf if end is None else end, text or None, row)
 
@@ -79,7 +79,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
             else:
                 yield from ((n, json_object(path, n, line)) for n, line in enumerate(file, 1) if line.strip())
     else:
-        raise ValueError(f"{path} is no manifest: those end in .jsonl, .csv or .parquet")
+        raise ValueError(f"{path} is no manifest: the file must end in .jsonl, .csv or .parquet")
 
 
 def _parquet(path: Path) -> Iterator[dict]:
@@ -93,7 +93,7 @@ def _parquet(path: Path) -> Iterator[dict]:
 
 
 def seconds_of(stamp: str | float | None) -> float | None:
-    """Seconds of `01:02:03.456`, `02:03.4`, `3.4` or a number; None of nothing."""
+    """Seconds of `01:02:03.456`, `02:03.4`, `3.4` or a number; None for None or an empty string."""
     if stamp is None or stamp == "":
         return None
     try:
@@ -101,50 +101,50 @@ def seconds_of(stamp: str | float | None) -> float | None:
     except ValueError:
         parts = []
     if not 1 <= len(parts) <= 3 or not all(math.isfinite(part) for part in parts):
-        raise ValueError(f"{stamp!r} is no timestamp; HH:MM:SS.mmm is one")
+        raise ValueError(f"{stamp!r} is no timestamp: write HH:MM:SS.mmm")
     return sum(part * 60**i for i, part in enumerate(reversed(parts)))
 
 
 def stamp_of(seconds: float) -> str:
-    """`HH:MM:SS.mmm`."""
+    """Seconds as `HH:MM:SS.mmm`."""
     millis = round(seconds * 1000)
     return f"{millis // 3_600_000:02}:{millis // 60_000 % 60:02}:{millis // 1000 % 60:02}.{millis % 1000:03}"
 
 
 class Folder:
-    """The videos under a folder, found by path, by name without ending, or by the id in yt-dlp's `title [id].mp4`."""
+    """Finds the videos of a folder by path, by name without suffix, or by the id in yt-dlp's `title [id].mp4`."""
 
     def __init__(self, folder: str) -> None:
         self.root, self.paths = Path(folder), {}
         if not self.root.is_dir():
             raise FileNotFoundError(f"no folder of videos at {folder}")
-        self.twice: dict[str, list[str]] = {}
+        self.ambiguous: dict[str, list[str]] = {}
         for place, _, files in os.walk(self.root):
             for file in sorted(files):
                 stem, ending = os.path.splitext(file)
                 if ending.lower() in VIDEO_SUFFIXES:
-                    self._note(stem, os.path.join(place, file))
-                    if named := _NAMED.search(stem):
-                        self._note(named[1], os.path.join(place, file))
+                    self._add(stem, os.path.join(place, file))
+                    if found := _ID_IN_TITLE.search(stem):
+                        self._add(found[1], os.path.join(place, file))
 
-    def _note(self, name: str, path: str) -> None:
+    def _add(self, name: str, path: str) -> None:
         if self.paths.setdefault(name, path) != path:
-            self.twice.setdefault(name, [self.paths[name]]).append(path)
+            self.ambiguous.setdefault(name, [self.paths[name]]).append(path)
 
     def find(self, entry: Entry) -> str | None:
-        """Where the video of a line is, None where it is not; ValueError where two could be meant."""
+        """Path of the video of a line, None if there is none; ValueError if there are several."""
         page = entry.row.get("page_dir")
         for path in (entry.video, *([os.path.join(str(page), f"{entry.video}.mp4")] if page else [])):
             if os.path.isfile(full := os.path.join(self.root, path)):
                 return full
         name = os.path.splitext(os.path.basename(entry.video))[0] if "path" in entry.row else entry.video
-        if name in self.twice:
-            raise ValueError(f"two videos could be {name}: {', '.join(self.twice[name][:2])}. Keep one of them.")
+        if name in self.ambiguous:
+            raise ValueError(f"two videos could be {name}: {', '.join(self.ambiguous[name][:2])}. Keep one of them.")
         return self.paths.get(name)
 
 
 def match(manifest: str, folder: str) -> tuple[list[dict], list[str]]:
-    """Rows for `prepare_rows`, one a video with all its cuts, and the names of the clips whose video is not there."""
+    """Rows for `prepare_rows`, one per video with all its cuts, and the names of clips whose video is missing."""
     videos, rows, missing = Folder(folder), {}, []
     for entry in read_manifest(manifest):
         path = videos.find(entry)
@@ -163,7 +163,7 @@ def match(manifest: str, folder: str) -> tuple[list[dict], list[str]]:
 
 
 def _whole(row: dict) -> dict:
-    """A row whose one cut is the whole video asks for no cut: its bytes may stay as they are."""
+    """A row without cuts if its only cut is the whole video, so that its bytes may stay unchanged."""
     if len(row["cuts"]) == 1 and "end" not in row["cuts"][0]:
         rest = {k: v for k, v in row["cuts"][0].items() if k not in ("start", "name")}
         return {**rest, "path": row["path"], "name": row["name"]}
@@ -172,13 +172,13 @@ def _whole(row: dict) -> dict:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which lines of a manifest to keep: what is given is applied in this order.
+    """Which lines of a manifest to keep; the given conditions apply in this order.
 
     Args:
         seconds: shortest and longest clip.
-        least: (column, value): lines whose score is at least that.
-        share: (column, share): the lines with the highest scores.
-        count: as many, drawn so that each video has the same chance (`diverse`).
+        least: (column, value): lines whose score is at least this value.
+        share: (column, share): this share of the lines, those with the highest scores.
+        count: number of lines, drawn so that each video has the same probability (`diverse`).
         seed: of that draw.
     """
 
@@ -190,7 +190,7 @@ class Rule:
 
 
 def subset(kind: str, count: int | None = None, score: str = "UMT_Score") -> Rule:
-    """The paper's subset of that name: DIV, FLT (the best 30 % by video-text similarity, then DIV) or AES."""
+    """InternVid's subset DIV, FLT (the best 30 % by video-text similarity, then DIV) or AES."""
     rules = {
         "DIV": Rule(count=count),
         "FLT": Rule(share=(score, 0.3), count=count),
@@ -200,12 +200,12 @@ def subset(kind: str, count: int | None = None, score: str = "UMT_Score") -> Rul
 
 
 def select(manifest: str, out: str, rule: Rule) -> tuple[int, int]:
-    """Writes the lines that `rule` keeps, in their order and as they are, as jsonl; gives (kept, of).
+    """Writes the lines that `rule` keeps, unchanged and in order, as jsonl; returns (lines kept, lines).
 
-    Goes over the manifest twice and holds only the columns that the rule asks for, not the lines.
+    Reads the manifest twice and holds only the columns that the rule needs in memory.
     """
     columns = [pair[0] for pair in (rule.least, rule.share) if pair]
-    scores = {column: [] for column in columns}
+    scores: dict[str, list[float]] = {column: [] for column in columns}
     seconds, sources = [], []
     for number, entry in enumerate(read_manifest(manifest), 1):
         for column in columns:

@@ -1,7 +1,7 @@
-"""From videos to shards: every file checked by decoding, in parallel, resumable after a kill, with a report.
+"""Makes shards of videos: checks every file by decoding, in parallel, continues after a kill, and writes a report.
 
-Inputs are assigned to shards by their place in the list, and a shard counts as done when its report is on disk (written
-after its tar): a run that was killed goes on with the first shard that lacks one, and loses or doubles nothing.
+Videos are assigned to shards by their position in the list, and a shard is done when its report is on disk (written
+after its tar). A killed run continues with the first shard without a report, and loses or repeats nothing.
 """
 
 import hashlib
@@ -19,12 +19,13 @@ from tqdm import tqdm
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.making.crew import LIMIT, Crew
-from datamodules.making.encode import Cut, Lost, Piece, Recipe, prepare_video
+from datamodules.making.encode import Cut, Lost, Piece, prepare_video
+from datamodules.making.encoding import Encoding
 from datamodules.making.report import write_page
 from datamodules.sources.files import find_videos, read_list
 from datamodules.sources.tars import write_index, write_shard
 
-PARTS = ".prepare"  # folder for the settings and a report for each finished shard
+PARTS = ".prepare"  # folder of the settings and of a report per finished shard
 REPORT = "report.json"
 PAGE = "report.html"
 MISSING = "missing.txt"
@@ -33,79 +34,80 @@ MISSING = "missing.txt"
 def prepare(
     videos: str,
     out: str,
-    recipe: Recipe | None = None,
+    encoding: Encoding | None = None,
     root: str | None = None,
     shard_samples: int = 256,
     workers: int | None = None,
     progress: bool = True,
     limit: float = LIMIT,
 ) -> dict:
-    """Makes shards, their index, `report.json` and `report.html` in `out`; gives the report.
+    """Makes shards, their index, `report.json` and `report.html` in `out`; returns the report.
 
     Args:
-        videos: a folder that is searched through all its depths, or a csv or jsonl list with a column `path`.
-        out: folder for the shards; where an interrupted run with the same settings is found, it is finished.
-        recipe: what is done to each video; by default it is only checked.
-        root: what relative paths of a list start from; the list's folder by default.
-        shard_samples: videos to a shard.
-        workers: processes; as many as there are cores by default.
-        progress: shows a bar.
-        limit: seconds after which the work on one video is given up; 0 for never.
+        videos: a folder, searched recursively, or a csv or jsonl list with a column `path`.
+        out: folder for the shards; an interrupted run with the same settings is finished.
+        encoding: how to process each video; by default it is only checked.
+        root: folder for relative paths of a list; by default the list's folder.
+        shard_samples: videos per shard.
+        workers: processes; by default one per core.
+        progress: shows a progress bar.
+        limit: time limit in seconds for one video; 0 for no limit.
 
     Raises:
-        FileNotFoundError: no video to prepare.
+        FileNotFoundError: there is no video to prepare.
         ValueError: `out` was begun with other settings or another list.
     """
-    return prepare_rows(inputs(videos, root), out, recipe or Recipe(), shard_samples, workers, progress, limit)
+    return prepare_rows(inputs(videos, root), out, encoding or Encoding(), shard_samples, workers, progress, limit)
 
 
 def prepare_rows(
     rows: Sequence[dict],
     out: str,
-    recipe: Recipe,
+    encoding: Encoding,
     shard_samples: int = 256,
     workers: int | None = None,
     progress: bool = True,
     limit: float = LIMIT,
     missing: Sequence[str] = (),
 ) -> dict:
-    """As `prepare`, from rows: `path` to open, `name` to keep, and what goes into the json of each of its clips.
+    """As `prepare`, from rows with `path` (to open), `name` (to record), and further fields for the json of each clip.
 
-    A row with `cuts` (a list of dicts of `start` and `end` in seconds, `name`, and more for the json) gives those
-    clips, others the whole video. `missing` names what was asked for and is not there: it is counted, and listed in a
-    file.
+    A row with `cuts` (dicts of `start` and `end` in seconds, `name`, and further fields for the json) gives those
+    clips, any other row the whole video. `missing` are the names of requested clips without a video: they are counted,
+    and listed in a file.
     """
     folder = Path(out)
     parts = folder / PARTS
     parts.mkdir(parents=True, exist_ok=True)
-    _claim(parts, rows, recipe, shard_samples)
+    _claim(parts, rows, encoding, shard_samples)
     began, workers = time.time(), workers or os.cpu_count() or 1
     groups = _groups(rows, shard_samples)
     open_shards = [s for s in range(len(groups)) if not (parts / f"{s:06d}.json").exists()]
     waiting = [row for s in open_shards for row in groups[s]]
     bar = tqdm(total=len(rows), initial=len(rows) - len(waiting), disable=not progress, unit="video")
-    with bar, Crew(partial(_work, recipe=recipe), workers, limit) as crew:
+    with bar, Crew(partial(_work, encoding=encoding), workers, limit) as crew:
         results = crew.run(waiting)
         for s in open_shards:
             _make_shard(folder, s, groups[s], results, bar)
     done = [_read(parts / f"{s:06d}.json") for s in range(len(groups))]
-    return _finish(folder, done, recipe, time.time() - began, missing)
+    return _finish(folder, done, encoding, time.time() - began, missing)
 
 
 def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
-    """Rows by shard: as many as give about `shard_samples` clips, as far as the rows tell."""
-    groups, room = [], 0
+    """Rows by shard: each has about `shard_samples` clips, counted by `cuts`."""
+    groups: list[list[dict]] = []
+    free = 0
     for row in rows:
-        if room <= 0:
+        if free <= 0:
             groups.append([])
-            room = shard_samples
+            free = shard_samples
         groups[-1].append(row)
-        room -= len(row.get("cuts", [row]))
+        free -= len(row.get("cuts", [row]))
     return groups
 
 
 def inputs(videos: str, root: str | None = None) -> list[dict]:
-    """Rows of `path` (to open), `name` (to keep), and whatever columns a list has, in a fixed order."""
+    """Rows with `path` (to open), `name` (to record), and the columns of a list, in a fixed order."""
     where = Path(videos)
     if not where.exists():
         raise FileNotFoundError(f"no folder or list of videos at {videos}")
@@ -119,17 +121,17 @@ def inputs(videos: str, root: str | None = None) -> list[dict]:
     return rows
 
 
-def _claim(parts: Path, rows: Sequence[dict], recipe: Recipe, shard_samples: int) -> None:
-    """Notes the settings of this run, or makes sure that they are those of the run that is to be finished."""
+def _claim(parts: Path, rows: Sequence[dict], encoding: Encoding, shard_samples: int) -> None:
+    """Writes the settings of this run, or checks that they are those of the interrupted run."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
-    settings = {**asdict(recipe), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
+    settings = {**asdict(encoding), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
     file = parts / "settings.json"
     before = _read(file) if file.exists() else settings
     if changed := [key for key in settings if before.get(key) != settings[key]]:
         raise ValueError(
             f"{parts.parent} was begun with another {', '.join(changed)}: "
             + ", ".join(f"{key} {before.get(key)} then, {settings[key]} now" for key in changed)
-            + ". Repeat the settings to finish it, or choose another folder."
+            + ". Use the earlier settings to finish it, or choose another folder."
         )
     _write(file, settings)
 
@@ -163,7 +165,7 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
     _write(folder / PARTS / f"{number:06d}.json", report)
 
 
-def _finish(folder: Path, parts: list[dict], recipe: Recipe, elapsed: float, missing: Sequence[str]) -> dict:
+def _finish(folder: Path, parts: list[dict], encoding: Encoding, elapsed: float, missing: Sequence[str]) -> dict:
     write_index(folder, [part["row"] for part in parts])
     if missing:
         _replace(folder / MISSING, "".join(f"{name}\n" for name in missing))
@@ -179,7 +181,7 @@ def _finish(folder: Path, parts: list[dict], recipe: Recipe, elapsed: float, mis
         "bytes": sum(k["bytes"] for k in kept),
         "shards": len(parts),
         "sizes": dict(Counter(f"{k['width']}x{k['height']}" for k in kept).most_common(20)),
-        "settings": asdict(recipe),
+        "settings": asdict(encoding),
         "elapsed": round(elapsed, 1),
         "dropped_files": dropped,
     }
@@ -188,10 +190,10 @@ def _finish(folder: Path, parts: list[dict], recipe: Recipe, elapsed: float, mis
     return report
 
 
-def _work(row: dict, recipe: Recipe) -> list[Piece | Lost] | str:
+def _work(row: dict, encoding: Encoding) -> list[Piece | Lost] | str:
     try:
         cuts = [Cut(cut["start"], cut.get("end", math.inf), cut) for cut in row["cuts"]] if "cuts" in row else None
-        return prepare_video(row["path"], recipe, cuts)
+        return prepare_video(row["path"], encoding, cuts)
     except DecodeError as error:
         return error.reason
 
@@ -205,7 +207,7 @@ def _write(file: Path, content: dict) -> None:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     partial = file.with_name(f".{file.name}.partial")
     with open(partial, "w", encoding="utf-8", errors="surrogateescape") as stream:
         stream.write(text)

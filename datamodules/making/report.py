@@ -1,4 +1,4 @@
-"""A page to look at (html, no script, nothing from elsewhere): what was kept, what was dropped and why, in bars."""
+"""HTML page of a run, with bar charts: what was kept, what was dropped and why. No script, no external files."""
 
 import html
 from collections import Counter
@@ -13,16 +13,16 @@ _STYLE = (
     "td.n{text-align:right;font-variant-numeric:tabular-nums}div.bar{background:#4878a8;height:.9em;min-width:1px}"
     "h2{font-size:1.1em;margin:1.6em 0 .2em}"
 )
-_LISTED = 200  # files with their reasons that the page names; all are in report.json
+_LISTED = 200  # dropped clips on the page; report.json names all
 
 
 def write_page(path: Path, report: dict, kept: Sequence[dict]) -> None:
     """Writes the page of one run.
 
     Args:
-        path: where.
-        report: as `prepare` gives it.
-        kept: `name`, `seconds`, `frames`, `bytes`, `height` and `width` of each clip.
+        path: of the page.
+        report: as `prepare` returns it.
+        kept: `seconds`, `frames`, `bytes` and `words` (of the caption, or None) of each clip.
     """
     seconds = [k["seconds"] for k in kept]
     rates = [k["frames"] / k["seconds"] for k in kept if k["seconds"]]
@@ -41,9 +41,9 @@ def write_page(path: Path, report: dict, kept: Sequence[dict]) -> None:
         _section("Why clips were dropped", list(report["reasons"].items())),
         _section("Seconds", histogram(seconds)),
         _section("Kilobytes", histogram([k["bytes"] / 1e3 for k in kept])),
-        _section("Frames a second", histogram(rates)),
+        _section("Frames per second", histogram(rates)),
         _section("Width x height", list(report["sizes"].items())),
-        _section("Words of a caption", histogram([k["words"] for k in kept if k["words"] is not None])),
+        _section("Words per caption", histogram([k["words"] for k in kept if k["words"] is not None])),
         "<h2>Settings</h2>" + _table(*report["settings"].items()),
     ]
     if dropped:
@@ -57,7 +57,7 @@ def write_page(path: Path, report: dict, kept: Sequence[dict]) -> None:
 
 
 def histogram(values: Sequence[float], bins: int = 12) -> list[tuple[str, int]]:
-    """(range, count) in equal steps between the 1st and the 99th hundredth, what lies beyond in the outer ones."""
+    """(range, count) in equal bins between the 1st and 99th percentile; the outer bins hold the rest."""
     if not len(values):
         return []
     array = np.asarray(values, float)
@@ -70,7 +70,7 @@ def histogram(values: Sequence[float], bins: int = 12) -> list[tuple[str, int]]:
 
 
 def _section(title: str, counts: list[tuple[str, int]]) -> str:
-    """A heading and a bar a line; nothing where there is nothing to show."""
+    """A heading and a bar per line; empty if there are no counts."""
     if not counts:
         return ""
     most = max(Counter(dict(counts)).values())

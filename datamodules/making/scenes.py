@@ -1,4 +1,4 @@
-"""New videos to a manifest of scenes, by PySceneDetect's content detector: the first step of InternVid's making."""
+"""A manifest of the scenes of your own videos, by PySceneDetect's content detector: InternVid's first step."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -16,18 +17,21 @@ from datamodules.making.journal import Journal
 from datamodules.making.manifest import stamp_of
 from datamodules.sources.files import find_videos
 
-THRESHOLD = 27.0  # InternVid's, and the detector's own
+if TYPE_CHECKING:
+    from scenedetect import FrameTimecode, StatsManager
+
+THRESHOLD = 27.0  # InternVid's value and the detector's default
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """How videos are cut to scenes.
+    """Rules for scenes: where to cut, and which scenes to keep.
 
     Args:
-        threshold: change from one frame to the next (mean over hue, saturation and brightness, 0 to 255) that is a cut.
-        seconds: shortest and longest scene that is kept.
-        motion: least and greatest mean change within a scene; the paper throws away still and extremely dynamic ones,
-            but states no numbers. By default none goes.
+        threshold: a larger change between two frames (mean over hue, saturation and brightness, 0 to 255) is a cut.
+        seconds: shortest and longest scene to keep.
+        motion: least and greatest mean change between frames of a scene. The paper drops still and extremely dynamic
+            scenes but states no numbers; by default none is dropped.
     """
 
     threshold: float = THRESHOLD
@@ -35,16 +39,16 @@ class Scenes:
     motion: tuple[float, float] = (0.0, math.inf)
 
     def keeps(self, scene: dict) -> bool:
-        """Whether a scene as `find_scenes` gives it is long and lively enough."""
+        """Whether the length and motion of a scene of `find_scenes` are within the limits."""
         length = scene["end"] - scene["start"]
         return self.seconds[0] <= length <= self.seconds[1] and self.motion[0] <= scene["motion"] <= self.motion[1]
 
 
 def find_scenes(path: str, threshold: float = THRESHOLD) -> list[dict]:
-    """Scenes of a video: `start` and `end` in seconds, `motion` (mean change from frame to frame, the cuts left out).
+    """Scenes of a video: `start` and `end` in seconds, `motion` (mean change between frames, without the cuts).
 
     Raises:
-        DecodeError: it cannot be read.
+        DecodeError: the video cannot be read.
         ImportError: PySceneDetect is not installed.
     """
     try:
@@ -53,7 +57,7 @@ def find_scenes(path: str, threshold: float = THRESHOLD) -> list[dict]:
     except ImportError as error:
         raise ImportError("cutting scenes needs PySceneDetect: pip install 'tubelet[scenes]'") from error
     with PyAV().open(path):
-        pass  # for its reasons: the other says less
+        pass  # PyAV gives better reasons than PySceneDetect
     stats = StatsManager()
     manager = SceneManager(stats)
     manager.add_detector(ContentDetector(threshold))
@@ -64,12 +68,12 @@ def find_scenes(path: str, threshold: float = THRESHOLD) -> list[dict]:
     scenes = manager.get_scene_list(start_in_scene=True)
     found = [{"start": a.get_seconds(), "end": b.get_seconds(), "motion": _motion(stats, a, b)} for a, b in scenes]
     if found:
-        found[0]["start"] = 0.0  # where time stamps are made up (avi) it says 1/fps
+        found[0]["start"] = 0.0  # PySceneDetect gives 1/fps if the file has no time stamps (avi)
     return found
 
 
-def _motion(stats: object, start: object, end: object) -> float:
-    """Mean of the detector's score over a scene but its first frame, whose score is the cut."""
+def _motion(stats: "StatsManager", start: "FrameTimecode", end: "FrameTimecode") -> float:
+    """Mean of the detector's score over a scene without its first frame, whose score belongs to the cut."""
     found = [stats.get_metrics(frame, ["content_val"])[0] for frame in range(start.get_frames() + 1, end.get_frames())]
     scores = [score for score in found if score is not None]
     return round(sum(scores) / len(scores), 3) if scores else 0.0
@@ -83,7 +87,7 @@ def write_scenes(
     limit: float = LIMIT,
     progress: bool = True,
 ) -> dict:
-    """Writes a manifest (jsonl) of the scenes of all videos under `folder`; a killed run goes on where it was.
+    """Writes a manifest (jsonl) of the scenes of all videos in `folder`; a killed run continues where it stopped.
 
     Returns:
         `videos`, `scenes` (found), `kept`, and `failed` (reason by video).

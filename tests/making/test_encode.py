@@ -11,23 +11,24 @@ import torch
 
 from datamodules.decoding.reader import PyAV
 from datamodules.making.compare import as_markdown, compare, ssim
-from datamodules.making.encode import RECOMMENDED, Cut, Frames, Lost, Recipe, prepare_video
+from datamodules.making.encode import Cut, Frames, Lost, prepare_video
+from datamodules.making.encoding import RECOMMENDED, Encoding
 from tests.helpers import videos
 
-RECIPES = {
+ENCODINGS = {
     "recommended": RECOMMENDED,
-    "no B-frames": Recipe(32, encode=True, keyframes=8),
-    "7 B-frames": Recipe(32, encode=True, b_frames=7, fast=True),
-    "hevc": Recipe(encode=True, codec="hevc", b_frames=2),
-    "av1": Recipe(encode=True, codec="av1", crf=20),
+    "no B-frames": Encoding(32, encode=True, keyframes=8),
+    "7 B-frames": Encoding(32, encode=True, b_frames=7, fast=True),
+    "hevc": Encoding(encode=True, codec="hevc", b_frames=2),
+    "av1": Encoding(encode=True, codec="av1", crf=20),
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_encoding_anew_keeps_every_frame(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+def test_encoding_anew_keeps_every_frame(encoding: Encoding, tmp_path: Path) -> None:
     """Also in the order that training reads, where frames that none refers to are skipped."""
     path = videos.make(tmp_path / "a.mp4", frames=50, height=96, width=160, stamps=[i + (i > 20) for i in range(50)])
-    (piece,) = prepare_video(path, recipe)
+    (piece,) = prepare_video(path, encoding)
     assert piece.frames == 50 and piece.seconds == pytest.approx(51 / 24, abs=0.01)
     with PyAV().open(piece.data) as video:
         assert [videos.number(frame) for frame in video.frames(range(50))] == [*range(50)]
@@ -38,7 +39,7 @@ def test_encoding_anew_keeps_every_frame(recipe: Recipe, tmp_path: Path) -> None
 
 def test_b_frames_are_as_many_as_asked_and_no_reference(tmp_path: Path) -> None:
     path = videos.make(tmp_path / "a.mp4", frames=49)
-    data = prepare_video(path, Recipe(encode=True, b_frames=3, keyframes=24))[0].data
+    data = prepare_video(path, Encoding(encode=True, b_frames=3, keyframes=24))[0].data
     kinds = "".join(" IPB"[int(frame.pict_type)] for _, frame in Frames(data))
     assert kinds.count("B") > 24 and "IBBBP" in kinds and "BBBB" not in kinds and kinds.count("I") >= 3
     with av.open(io.BytesIO(data)) as container:
@@ -61,7 +62,7 @@ def test_encoding_keeps_colours(pixels: str, space: int, full: int, tmp_path: Pa
             frame.pts, frame.time_base = i, Fraction(1, 24)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    (piece,) = prepare_video(str(tmp_path / "a.mp4"), Recipe(short_side=32, crf=8))
+    (piece,) = prepare_video(str(tmp_path / "a.mp4"), Encoding(short_side=32, crf=8))
     with PyAV().open(str(tmp_path / "a.mp4")) as before, PyAV().open(piece.data) as after:
         difference = before.frames([4])[0].mean((0, 1)) - after.frames([4])[0].mean((0, 1))
     assert np.abs(difference).max() < 2
@@ -72,7 +73,7 @@ def test_a_gif_becomes_a_video(tmp_path: Path) -> None:
 
     pictures = [Image.fromarray(videos.picture(i, 48, 80)) for i in range(6)]
     pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=100)
-    (piece,) = prepare_video(str(tmp_path / "a.gif"), Recipe(encode=True))
+    (piece,) = prepare_video(str(tmp_path / "a.gif"), Encoding(encode=True))
     with PyAV().open(piece.data) as video:
         assert [videos.number(frame) for frame in video.frames(range(6))] == [*range(6)]
 
@@ -86,7 +87,7 @@ def test_cuts_are_exact(ending: str, leap: float, tmp_path: Path, monkeypatch: p
     path = videos.make(tmp_path / f"a.{ending}", frames=240, gop=30, codec=codec)
     frames = [(200, 231), (10, 20), (20, 27), (15, 25), (119, 121), (236, 300), (400, 500), (50, 50.2)]
     cuts = [Cut(round(a / 24, 3), round(b / 24, 3), {"name": str(i)}) for i, (a, b) in enumerate(frames)]
-    made = prepare_video(path, Recipe(), cuts)
+    made = prepare_video(path, Encoding(), cuts)
     found = []
     for piece in made[:6]:
         with PyAV().open(piece.data) as video:
@@ -100,7 +101,7 @@ def test_cuts_are_exact(ending: str, leap: float, tmp_path: Path, monkeypatch: p
 def test_compare_measures_size_quality_and_speed(tmp_path: Path) -> None:
     videos.make(tmp_path / "a.mp4", frames=70, height=96, width=160)
     (tmp_path / "b.mp4").write_bytes(b"no video")
-    choices = {"as it is": None, "fine": Recipe(encode=True, crf=10), "coarse": Recipe(encode=True, crf=45)}
+    choices = {"as it is": None, "fine": Encoding(encode=True, crf=10), "coarse": Encoding(encode=True, crf=45)}
     rows, failed = compare(str(tmp_path), choices, rounds=1, progress=False)
     source, fine, coarse = rows
     assert source["bytes"] == 1 and source["ssim"] == 1 and list(failed) == ["b.mp4"]
@@ -119,4 +120,4 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         ({"codec": "hevc", "fast": True}, "option of h264"),
     ]:
         with pytest.raises(ValueError, match=message):
-            Recipe(**settings)
+            Encoding(**settings)

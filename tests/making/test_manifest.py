@@ -55,7 +55,7 @@ def test_diversity_draws_as_the_official_script() -> None:
     case = json.loads(REFERENCE.read_text())
     sources = [source_of(video) for video in case["videos"]]
     assert diverse(sources, case["k"], case["numpy_seed"]).tolist() == case["sampled"]
-    with pytest.raises(ValueError, match="261 clips are asked of 260"):
+    with pytest.raises(ValueError, match="261 clips are requested of 260"):
         diverse(sources, 261)
 
 
@@ -142,7 +142,7 @@ def test_parquet_reads_as_jsonl(tmp_path: Path) -> None:
 
 def test_bad_manifests_say_where(folder: Path, tmp_path: Path) -> None:
     for rows, message in [
-        ([{"url": "x"}], "line 1 names no video: of YoutubeID, videoid, path it has none, only url"),
+        ([{"url": "x"}], "line 1 names no video: it needs one of YoutubeID, videoid, path, and has url"),
         ([line(IDS[0], 0, 1), line(IDS[0], 2, 1)], "line 2: from 00:00:02.000 to 00:00:01.000 is no clip"),
         ([line(IDS[0], 0, 1, End_timestamp="x")], "line 1: 'x' is no timestamp"),
     ]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.decoding.reader import PyAV
-from datamodules.making.encode import Recipe
+from datamodules.making.encoding import Encoding
 from datamodules.making.prepare import prepare
 from datamodules.sources.shards import Shards
 from tests.helpers import videos
@@ -51,7 +51,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
         f"{n}.mp4" for n in ("audio", "cut", "cut_fast", "empty", "text")
     }
     page = (tmp_path / "out" / "report.html").read_text()
-    assert all(word in page for word in ("cut_fast.mp4", "it holds no video stream", "80x48", "Frames a second"))
+    assert all(word in page for word in ("cut_fast.mp4", "it holds no video stream", "80x48", "Frames per second"))
     assert "<script" not in page and "http" not in page
     assert sum(report["reasons"].values()) == 5 and report["seconds"] == pytest.approx(191 / 24, abs=0.2)
     source, names = Shards(str(tmp_path / "out")), []
@@ -79,8 +79,10 @@ def test_a_list_with_captions_and_labels(folder: Path, tmp_path: Path) -> None:
 def test_resizing_and_cutting(folder: Path, tmp_path: Path) -> None:
     """72 frames at 24 a second in clips of about a second are three; no frame is lost, none comes twice."""
     (tmp_path / "list.csv").write_text("path\na.mp4\nb b.mkv\nin here/d.avi\n")
-    recipe = Recipe(short_side=32, clip_seconds=1.0, crf=18)
-    report = prepare(str(tmp_path / "list.csv"), str(tmp_path / "out"), recipe, str(folder), workers=2, progress=False)
+    encoding = Encoding(short_side=32, clip_seconds=1.0, crf=18)
+    report = prepare(
+        str(tmp_path / "list.csv"), str(tmp_path / "out"), encoding, str(folder), workers=2, progress=False
+    )
     assert report["dropped"] == 0 and report["frames"] == 72 + 40 + 48
     source, numbers, sizes = Shards(str(tmp_path / "out")), [], []
     for i in range(len(source)):

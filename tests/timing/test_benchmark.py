@@ -15,7 +15,7 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.loading import buffers
 from datamodules.loading.batches import Clip, TrainBatches
-from datamodules.making.encode import Recipe
+from datamodules.making.encoding import Encoding
 from datamodules.making.prepare import prepare
 from datamodules.sources.order import Order
 from datamodules.sources.tars import write_index, write_shard
@@ -76,8 +76,8 @@ def test_the_report(folder: Path, threads: int) -> None:
 def prepared(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same videos at half their size, each in two clips."""
     out = tmp_path_factory.mktemp("prepared")
-    recipe = Recipe(short_side=48, clip_seconds=1.7, encode=True)
-    assert prepare(str(folder), str(out), recipe, workers=1, progress=False)["kept"] == 4
+    encoding = Encoding(short_side=48, clip_seconds=1.7, encode=True)
+    assert prepare(str(folder), str(out), encoding, workers=1, progress=False)["kept"] == 4
     return out
 
 
