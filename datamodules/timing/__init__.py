@@ -1,1 +1,1 @@
-"""Measures how fast loading is."""
+"""Benchmarks of loading speed."""

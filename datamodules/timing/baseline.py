@@ -1,10 +1,11 @@
-"""How the field commonly loads a clip, written out as a baseline to measure against."""
+"""A baseline for loading speed: the common way to load a clip (decord, PIL, float normalization)."""
 
 import io
 
 import numpy as np
 import torch
 
+from datamodules.decoding.contract import Video
 from datamodules.loading.batches import TrainBatches
 from datamodules.sources.order import SampleRng
 from datamodules.sources.source import Sample
@@ -13,16 +14,17 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def baseline_views(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor:
-    """Float [V, C, T, H, W] of a sample; the same frames and boxes as the loader's.
+    """Float [V, C, T, H, W] of a sample, with the same frames and crop boxes as the loader.
 
-    decord's whole-resolution `get_batch` at the wanted indices, PIL crop and resize of each frame for each view,
-    scaling to [0, 1] and normalisation as floats on the CPU (VideoMAE V2 29eab1e: `dataset/pretrain_datasets.py`,
-    `dataset/transforms.py`).
+    decord's `get_batch` at full resolution, PIL crop and resize of each frame for each view, scaling to [0, 1] and
+    normalization in float on the CPU (VideoMAE V2 29eab1e: `dataset/pretrain_datasets.py`, `dataset/transforms.py`).
     """
     import decord
     from PIL import Image
 
     clip = loader.clip
+    if isinstance(sample.content, Video):
+        raise TypeError(f"{sample.name} is not a file, which decord needs")
     source = sample.content if isinstance(sample.content, str) else io.BytesIO(sample.content)
     reader = decord.VideoReader(source, num_threads=1, ctx=decord.cpu(0))
     indices = clip.sampler.draw(len(reader), clip.frames, clip.stride, SampleRng(loader.seed, n, 0))
@@ -32,7 +34,8 @@ def baseline_views(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor
     for view in range(clip.views):
         rng = SampleRng(loader.seed, n, 1 + view)
         w, h, left, top = clip.crop.box(*frames[0].size, clip.size, rng.python)
-        cut = [f.crop((left, top, left + w, top + h)).resize((clip.size, clip.size), Image.BILINEAR) for f in frames]
+        box, size = (left, top, left + w, top + h), (clip.size, clip.size)
+        cut = [np.asarray(f.crop(box).resize(size, Image.Resampling.BILINEAR)) for f in frames]
         video = torch.from_numpy(np.stack(cut)).permute(3, 0, 1, 2).contiguous().float().div(255)
         out.append((video - mean) / std)
     return torch.stack(out)

@@ -1,7 +1,7 @@
-"""How fast clips come: the loader, its decoder alone (the limit), and the field's common way, on the same frames; and
-where the videos were prepared too, the loader and its decoder on those, in the same run.
+"""Benchmark of loading: the loader, its decoder alone (the lower bound), and the common way, on the same frames.
 
-All take turns on each video, so that whatever else the machine does hits them alike; medians over the rounds.
+If the videos were also prepared, the loader and its decoder on the prepared ones are timed in the same run. All ways
+take turns on each video, so that other load on the machine affects them alike; times are medians over the rounds.
 """
 
 import os
@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -30,13 +30,12 @@ from datamodules.timing.baseline import baseline_views
 from datamodules.timing.pairs import Pairs, pair
 from datamodules.timing.stopwatch import TimedDecoder, TimedSource
 
-Times = dict[int, list[tuple[float, float]]]  # by video, (seconds, processor seconds) of each round
+Times = dict[int, list[tuple[float, float]]]  # by video, (seconds, CPU seconds) of each round
 
 
 @dataclass
 class Row:
-    """One way of loading: seconds a video, and how many times the common way's speed, by the clock and by the
-    processor time (0 where that is not known)."""
+    """One way of loading: wall and CPU seconds per video (0: unknown), clips per second, speed-up over the common way."""
 
     name: str
     seconds: float
@@ -48,7 +47,7 @@ class Row:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As in a worker; afterwards torch has its threads again, on whose number sums depend in their last bits."""
+    """One torch thread, as in a worker; restored afterwards, since the last bits of sums depend on the number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -71,23 +70,23 @@ def measure(
     micro: int = 4,
     prepared: Shards | None = None,
 ) -> dict:
-    """Times the ways on the first `videos` of a source; a report for `as_markdown` or as JSON.
+    """Times the ways on the first `videos` of a source; returns a report for `as_markdown` or JSON.
 
     Args:
-        source: what is loaded; videos that cannot be read are left out and counted.
-        decoder: the loader's; PyAV by default.
-        frames: of a clip.
-        stride: between them.
+        source: videos; those that cannot be read are left out and counted.
+        decoder: of the loader; by default PyAV.
+        frames: per clip.
+        stride: between frames.
         size: of a view, in pixels.
-        views: of each decoded clip.
-        videos: how many of the source.
-        rounds: of all ways over all videos, after one that is not counted.
-        workers: also times the loader with as many processes, which is what a run gets.
-        micro: videos to a batch of those.
-        prepared: the same videos as `prepare` made them; those that it lacks are left out and counted.
+        views: per decoded clip.
+        videos: number of videos.
+        rounds: of all ways over all videos, after a warm-up round.
+        workers: if not 0, also times the loader with this many processes, as in a run.
+        micro: videos per batch of these processes.
+        prepared: the same videos, as shards of `prepare`; videos that are not in it are left out and counted.
 
     Raises:
-        ValueError: not one video can be read, or none was prepared.
+        ValueError: no video can be read, or none was prepared.
     """
     pairs = pair(source, prepared) if prepared is not None else None
     clip = Clip(frames, stride, size, views, 0.5, Dense(), MultiScaleCrop(), decoder or PyAV())
@@ -96,7 +95,7 @@ def measure(
         made.append(_Load("the loader, prepared", pairs.prepared, clip))
     chosen, failed = _readable(made, min(videos, len(made[0].source)))
     if not chosen:
-        raise ValueError(f"not one of {len(failed)} videos can be read; the last: {failed[-1]}")
+        raise ValueError(f"none of {len(failed)} videos can be read; the last one: {failed[-1]}")
     kind = type(clip.decoder).__name__
     ways: dict[str, Callable[[int], object]] = {
         "the common way (decord, PIL, float)": lambda n: baseline_views(made[0].source[n], made[0].batches, n)
@@ -130,18 +129,19 @@ def measure(
 
 
 class _Load:
-    """The loader on a source, a video a batch, in this process. Notes what of its processor time went where."""
+    """The loader on a source in this process, one video per batch; records the CPU time of its parts."""
 
     def __init__(self, name: str, source: Source, clip: Clip) -> None:
         self.name, self.source, self.clip = name, source, clip
         self.reads, self.decoder = TimedSource(source), TimedDecoder(clip.decoder)
-        self.batches = _batches(self.reads, Clip(**{**vars(clip), "decoder": self.decoder}), 1)
-        self.pool, self.inside = buffers.Pool(), {}
+        self.batches = _batches(self.reads, replace(clip, decoder=self.decoder), 1)
+        self.pool = buffers.Pool()
+        self.parts: dict[int, list[tuple[float, float, float]]] = {}  # by video: reading, decoding, the rest
 
     def __call__(self, n: int) -> None:
         watches = self.reads.watch, self.decoder.watch
         before = [watch.seconds for watch in watches]
-        buffers.pool = self.pool  # as in a worker, whose memory is used again
+        buffers.pool = self.pool  # as in a worker, which reuses its memory
         try:
             whole = time.process_time()
             self.batches[n]
@@ -149,15 +149,15 @@ class _Load:
         finally:
             buffers.pool = None
         read, decode = (watch.seconds - b for watch, b in zip(watches, before, strict=True))
-        self.inside.setdefault(n, []).append((read, decode, whole - read - decode))
+        self.parts.setdefault(n, []).append((read, decode, whole - read - decode))
 
     def decode(self, n: int) -> np.ndarray:
-        """The frames of a video [T, H, W, 3] that the loader takes, and nothing else."""
+        """Only decodes: the frames of a video [T, H, W, 3] that the loader takes."""
         return decode(self.source[n], self.clip, n)
 
     def where(self, rounds: int) -> dict[str, float]:
-        """Processor seconds a video: `read`, `decode`, `crops_and_batch`; medians over the counted rounds."""
-        medians = [np.median(times[-rounds:], axis=0) for times in self.inside.values()]
+        """CPU seconds per video: `read`, `decode`, `crops_and_batch`; means over videos of medians over the rounds."""
+        medians = [np.median(times[-rounds:], axis=0) for times in self.parts.values()]
         return dict(zip(("read", "decode", "crops_and_batch"), np.mean(medians, axis=0).tolist(), strict=True))
 
 
@@ -166,30 +166,33 @@ def _batches(source: Source, clip: Clip, micro: int) -> TrainBatches:
 
 
 def decode(sample: Sample, clip: Clip, n: int) -> np.ndarray:
-    """The frames [T, H, W, 3] of a sample that a loader with seed 0 takes at number n."""
+    """The frames [T, H, W, 3] that a loader with seed 0 takes of sample n."""
     with sample.open(clip.decoder) as video:
         return video.frames(clip.sampler.draw(len(video), clip.frames, clip.stride, SampleRng(0, n, 0)))
 
 
 def _readable(made: list[_Load], count: int) -> tuple[list[int], list[str]]:
-    """Numbers of the videos that all ways can read, and what is wrong with the others."""
-    chosen, failed = [], []
+    """Numbers of the videos that all ways can read, and the errors of the others."""
+    chosen: list[int] = []
+    failed: list[str] = []
     for n in range(count):
+        name = f"sample {n}"
         try:
             sample = made[0].source[n]
+            name = sample.name
             for load in made:
                 load.decode(n)
             baseline_views(sample, made[0].batches, n)
             chosen.append(n)
         except DecodeError as error:
             failed.append(str(error))
-        except Exception as error:  # decord raises several kinds
-            failed.append(f"{sample.name}: decord: {str(error).strip().splitlines()[0]}")
+        except Exception as error:  # decord raises errors of several types
+            failed.append(f"{name}: decord: {str(error).strip().splitlines()[0]}")
     return chosen, failed
 
 
 def _take_turns(ways: dict[str, Callable[[int], object]], chosen: Sequence[int], rounds: int) -> dict[str, Times]:
-    """The times of each way on each video; a first round warms up and is not counted."""
+    """Times of each way on each video; the first round warms up and is not counted."""
     times: dict[str, Times] = {name: {n: [] for n in chosen} for name in ways}
     for turn in range(rounds + 1):
         for n in chosen:
@@ -202,13 +205,13 @@ def _take_turns(ways: dict[str, Callable[[int], object]], chosen: Sequence[int],
 
 
 def _median_sum(of: Times) -> tuple[float, float]:
-    """Sums over the videos of the medians over the rounds."""
+    """(seconds, CPU seconds): sums over the videos of medians over the rounds."""
     wall, cpu = np.sum([np.median(times, axis=0) for times in of.values()], axis=0)
     return float(wall), float(cpu)
 
 
 def _parallel(source: Source, clip: Clip, micro: int, videos: int, rounds: int, workers: int) -> tuple[float, float]:
-    """Seconds for as many videos through processes that have warmed up; CPU seconds are not known here."""
+    """(seconds, 0) for this number of videos with warm worker processes, whose CPU time is unknown."""
     count = max(2, -(-videos // micro))
     batches = _batches(source, clip, micro)
     loader = Loader(batches, batch_size=None, sampler=range(count), num_workers=workers, persistent_workers=True)
@@ -222,7 +225,7 @@ def _parallel(source: Source, clip: Clip, micro: int, videos: int, rounds: int, 
 
 
 def _sizes(pairs: Pairs, chosen: Sequence[int]) -> dict:
-    """Bytes of the videos that were timed, before and after, and the names of those that were not prepared."""
+    """Bytes of the timed videos before and after preparing, and the names of videos that were not prepared."""
     contents = [pairs.source[n].content for n in chosen]
     before = sum(os.path.getsize(c) if isinstance(c, str) else len(c) for c in contents)
     after = sum(pairs.prepared_bytes[n] for n in chosen)

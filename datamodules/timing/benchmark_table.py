@@ -1,10 +1,10 @@
-"""What the benchmark of loading found, as a table and sentences."""
+"""The report of the loading benchmark as text."""
 
 
 def as_markdown(report: dict) -> str:
-    """A report in markdown, with lines that say where the loader's time goes and what preparing cost in bytes."""
+    """Markdown: a table of the ways, the parts of the loader's time, and the bytes of prepared videos."""
     s = report["settings"]
-    head = ["way", "clips/s", "ms a video", "CPU ms a video", "speed-up", "by CPU time"]
+    head = ["way", "clips/s", "ms per video", "CPU ms per video", "speed-up", "by CPU time"]
     lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
     for row in report["rows"]:
         known = row["cpu_seconds"] > 0
@@ -20,7 +20,7 @@ def as_markdown(report: dict) -> str:
     for where in report["where"]:
         read, decoding, rest = (1e3 * where[key] for key in ("read", "decode", "crops_and_batch"))
         lines.append(
-            f"Processor time of {where['name']}: {read:.1f} ms reading, {decoding:.1f} ms decoding, {rest:.1f} ms "
+            f"CPU time of {where['name']}: {read:.1f} ms reading, {decoding:.1f} ms decoding, {rest:.1f} ms "
             f"crops and batch ({100 * rest / decoding:.1f} % of the decoding)."
         )
     if sizes := report.get("prepared"):

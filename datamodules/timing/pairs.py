@@ -1,4 +1,4 @@
-"""The same videos twice: untouched, and what `prepare` made of them, found by the name that it keeps in the json."""
+"""Pairs original videos with the clips that `prepare` made of them, by the video name in each clip's json."""
 
 import json
 import tarfile
@@ -11,11 +11,11 @@ from datamodules.sources.source import Sample, Source
 
 
 class Subset(Source):
-    """Some samples of a source, in an order of their own.
+    """Some samples of a source, in any order.
 
     Args:
-        source: all of them.
-        numbers: which.
+        source: all samples.
+        numbers: indices of the chosen ones.
     """
 
     def __init__(self, source: Source, numbers: Sequence[int]) -> None:
@@ -27,7 +27,7 @@ class Subset(Source):
 
 @dataclass
 class Pairs:
-    """Sample i of `source` and of `prepared` are one video; `prepared_bytes` are those of all clips of it."""
+    """Sample i of `source` and of `prepared` are the same video; `prepared_bytes` counts all of its clips."""
 
     source: Subset
     prepared: Subset
@@ -39,7 +39,7 @@ def pair(source: Source, prepared: Shards) -> Pairs:
     """Pairs each video with its first clip in the shards.
 
     Raises:
-        ValueError: the shards are not on a disk, were not made by `prepare`, or hold none of the videos.
+        ValueError: the shards are remote, were not made by `prepare`, or contain none of the videos.
     """
     clips = _clips(prepared)
     names = [source[n].name for n in range(len(source))]
@@ -47,7 +47,7 @@ def pair(source: Source, prepared: Shards) -> Pairs:
     if not both:
         raise ValueError(
             f"none of the {len(names)} videos ({names[0]}, ...) is in the shards, whose sources are "
-            f"{', '.join(list(clips)[:3])}, ...: make them of the same folder or list by tools/prepare.py"
+            f"{', '.join(list(clips)[:3])}, ...: make them from the same folder or list with tools/prepare.py"
         )
     return Pairs(
         Subset(source, both),
@@ -58,7 +58,7 @@ def pair(source: Source, prepared: Shards) -> Pairs:
 
 
 def _clips(prepared: Shards) -> dict[str, tuple[int, int]]:
-    """By name of the video, the number of its first clip and the bytes of all of its clips."""
+    """By video name: number of its first clip, and bytes of all its clips."""
     found: dict[str, tuple[int, int]] = {}
     for shard, start in enumerate(prepared.starts[:-1]):
         path = prepared.tar(shard)
@@ -71,16 +71,21 @@ def _clips(prepared: Shards) -> dict[str, tuple[int, int]]:
 
 
 def _samples(path: str) -> list[tuple[str, int]]:
-    """(name of the video, bytes of the clip) of each sample in a tar, in its order."""
-    names: dict[str, str] = {}
+    """(name of the video, bytes of the clip) of each sample in a tar, in order."""
+    names: dict[str, str | None] = {}
     sizes: dict[str, int] = {}
     with tarfile.open(path) as archive:
         for member in archive:
             key, _, ending = member.name.partition(".")
             if ending == "json":
-                names[key] = json.load(archive.extractfile(member)).get("source")
+                file = archive.extractfile(member)
+                names[key] = json.load(file).get("source") if file is not None else None
             else:
                 sizes[key] = member.size
-    if lacking := [key for key in sizes if names.get(key) is None]:
-        raise ValueError(f"{path} does not say of which video {lacking[0]} is: its json has no `source`")
-    return [(names[key], size) for key, size in sizes.items()]
+    found: list[tuple[str, int]] = []
+    for key, size in sizes.items():
+        name = names.get(key)
+        if name is None:
+            raise ValueError(f"{path} does not say of which video {key} is: its json has no `source`")
+        found.append((name, size))
+    return found

@@ -1,7 +1,9 @@
-"""Where a loader's time goes: its source and its decoder, each with a count of the processor time that it took."""
+"""A source and a decoder that measure the CPU time that they take."""
 
 import time
 from collections.abc import Callable
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,14 +11,16 @@ from datamodules.decoding.contract import Video
 from datamodules.decoding.reader import Decoder
 from datamodules.sources.source import Sample, Source
 
+T = TypeVar("T")
+
 
 class Stopwatch:
-    """Seconds of processor time, all threads of this process: the clock also counts what other processes take."""
+    """Sums CPU seconds of all threads of this process; wall time would include other processes."""
 
     seconds = 0.0
 
-    def count(self, work: Callable[[], object]) -> object:
-        """Does it, and adds what it took."""
+    def count(self, work: Callable[[], T]) -> T:
+        """Calls `work` and adds its CPU time."""
         began = time.process_time()
         result = work()
         self.seconds += time.process_time() - began
@@ -24,7 +28,7 @@ class Stopwatch:
 
 
 class TimedSource(Source):
-    """A source whose reads are counted."""
+    """A source whose reads are timed."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.counts, self.watch = source, source.counts, Stopwatch()
@@ -34,7 +38,7 @@ class TimedSource(Source):
 
 
 class TimedDecoder(Decoder):
-    """A decoder whose work is counted: opening, decoding and closing."""
+    """A decoder whose opening, decoding and closing are timed."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.watch = decoder, Stopwatch()
@@ -51,7 +55,7 @@ class _TimedVideo(Video):
         self.watch, self.video = watch, video
         self.name, self.fps = video.name, video.fps
 
-    @property
+    @cached_property
     def size(self) -> tuple[int, int]:
         return self.video.size
 

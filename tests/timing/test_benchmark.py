@@ -118,12 +118,12 @@ def test_source_and_prepared_in_one_run(folder: Path, prepared: Path) -> None:
     assert sizes["ratio"] == sizes["bytes"] / sizes["source_bytes"] and sizes["not_prepared"] == ["none.mp4"]
     text = as_markdown(report)
     assert "x the bytes of the source; 1 videos were not prepared" in text
-    assert "Processor time of the loader, prepared: " in text
+    assert "CPU time of the loader, prepared: " in text
 
 
 def test_no_video_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("no video")
-    with pytest.raises(ValueError, match=r"not one of 1 videos can be read.*a.mp4"):
+    with pytest.raises(ValueError, match=r"none of 1 videos can be read.*a.mp4"):
         measure(Files(str(tmp_path)), rounds=1)
 
 
