@@ -27,9 +27,8 @@ def check_text_tower(encoder: Encoder, text: Bert, words: Words) -> None:
         )
     if tokenizer.context > text.context:
         raise ValueError(f"the tokenizer gives {tokenizer.context} places, the text tower {text.context}: `context`")
-    if (
-        not text.pos_embed.is_meta and tokenizer.vocabulary > text.vocabulary
-    ):  # meta: a recipe inspected without the vocabulary
+    # On the meta device a recipe is inspected, perhaps without the file of the vocabulary.
+    if not text.pos_embed.is_meta and tokenizer.vocabulary > text.vocabulary:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocabulary} tokens, the text tower {text.vocabulary}: `vocabulary`"
         )

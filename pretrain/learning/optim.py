@@ -132,10 +132,10 @@ def parameter_groups(
 ) -> list[dict]:
     """The trained parameters, grouped by weight decay and by `lr_scale` = layer_decay ** (depth + 1 - layer).
 
-    Scalars have groups of their own: sharding leaves them whole, and the fused kernel takes no mixture of plain tensors
-    and DTensors. Groups are in the order of their first parameters (VideoMAE V2 `optim_factory.py:
-    get_parameter_groups`). timm's `param_groups_layer_decay` cannot replace this: it does not separate scalars, and it
-    numbers the layers by the model's own `group_matcher`, without gaps, which is not the official numbering.
+    Scalars have groups of their own: sharding leaves them whole, and not every torch has a fused kernel for a mixture
+    of plain tensors and DTensors. Groups are in the order of their first parameters (VideoMAE V2 `optim_factory.py:
+    get_parameter_groups`). timm's `param_groups_layer_decay` cannot replace this: it takes the numbering of layers from
+    a `group_matcher` of the model, closes the gaps in it, and does not separate scalars.
     """
     named = list(_trained(model))
     depth = 1 + max((layer_index(name, -1) - 1 for name, _ in named), default=-1)

@@ -66,7 +66,7 @@ class VideoQA(Objective):
         self.given = answers
         self._answers: list[str] | None = None
         self._ids: Tensor | None = None
-        if answers is not None and not text.pos_embed.is_meta:  # meta: a recipe inspected without the file
+        if answers is not None and not text.pos_embed.is_meta:  # meta: a recipe is inspected, perhaps without the file
             self._answers = read_answers(answers)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
