@@ -64,13 +64,14 @@ def check_of(facts: dict, stem: str) -> Check | None:
     return _NAMES[max(matching, key=len)] if matching else None
 
 
-def run(facts: dict, tensors: dict, stem: str = "") -> None:
+def run(facts: dict, tensors: dict, stem: str = "") -> Case:
     """Check one case; AssertionError where it differs, where something of it is not used, or where it is unknown."""
     check = check_of(facts, stem)
     assert check is not None, f"no check for a case of kind {facts.get('kind')!r}, name {facts.get('name', stem)!r}"
     case = Case(facts, tensors)
     check.run(case)
     case.finish(check.spare)
+    return case
 
 
 def read(path: Path) -> tuple[dict, dict]:

@@ -91,7 +91,8 @@ class Case:
     """
 
     def __init__(self, facts: dict, tensors: dict[str, Tensor]) -> None:
-        self.facts, self.compared = Record(facts), 0
+        self.facts = Record(facts)
+        self.compared: set[str | tuple] = set()  # names of tensors, and paths of facts
         self._tensors, self._read = tensors, set()
 
     def __contains__(self, name: str) -> bool:
@@ -116,7 +117,8 @@ class Case:
         """Compare with the tensor of that name, where there is one; a function is called only then."""
         if name not in self:
             return
-        theirs, self.compared = self[name], self.compared + 1
+        theirs = self[name]
+        self.compared.add(name)
         found = ours() if callable(ours) else ours
         found = found.detach().reshape(theirs.shape) if theirs.numel() == 1 else found.detach()
         assert_close(found, theirs, **tolerance, msg=lambda m: f"{name}: {m}")
@@ -124,14 +126,15 @@ class Case:
     def equal(self, name: str, ours: Tensor | Callable[[], Tensor]) -> None:
         """Compare integers or booleans with the tensor of that name, where there is one."""
         if name in self:
-            self.compared += 1
+            self.compared.add(name)
             assert torch.equal(ours() if callable(ours) else ours, self[name]), name
 
     def fact(self, record: Record, key: str, ours: Any, tolerance: dict | None = None) -> None:
         """Compare with a value of the JSON, where there is one; exactly, unless there is a tolerance."""
         if key not in record:
             return
-        theirs, self.compared = record[key], self.compared + 1
+        theirs = record[key]
+        self.compared.add((*record._path, key))
         if isinstance(theirs, Record):
             theirs = theirs.plain()
         where = f"{'.'.join(map(str, (*record._path, key)))} of {record}"

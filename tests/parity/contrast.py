@@ -93,7 +93,7 @@ def _rank(rank: int, world: int, inputs: dict[str, Tensor], folder: str) -> None
     for name, (exact, by_index) in VARIANTS.items():
         wv, wt, temperature = (inputs[key].clone().requires_grad_() for key in ("w_video", "w_text", "temp"))
         video, text = all_gather(inputs["x_video"][rank] @ wv, exact), all_gather(inputs["x_text"][rank] @ wt, exact)
-        same = same_pairs(all_gather(inputs["idx"][rank])) if by_index else None
+        same = same_pairs(all_gather(inputs["idx"][rank])) if by_index and "idx" in inputs else None
         loss = contrastive_loss(similarity(video, text, temperature), same)
         loss.backward()
         made[name] = {"loss": loss.detach(), "grad_wv": wv.grad, "grad_wt": wt.grad, "grad_temp": temperature.grad}

@@ -73,7 +73,7 @@ def caption(case: Case) -> None:
     for name, tensor in weights.items():
         assert_close(back[name], tensor, **TABLE, msg=lambda m, name=name: f"{name}: {m}")
 
-    text, video = case["in/text_feats"].requires_grad_(), case["in/video_feats_lntc"].requires_grad_()
+    text, video = (case[f"in/{name}"].clone().requires_grad_() for name in ("text_feats", "video_feats_lntc"))
     case.sizes(c, batch=text.shape[0], context=text.shape[1], tokens=video.shape[0], frames=video.shape[2])
     logits = model(text[:, :-1], video.permute(1, 2, 0, 3).flatten(1, 2))
     case.close("out/logits", logits)
@@ -122,26 +122,27 @@ def masks(case: Case) -> None:
     """InternVideo1's masked tokens of a text, which were drawn elsewhere, its masked patches of each frame, and how
     many tokens UMT's masks of numpy leave visible."""
     c = case.facts["config"]
+    text_ratio, visual_ratio, patch, shape = (c.get(key) for key in ("mlm_prob", "mim_prob", "patch", "video"))
     if "out/text_masked" in case:
         # Half the threshold where the official draw masked a token, one and a half where not; padding is never masked.
         padding, drawn = case["in/pad_mask"], case["out/text_masked"]
         noise = torch.where(drawn, 0.5, 1.5) * case["in/text_mask_prob"].max()
-        hidden = choose_tokens(torch.where(padding, 0.0, noise), ~padding, c["mlm_prob"])
-        case.equal("out/text_masked", hidden)
+        hidden = choose_tokens(torch.where(padding, 0.0, noise), ~padding, text_ratio)
+        assert torch.equal(hidden, drawn)
         case.equal("out/text_ids", case["in/ids"])
         case.equal("out/text_labels", masked_labels(case["in/ids"], hidden))
         assert IGNORE_INDEX == -100
-    if "out/visual_mask" in case:
-        b, _, frames, height, width = c["video"]
+    if "in/visual_noise" in case:
+        b, _, frames, height, width = shape
         noise = 1 - case["in/visual_noise"].double().view(b, -1)
-        grid = frames, height // c["patch"], width // c["patch"]
-        keep = RandomFrames(c["mim_prob"])(noise, grid)
-        case.equal("out/visual_mask", hidden_by(keep, noise.shape[1]).view_as(case["out/visual_mask"]))
+        grid = frames, height // patch, width // patch
+        keep = RandomFrames(visual_ratio)(noise, grid)
+        case.equal("out/visual_mask", hidden_by(keep, noise.shape[1]).view(b * frames, -1))
     if tube := c.get("tube"):
-        ratio, grid = tube["ratio"], tuple(tube["window"])
+        rows, ratio, grid = tube["batch"], tube["ratio"], tuple(tube["window"])
         for name, mask in {"tube": Tube(ratio), "random": Random(ratio)}.items():
             if f"out/{name}" in case:
-                keep = mask(torch.rand(tube["batch"], mask.width(grid)), grid)
+                keep = mask(torch.rand(rows, mask.width(grid)), grid)
                 marked = hidden_by(keep, case[f"out/{name}"].shape[1]).sum(1)
                 assert torch.equal(marked, case[f"out/{name}"].sum(1)), "another number of masked tokens"
-                case.compared += 1
+                case.compared.add(f"out/{name}")

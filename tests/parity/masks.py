@@ -93,4 +93,4 @@ def attention_mask_marginals(case: Case) -> None:
     ours, theirs = torch.bincount(chosen.flatten(), minlength=n) / draws, case["visible_frequency"]
     error = (theirs * (1 - theirs) * 2 / draws).sqrt() + 1 / draws
     assert ((ours - theirs).abs() < 5 * error).all()
-    case.compared += 1
+    case.compared.add("visible_frequency")

@@ -32,8 +32,8 @@ def videomae_sampling(case: Case) -> None:
         if name.startswith("classification_test_views"):
             check_views(case, case.facts[name])
     for c in case.facts.get("multi_scale_crop", []):
-        rng, size = random.Random(c["seed"]), c["input_size"]
-        found = [list(crops.MultiScaleCrop().box(*c["image_w_h"], size, rng)) for _ in c["crop_w_h_left_top"]]
+        rng, image, size = random.Random(c["seed"]), c["image_w_h"], c["input_size"]
+        found = [list(crops.MultiScaleCrop().box(*image, size, rng)) for _ in c.get("crop_w_h_left_top", [])]
         case.fact(c, "crop_w_h_left_top", found)
 
 

@@ -180,6 +180,13 @@ def finetune(case: Case) -> None:
     case.fact(facts, "pos_embed_receives_gradient", "pos_embed" in gradients)
 
 
-@checks("umt_load_pretrained", spare={**STORED, "student.*": "its checkpoint is stored"})
+STUDENT = ("depth", "embed_dim", "frames", "heads", "img_size", "init_values", "interval", "learnable_pos", "loss")
+STUDENT += ("loss_ratio", "mask_ratio", "mask_seed", "mask_type", "mlp_ratio", "out", "patch_size", "return_layers")
+
+
+@checks(
+    "umt_load_pretrained",
+    spare={**STORED, **{f"student.{key}": "the student's checkpoint is stored" for key in STUDENT}},
+)
 def load_pretrained(case: Case) -> None:
     check_load(case, umt_classifier(case.facts["classifier"]), case.part("model_before"), positions=TABLE)
