@@ -1,4 +1,4 @@
-"""The data module in a real Trainer: batches, resume, evaluation, and what is refused."""
+"""The data module in a real Trainer: batches, resume, evaluation, and refused configurations."""
 
 import logging
 import pickle
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 class Toy(LightningModule):
-    """Notes what it is given: (batch_idx, step, names, sum of the pixels)."""
+    """Records each training batch: (batch_idx, step, names, sum of the pixels)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def data(train: Source | None = None, **options: object) -> VideoData:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Path]:
-    """Twelve uninterrupted steps of three micro-batches, with checkpoints on the way."""
+    """Twelve uninterrupted steps of three micro-batches, with checkpoints every five steps."""
     toy, folder = Toy(), tmp_path_factory.mktemp("run")
     keep = ModelCheckpoint(dirpath=folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     trainer(enable_checkpointing=True, callbacks=[keep]).fit(toy, datamodule=data())
@@ -79,20 +79,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Path]:
 
 
 def by_name(seen: list[tuple]) -> list[Counter]:
-    """The videos of each step, however it is cut in micro-batches."""
+    """The videos of each step, regardless of its division into micro-batches."""
     steps = {}
     for _, step, names, _ in seen:
         steps.setdefault(step, Counter()).update(names)
     return list(steps.values())
 
 
-def test_a_batch_is_what_it_should_be() -> None:
-    class Look(Toy):
+def test_the_contents_of_a_batch() -> None:
+    class KeepsBatch(Toy):
         def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
             self.batch = batch
             return super().training_step(batch, batch_idx)
 
-    toy = Look()
+    toy = KeepsBatch()
     trainer(max_steps=1).fit(toy, datamodule=data(size=24, frames=8))
     batch = toy.batch
     assert set(batch) == {"video", "name", "text", "label"}
@@ -103,14 +103,14 @@ def test_a_batch_is_what_it_should_be() -> None:
     assert batch["text"][0] == batch["text"][2] and (batch["video"][0] != batch["video"][2]).any()
 
 
-def test_the_run_is_as_long_as_it_says(run: tuple[Toy, Path]) -> None:
+def test_the_run_has_max_steps(run: tuple[Toy, Path]) -> None:
     toy, _ = run
     assert [s[0] for s in toy.seen] == list(range(36)) and [s[1] for s in toy.seen] == [i // 3 for i in range(36)]
     assert len(toy.evaluated) == 4 * 5  # every 9 micro-batches, 10 videos by 2
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_resume_goes_on_with_the_next_batch(run: tuple[Toy, Path], workers: int) -> None:
+def test_resume_continues_with_the_next_batch(run: tuple[Toy, Path], workers: int) -> None:
     reference, checkpoint = run
     toy, t = Toy(), trainer()
     with warnings.catch_warnings(record=True) as caught:
@@ -130,7 +130,7 @@ def test_resume_with_another_micro_batch(run: tuple[Toy, Path], micro: int) -> N
     assert by_name(toy.seen) == by_name(reference.seen)[5:]
 
 
-def test_resume_of_a_finished_run_does_nothing_and_of_a_longer_one_goes_on(
+def test_resume_of_a_finished_run_does_nothing_and_of_a_longer_one_continues(
     run: tuple[Toy, Path], tmp_path: Path
 ) -> None:
     reference, _ = run
@@ -145,7 +145,7 @@ def test_resume_of_a_finished_run_does_nothing_and_of_a_longer_one_goes_on(
 
 @pytest.mark.parametrize("when", ["exception", "validation"])
 def test_resume_from_checkpoints_saved_elsewhere(run: tuple[Toy, Path], tmp_path: Path, when: str) -> None:
-    """In the middle of an accumulation (the step begins anew), and at the end of a validation."""
+    """In the middle of gradient accumulation (the step starts again), and at the end of a validation."""
     reference, _ = run
 
     class Saves(Toy):
@@ -183,11 +183,11 @@ def test_lightnings_other_switches(run: tuple[Toy, Path], options: dict, batches
     toy, t = Toy(), trainer(**{"max_steps": 4, **options})
     t.fit(toy, datamodule=data())
     assert (len(toy.seen), t.global_step) == (batches, steps)
-    if "limit_train_batches" in options:  # epochs that are cut short continue the order
+    if "limit_train_batches" in options:  # limited epochs continue the order
         assert by_name(toy.seen) == by_name(run[0].seen)[:4]
 
 
-def test_evaluation_goes_through_all_once() -> None:
+def test_evaluation_covers_every_sample_once() -> None:
     for workers in (0, 2):
         rows = trainer().predict(Toy(), datamodule=data(predict=Synthetic(7, size=40), micro_batch=3, workers=workers))
         names = [n for b in rows for n in b["name"]]
@@ -209,19 +209,19 @@ def test_a_test_has_views(tmp_path: Path) -> None:
     assert len({int(v.long().sum()) for v in batch["video"][::2]}) == 6
 
 
-def test_no_validation_set_is_fine() -> None:
+def test_a_validation_set_is_optional() -> None:
     toy = Toy()
     trainer().fit(toy, datamodule=VideoData(Synthetic(20, size=32), global_batch=2, size=32, workers=0))
     assert len(toy.seen) == 12
 
 
 @pytest.mark.parametrize("options", [{"max_steps": -1}, {"max_steps": 5, "max_epochs": 2}])
-def test_a_run_states_its_steps(options: dict) -> None:
+def test_a_run_needs_max_steps(options: dict) -> None:
     with pytest.raises(MisconfigurationException, match=r"set trainer.max_steps.*50 videos is 9 steps of 6"):
         trainer(**options).fit(Toy(), datamodule=data())
 
 
-def test_batches_that_do_not_divide() -> None:
+def test_batch_sizes_that_do_not_divide() -> None:
     assert accumulation(24, 2, 4) == 3 and accumulation(24, None, 4) == 1
     with pytest.raises(
         MisconfigurationException, match=r"global_batch 20 .* 4 devices x micro_batch 2: .*16 or 24 or micro_batch to 1"
@@ -234,12 +234,12 @@ def test_batches_that_do_not_divide() -> None:
 @pytest.mark.parametrize(
     "options, message", [({"seed": 3}, "seed 0, now 3"), ({"global_batch": 12}, "global_batch 6, now 12")]
 )
-def test_another_order_is_no_resume(run: tuple[Toy, Path], options: dict, message: str) -> None:
+def test_resume_refuses_another_order(run: tuple[Toy, Path], options: dict, message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         trainer().fit(Toy(), datamodule=data(**options), ckpt_path=run[1])
 
 
-def test_other_data_is_no_resume_but_may_be_evaluated(run: tuple[Toy, Path]) -> None:
+def test_resume_refuses_other_data_but_evaluation_accepts_them(run: tuple[Toy, Path]) -> None:
     with pytest.raises(MisconfigurationException, match="samples 50, now 51"):
         trainer().fit(Toy(), datamodule=data(Synthetic(51, size=32)), ckpt_path=run[1])
     toy = Toy()
@@ -247,7 +247,7 @@ def test_other_data_is_no_resume_but_may_be_evaluated(run: tuple[Toy, Path]) -> 
     assert toy.evaluated
 
 
-def test_no_training_data_and_no_numbers() -> None:
+def test_missing_training_data_and_invalid_numbers() -> None:
     with pytest.raises(MisconfigurationException, match=r"data\.init_args\.train"):
         trainer().fit(Toy(), datamodule=VideoData(predict=Synthetic(3), global_batch=1))
     with pytest.raises(ValueError, match="frames must be 1 or more"):
@@ -264,14 +264,14 @@ def test_lanes_mix_shards_by_default() -> None:
     assert default_lanes(source, 64) == 32 and default_lanes(source, 37) == 37 and default_lanes(source, 41) == 1
 
 
-def test_what_workers_get_can_be_sent() -> None:
+def test_batches_can_be_pickled_for_workers() -> None:
     clip = Clip(16, 4, 32, 1, 0.0, Dense(), CentreCrop(), PyAV())
     source = Synthetic(5)
     batches = TrainBatches(source, Order(source.counts), clip, 0, 0, 1, 1, 1)
     assert (pickle.loads(pickle.dumps(batches))[3]["video"] == batches[3]["video"]).all()
 
 
-def test_importing_costs_little() -> None:
+def test_importing_loads_no_heavy_packages() -> None:
     import subprocess
 
     code = (

@@ -1,1 +1,1 @@
-"""Samples from published annotation files, each data set in its own form."""
+"""Samples from published annotation files in their original formats."""

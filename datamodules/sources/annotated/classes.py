@@ -4,23 +4,24 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from datamodules.sources.annotated.tables import Table, read_json
 from datamodules.sources.annotated.templates import Template
 
 
-def read_classes(file: str, label: Template | None, gone: dict[int, None]) -> list[str]:
-    """Names by number.
+def read_classes(file: str, label: Template | None, deleted: dict[int, int | None]) -> list[str]:
+    """The class names in the order of their numbers.
 
     Args:
-        file: json with names and their numbers (Something-Something's labels), or a list of names (lists of answers);
-            a table of `id` and `name`; a name a line; or a whole annotation file whose rows fill `label`: then its
-            distinct names in alphabetical order (Kinetics).
-        label: the template of a row's name.
-        gone: characters taken out of such names, as `str.maketrans` has them.
+        file: json with names and their numbers (Something-Something's labels) or with a list of names (answers); a
+            table with columns `id` and `name`; one name per line; or an annotation file with the fields of `label`:
+            then its distinct names in alphabetical order (Kinetics).
+        label: the template of a row's class name.
+        deleted: the characters to remove from names made by `label`, as a table of `str.maketrans`.
 
     Raises:
-        ValueError: none of these, no name, a name twice, or numbers that do not go 0, 1, 2, ...
+        ValueError: another format, no name, a duplicate name, or numbers other than 0, 1, 2, ...
     """
     found = read_json(file) if Path(file).suffix.lower() == ".json" else None
     if isinstance(found, dict) and found and not any(isinstance(value, (dict, list)) for value in found.values()):
@@ -31,34 +32,37 @@ def read_classes(file: str, label: Template | None, gone: dict[int, None]) -> li
         rows = [row for _, row in Table(file).rows()]
         fields = set(rows[0]) if rows else set()
         if label is not None and set(label.fields) <= fields:
-            names = sorted({label(row).translate(gone) for row in rows} - {""})
+            names = sorted({label(row).translate(deleted) for row in rows} - {""})
         elif fields == {"id", "name"}:
             names = _by_number(file, ((row["name"], row["id"]) for row in rows))
         elif fields == {"value"}:
             names = [str(row["value"]) for row in rows]
         else:
             raise ValueError(
-                f"{file} is no list of classes: it has {', '.join(sorted(fields)) or 'no row'}. Give names and numbers "
-                f"(json), a name a line (txt), columns id and name (csv), or a table with the fields of the label"
+                f"{file} is not a list of classes: it has {', '.join(sorted(fields)) or 'no row'}. Give names and "
+                "numbers (json), one name per line (txt), columns id and name (csv), or a table with the fields of the "
+                "label"
             )
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise ValueError(f"{file} names the class {twice[0]!r} twice")
+    duplicates = [name for name, times in Counter(names).items() if times > 1]
+    if duplicates:
+        raise ValueError(f"{file} contains the class {duplicates[0]!r} twice")
     return names
 
 
-def _by_number(file: str, pairs: Iterable[tuple[str, object]]) -> list[str]:
+def _by_number(file: str, pairs: Iterable[tuple[str, Any]]) -> list[str]:
     try:
         numbered = sorted((int(number), name) for name, number in pairs)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}: the number of a class is none ({error})") from None
+        raise ValueError(f"{file}: a class number is not a number ({error})") from None
     wrong = [(number, name) for i, (number, name) in enumerate(numbered) if number != i]
     if wrong:
-        raise ValueError(f"{file}: classes are numbered from 0 without a gap, and {wrong[0][1]!r} has {wrong[0][0]}")
+        raise ValueError(
+            f"{file}: classes must be numbered from 0 without a gap, and {wrong[0][1]!r} has {wrong[0][0]}"
+        )
     return [name for _, name in numbered]
 
 
 def nearest(label: str, classes: list[str]) -> str:
-    """What to tell about a label that is no class."""
+    """A hint for the error about a label that is not among the classes."""
     close = difflib.get_close_matches(label, classes, n=1)
     return f"the nearest is {close[0]!r}" if close else f"the first is {classes[0]!r}"

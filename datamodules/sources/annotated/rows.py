@@ -1,10 +1,10 @@
-"""Samples gathered from the rows of a table: completed from others, chosen, joined by video, and counted."""
+"""Collects samples from the rows of a table: joins other tables, filters rows, and groups them by video."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from datamodules.sources.annotated.locate import without_ending
+from datamodules.sources.annotated.locate import strip_suffixes
 from datamodules.sources.annotated.row_filter import Captions, RowFilter
 from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template
@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Join:
-    """Another table that completes the rows of ours: one takes the fields of the one row there whose `theirs`, filled
-    from it, equals `ours`, filled from ours. What ours has already stays as it is.
+    """A join with another table: a row gets the fields of the one row there whose filled template `theirs` equals the
+    row's filled template `ours`. Fields that the row already has are kept.
     """
 
     table: Table
@@ -25,15 +25,15 @@ class Join:
 
 @dataclass
 class SampleColumns:
-    """Samples in the making, a list a property, in the order of the file."""
+    """The collected samples, one list per property, in the order of the file."""
 
-    lines: list[int] = field(default_factory=list)  # the row that began the sample
+    lines: list[int] = field(default_factory=list)  # the first row of the sample
     videos: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     captions: list[list[str]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    every: set[str] = field(default_factory=set)  # labels of all rows, also of those that are not wanted
-    several: bool = False  # captions of a sample are a list, even where there is one
+    all_labels: set[str] = field(default_factory=set)  # labels of all rows, including those filtered out
+    multiple: bool = False  # a sample's text is a list of captions, even if it has only one
 
     def add(self, line: int, video: str, name: str, captions: list[str], label: str) -> None:
         self.lines.append(line)
@@ -42,15 +42,15 @@ class SampleColumns:
         self.captions.append(list(captions))
         self.labels.append(label)
 
-    def keep(self, which: list[bool]) -> None:
-        """Leaves out the samples that are False."""
+    def keep(self, mask: list[bool]) -> None:
+        """Removes the samples whose `mask` is False."""
         for name in ("lines", "videos", "names", "captions", "labels"):
             values = getattr(self, name)
-            setattr(self, name, [v for v, stays in zip(values, which, strict=True) if stays] if values else values)
+            setattr(self, name, [v for v, kept in zip(values, mask, strict=True) if kept] if values else values)
 
 
-class placed:
-    """Adds the place of a row to the errors that come of it."""
+class row_errors:
+    """A context that adds the location of a row to ValueErrors; a class, as contextlib's is twice as slow."""
 
     def __init__(self, table: Table, number: int) -> None:
         self.table, self.number = table, number
@@ -63,14 +63,14 @@ class placed:
             raise ValueError(f"{self.table.place(self.number)}: {error}") from None
 
 
-def completed(table: Table, joins: list[Join]) -> Iterator[tuple[int, dict]]:
-    """(number, row) of `table` with the fields of all joins; ValueError where a row finds no partner."""
+def joined_rows(table: Table, joins: list[Join]) -> Iterator[tuple[int, dict]]:
+    """(number, row) of `table` with the fields of all joins; ValueError if a row has no match."""
     others = [(Template(join.ours), join.table, _by_key(join)) for join in joins]
     for number, row in table.rows():
         for ours, other, rows in others:
-            with placed(table, number):
+            with row_errors(table, number):
                 if (key := ours(row)) not in rows:
-                    raise ValueError(f"no row of {other.file} belongs to {key!r}")
+                    raise ValueError(f"no row of {other.file} matches {key!r}")
                 row = rows[key] | row
         yield number, row
 
@@ -78,17 +78,17 @@ def completed(table: Table, joins: list[Join]) -> Iterator[tuple[int, dict]]:
 def _by_key(join: Join) -> dict[str, dict]:
     rows, key = {}, Template(join.theirs)
     for number, row in join.table.rows():
-        with placed(join.table, number):
+        with row_errors(join.table, number):
             if (value := key(row)) in rows:
-                raise ValueError(f"{value!r} has a row already")
+                raise ValueError(f"{value!r} already has a row")
             rows[value] = row
     return rows
 
 
-def _videos(video: Template, row: dict) -> list[str]:
-    """The videos of a row, without their endings; ValueError where one has no name."""
+def _video_names(video: Template, row: dict) -> list[str]:
+    """The videos of a row without their suffixes; ValueError if one has no name."""
     found = video.value(row)
-    names = [without_ending(str(name)) for name in (found if isinstance(found, list) else [found])]
+    names = [strip_suffixes(str(name)) for name in (found if isinstance(found, list) else [found])]
     if not names or not all(names):
         raise ValueError("the video has no name")
     return names
@@ -97,57 +97,61 @@ def _videos(video: Template, row: dict) -> list[str]:
 def collect_rows(
     table: Table,
     joins: list[Join],
-    chosen: RowFilter,
+    selected: RowFilter,
     video: Template,
     name: Template | None,
     captions: Captions | None,
     label: Template | None,
-    gone: dict[int, None],
+    deleted: dict[int, int | None],
     sample: str,
 ) -> SampleColumns:
-    """All samples; see `Annotated` for its arguments. ValueError: an empty table, nothing left, or two labels."""
-    made, at, rows, repeats = SampleColumns(), {}, 0, 0
-    for number, row in completed(table, joins):
+    """All samples; see `Annotated` for the arguments.
+
+    Raises:
+        ValueError: the table is empty, no sample is left, or a video has two labels.
+    """
+    samples, indices, rows, repeats = SampleColumns(), {}, 0, 0
+    for number, row in joined_rows(table, joins):
         rows += 1
-        with placed(table, number):
-            value = label(row).translate(gone) if label is not None else ""
-            made.every.add(value)
-            if not chosen.row(row):
+        with row_errors(table, number):
+            value = label(row).translate(deleted) if label is not None else ""
+            samples.all_labels.add(value)
+            if not selected.row(row):
                 continue
             if label is not None and not value:
                 raise ValueError("the label is empty")
-            places = [place for place in _videos(video, row) if chosen.video(place)]
-            texts, listed = captions(row) if places and captions is not None else ([], False)
-            for place in places if texts or captions is None else ():
-                key = place if sample != "row" else name(row) if name is not None else f"{place}#{number}"
-                if (i := at.setdefault(key, len(at))) == len(made.videos):
-                    made.add(number, place, key, texts, value)
+            videos = [path for path in _video_names(video, row) if selected.video(path)]
+            texts, listed = captions(row) if videos and captions is not None else ([], False)
+            for path in videos if texts or captions is None else ():
+                key = path if sample != "row" else name(row) if name is not None else f"{path}#{number}"
+                if (i := indices.setdefault(key, len(indices))) == len(samples.videos):
+                    samples.add(number, path, key, texts, value)
                 elif sample == "row":
-                    raise ValueError(f"{key!r} names a sample already, that of {table.place(made.lines[i])}")
-                elif value != made.labels[i]:
+                    raise ValueError(f"the name {key!r} is already used by {table.place(samples.lines[i])}")
+                elif value != samples.labels[i]:
                     raise ValueError(
-                        f"{key!r} is {value!r} here and {made.labels[i]!r} in {table.place(made.lines[i])}"
+                        f"{key!r} is {value!r} here and {samples.labels[i]!r} in {table.place(samples.lines[i])}"
                     )
                 else:
-                    made.captions[i] += texts
+                    samples.captions[i] += texts
                     repeats += captions is None
-                made.several |= listed or len(made.captions[i]) > 1
+                samples.multiple |= listed or len(samples.captions[i]) > 1
     if not rows:
-        raise ValueError(f"{table.file} is empty: it holds no row. Is it whole?")
-    chosen.check(table, len(made.videos))
-    if not made.videos:
+        raise ValueError(f"{table.file} is empty: it holds no row. Is it complete?")
+    selected.check(table, len(samples.videos))
+    if not samples.videos:
         raise ValueError(
-            f"nothing is left of the {rows} rows of {table.file}: none is as `where` has it, or all captions are short"
+            f"nothing is left of the {rows} rows of {table.file}: none matches `where`, or all captions are short"
         )
     if repeats:
-        log.warning("%d rows of %s repeat a video that they name before: each counts once", repeats, table.file)
+        log.warning("%d rows of %s repeat a video of an earlier row: each video counts once", repeats, table.file)
     if captions is not None and captions.short:
         few = (captions.short, table.file, captions.min_words)
-        log.warning("%d captions of %s have fewer than %d words and are left out", *few)
+        log.warning("%d captions of %s have fewer than %d words and are skipped", *few)
     if sample == "paragraph":
-        made.captions, made.several = [[" ".join(texts)] for texts in made.captions], False
+        samples.captions, samples.multiple = [[" ".join(texts)] for texts in samples.captions], False
     if captions is None:
-        made.captions = []
+        samples.captions = []
     if label is None:
-        made.labels = []
-    return made
+        samples.labels = []
+    return samples

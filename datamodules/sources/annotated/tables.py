@@ -1,6 +1,6 @@
-"""Published annotation files as rows: csv, tab separated, lines, json and jsonl.
+"""Published annotation files as rows: csv, tab-separated values, plain lines, json and jsonl.
 
-Every error names the file and the line, or the entry.
+Every error names the file and the line or entry.
 """
 
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datamodules.sources.files import json_object
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}  # None: any blanks
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}  # None: any whitespace
 
 
 @dataclass
@@ -20,14 +20,15 @@ class Table:
     """A file of rows.
 
     Args:
-        file: a .csv, .tsv or .txt table, a .json list or object, or a .jsonl file; UTF-8, with or without a mark.
-        columns: names of a table's columns; by default the first row names them (csv, tsv), or the whole line is one
-            column `value` (txt).
-        delimiter: between a table's columns; by default a comma (csv, which honours quotes), a tab (tsv), or blanks
-            (txt, where the last column holds the rest of the line). Only commas know quotes.
-        comment: lines that begin so are no rows.
-        entries: of a json object the key that holds the rows. Without it an object is rows by id: each has its id as
-            `key`. Rows that are no objects become the column `value`.
+        file: a .csv, .tsv or .txt table, a .json list or object, or a .jsonl file; UTF-8, with or without a byte-order
+            mark.
+        columns: names of a table's columns; by default those in the first row (csv, tsv), or a single column `value`
+            with the whole line (txt).
+        delimiter: between a table's columns; by default a comma (csv), a tab (tsv), or whitespace (txt, where the last
+            column holds the rest of the line). Quotes are interpreted only if it is a comma.
+        comment: lines that begin with this are skipped.
+        entries: the key of a json object that holds the rows. Without it, an object holds rows by id, and each row gets
+            its id as `key`. Rows that are not objects become the column `value`.
     """
 
     file: str
@@ -37,29 +38,27 @@ class Table:
     entries: str | None = None
 
     def place(self, number: int) -> str:
-        """What errors call row `number`."""
+        """The location of row `number` in error messages."""
         return f"{self.file}, {'entry' if self.file.lower().endswith('.json') else 'line'} {number}"
 
     def rows(self) -> Iterator[tuple[int, dict]]:
-        """(number of the line or entry from 1, its fields by name). ValueError names what is not as it should be."""
+        """(number of the line or entry from 1, its fields by name). ValueError if the file is malformed."""
         suffix = Path(self.file).suffix.lower()
         if suffix == ".json":
             yield from enumerate(self._entries(), 1)
             return
         if suffix not in {*_DELIMITERS, ".jsonl"}:
-            raise ValueError(f"{self.file} is no .csv, .tsv, .txt, .json or .jsonl file ({suffix or 'no ending'})")
+            raise ValueError(f"{self.file} is not a .csv, .tsv, .txt, .json or .jsonl file ({suffix or 'no suffix'})")
         number, delimiter = 0, self.delimiter or _DELIMITERS.get(suffix)
         try:
-            # The csv module wants line ends as they are; elsewhere a lone carriage return is part of a caption.
+            # The csv module needs untranslated line ends; in other formats a lone carriage return belongs to a caption.
             with open(self.file, encoding="utf-8-sig", newline="" if delimiter == "," else "\n") as file:
                 for number, row in self._lines(suffix, delimiter, file):  # the errors below need the number
                     yield number, row
         except UnicodeDecodeError as error:
-            raise ValueError(f"{self.file} is no UTF-8 text after line {number}: {_remedy(error)}") from None
+            raise ValueError(f"{self.file} is not UTF-8 text after line {number}: {_remedy(error)}") from None
         except csv.Error as error:
-            raise ValueError(
-                f"{self.file}, after line {number}: {error} (a quotation mark that is never closed?)"
-            ) from None
+            raise ValueError(f"{self.file}, after line {number}: {error} (an unclosed quotation mark?)") from None
 
     def _lines(self, suffix: str, delimiter: str | None, file: Iterable[str]) -> Iterator[tuple[int, dict]]:
         if suffix == ".jsonl":
@@ -73,14 +72,13 @@ class Table:
             if columns is None:
                 columns = row
                 if len(set(columns)) < len(columns):
-                    raise ValueError(f"{self.place(number)}: two columns have one name: {', '.join(columns)}")
+                    raise ValueError(f"{self.place(number)}: two columns have the same name: {', '.join(columns)}")
                 continue
-            while len(row) > len(columns) and not row[-1].strip():  # separators after the last cell
+            while len(row) > len(columns) and not row[-1].strip():  # delimiters after the last cell
                 row.pop()
             if len(row) != len(columns):
                 raise ValueError(
-                    f"{self.place(number)}: {len(row)} cells where there are {len(columns)} columns "
-                    f"({', '.join(columns)})"
+                    f"{self.place(number)}: {len(row)} cells for {len(columns)} columns ({', '.join(columns)})"
                 )
             yield number, dict(zip(columns, row, strict=True))
 
@@ -89,10 +87,12 @@ class Table:
         if self.entries is not None:
             if not isinstance(found, dict) or self.entries not in found:
                 keys = ", ".join(map(repr, list(found)[:8])) if isinstance(found, dict) else "it is a list"
-                raise ValueError(f"{self.file} has no {self.entries!r} at its top: {keys}")
+                raise ValueError(f"{self.file} has no {self.entries!r} at its top level: {keys}")
             found = found[self.entries]
         if isinstance(found, dict):
-            yield from ({"key": key} | _fields(value) | {"key": key} for key, value in found.items())  # the first field
+            yield from (
+                {"key": key} | _fields(value) | {"key": key} for key, value in found.items()
+            )  # `key` comes first
         elif isinstance(found, list):
             yield from map(_fields, found)
         else:
@@ -100,23 +100,24 @@ class Table:
 
 
 def read_json(file: str) -> object:
-    """What is in a json file; ValueError where it is none, or where an object has a key twice."""
+    """The contents of a json file; ValueError if it is not valid JSON or an object has a key twice."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            (twice, times), *_ = Counter(key for key, _ in pairs).most_common(1)
-            raise ValueError(f"{file}: the key {twice!r} stands {times} times in one object")
-        return made
+        unique = dict(pairs)
+        if len(unique) < len(pairs):
+            (duplicate, times), *_ = Counter(key for key, _ in pairs).most_common(1)
+            raise ValueError(f"{file}: the key {duplicate!r} occurs {times} times in one object")
+        return unique
 
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
-        return json.loads(text, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no UTF-8 text: {_remedy(error)}") from None
+        raise ValueError(f"{file} is not UTF-8 text: {_remedy(error)}") from None
+    try:
+        return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         empty = "" if text.strip() else "it is empty: "
-        raise ValueError(f"{file} is no JSON: {empty}{error}") from None
+        raise ValueError(f"{file} is not valid JSON: {empty}{error}") from None
 
 
 def _fields(entry: object) -> dict:
@@ -137,4 +138,4 @@ def _split(file: Iterable[str], delimiter: str | None, columns: int) -> Iterator
 
 
 def _remedy(error: UnicodeDecodeError) -> str:
-    return f"{error.reason}. Convert it, for instance by `iconv -f latin1 -t utf-8`"
+    return f"{error.reason}. Convert it, for example by `iconv -f latin1 -t utf-8`"

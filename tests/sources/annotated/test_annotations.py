@@ -31,7 +31,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: str):
-    """Writes files of a data set under tmp_path, which is where the command then runs; None is a video."""
+    """Writes files of a data set under tmp_path, the working directory of the test; None stands for a video."""
 
     def write(files: dict[str, object]) -> None:
         for name, content in files.items():
@@ -51,7 +51,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: str):
 
 
 def table(rows: list[list[object]], delimiter: str = ",") -> str:
-    """As `csv` writes it, or plainly by another delimiter."""
+    """A table as `csv` writes it, or without quotes if the delimiter is not a comma."""
     if delimiter != ",":
         return "".join(delimiter.join(map(str, row)) + "\n" for row in rows)
     lines: list[str] = []
@@ -60,7 +60,7 @@ def table(rows: list[list[object]], delimiter: str = ",") -> str:
 
 
 def source(config: dict | None) -> Annotated | None:
-    """What a resolved recipe says of a source, made."""
+    """Builds a source from a resolved recipe."""
     if config is None:
         return None
     arguments = dict(config["init_args"], table=Table(**config["init_args"]["table"]))
@@ -71,7 +71,7 @@ def source(config: dict | None) -> Annotated | None:
 
 @cache
 def fragment(name: str) -> dict:
-    """The data of a recipe with a fragment of recipes/data, as `--print_config` tells them."""
+    """The data section of a recipe with a fragment of recipes/data, from `--print_config`."""
     recipes = [ROOT / "recipes/videomae_b.yaml", ROOT / f"recipes/data/{name}.yaml"]
     with redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
         main(["fit", *(a for r in recipes for a in ("-c", str(r))), "--print_config"])
@@ -79,11 +79,11 @@ def fragment(name: str) -> dict:
 
 
 def sources(name: str) -> list[Annotated | None]:
-    """(train, val, test) of a fragment, made of what lies in the working folder."""
+    """(train, val, test) of a fragment, from the files in the working directory."""
     return [source(fragment(name)[part]) for part in ("train", "val", "test")]
 
 
-def told(source: Annotated) -> list[tuple]:
+def samples_of(source: Annotated) -> list[tuple]:
     return [(s.name, s.text, s.label) for s in map(source.__getitem__, range(len(source)))]
 
 
@@ -106,11 +106,11 @@ def msrvtt() -> dict:
 def test_msrvtt(place) -> None:
     place(msrvtt())
     train, val, test = sources("msrvtt")
-    assert told(train) == [
+    assert samples_of(train) == [
         ("video0", ["a cat runs", "the cat"], None),
         ("video1", ['a dog, "Rex", sleeps'], None),
     ]
-    assert told(val) == told(test) == [("video9770", "a person, connecting", None)]
+    assert samples_of(val) == samples_of(test) == [("video9770", "a person, connecting", None)]
     assert Path(train[0].content) == Path("data/msrvtt/videos/video0.mp4") and train.classes is None
     assert (train.texts, train.labels, len(train)) == (2, 0, 2)
 
@@ -132,11 +132,11 @@ def test_msrvtt_multiple_choice(place) -> None:
     place({"msrvtt/msrvtt_mc_test.jsonl": rows, "msrvtt/videos/video0.mp4": None})
     train, val, test = sources("msrvtt_mc")
     assert train is None and val is None
-    assert told(test) == [("3", options, 4), ("4", options, 0)]
+    assert samples_of(test) == [("3", options, 4), ("4", options, 0)]
 
 
 def test_didemo(place) -> None:
-    """Names with endings of their own, files with other ones, and half a minute of each."""
+    """Names with suffixes that differ from the files' suffixes; clips from the first half minute of each."""
     rows = [("1@N_a.mov", "a cat enters."), ("2@N_b.3gp", "snow"), ("1@N_a.mov", "it leaves")]
     entries = [
         {"video": v, "description": d, "annotation_id": i, "times": [[0, 1]], "num_segments": 6, "dl_link": ""}
@@ -145,7 +145,7 @@ def test_didemo(place) -> None:
     files = {f"didemo/{part}_data.json": entries for part in ("train", "val", "test")}
     place({**files, "didemo/videos/1@N_a.mov.mp4": None, "didemo/videos/2@N_b.webm": None})
     for part in sources("didemo"):
-        assert told(part) == [("1@N_a", "a cat enters. it leaves", None), ("2@N_b", "snow", None)]
+        assert samples_of(part) == [("1@N_a", "a cat enters. it leaves", None), ("2@N_b", "snow", None)]
         assert part[0].end == 30
     with pytest.raises(IndexError):
         part[2]
@@ -159,11 +159,11 @@ def test_activitynet(place) -> None:
     files = {f"activitynet/{part}.json": entries for part in ("train", "val_1")}
     place({**files, "activitynet/videos/v_one.mkv": None, "activitynet/videos/v_-2_.mp4": None})
     for part in sources("activitynet"):
-        assert told(part) == [("v_one", "A girl stands. She dances.", None), ("v_-2_", "Snow.", None)]
+        assert samples_of(part) == [("v_one", "A girl stands. She dances.", None), ("v_-2_", "Snow.", None)]
 
 
 def test_lsmdc(place) -> None:
-    """Tabs, quotation marks that never close, a tab too many, clips in folders by film, two captions of one clip."""
+    """Tabs, unclosed quotation marks, an extra tab, clips in folders by film, two captions of one clip."""
     first, second = "3009_LOS_00.03.07.170-00.03.09.675", "0001_American_Beauty_00.00.51.926-00.00.54.129"
     tail = ["00.03.07", "00.03.09", "", ""]
     rows = [[first, *tail, 'He says: "Go.'], [second, *tail, "SOMEONE's wife", ""], [first, *tail, "Dust."]]
@@ -171,7 +171,7 @@ def test_lsmdc(place) -> None:
     files = {f"lsmdc/{name}.csv": table(rows, "\t") for name in names}
     place({**files, f"lsmdc/videos/3009_LOS/{first}.avi": None, f"lsmdc/videos/{second}.avi": None})
     for part in sources("lsmdc"):
-        assert told(part) == [(first, ['He says: "Go.', "Dust."], None), (second, ["SOMEONE's wife"], None)]
+        assert samples_of(part) == [(first, ['He says: "Go.', "Dust."], None), (second, ["SOMEONE's wife"], None)]
         assert part[0].content.endswith(f"3009_LOS/{first}.avi")
 
 
@@ -188,8 +188,8 @@ def test_msvd(place) -> None:
         }
     )
     train, val, test = sources("msvd")
-    assert told(train) == [("-4w_5_15", ["a squirrel is eating", "a squirrel  eats"], None)]
-    assert told(val) == [("ab_0_9", ["a man", "a man"], None)]
+    assert samples_of(train) == [("-4w_5_15", ["a squirrel is eating", "a squirrel  eats"], None)]
+    assert samples_of(val) == [("ab_0_9", ["a man", "a man"], None)]
     assert {s.name for s in test} == {"ab_0_9", "-4w_5_15"}
 
 
@@ -208,7 +208,7 @@ def test_microsofts_msvd(place) -> None:
         text="{Description}",
         where={"Language": "English"},
     )
-    assert told(made) == [("mv89_33_46", "a bird, in a sink", None)]
+    assert samples_of(made) == [("mv89_33_46", "a bird, in a sink", None)]
 
 
 @pytest.mark.parametrize("n", [400, 600, 700])
@@ -228,8 +228,8 @@ def test_kinetics(place, n: int, caplog: pytest.LogCaptureFixture) -> None:
         }
     )
     train, val, test = sources(f"k{n}")
-    assert told(test) == told(val) == [(clips[0], None, 1), (clips[1], None, 0)]
-    assert told(train) == [(clips[2], None, 1)]
+    assert samples_of(test) == samples_of(val) == [(clips[0], None, 1), (clips[1], None, 0)]
+    assert samples_of(train) == [(clips[2], None, 1)]
     assert test.classes == train.classes == ["air drumming", "zumba"]
     assert "1 rows of data/k" in caplog.text and "each counts once" in caplog.text
 
@@ -245,7 +245,7 @@ def test_lists_of_paths_and_numbers(place) -> None:
     )
     about = {"videos": "data/k400", "video": "{path}", "number": "{class}"}
     made = Annotated(Table("data/k400/list.csv", ["path", "class"], " "), classes="data/k400/names.txt", **about)
-    assert told(made) == [("train/a", None, 1), ("b", None, 0)] and made.classes == ["zumba", "air drumming"]
+    assert samples_of(made) == [("train/a", None, 1), ("b", None, 0)] and made.classes == ["zumba", "air drumming"]
     assert Annotated(Table("data/k400/list.csv", ["path", "class"], " "), **about).classes is None
 
 
@@ -271,13 +271,15 @@ def ssv2() -> dict:
 def test_ssv2(place) -> None:
     place(ssv2())
     train, val, test = sources("ssv2")
-    assert told(train) == [("78687", None, 1), ("42326", None, 0)] and told(val) == told(test) == [("78687", None, 1)]
+    assert samples_of(train) == [("78687", None, 1), ("42326", None, 0)] and samples_of(val) == samples_of(test) == [
+        ("78687", None, 1)
+    ]
     assert test.classes == ["Rolling something", "Holding something next to something", "Tearing something"]
 
 
 @pytest.mark.parametrize("view", ["label", "template"])
 def test_ssv2_retrieval(place, view: str) -> None:
-    """A sentence of several videos."""
+    """One sentence for several videos."""
     entries = [{"video": ["78687.webm", "42326.webm"], "caption": "Rolling something"}]
     place({**ssv2(), f"ssv2/ssv2_ret_{view}_val_small.json": entries})
     train, val, test = sources(f"ssv2_{view}")
@@ -286,16 +288,20 @@ def test_ssv2_retrieval(place, view: str) -> None:
         "template": ["Holding something next to something", "Rolling something"],
     }
     assert [s.text for s in train] == texts[view]
-    assert told(test) == told(val) == [("78687", "Rolling something", None), ("42326", "Rolling something", None)]
+    assert (
+        samples_of(test)
+        == samples_of(val)
+        == [("78687", "Rolling something", None), ("42326", "Rolling something", None)]
+    )
 
 
-def asked(*rows: tuple) -> list[dict]:
+def question_rows(*rows: tuple) -> list[dict]:
     return [{"answer": a, "category_id": 1, "id": i, "question": q, "video_id": v} for i, v, q, a in rows]
 
 
 def test_msrvtt_questions(place, caplog: pytest.LogCaptureFixture) -> None:
-    train = asked((5, 0, "what runs?", "cat"), (6, 0, "who sleeps?", "dog"), (7, 1, "what runs?", "cat"))
-    test = asked((8, 1, "what is it?", "zebra"), (9, 1, "what runs?", "dog"))
+    train = question_rows((5, 0, "what runs?", "cat"), (6, 0, "who sleeps?", "dog"), (7, 1, "what runs?", "cat"))
+    test = question_rows((8, 1, "what is it?", "zebra"), (9, 1, "what runs?", "dog"))
     place(
         {
             "msrvtt_qa/train_qa.json": train,
@@ -304,25 +310,28 @@ def test_msrvtt_questions(place, caplog: pytest.LogCaptureFixture) -> None:
         }
     )
     train, val, test = sources("msrvtt_qa")
-    assert told(train) == [("5", "what runs?", 0), ("6", "who sleeps?", 1), ("7", "what runs?", 0)]
-    assert told(test) == told(val) == [("8", "what is it?", -1), ("9", "what runs?", 1)]
+    assert samples_of(train) == [("5", "what runs?", 0), ("6", "who sleeps?", 1), ("7", "what runs?", 0)]
+    assert samples_of(test) == samples_of(val) == [("8", "what is it?", -1), ("9", "what runs?", 1)]
     assert test.classes == ["cat", "dog"]
     assert "1 of 2 samples of data/msrvtt_qa/test_qa.json have a label outside the 2 classes" in caplog.text
 
 
 def test_msvd_questions(place) -> None:
-    """Videos by a table of numbers and names."""
+    """Videos by a table that maps numbers to names."""
     place(
         {
-            **{f"msvd_qa/{part}_qa.json": asked((0, 1, "what eats?", "squirrel")) for part in ("train", "val", "test")},
+            **{
+                f"msvd_qa/{part}_qa.json": question_rows((0, 1, "what eats?", "squirrel"))
+                for part in ("train", "val", "test")
+            },
             "msvd_qa/youtube_mapping.txt": "-4w_5_15 vid1\nab_0_9 vid2\n",
             "msvd/YouTubeClips/-4w_5_15.avi": None,
         }
     )
     train, _, test = sources("msvd_qa")
-    assert told(train) == told(test) == [("0", "what eats?", 0)] and "-4w_5_15.avi" in test[0].content
+    assert samples_of(train) == samples_of(test) == [("0", "what eats?", 0)] and "-4w_5_15.avi" in test[0].content
     place({"msvd_qa/youtube_mapping.txt": "ab_0_9 vid2\n"})
-    with pytest.raises(ValueError, match=r"train_qa.json, entry 1: no row of .*youtube_mapping.txt belongs to 'vid1'"):
+    with pytest.raises(ValueError, match=r"train_qa.json, entry 1: no row of .*youtube_mapping.txt matches 'vid1'"):
         sources("msvd_qa")
 
 
@@ -333,7 +342,7 @@ def test_activitynet_questions(place) -> None:
     files |= {f"activitynet_qa/{part}_a.json": answers for part in ("train", "val", "test")}
     place({**files, "activitynet/videos/v_QOl.mp4": None})
     for part in sources("activitynet_qa"):
-        assert told(part) == [("QOl_0", "is it a girl", 0)] and part.classes == ["yes"]
+        assert samples_of(part) == [("QOl_0", "is it a girl", 0)] and part.classes == ["yes"]
 
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=lambda p: p.stem)
@@ -361,7 +370,7 @@ def test_only_evaluation_needs_no_training_data(place, capsys: pytest.CaptureFix
 
 
 def test_batches_of_captions_and_labels(place) -> None:
-    """Training draws one of a video's captions; evaluation has all, and knows the classes."""
+    """Training uses a random caption of a video; evaluation has all of them and the classes."""
     rows = [["id", "caption", "class"], ["a", "one", "x"], ["a", "two", "x"], ["b", "three", "y"]]
     place({"list.csv": table(rows), "videos/a.mp4": None, "videos/b.mp4": None})
     made = Annotated(Table("data/list.csv"), "data/videos", "{id}", text="{caption}", label="{class}", end=1.0)
