@@ -1,6 +1,6 @@
-"""What a machine makes of it: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step.
+"""Benchmarks on this machine: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step.
 
-`grow` says how a step's cost grows, `where` what its time goes into, `fit` what a run makes of it.
+`grow` measures how the cost of a step grows, `where` profiles a step, `fit` times a run end to end.
 """
 
 import argparse
@@ -15,10 +15,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the tool."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (add_data, add_train, add_grow, add_where, add_fit):  # a command each, and the function that runs it
+    for add in (
+        add_data,
+        add_train,
+        add_grow,
+        add_where,
+        add_fit,
+    ):  # each adds a command and its function
         add(commands)
     for command in commands.choices.values():
-        command.add_argument("--json", help="write all of it to this file")
+        command.add_argument("--json", help="also write the full report to this file")
     a = parser.parse_args(arguments)
     try:
         report, table = a.run(a)
@@ -32,22 +38,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def add_data(commands: argparse._SubParsersAction) -> None:
-    """`data`: clips a second of the loader, of its decoder alone and of the field's common way."""
-    parser = commands.add_parser("data", help="loading: clips a second", description=add_data.__doc__)
+    """`data`: clips per second of the loader, of its decoder alone and of a common baseline loader."""
+    parser = commands.add_parser("data", help="loading: clips per second", description=add_data.__doc__)
     parser.add_argument("--videos", help="a folder, a csv or jsonl list, or one video")
     parser.add_argument(
         "--shards",
         nargs="+",
-        help="folders or URLs of shards; with --videos, what prepare.py made of those: both are timed in one run",
+        help="folders or URLs of shards; with --videos: shards made of the same videos, both timed in one run",
     )
     parser.add_argument("--decoder", default="PyAV", choices=("PyAV", "Decord", "TorchCodec"), help="(default PyAV)")
-    parser.add_argument("--count", type=int, default=20, help="videos (default %(default)s)")
+    parser.add_argument("--count", type=int, default=20, help="number of videos (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
-    parser.add_argument("--frames", type=int, default=16, help="of a clip (default %(default)s)")
-    parser.add_argument("--stride", type=int, default=4, help="between them (default %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="pixels of a view (default %(default)s)")
-    parser.add_argument("--views", type=int, default=4, help="of each decoded clip (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="also time the loader with as many processes")
+    parser.add_argument("--frames", type=int, default=16, help="frames per clip (default %(default)s)")
+    parser.add_argument("--stride", type=int, default=4, help="stride between frames (default %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="pixels per side of a view (default %(default)s)")
+    parser.add_argument("--views", type=int, default=4, help="views per decoded clip (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="also time the loader with this many worker processes")
     parser.set_defaults(run=data)
 
 
@@ -70,7 +76,7 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
-    """`train`: a whole step (forward, backward, clipping, AdamW) at a published size, in float32, against a peer's."""
+    """`train`: a full step (forward, backward, clipping, AdamW) at a published size, in float32, against a peer."""
     parser = commands.add_parser("train", help="training: a step", description=add_train.__doc__)
     add_step(parser, "base")
     parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
@@ -78,17 +84,17 @@ def add_train(commands: argparse._SubParsersAction) -> None:
 
 
 def add_grow(commands: argparse._SubParsersAction) -> None:
-    """`grow`: how time and memory of a step grow with frames, pixels, model size and hidden tokens, one at a time."""
-    parser = commands.add_parser("grow", help="training: how a step's cost grows", description=add_grow.__doc__)
+    """`grow`: how time and memory of a step grow with frames, pixels, model size and mask ratio, one at a time."""
+    parser = commands.add_parser("grow", help="training: how the cost of a step grows", description=add_grow.__doc__)
     add_step(parser, "small")
     parser.add_argument("--rounds", type=int, default=2, help="(default %(default)s)")
     parser.add_argument("--axes", nargs="+", choices=("frames", "pixels", "size", "ratio"), help="(default: all)")
-    parser.add_argument("--out", default="growth.png", help="the picture (default %(default)s)")
+    parser.add_argument("--out", default="growth.png", help="plot (png, default %(default)s)")
     parser.set_defaults(run=grow)
 
 
 def add_where(commands: argparse._SubParsersAction) -> None:
-    """`where`: what the time of our step goes into, for all methods that are named, by torch's profiler."""
+    """`where`: where the time of our training step goes, for each named method, by torch's profiler."""
     parser = commands.add_parser("where", help="training: where the time goes", description=add_where.__doc__)
     parser.add_argument("--methods", nargs="+", choices=_METHODS, default=list(_METHODS), help="(default: all)")
     add_setting(parser, "base")
@@ -97,12 +103,10 @@ def add_where(commands: argparse._SubParsersAction) -> None:
 
 
 def add_fit(commands: argparse._SubParsersAction) -> None:
-    """`fit`: a run end to end, against its bare step; words after -- go to `fit`."""
+    """`fit`: a run end to end, against its bare training step; arguments after -- go to `fit`."""
     parser = commands.add_parser("fit", help="training: a run end to end", description=add_fit.__doc__)
     parser.add_argument("--steps", type=int, default=12, help="(default %(default)s)")
-    parser.add_argument(
-        "words", nargs=argparse.REMAINDER, help="last, after --: -c RECIPE and what else fit is to be told"
-    )
+    parser.add_argument("words", nargs=argparse.REMAINDER, help="last, after --: -c RECIPE and other arguments of fit")
     parser.set_defaults(run=fit)
 
 
@@ -111,24 +115,24 @@ _SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
 
 
 def add_step(parser: argparse.ArgumentParser, size: str) -> None:
-    """What both commands that race ask; `size` is the default."""
+    """Options of both commands that compare with a peer; `size` is the default."""
     parser.add_argument("--method", choices=_METHODS, default="videomae", help="(default %(default)s)")
     add_setting(parser, size)
-    parser.add_argument("--no-memory", action="store_true", help="do not weigh the step, which takes a process each")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes extra processes")
 
 
 def add_setting(parser: argparse.ArgumentParser, size: str) -> None:
-    """What a step works on; `size` is the default."""
-    parser.add_argument("--size", choices=_SIZES, default=size, help="or its first letter (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=2, help="clips a step (default %(default)s)")
-    parser.add_argument("--frames", type=int, help="of a clip (default: what the method's paper takes)")
-    parser.add_argument("--pixels", type=int, default=224, help="of a side (default %(default)s)")
-    parser.add_argument("--ratio", type=float, help="of tokens that are hidden (default: the method's)")
+    """Options for the model and the batch of a step; `size` is the default."""
+    parser.add_argument("--size", choices=_SIZES, default=size, help="size or its first letter (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=2, help="clips per step (default %(default)s)")
+    parser.add_argument("--frames", type=int, help="frames per clip (default: as in the method's paper)")
+    parser.add_argument("--pixels", type=int, default=224, help="pixels per side (default %(default)s)")
+    parser.add_argument("--ratio", type=float, help="share of masked tokens (default: the method's)")
     parser.add_argument("--device", default="cpu", help="(default %(default)s)")
 
 
 def setting_of(a: argparse.Namespace, method: str):
-    """The `Setting` that is asked for."""
+    """The requested `Setting`."""
     from models import SIZES
     from pretrain.studies.speed import Setting
 
@@ -146,30 +150,29 @@ def train(a: argparse.Namespace) -> tuple[dict, str]:
 
 
 def grow(a: argparse.Namespace) -> tuple[dict, str]:
-    """Reports, table and picture of `grow`."""
+    """Reports and table of `grow`; also draws the plot."""
     from pretrain.studies.speed import METHODS, growth
 
     axes = {axis: growth.AXES[axis] for axis in a.axes or growth.AXES}
     found = growth.grow(a.method, METHODS[a.method], setting_of(a, a.method), axes, a.rounds, memory=not a.no_memory)
     growth.draw(found, Path(a.out))
     reports = {axis: {str(value): r.json() for value, r in points.items()} for axis, points in found.items()}
-    return reports, f"{growth.table(found)}\n\n{a.out}"
+    return reports, f"{growth.as_markdown(found)}\n\n{a.out}"
 
 
 def where(a: argparse.Namespace) -> tuple[list[dict], str]:
-    """Facts and table of `where`."""
-    from pretrain.studies.speed import METHODS
-    from pretrain.studies.speed import where as profiled
+    """Reports and table of `where`."""
+    from pretrain.studies.speed import METHODS, breakdown
 
-    found = [profiled.where(name, METHODS[name], setting_of(a, name), a.steps) for name in a.methods]
-    return [one.json() for one in found], profiled.table(found)
+    found = [breakdown.profile_step(name, METHODS[name], setting_of(a, name), a.steps) for name in a.methods]
+    return [one.json() for one in found], breakdown.as_markdown(found)
 
 
 def fit(a: argparse.Namespace) -> tuple[dict, str]:
-    """Facts and report of `fit`."""
-    from pretrain.studies.speed.whole import whole
+    """Report and text of `fit`."""
+    from pretrain.studies.speed.end_to_end import time_fit
 
-    found = whole(a.words[a.words[:1] == ["--"] :], a.steps)
+    found = time_fit(a.words[a.words[:1] == ["--"] :], a.steps)
     return found.json(), found.markdown()
 
 

@@ -1,4 +1,4 @@
-"""What a representation is worth: torchmetrics that take `predict`'s outputs and the batch."""
+"""Evaluation: torchmetrics that take the outputs of `predict` and the batch."""
 
 from pretrain.metrics.choice import Accuracy, MultipleChoice
 from pretrain.metrics.knn import KNN

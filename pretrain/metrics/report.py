@@ -1,4 +1,4 @@
-"""Results: what `python -m pretrain test` measured: a table for a person, JSON, pictures, and tables by class."""
+"""Results of `python -m pretrain test`: tables in markdown, JSON, pictures, and csv files by class."""
 
 import csv
 import hashlib
@@ -7,40 +7,41 @@ import json
 import platform
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from pretrain.plots.contact_sheet import write_png
 
 
 class Results(pl.Callback):
-    """Writes `results.md`, `results.json`, and of metrics that have them a picture (`picture`) and a csv file (`rows`)
-    into the run folder, and prints the table.
+    """Prints the results and writes `results.md` and `results.json` into the run folder, with a picture and a csv file
+    of each metric that has a method `picture` or `rows`.
 
-    A run folder may be judged on several data sets: the files keep an evaluation each, and the same one again (model,
-    weights, data, options) replaces what it gave before.
+    The files keep one entry for each evaluation; a repeated one (same model, weights, data and options) replaces its
+    entry.
 
     Args:
         settings: the `model` and `data` parts of the resolved recipe.
-        command: what was typed.
+        command: the command line.
     """
 
     def __init__(self, settings: dict[str, Any] | None = None, command: str = "") -> None:
         self.settings, self.command = settings or {}, command
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        folder = trainer.log_dir  # asks all ranks
-        unreadable = _of_all(getattr(trainer.datamodule, "failed", {}).get("test", []))
+        folder = trainer.log_dir  # a collective: all ranks must call it
+        unreadable = _gather(getattr(_data_module(trainer), "failed", {}).get("test", []))
         if not trainer.is_global_zero:
             return
         entry = self.entry(trainer, pl_module, [f"{name}: {reason}" for name, reason in unreadable])
         print(f"\n{section(entry)}")
-        if folder is None or not trainer.loggers:  # without a logger a run has no folder of its own
+        if folder is None or not trainer.loggers:  # without a logger a run has no folder
             return
-        for name, metric in pl_module.metrics.items():
+        for name, metric in _metrics(pl_module).items():
             picture = metric.picture() if hasattr(metric, "picture") else None
             if picture is not None:
                 entry["metrics"][name]["picture"] = f"results/{name}-{entry['id']}.png"
@@ -49,38 +50,39 @@ class Results(pl.Callback):
             if hasattr(metric, "rows"):
                 entry["metrics"][name]["rows"] = f"results/{name}-{entry['id']}.csv"
                 write_csv(Path(folder) / entry["metrics"][name]["rows"], metric.rows())
-        print(f"written to {write(Path(folder), entry)}")
+        print(f"written to {write_results(Path(folder), entry)}")
 
     def entry(self, trainer: pl.Trainer, pl_module: pl.LightningModule, unreadable: list[str]) -> dict[str, Any]:
-        """All that is known of this evaluation."""
+        """The record of this evaluation."""
         model, data = (self.settings.get(part) or {} for part in ("model", "data"))
         model_args, data_args = model.get("init_args", {}), data.get("init_args", {})
         found = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
-        metrics = {}
-        for name, metric in pl_module.metrics.items():
-            values = {key.removeprefix(name).strip("/"): v for key, v in found.items() if _of(name, key)}
+        metrics: dict[str, dict[str, Any]] = {}
+        for name, metric in _metrics(pl_module).items():
+            values = {key.removeprefix(name).strip("/"): v for key, v in found.items() if _belongs_to(name, key)}
             options = (model_args.get("metrics") or {}).get(name, {}).get("init_args", {})
-            usual = {key: p.default for key, p in inspect.signature(type(metric)).parameters.items()}
+            defaults = {key: p.default for key, p in inspect.signature(type(metric)).parameters.items()}
             metrics[name] = {
                 "kind": type(metric).__name__,
-                "options": {key: value for key, value in options.items() if not _same(value, usual.get(key))},
+                "options": {key: value for key, value in options.items() if not _same(value, defaults.get(key))},
                 "measured": dict(getattr(metric, "facts", {})),
                 "values": values,
             }
-        what = {
+        identity = {
             "model": type(pl_module).__name__,
             "weights": trainer.ckpt_path or model_args.get("weights") or "none: as initialised",
-            "changed": [callback.fact for callback in trainer.callbacks if getattr(callback, "fact", "")],
-            "data": data_args.get("test") or type(trainer.datamodule).__name__,
-            "clip": {key: data_args[key] for key in _CLIP if data_args.get(key) is not None},
+            "changed": [callback.fact for callback in _callbacks(trainer) if getattr(callback, "fact", "")],
+            "data": data_args.get("test") or type(_data_module(trainer)).__name__,
+            "clip": {key: data_args[key] for key in _CLIP_OPTIONS if data_args.get(key) is not None},
             "options": {name: {"kind": m["kind"], **m["options"]} for name, m in metrics.items()},
         }
+        text = json.dumps(identity, sort_keys=True, default=str)
         return {
-            "id": hashlib.blake2b(json.dumps(what, sort_keys=True, default=str).encode(), digest_size=4).hexdigest(),
-            **what,
+            "id": hashlib.blake2b(text.encode(), digest_size=4).hexdigest(),
+            **identity,
             "unreadable": unreadable,
             "metrics": metrics,
-            "losses": {key: v for key, v in found.items() if not any(_of(name, key) for name in metrics)},
+            "losses": {key: v for key, v in found.items() if not any(_belongs_to(name, key) for name in metrics)},
             "precision": str(trainer.precision),
             "devices": f"{trainer.world_size} x {pl_module.device.type}",
             "software": f"Python {platform.python_version()}, torch {torch.__version__}, lightning {pl.__version__}",
@@ -89,19 +91,31 @@ class Results(pl.Callback):
         }
 
 
-_CLIP = ("frames", "stride", "size", "test_clips", "test_crops", "sampler", "view", "decoder")
+_CLIP_OPTIONS = ("frames", "stride", "size", "test_clips", "test_crops", "sampler", "view", "decoder")
 
 
-def _of_all(mine: list) -> list:
-    """What all ranks have, together."""
+def _data_module(trainer: pl.Trainer) -> Any:
+    return trainer.datamodule  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
+
+
+def _callbacks(trainer: pl.Trainer) -> list[Any]:
+    return trainer.callbacks  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
+
+
+def _metrics(pl_module: pl.LightningModule) -> dict[str, Any]:
+    return dict(cast(nn.ModuleDict, pl_module.metrics).items())
+
+
+def _gather(mine: list) -> list:
+    """The items of all ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         return mine
     found: list = [None] * dist.get_world_size()
     dist.all_gather_object(found, mine)
-    return [one for each in found for one in each]
+    return [item for items in found for item in items]
 
 
-def _of(metric: str, key: str) -> bool:
+def _belongs_to(metric: str, key: str) -> bool:
     return key == metric or key.startswith(f"{metric}/")
 
 
@@ -109,20 +123,20 @@ def _same(a: Any, b: Any) -> bool:
     return (list(a) if isinstance(a, tuple) else a) == (list(b) if isinstance(b, tuple) else b)
 
 
-def write(folder: Path, entry: dict[str, Any]) -> Path:
-    """Puts an evaluation into the folder's files, the newest first; returns the table's path."""
+def write_results(folder: Path, entry: dict[str, Any]) -> Path:
+    """Adds an evaluation to the folder's files, the newest first; returns the path of `results.md`."""
     file = folder / "results.json"
     before = json.loads(file.read_text()) if file.is_file() else []
     entries = [entry, *(old for old in before if old["id"] != entry["id"])]
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(entries, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    table = folder / "results.md"
-    table.write_text("# Results\n\n" + "\n\n".join(section(e) for e in entries) + "\n", encoding="utf-8")
-    return table
+    markdown = folder / "results.md"
+    markdown.write_text("# Results\n\n" + "\n\n".join(section(e) for e in entries) + "\n", encoding="utf-8")
+    return markdown
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows of equal keys, making the folder where needed."""
+    """Write rows of equal keys and make the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
@@ -131,12 +145,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def section(entry: dict[str, Any]) -> str:
-    """An evaluation in Markdown: what was measured, then a table a metric."""
+    """An evaluation in markdown: its settings, then a table for each metric."""
     facts = {
         "weights": entry["weights"],
         "changed": "; ".join(entry["changed"]),
-        "data": _brief(entry["data"]),
-        "clip": _brief(entry["clip"]),
+        "data": _one_line(entry["data"]),
+        "clip": _one_line(entry["clip"]),
         "unreadable": f"{len(entry['unreadable'])} videos, left out" if entry["unreadable"] else "",
         "run": f"{entry['precision']} on {entry['devices']}; {entry['software']}; {entry['when']}",
         "command": f"`{entry['command']}`" if entry["command"] else "",
@@ -144,20 +158,20 @@ def section(entry: dict[str, Any]) -> str:
     lines = [f"## {entry['model']} on {_name(entry['data'])}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(fact)} |" for name, fact in facts.items() if fact]
     for name, metric in entry["metrics"].items():
-        about = [f"{metric['kind']}", *(_brief({key: value}) for key, value in metric["measured"].items())]
-        lines += ["", f"### {name}", "", f"{', '.join(about)}. {_brief(metric['options'])}".strip(), ""]
-        lines += table(metric["values"], name)
+        about = [f"{metric['kind']}", *(_one_line({key: value}) for key, value in metric["measured"].items())]
+        lines += ["", f"### {name}", "", f"{', '.join(about)}. {_one_line(metric['options'])}".strip(), ""]
+        lines += as_markdown(metric["values"], name)
         if "picture" in metric:
             lines += ["", f"![{metric.get('caption', 'The first videos of a few queries')}]({metric['picture']})"]
         if "rows" in metric:
             lines += ["", f"[Class by class]({metric['rows']})"]
     if entry["losses"]:
-        lines += ["", "### losses", "", *table(entry["losses"], "test", digits=4)]
+        lines += ["", "### losses", "", *as_markdown(entry["losses"], "test", digits=4)]
     return "\n".join(lines)
 
 
-def table(values: dict[str, float], name: str, digits: int = 2) -> list[str]:
-    """Lines of a table: of `row/column` a row each, in the order in which they come; the row without one is `name`."""
+def as_markdown(values: dict[str, float], name: str, digits: int = 2) -> list[str]:
+    """Lines of a table of values with keys `row/column`, in the given order; a key without a row goes to row `name`."""
     cells: dict[str, dict[str, float]] = {}
     for key, value in values.items():
         row, _, column = key.rpartition("/")
@@ -171,7 +185,7 @@ def table(values: dict[str, float], name: str, digits: int = 2) -> list[str]:
 
 
 def _name(data: Any) -> str:
-    """A source by its class and the file or folder that it reads."""
+    """Name of a source: its class and the file or folder that it reads."""
     if not isinstance(data, dict):
         return str(data)
     arguments = data.get("init_args", {})
@@ -180,15 +194,15 @@ def _name(data: Any) -> str:
     return kind if place is None else f"{kind}, {Path(place).name}"
 
 
-def _brief(value: Any) -> str:
-    """Nested settings in one line, without what is not set; long lists by their length."""
+def _one_line(value: Any) -> str:
+    """Nested settings in one line, without unset ones; a long list by its length."""
     if isinstance(value, dict) and "class_path" in value:
-        inside = _brief(value.get("init_args") or {})
+        inside = _one_line(value.get("init_args") or {})
         return str(value["class_path"]).rpartition(".")[2] + (f"({inside})" if inside else "")
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_brief(v)}" for key, v in value.items() if v not in (None, [], {}, ""))
+        return ", ".join(f"{key} {_one_line(v)}" for key, v in value.items() if v not in (None, [], {}, ""))
     if isinstance(value, (list, tuple)):
-        return f"{len(value)} of them" if len(value) > 8 else "[" + ", ".join(_brief(v) for v in value) + "]"
+        return f"{len(value)} of them" if len(value) > 8 else "[" + ", ".join(_one_line(v) for v in value) + "]"
     return str(value)
 
 

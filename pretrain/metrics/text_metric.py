@@ -1,7 +1,8 @@
-"""Asking: what metrics share that ask the model about texts: the model, strings among tensors, means over views."""
+"""TextMetric, the base of metrics that use the model on texts: the model, strings in the state, means over views."""
 
 import weakref
 from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -9,92 +10,109 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from pretrain.learning.batch import Batch
 
-class Asking(Metric):
-    """A metric that is told the objective before the first batch of each evaluation, and may keep strings.
+Name = TypeVar("Name", str, tuple)
 
-    Strings are kept as bytes, so that they travel between ranks as all state does.
+
+class TextModel(Protocol):
+    """The methods of an objective that metrics call."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Features of texts, `[n, D]`."""
+        ...
+
+    def match(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
+        """Matching scores `[n]` of videos, given by their tokens, and texts."""
+        ...
+
+
+class TextMetric(Metric):
+    """A metric that is given the objective before the first batch of each evaluation, and may keep strings.
+
+    Strings are kept as bytes, so that ranks gather them like any other state.
     """
 
     full_state_update = False
-    asks: tuple[str, ...] = ("encode_text",)  # the methods that the objective must have
-    facts: dict[str, str | int] = {}  # noqa: RUF012 what was measured, set by `compute` for the table of results
+    required_methods: tuple[str, ...] = ("encode_text",)  # of the objective
+    facts: dict[str, str | int] = {}  # noqa: RUF012 size of the evaluation, set by `compute` for the table of results
 
     def attach(self, objective: nn.Module) -> None:
-        """Keeps a weak reference, which makes the model no part of the metric."""
-        missing = [name for name in self.asks if not hasattr(objective, name)]
+        """Keeps a weak reference to the objective, which is then no submodule of the metric."""
+        missing = [name for name in self.required_methods if not hasattr(objective, name)]
         if missing:
             raise MisconfigurationException(
                 f"{type(self).__name__} needs a model with `{'` and `'.join(missing)}`, which "
                 f"{type(objective).__name__} has not: take it out of model.init_args.metrics, or choose another method"
             )
-        self._asked = weakref.ref(objective)
+        self._objective = weakref.ref(objective)
 
     @property
-    def objective(self) -> nn.Module:
-        """The model that is judged."""
-        found = self.__dict__.get("_asked", lambda: None)()
-        if found is None:
-            raise RuntimeError(f"{type(self).__name__} asks the model: call metric.attach(objective) first")
-        return found
+    def objective(self) -> TextModel:
+        """The model that is evaluated."""
+        objective = self.__dict__.get("_objective", lambda: None)()
+        if objective is None:
+            raise RuntimeError(f"{type(self).__name__} calls the model: call metric.attach(objective) first")
+        return objective
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in super().__getstate__().items() if name != "_asked"}
+        return {name: value for name, value in super().__getstate__().items() if name != "_objective"}
 
-    def add_strings(self, name: str) -> None:
-        """Adds a list of strings to the state."""
+    def add_string_state(self, name: str) -> None:
+        """Adds an empty list of strings to the state."""
         self.add_state(f"{name}_bytes", [], dist_reduce_fx="cat")
         self.add_state(f"{name}_lengths", [], dist_reduce_fx="cat")
 
-    def put(self, name: str, strings: Sequence[str]) -> None:
-        """Appends to a list of strings."""
+    def append_strings(self, name: str, strings: Sequence[str]) -> None:
+        """Appends to a list of strings in the state."""
         content, lengths = pack(strings)
         getattr(self, f"{name}_bytes").append(content.to(self.device))
         getattr(self, f"{name}_lengths").append(lengths.to(self.device))
 
-    def take(self, name: str) -> list[str]:
-        """A list of strings, of all ranks within `compute`."""
+    def get_strings(self, name: str) -> list[str]:
+        """A list of strings in the state; within `compute`, that of all ranks."""
         return unpack(*(dim_zero_cat(getattr(self, f"{name}_{part}")) for part in ("bytes", "lengths")))
 
     def encode(self, texts: Sequence[str], chunk: int = 256) -> Tensor:
-        """Features of texts on the CPU, float32 `[n, D]`; those that read the same are encoded once.
+        """Features of texts on the CPU, float32 `[n, D]`; equal texts are encoded once.
 
-        Chunks are cut from the texts in order of the alphabet, so that they do not depend on who asks in what order.
+        Texts are encoded in alphabetical order, `chunk` at a time, so that chunks do not depend on the given order.
         """
         unique = sorted(set(texts)) or [""]
         with torch.no_grad():
-            made = [self.objective.encode_text(unique[i : i + chunk]) for i in range(0, len(unique), chunk)]
-        place = {text: i for i, text in enumerate(unique)}
-        return torch.cat([part.float().cpu() for part in made])[[place[text] for text in texts]]
+            features = [self.objective.encode_text(unique[i : i + chunk]) for i in range(0, len(unique), chunk)]
+        row = {text: i for i, text in enumerate(unique)}
+        return torch.cat([part.float().cpu() for part in features])[[row[text] for text in texts]]
 
 
-def captions_of(names: Sequence[str], batch: dict, who: str) -> list[list[str]]:
-    """Each row's captions; an error that names the video where there are none."""
+def captions_of(names: Sequence[str], batch: Batch, metric: str) -> list[list[str]]:
+    """The captions of each row; MisconfigurationException with the video's name if there are none."""
     if "text" not in batch:
         raise MisconfigurationException(
-            f"{who} needs the texts of each video, and the data have none, or not for every sample: give the list or "
-            "the shards a `text`"
+            f"{metric} needs the texts of each video, and the data have none, or not for every sample: give the list "
+            "or the shards a `text`"
         )
     rows = [[text] if isinstance(text, str) else list(text) for text in batch["text"]]
     for name, texts in zip(names, rows, strict=True):
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise MisconfigurationException(
-                f"{who}: {name!r} has no caption, or an empty one ({texts!r:.80}): write one, or leave out the video"
+                f"{metric}: {name!r} has no caption, or an empty one ({texts!r:.80}): write one, or leave out the video"
             )
     return rows
 
 
-def averages(names: Sequence, values: Tensor, counts: Tensor | None = None) -> tuple[list, Tensor, Tensor]:
-    """Means of `values` `[M, D]` over rows of one name, in order of name: names, float64 `[n, D]`, counts `[n]`.
-
-    Names may be strings, or tuples that begin with one.
+def mean_by_name(
+    names: Sequence[Name], values: Tensor, counts: Tensor | None = None
+) -> tuple[list[Name], Tensor, Tensor]:
+    """Means of `values` `[M, D]` over rows of equal name, sorted by name: names, float64 `[n, D]`, counts `[n]`.
 
     Args:
-        counts: how much each row weighs, `[M]`; 1 by default.
+        names: strings, or tuples that begin with one.
+        counts: weight of each row, `[M]`; None: 1.
     """
-    order = sorted(set(names))
-    place = {name: i for i, name in enumerate(order)}
-    index = torch.tensor([place[name] for name in names], dtype=torch.long)
+    order: list[Name] = sorted(set(names))
+    position = {name: i for i, name in enumerate(order)}
+    index = torch.tensor([position[name] for name in names], dtype=torch.long)
     weight = torch.ones(len(names)) if counts is None else counts.cpu()
     weight = weight.double()
     total = torch.zeros(len(order), values.shape[1], dtype=torch.float64)
@@ -103,10 +121,17 @@ def averages(names: Sequence, values: Tensor, counts: Tensor | None = None) -> t
     return order, total / count[:, None], count
 
 
+def evaluated_source(objective: nn.Module) -> Any:
+    """The source that the objective's trainer evaluates, or None."""
+    trainer: Any = getattr(objective, "_trainer", None)
+    data = getattr(trainer, "datamodule", None)
+    return getattr(data, "test" if trainer is not None and trainer.testing else "val", None)
+
+
 def require_nonempty(names: Sequence) -> None:
-    """An error where there is nothing to judge."""
+    """RuntimeError where no video was evaluated."""
     if not names:
-        raise RuntimeError("there is nothing to judge: not one video could be read")
+        raise RuntimeError("there is nothing to evaluate: not one video could be read")
 
 
 def pack(strings: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -58,4 +58,4 @@ def _right(regression: "LogisticRegression", features: Tensor, labels: Tensor) -
 def knn_probe(features: Tensor, labels: Tensor, test: Tensor, truth: Tensor, k: int = 5) -> float:
     """Accuracy on `test` of a vote of the k nearest of `features`, weighted by cosine similarity; both are centred on
     the mean of `features`."""
-    return knn_accuracy(test, truth, k, known=features, classes=labels).item()
+    return knn_accuracy(test, truth, k, memory=(features, labels)).item()

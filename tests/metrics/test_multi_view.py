@@ -21,9 +21,9 @@ ONE, SEVERAL = partial(MultiView, False), partial(MultiView, True)
 
 
 def clips(views: int = 3, several: bool = False) -> tuple[dict, dict]:
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     labels = torch.arange(VIDEOS) % CLASSES
-    scores = torch.randn(views * VIDEOS, CLASSES, generator=dice)
+    scores = torch.randn(views * VIDEOS, CLASSES, generator=generator)
     scores[torch.arange(views * VIDEOS), labels.repeat(views)] += 1
     names = [f"{'ab'[i % 2]}/{i // 2}.mp4" for i in range(VIDEOS)]  # the same file names in two folders
     if several:
@@ -63,8 +63,8 @@ def test_equal_scores_and_unlisted_labels_count_against_the_model() -> None:
 
 def test_average_precision_is_the_field_s() -> None:
     """Of scores without ties: the mean over hits of the precision at each; of all equal ones the share of hits."""
-    dice = torch.Generator().manual_seed(1)
-    scores, right = torch.rand(40, 3, generator=dice), torch.rand(40, 3, generator=dice) < 0.3
+    generator = torch.Generator().manual_seed(1)
+    scores, right = torch.rand(40, 3, generator=generator), torch.rand(40, 3, generator=generator) < 0.3
     for k, found in enumerate(average_precision(scores, right).tolist()):
         hits = right[scores[:, k].argsort(descending=True), k].float()
         precisions = hits.cumsum(0) / torch.arange(1, 41)

@@ -1,4 +1,4 @@
-"""`python -m pretrain test` leaves a table, JSON and a picture; weights between two checkpoints are judged alike."""
+"""`python -m pretrain test` writes tables, JSON and a picture; interpolated weights are evaluated like any others."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 from pretrain.cli import main
 from pretrain.export.interpolate import mix_into, mixed
 from pretrain.export.load_run import load_objective
-from pretrain.metrics.report import section, table, write
+from pretrain.metrics.report import as_markdown, section, write_results
 from pretrain.plots.result_grid import Row, Tile, result_grid
 from tests.helpers.runs import ROOT, arguments, fit, run
 
@@ -103,9 +103,9 @@ def test_weights_between_two_checkpoints_are_judged(trained: Path, tmp_path: Pat
 
 
 def test_rows_and_columns() -> None:
-    lines = table({"t2v/R1": 12.375, "t2v/MdR": 3, "v2t/R1": 1}, "retrieval")
+    lines = as_markdown({"t2v/R1": 12.375, "t2v/MdR": 3, "v2t/R1": 1}, "retrieval")
     assert lines == ["| | R1 | MdR |", "|---|---:|---:|", "| t2v | 12.38 | 3.00 |", "| v2t | 1.00 |  |"]
-    assert table({"": 50.0}, "qa") == ["| | value |", "|---|---:|", "| qa | 50.00 |"]
+    assert as_markdown({"": 50.0}, "qa") == ["| | value |", "|---|---:|", "| qa | 50.00 |"]
 
 
 def test_what_stands_in_a_section(tmp_path: Path) -> None:
@@ -119,8 +119,8 @@ def test_what_stands_in_a_section(tmp_path: Path) -> None:
     text = section(entry)
     assert "## ViCLIP on Files, mine.csv" in text and "x\\|y.ckpt" in text and "| unreadable | 1 videos" in text
     assert "Accuracy, questions 3" in text
-    write(tmp_path, entry)
-    write(tmp_path, {**entry, "id": "b"})
+    write_results(tmp_path, entry)
+    write_results(tmp_path, {**entry, "id": "b"})
     assert [e["id"] for e in json.loads((tmp_path / "results.json").read_text())] == ["b", "a"]
 
 

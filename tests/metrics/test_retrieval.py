@@ -20,13 +20,14 @@ FULL = partial(Retrieval, dual_softmax=True, rerank=3, by_video=True, pictures=2
 
 def clips(views: int = 1, videos: int = VIDEOS, noise: float = 0.25) -> tuple[dict, dict]:
     """Videos near their captions, of which there are one to three each, with tokens."""
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     names = [f"clip {i}.mp4" for i in range(videos)]
     texts = [[f"caption {j} of {i}" for j in range(1 + i % 3)] for i in range(videos)]
     centre = torch.stack([sum(vector(text) for text in own) for own in texts])
-    features = F.normalize(centre, dim=1).repeat(views, 1) + noise * torch.randn(views * videos, WIDTH, generator=dice)
-    tokens = features[:, None] + 0.3 * torch.randn(views * videos, 4, WIDTH, generator=dice)
-    video = torch.randint(0, 256, (views * videos, 3, 2, 20, 20), dtype=torch.uint8, generator=dice)
+    features = F.normalize(centre, dim=1).repeat(views, 1)
+    features = features + noise * torch.randn(views * videos, WIDTH, generator=generator)
+    tokens = features[:, None] + 0.3 * torch.randn(views * videos, 4, WIDTH, generator=generator)
+    video = torch.randint(0, 256, (views * videos, 3, 2, 20, 20), dtype=torch.uint8, generator=generator)
     return {"features": features, "tokens": tokens}, {"video": video, "name": names * views, "text": texts * views}
 
 
@@ -176,13 +177,13 @@ def test_the_model_is_no_part_of_the_metric() -> None:
     metric, model = Retrieval(), Fake()
     metric.attach(model)
     assert not list(metric.modules())[1:] and not metric.state_dict()
-    assert pickle.loads(pickle.dumps(metric)).name == "features"
+    assert pickle.loads(pickle.dumps(metric)).output == "features"
 
 
 def test_the_picture_shows_the_videos_found() -> None:
     metric, _ = judge(FULL, batches(*clips(2), [5, 5, 5], 2))
-    row = metric.shown[0]
-    assert len(metric.shown) == 2 and len(row.tiles) >= 5 and any(tile.right for tile in row.tiles)
+    row = metric.result_rows[0]
+    assert len(metric.result_rows) == 2 and len(row.tiles) >= 5 and any(tile.correct for tile in row.tiles)
     assert row.tiles[0].frames[0].shape == (96, 96, 3)
     picture = metric.picture()
     assert picture.dtype == np.uint8 and picture.shape[2] == 3 and (picture != 255).any()

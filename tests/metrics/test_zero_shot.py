@@ -21,22 +21,22 @@ KINDS = {"cosines": partial(ZeroShot, CLASSES), "softmaxes": partial(ZeroShot, C
 
 def clips(views: int = 1) -> tuple[dict, dict]:
     """Videos that lie towards the sentences of their class."""
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     labels = torch.arange(VIDEOS) % len(CLASSES)
     centre = torch.stack([sum(vector(t.replace("{}", name)) for t in TEMPLATES) for name in CLASSES])
     features = F.normalize(centre, dim=1)[labels].repeat(views, 1)
-    features = features + 0.35 * torch.randn(VIDEOS * views, WIDTH, generator=dice)
+    features = features + 0.35 * torch.randn(VIDEOS * views, WIDTH, generator=generator)
     names = [f"{i}.mp4" for i in range(VIDEOS)] * views
     return {"features": features}, {"name": names, "label": labels.repeat(views)}
 
 
 def questions(views: int = 1) -> tuple[dict, dict]:
     """Videos with two to five captions, of which one is theirs; the last two are of one video."""
-    dice = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     texts = [[f"choice {j} of {i}" for j in range(2 + i % 4)] for i in range(VIDEOS)]
     labels = torch.tensor([i % len(own) for i, own in enumerate(texts)])
     right = torch.stack([vector(own[label]) for own, label in zip(texts, labels, strict=True)])
-    features = right.repeat(views, 1) + 0.4 * torch.randn(VIDEOS * views, WIDTH, generator=dice)
+    features = right.repeat(views, 1) + 0.4 * torch.randn(VIDEOS * views, WIDTH, generator=generator)
     names = [f"{min(i, VIDEOS - 2)}.mp4" for i in range(VIDEOS)] * views
     return {"features": features}, {"name": names, "text": texts * views, "label": labels.repeat(views)}
 

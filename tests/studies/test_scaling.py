@@ -8,7 +8,9 @@ from torch import nn
 from pretrain.studies.scaling import Cluster, estimate
 from tests.helpers.runs import ROOT, run_script
 
-PLAIN = Cluster(peak=1e12, mfu=0.5, inside=1e9, between=1e8, latency=0.0, node=8, overlap=0.0, jitter=0.0)
+PLAIN = Cluster(
+    peak=1e12, mfu=0.5, within_node=1e9, between_nodes=1e8, latency=0.0, devices_per_node=8, overlap=0.0, jitter=0.0
+)
 MILLION = nn.Linear(1000, 1000, bias=False)
 
 
@@ -22,16 +24,16 @@ def test_an_estimate_by_hand(strategy: str, half: bool, bytes_each: int, devices
     assert found["share"] == pytest.approx(sent / (2 + sent)) and found["efficiency"] == pytest.approx(2 / (2 + sent))
 
 
-def test_what_an_estimate_hides_and_waits_for() -> None:
-    """All but the last message mask_token behind computation; one device waits for nobody, and many for the slowest."""
+def test_overlap_latency_and_jitter_of_an_estimate() -> None:
+    """All messages but the last overlap with computation; one device waits for no other, several for the slowest."""
     assert estimate(MILLION, 1e12, 1, 1, "ddp", PLAIN) == {"step": 2.0, "share": 0.0, "efficiency": 1.0}
     blocks = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(500, 500, bias=False) for _ in range(4))})
     hidden = estimate(blocks, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "overlap": 0.6}))
     assert hidden["step"] == pytest.approx(2 + 8e6 * 7 / 8 / 1e9 / 4)
-    far = Cluster(**{**vars(PLAIN), "latency": 1e-3, "inside": math.inf, "between": math.inf})
+    far = Cluster(**{**vars(PLAIN), "latency": 1e-3, "within_node": math.inf, "between_nodes": math.inf})
     assert estimate(MILLION, 1e12, 1, 64, "ddp", far)["step"] == pytest.approx(2 + 12e-3)
     assert estimate(MILLION, 1e12, 1, 64, "fsdp", far)["step"] == pytest.approx(2 + 3 * 63e-3)
-    late = estimate(MILLION, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "jitter": 0.01, "inside": math.inf}))
+    late = estimate(MILLION, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "jitter": 0.01, "within_node": math.inf}))
     assert late["step"] == pytest.approx(2 * (1 + 0.01 * math.sqrt(2 * math.log(8))))
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of training steps: contenders do the same maths, FLOPs are those counted, reports are whole."""
+"""The benchmark of training steps: contenders do the same maths, FLOPs equal the counted ones, reports are complete."""
 
 import json
 import subprocess
@@ -16,9 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import clip, decoders, text, vit
 from pretrain.cli import main
 from pretrain.objectives import UMT
-from pretrain.studies.speed import METHODS, Report, Setting, growth, race, whole
-from pretrain.studies.speed import where as profiled
-from pretrain.studies.speed.memory import weigh
+from pretrain.studies.speed import METHODS, Report, Setting, breakdown, end_to_end, growth, race
+from pretrain.studies.speed.memory import measure_memory
 from pretrain.studies.speed.step import Contender
 from pretrain.studies.speed.umt import plain_umt
 from tests.helpers.paths import ROOT
@@ -46,15 +45,15 @@ def test_contenders_train_alike(name: str) -> None:
     """The same losses over three whole steps: forward, backward, clipping and optimiser are the same maths."""
     report = reported(name)
     assert list(report.seconds) == list(METHODS[name].contenders)
-    if METHODS[name].alike:
+    if METHODS[name].same_loss:
         assert report.loss_difference < 2e-5
     assert report.ratio > 0 and report.mfu > 0 and report.memory_ratio is None
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "vilp"])
 def test_necessary_flops_are_what_our_step_does(name: str) -> None:
-    """Every product is counted, and none that is not needed is done: within a twentieth, for a class token here and
-    there, and for scores of pairs. (What ViLP's scores of words take depends on how many the dice hide.)"""
+    """Every product is counted, and no needless one is done: within a twentieth, for class tokens and scores of pairs.
+    (The cost of ViLP's token scores depends on how many tokens are masked by chance.)"""
     contender = METHODS[name].build("ours", TINY)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         contender.step()
@@ -73,9 +72,9 @@ def test_the_plain_umt_has_the_same_gradients() -> None:
     model: UMT = ours.model
     clip_ = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(0))
     noise = torch.rand(2, 8 * 16, generator=torch.Generator().manual_seed(0))
-    target, keep = model.teach(clip_, noise)
+    target, keep = model.teacher_targets(clip_, noise)
     found = []
-    for loss in (model.align(clip_, keep, target), plain_umt(model, clip_, noise)):
+    for loss in (model.alignment_loss(clip_, keep, target), plain_umt(model, clip_, noise)):
         model.zero_grad()
         loss.backward()
         found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
@@ -83,7 +82,7 @@ def test_the_plain_umt_has_the_same_gradients() -> None:
 
 
 def heavy(megabytes: int) -> Contender:
-    """A step that holds so much, once, beside a model of 4 MB and its gradient."""
+    """A step that allocates so much once, besides a model of 4 MB and its gradient."""
     model = torch.nn.Linear(1000, 1000, bias=False)
 
     def loss() -> torch.Tensor:
@@ -95,7 +94,7 @@ def heavy(megabytes: int) -> Contender:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory of a step is measured on Linux")
 def test_memory_is_that_of_the_step() -> None:
-    found = weigh(heavy, 200)
+    found = measure_memory(heavy, 200)
     assert found["model"] == 4_000_000
     assert found["step"] == pytest.approx(200e6, rel=0.05)
 
@@ -116,21 +115,21 @@ def test_growth_is_a_race_at_each_point(tmp_path: Path) -> None:
     assert [r.setting["frames"] for r in found["frames"].values()] == [2, 4]
     assert found["frames"][4].flops > 2 * found["frames"][2].flops  # attention grows faster than the tokens
     assert found["ratio"][0.5].setting["ratio"] == 0.5
-    lines = growth.table(found).splitlines()
+    lines = growth.as_markdown(found).splitlines()
     assert lines[0].startswith("| frames | ours, s | timm, s | ratio | MFU |") and len(lines) == 4 + 1 + 3
     growth.draw(found, tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as picture:
         assert picture.size[0] > 500
 
 
-def test_where_the_time_goes() -> None:
+def test_the_breakdown_of_a_step() -> None:
     """The parts add up to the step, each is there, and no step is faster than its floor."""
-    found = profiled.where("vit", METHODS["vit"], TINY, steps=2)
+    found = breakdown.profile_step("vit", METHODS["vit"], TINY, steps=2)
     parts = found.products, found.attention, found.rest, found.optimiser
     assert min(parts) > 0 and sum(parts) == pytest.approx(found.step)
     trained = sum(p.numel() for p in METHODS["vit"].build("ours", TINY).model.parameters() if p.requires_grad)
     assert found.bytes == 40 * trained and 0 < found.floor < found.step
-    lines = profiled.table([found, found]).splitlines()
+    lines = breakdown.as_markdown([found, found]).splitlines()
     assert len(lines) == 4 + 3 and lines[2].startswith("| vit tiny, batch 2, 8 frames |")
 
 
@@ -140,15 +139,15 @@ TINY_RUN = ["-c", "recipes/videomae_tiny.yaml", *SMALL, "--data.init_args.micro_
 def test_a_run_is_timed_against_its_bare_step(monkeypatch: pytest.MonkeyPatch) -> None:
     run = subprocess.run
 
-    def here(words: list[str], **options) -> subprocess.CompletedProcess:
-        if "fit" not in words:  # git's, which the report names the commit by
+    def in_this_process(words: list[str], **options) -> subprocess.CompletedProcess:
+        if "fit" not in words:  # git, for the commit in the report
             return run(words, **options)
         main(words[words.index("fit") :])
         return subprocess.CompletedProcess(words, 0, "")
 
-    monkeypatch.setattr(whole.subprocess, "run", here)
+    monkeypatch.setattr(end_to_end.subprocess, "run", in_this_process)
     began = time.perf_counter()
-    found = whole.whole(TINY_RUN, steps=5)
+    found = end_to_end.time_fit(TINY_RUN, steps=5)
     assert 0 < found.start < time.perf_counter() - began
     assert found.clips == 4 * 4 and 0 < found.wait < found.interval < found.start and found.bare > 0
     facts = found.json()
@@ -159,14 +158,14 @@ def test_a_run_is_timed_against_its_bare_step(monkeypatch: pytest.MonkeyPatch) -
 def test_parts_of_a_batch_are_no_bare_step() -> None:
     trainer = SimpleNamespace(accumulate_grad_batches=2)
     with pytest.raises(ValueError, match="micro_batch to the global batch"):
-        whole.Stopwatch("nowhere").on_train_batch_start(trainer, None, None, 0)
+        end_to_end.Stopwatch("nowhere").on_train_batch_start(trainer, None, None, 0)
 
 
 def test_a_run_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, "no such recipe")
-    monkeypatch.setattr(whole.subprocess, "run", lambda words, **options: failed)
+    monkeypatch.setattr(end_to_end.subprocess, "run", lambda words, **options: failed)
     with pytest.raises(RuntimeError, match="fit failed: no such recipe"):
-        whole.whole(["-c", "nothing.yaml"], steps=3)
+        end_to_end.time_fit(["-c", "nothing.yaml"], steps=3)
 
 
 @pytest.mark.slow

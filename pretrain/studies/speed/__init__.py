@@ -1,4 +1,4 @@
-"""How fast a training step is: each method's against a peer's, by the same weights and inputs, in turns."""
+"""Speed of a training step: each method against a peer implementation, from the same weights and inputs, in turns."""
 
 from pretrain.studies.speed import umt, viclip, videomae, vilp, vit
 from pretrain.studies.speed.race import Method, Report, race

@@ -1,4 +1,4 @@
-"""How a step's cost grows with frames, pixels, model size and share of hidden tokens, ours and the peer's."""
+"""Cost of a step against frames, pixels, model size and mask ratio, for our implementation and the peer's."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from tqdm import tqdm
 from pretrain.studies.speed.race import Method, Report, race
 from pretrain.studies.speed.step import Setting
 
-# What is varied, one at a time, from the setting that is asked for.
+# Values of each axis; one axis varies at a time, the others keep the given setting.
 AXES: dict[str, tuple] = {
     "frames": (8, 16, 32, 64),
     "pixels": (96, 160, 224, 320),
@@ -30,8 +30,8 @@ def grow(
     return found
 
 
-def table(found: dict[str, dict[str | float, Report]]) -> str:
-    """All points in markdown."""
+def as_markdown(found: dict[str, dict[str | float, Report]]) -> str:
+    """All points, a table for each axis."""
     lines = []
     for axis, reports in found.items():
         names = list(next(iter(reports.values())).seconds)
@@ -45,7 +45,7 @@ def table(found: dict[str, dict[str | float, Report]]) -> str:
 
 
 def draw(found: dict[str, dict[str | float, Report]], path: Path) -> None:
-    """A column an axis, seconds above and memory below, a line for each contender: a PNG."""
+    """Write a PNG: a column for each axis, seconds above and memory below, a line for each contender."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(found), 6.5), layout="constrained")
@@ -54,11 +54,11 @@ def draw(found: dict[str, dict[str | float, Report]], path: Path) -> None:
         values = [str(value) for value in reports]
         for name in next(iter(reports.values())).seconds:
             panels[0][column].plot(values, [r.seconds[name] for r in reports.values()], "o-", label=name)
-            held = [r.memory[name]["step"] / 1e6 for r in reports.values() if name in r.memory]
-            if held:
-                panels[1][column].plot(values, held, "o-", label=name)
-        for row, what in enumerate(("s a step", "MB a step")):
-            panels[row][column].set(xlabel=axis, ylabel=what, ylim=(0, None))
+            memory = [r.memory[name]["step"] / 1e6 for r in reports.values() if name in r.memory]
+            if memory:
+                panels[1][column].plot(values, memory, "o-", label=name)
+        for row, label in enumerate(("s a step", "MB a step")):
+            panels[row][column].set(xlabel=axis, ylabel=label, ylim=(0, None))
             panels[row][column].grid(alpha=0.3)
     panels[0][0].legend()
     first = next(iter(next(iter(found.values())).values()))

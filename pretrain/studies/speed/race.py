@@ -1,4 +1,4 @@
-"""Contenders take turns at their steps, so that all meet the same machine; medians, ratios and a report."""
+"""Times contenders in alternating steps, under the same load of the machine; medians, ratios and a report."""
 
 import platform
 import statistics
@@ -8,32 +8,33 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from pretrain.studies.speed.memory import weigh
-from pretrain.studies.speed.step import PARTS, Contender, Setting, settle
+from pretrain.studies.speed.memory import measure_memory
+from pretrain.studies.speed.step import PARTS, Contender, Setting, synchronize
 
 
 class Method(NamedTuple):
     """How a method is measured.
 
-    build: the contender of that name. contenders: names, ours first, then the peer, then what is beside the race.
-    flops: of products of matrices that a step cannot do without. alike: names whose losses must be ours.
-    about: what races, in a sentence.
+    build: makes the contender of a name. contenders: their names, ours first, then the peer, then further ones.
+    flops: FLOPs of the matrix products that a step needs. same_loss: names of contenders whose losses must equal ours.
+    about: the comparison in a sentence.
     """
 
     build: Callable[[str, Setting], Contender]
     contenders: tuple[str, ...]
     flops: Callable[[Setting], float]
-    alike: tuple[str, ...]
+    same_loss: tuple[str, ...]
     about: str
 
 
 @dataclass
 class Report:
-    """What was measured. Seconds are medians; `parts` are those of `step.PARTS`; `memory` in bytes, see `weigh`."""
+    """Measurements of a race. Seconds are medians; `parts` are those of `step.PARTS`; `gemm` is the machine's FLOP/s in
+    a large matrix product; `memory` in bytes, see `measure_memory`."""
 
     method: str
     about: str
@@ -50,46 +51,46 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """How many times faster than the peer's step ours is."""
+        """The peer's time over ours."""
         ours, peer = list(self.seconds.values())[:2]
         return peer / ours
 
     @property
     def mfu(self) -> float:
-        """Necessary FLOPs a second of our step over those that the machine reaches in a product of matrices."""
+        """Necessary FLOP/s of our step over the FLOP/s of a large matrix product on this machine."""
         return self.flops / next(iter(self.seconds.values())) / self.gemm
 
     @property
     def memory_ratio(self) -> float | None:
-        """What our step takes beside the model and the optimiser's state, over what the peer's takes."""
-        return self._memory("step")
+        """Memory of our step over the peer's, without the model and the optimiser's state."""
+        return self._memory_ratio("step")
 
     @property
     def whole_memory_ratio(self) -> float | None:
-        """The same with the model and the optimiser's state, which are as large on both sides."""
-        return self._memory("step", "model")
+        """The same with the model and the optimiser's state, which both sides have equally."""
+        return self._memory_ratio("step", "model")
 
-    def _memory(self, *parts: str) -> float | None:
+    def _memory_ratio(self, *parts: str) -> float | None:
         if not self.memory:
             return None
         ours, peer = ([found[part] for part in parts] for found in list(self.memory.values())[:2])
         return sum(ours) / sum(peer)
 
     def json(self) -> dict:
-        """All of it, for a file."""
+        """All measurements, for a file."""
         ratios = ("ratio", "mfu", "memory_ratio", "whole_memory_ratio")
         return {**{name: getattr(self, name) for name in ratios}, **asdict(self)}
 
     def markdown(self) -> str:
-        """All of it, for a reader."""
+        """All measurements as text and a table."""
         setting = ", ".join(f"{name} {value}" for name, value in self.setting.items())
         lines = [f"## {self.method}: {setting}", "", self.about, ""]
         lines += ["| | s a step | " + " | ".join(PARTS) + " | loss | MB a step | MB of model and optimiser |"]
         lines += ["| --- |" + " ---: |" * (len(PARTS) + 4)]
         for name, seconds in self.seconds.items():
             parts = " | ".join(f"{self.parts[name][part]:.3f}" for part in PARTS)
-            held = self.memory.get(name)
-            memory = " | ".join(f"{held[what] / 1e6:.0f}" for what in ("step", "model")) if held else " | "
+            used = self.memory.get(name)
+            memory = " | ".join(f"{used[part] / 1e6:.0f}" for part in ("step", "model")) if used else " | "
             lines.append(f"| {name} | {seconds:.3f} | {parts} | {self.losses[name]:.6f} | {memory} |")
         ours, peer = list(self.seconds)[:2]
         lines += ["", f"- {ours} takes {1 / self.ratio:.2f} of {peer}'s time: {self.ratio:.2f}x"]
@@ -107,62 +108,64 @@ def race(name: str, method: Method, setting: Setting, rounds: int = 5, memory: b
     """Measures one method.
 
     Args:
-        rounds: how often each takes its turn, after one that is not counted.
-        memory: weigh each of them too, in a process of its own.
+        rounds: steps of each contender, after one warm-up step.
+        memory: also measure the memory of each, in a process of its own.
     """
-    contenders = {who: method.build(who, setting) for who in method.contenders}
-    rate = Rate(torch.device(setting.device))
-    seconds: dict[str, list[float]] = {who: [] for who in contenders}
-    parts: dict[str, list[dict[str, float]]] = {who: [] for who in contenders}
-    losses: dict[str, list[float]] = {who: [] for who in contenders}
+    contenders = {key: method.build(key, setting) for key in method.contenders}
+    rate = MatmulRate(torch.device(setting.device))
+    seconds: dict[str, list[float]] = {key: [] for key in contenders}
+    parts: dict[str, list[dict[str, float]]] = {key: [] for key in contenders}
+    losses: dict[str, list[float]] = {key: [] for key in contenders}
     rates = []
     for _ in range(rounds + 1):
-        for who, contender in contenders.items():
+        for key, contender in contenders.items():
             rates.append(rate())
-            loss, found = contender.step()
-            losses[who].append(loss)
-            parts[who].append(found)
-            seconds[who].append(sum(found.values()))
+            loss, times = contender.step()
+            losses[key].append(loss)
+            parts[key].append(times)
+            seconds[key].append(sum(times.values()))
     del contenders, rate
     first = method.contenders[0]
-    alike = [abs(x - y) for who in method.alike for x, y in zip(losses[first], losses[who], strict=True)]
+    differences = [abs(x - y) for key in method.same_loss for x, y in zip(losses[first], losses[key], strict=True)]
     return Report(
-        *(name, method.about, _said(setting), rounds),
-        seconds={who: statistics.median(found[1:]) for who, found in seconds.items()},
-        parts={who: {p: statistics.median(f[p] for f in found[1:]) for p in PARTS} for who, found in parts.items()},
-        losses={who: found[0] for who, found in losses.items()},
-        loss_difference=max(alike) if alike else None,
+        *(name, method.about, _without_none(setting), rounds),
+        seconds={key: statistics.median(times[1:]) for key, times in seconds.items()},
+        parts={key: {p: statistics.median(t[p] for t in times[1:]) for p in PARTS} for key, times in parts.items()},
+        losses={key: found[0] for key, found in losses.items()},
+        loss_difference=max(differences) if differences else None,
         flops=method.flops(setting),
         gemm=statistics.median(rates[len(method.contenders) :]),
-        memory={who: weigh(method.build, who, setting) for who in method.contenders} if memory else {},
-        machine=machine(torch.device(setting.device)),
+        memory={key: measure_memory(method.build, key, setting) for key in method.contenders} if memory else {},
+        machine=machine_facts(torch.device(setting.device)),
     )
 
 
-def _said(setting: Setting) -> dict:
+def _without_none(setting: Setting) -> dict[str, Any]:
     return {name: value for name, value in asdict(setting).items() if value is not None}
 
 
-class Rate:
-    """The machine's rate in products of large square matrices, as much as its cores can give, between any two steps."""
+class MatmulRate:
+    """The machine's peak rate in products of large square matrices, measured between steps."""
 
     def __init__(self, device: torch.device) -> None:
         side, self.times = (2048, 3) if device.type == "cpu" else (8192, 20)
-        self.a, self.b, self.out = (torch.randn(side, side, device=device) for _ in range(3))  # fresh memory costs time
+        self.a, self.b, self.out = (
+            torch.randn(side, side, device=device) for _ in range(3)
+        )  # fresh memory would cost time
         self()
 
     def __call__(self) -> float:
-        """Operations a second, a multiplication and an addition being two."""
-        settle(self.a.device)
+        """FLOP/s; a multiplication and an addition are two."""
+        synchronize(self.a.device)
         start = time.perf_counter()
         for _ in range(self.times):
             torch.mm(self.a, self.b, out=self.out)
-        settle(self.a.device)
+        synchronize(self.a.device)
         return self.times * 2 * len(self.a) ** 3 / (time.perf_counter() - start)
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """Hardware, software and commit that a figure belongs to."""
+def machine_facts(device: torch.device) -> dict[str, str]:
+    """Hardware, software and commit that a measurement belongs to."""
     packages = ("torch", "transformers", "open_clip_torch", "timm")
     facts = {"device": _processor() if device.type == "cpu" else torch.cuda.get_device_name(device)}
     facts["threads"] = str(torch.get_num_threads())
@@ -183,7 +186,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of this checkout, with a + where files differ from it; empty outside a checkout."""
+    """The commit of this checkout, with a + if files differ from it; empty outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         short = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

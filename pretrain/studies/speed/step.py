@@ -1,8 +1,8 @@
-"""One training step, whole: forward, backward, clipping and AdamW, each part timed."""
+"""One whole training step, each part timed: forward, backward, gradient clipping and AdamW."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,14 @@ PARTS = ("forward", "backward", "clip", "update")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """Size of the model and of its batch.
 
     Args:
-        size: small, base, large, huge or giant, as far as the method has them.
+        size: small, base, large, huge or giant; not every method has all.
         batch: clips a step.
-        frames, pixels: of a clip, and of the side of a frame.
-        ratio: share of the tokens that is hidden; None for what the method's paper takes.
-        device: where.
+        frames: of a clip. pixels: height and width of a frame.
+        ratio: share of the tokens that is masked; None: that of the method's paper.
+        device: to compute on.
     """
 
     size: str = "base"
@@ -34,29 +34,35 @@ class Setting:
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """Of the videos of a step, `B, 3, T, H, W`."""
+        """`B, 3, T, H, W` of the videos of a step."""
         return self.batch, 3, self.frames, self.pixels, self.pixels
 
-    def with_ratio(self, usual: float) -> "Setting":
-        """The same with a ratio in any case."""
-        return self if self.ratio is not None else replace(self, ratio=usual)
+    def mask_ratio(self, default: float) -> float:
+        """`ratio`, or `default` where it is None."""
+        return default if self.ratio is None else self.ratio
 
 
-def tokens_kept(mask: Mask, grid: Grid) -> int:
-    """Tokens of a clip that a mask leaves to be seen."""
+def visible_tokens(mask: Mask, grid: Grid) -> int:
+    """Tokens of a clip that a mask leaves visible."""
     return mask(torch.zeros(1, mask.width(grid)), grid).shape[1]
 
 
-def settle(device: torch.device) -> None:
-    """Wait until the device has done what it was given, before a clock is read; a CPU has."""
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU's pending work, before a clock is read; a CPU has none."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of an objective's losses."""
+    first, *others = losses.values()
+    return sum(others, first)
+
+
 @dataclass
 class Contender:
-    """A model, the loss of its step on one fixed batch, and its optimiser (None where nothing is trained); `clip` is
-    the norm that gradients are clipped to (None: they are not)."""
+    """A model, the loss of its step on one fixed batch, and its optimiser (None: nothing is trained); `clip` is the
+    norm that gradients are clipped to (None: no clipping)."""
 
     model: nn.Module
     loss: Callable[[], Tensor]
@@ -67,8 +73,8 @@ class Contender:
         """The loss, and the seconds of each of `PARTS`."""
         clock = _Clock(next(self.model.parameters()).device)
         if self.optimizer is None:
-            found = self.loss()
-            return float(found), clock.parts(forward=clock.lap())
+            loss = self.loss()
+            return float(loss), clock.parts(forward=clock.lap())
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss()
         forward = clock.lap()
@@ -82,7 +88,7 @@ class Contender:
 
 
 class _Clock:
-    """Seconds between laps: the wall's, or on a GPU those of its own events, read once at the end."""
+    """Seconds between laps: wall time on a CPU; CUDA events on a GPU, read once at the end."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"

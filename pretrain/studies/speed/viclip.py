@@ -1,4 +1,6 @@
-"""ViCLIP against towers and loss of open_clip, with the same tokens dropped."""
+"""ViCLIP against open_clip's towers and loss, with the same tokens masked."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from models.convert import viclip as names
 from models.convert.rules import to_theirs
 from models.layers import token_grid
 from models.tokenizers import CLIPTokenizer, Words
+from pretrain.learning.batch import Batch
 from pretrain.learning.masking import Random
 from pretrain.learning.optim import AdamW
 from pretrain.objectives import ViCLIP
@@ -20,37 +23,37 @@ TEXT = "a person in a red coat walks along the beach with two dogs at sunset"
 _OPTIM = AdamW(base_lr=1e-4, weight_decay=0.2, betas=(0.9, 0.98))
 
 
-def build(who: str, setting: Setting) -> Contender:
+def build(name: str, setting: Setting) -> Contender:
     """`ours` or `open_clip`."""
     model = _model(setting)
-    batch = pairs(setting)
-    if who == "ours":
+    batch = random_pairs(setting)
+    if name == "ours":
         return Contender(model, lambda: model(batch)["contrast"], _OPTIM.build(model))
     video = model.normalize(batch["video"])
-    keep = model.choose(video)
+    keep = model.visible_patches(video)
     ids = model.words(batch["text"]).to(setting.device)
     peer = _OpenClip(model, setting).to(setting.device)
     return Contender(peer, lambda: peer(video, keep, ids), _OPTIM.build(peer, fused=False))
 
 
-def pairs(setting: Setting) -> dict:
-    """Random videos and captions of fifteen words, all different to the contrast."""
+def random_pairs(setting: Setting) -> Batch:
+    """Random videos with one caption of fifteen words; different names make them negatives of each other."""
     generator = torch.Generator().manual_seed(0)
     video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=generator).to(setting.device)
-    names_ = [str(i) for i in range(setting.batch)]
-    return {"video": video, "text": [TEXT] * setting.batch, "name": names_}
+    return {"video": video, "text": [TEXT] * setting.batch, "name": [str(i) for i in range(setting.batch)]}
 
 
 def _model(setting: Setting) -> ViCLIP:
     torch.manual_seed(0)
     vision = ViCLIPVision(**{**CLIP_SIZES[setting.size], "size": setting.pixels}, frames=setting.frames)
-    text = CLIPText(**TEXT_SIZES[setting.size])
-    mask = Random(setting.with_ratio(0.9).ratio)
+    text_sizes: dict[str, Any] = {**TEXT_SIZES[setting.size]}
+    text = CLIPText(**text_sizes)
+    mask = Random(setting.mask_ratio(0.9))
     return ViCLIP(vision, text, mask=mask, freeze_text=False).to(setting.device)
 
 
 class _OpenClip(nn.Module):
-    """open_clip's transformers, text tower and loss around ViCLIP's tokens of space and time."""
+    """open_clip's transformers, text tower and loss around ViCLIP's spatiotemporal tokens."""
 
     def __init__(self, model: ViCLIP, setting: Setting) -> None:
         super().__init__()
@@ -86,45 +89,45 @@ class _OpenClip(nn.Module):
         x = self.conv1(video.transpose(1, 2).flatten(0, 1)).flatten(2).transpose(1, 2)  # [B T, n, D]
         x = x.unflatten(0, (b, t)) + self.positional_embedding[1:]
         x = (x + self.temporal_positional_embedding[:, :, None]).flatten(1, 2)
-        x = x[torch.arange(b, device=x.device)[:, None], keep]  # as its PatchDropout takes them
+        x = x[torch.arange(b, device=x.device)[:, None], keep]  # as its PatchDropout selects them
         start = (self.class_embedding + self.positional_embedding[0]).expand(b, 1, -1)
         x = self.transformer(self.ln_pre(torch.cat((start, x), dim=1)))
         image = F.normalize(self.ln_post(x[:, 0]) @ self.proj, dim=-1)
         return self.loss(image, F.normalize(self.text(ids), dim=-1), 1 / self.temperature)
 
 
-def necessary(setting: Setting, tokens_read: bool = False) -> float:
-    """Of a step: forward and twice that backward, but for pixels, which need no gradient; without what the towers'
-    last blocks make of tokens that nobody reads, and of no more words than there are.
+def necessary_flops(setting: Setting, all_tokens: bool = False) -> float:
+    """FLOPs of a step: forward and backward pass (twice the forward), without gradients of pixels, unused outputs of
+    the towers' last blocks, and the caption's padding.
 
     Args:
-        tokens_read: what reads the towers wants all of their tokens.
+        all_tokens: the outputs of all tokens are used, not only each tower's feature.
     """
     v, t = CLIP_SIZES[setting.size], TEXT_SIZES[setting.size]
-    kept = tokens_kept(setting)
-    total = 4.0 * kept * 3 * v["patch"] ** 2 * v["width"]
-    for tokens, s in ((1 + kept, v), (words_read(), t)):
+    visible = visible_tokens(setting)
+    total = 4.0 * visible * 3 * v["patch"] ** 2 * v["width"]
+    for tokens, s in ((1 + visible, v), (caption_tokens(), t)):
         shape = tokens, s["width"], s["mlp"]
-        read = flops.last_block(tokens if tokens_read else 1, *shape)
-        total += 3 * (flops.blocks(*shape, s["depth"] - 1) + read + 2.0 * s["width"] * s["out"])
+        last = flops.last_block(tokens if all_tokens else 1, *shape)
+        total += 3 * (flops.blocks(*shape, s["depth"] - 1) + last + 2.0 * s["width"] * s["out"])
     return setting.batch * total
 
 
-def tokens_kept(setting: Setting) -> int:
-    """Tokens of a clip that are seen."""
+def visible_tokens(setting: Setting) -> int:
+    """Visible tokens of a clip."""
     grid = token_grid(setting.frames, setting.pixels, 1, CLIP_SIZES[setting.size]["patch"])
-    return step.tokens_kept(Random(setting.with_ratio(0.9).ratio), grid)
+    return step.visible_tokens(Random(setting.mask_ratio(0.9)), grid)
 
 
-def words_read() -> int:
-    """Places of `TEXT`, up to its end."""
+def caption_tokens() -> int:
+    """Tokens of `TEXT`, with start and end."""
     return int(Words(CLIPTokenizer(32))([TEXT]).argmax()) + 1
 
 
 METHOD = Method(
     build,
     ("ours", "open_clip"),
-    necessary,
+    necessary_flops,
     ("open_clip",),
-    "ViCLIP with both towers trained, against open_clip's towers and loss, the same tokens of the video dropped.",
+    "ViCLIP with both towers trained, against open_clip's towers and loss, the same video tokens masked.",
 )

@@ -1,4 +1,4 @@
-"""A run end to end: how near `fit` on real data comes to its bare step, how long it waits for data, how it starts."""
+"""A run of `fit` end to end: its time against the bare step, its wait for data, and its start."""
 
 import json
 import statistics
@@ -8,22 +8,23 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
-from pretrain.studies.speed.race import machine
-from pretrain.studies.speed.step import Contender, settle
+from pretrain.studies.speed.race import machine_facts
+from pretrain.studies.speed.step import Contender, synchronize
 
-_SKIPPED = 2  # steps at the start, in which memory and workers warm up
+_WARMUP = 2  # steps at the start, in which memory and workers warm up
 
 
 @dataclass
-class Whole:
-    """What was measured; seconds are medians over steps.
+class EndToEnd:
+    """Measurements of a run; seconds are medians over steps.
 
-    start: from the start of the command to the end of the first step. interval: from one step to the next, in which
-    `wait` is spent on data. bare: the same step on a batch that is there, over and over, when nothing loads.
+    start: from the start of the command to the end of the first step. interval: from one step to the next, of which
+    `wait` is spent waiting for data. bare: the same step repeated on one batch in memory, while nothing loads.
     """
 
     command: list[str]
@@ -42,15 +43,15 @@ class Whole:
 
     @property
     def wait_share(self) -> float:
-        """Of the run's time."""
+        """Share of the run's time spent waiting for data."""
         return self.wait / self.interval
 
-    def json(self) -> dict:
-        """All of it, for a file."""
+    def json(self) -> dict[str, Any]:
+        """All measurements, for a file."""
         return {"efficiency": self.efficiency, "wait_share": self.wait_share, **asdict(self)}
 
     def markdown(self) -> str:
-        """All of it, for a reader."""
+        """All measurements as text."""
         lines = [f"## fit {' '.join(self.command)}", ""]
         lines += [f"- first step done {self.start:.1f} s after the command started"]
         lines += [f"- {self.interval:.3f} s a step of {self.clips} clips: {self.clips / self.interval:.2f} clips/s"]
@@ -59,30 +60,30 @@ class Whole:
         return "\n".join([*lines, "- " + "; ".join(f"{name} {value}" for name, value in self.machine.items())])
 
 
-def whole(command: list[str], steps: int) -> Whole:
-    """Runs `fit` with the words of `command` for so many steps, as a process of its own, with its settings but for
-    what is written to disk and shown.
+def time_fit(command: list[str], steps: int) -> EndToEnd:
+    """Times `steps` steps of `fit` with the arguments `command`, in a process of its own. Logs, checkpoints, callbacks
+    and validation are off and warm-up lasts one step; all other settings are the command's.
 
     Raises:
-        RuntimeError: the run failed; its output is the message.
+        RuntimeError: the run failed; the message is its output.
     """
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "times.json"
-        more = ["--trainer.callbacks=pretrain.studies.speed.whole.Stopwatch", f"--trainer.callbacks.path={found}"]
+        file = Path(folder) / "times.json"
+        more = ["--trainer.callbacks=pretrain.studies.speed.end_to_end.Stopwatch", f"--trainer.callbacks.path={file}"]
         more += [f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=0", "--trainer.logger=false"]
         more += ["--trainer.enable_checkpointing=false", "--model.init_args.optim.warmup_steps=1"]
-        words = [sys.executable, "-m", "pretrain", "fit", *command, *more, f"--trainer.default_root_dir={folder}"]
-        began = time.time()
-        ran = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        arguments = [sys.executable, "-m", "pretrain", "fit", *command, *more, f"--trainer.default_root_dir={folder}"]
+        start = time.time()
+        ran = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if ran.returncode:
             raise RuntimeError(f"fit failed: {ran.stdout[-3000:]}")
-        times = json.loads(found.read_text())
+        times = json.loads(file.read_text())
     first = times.pop("first")
-    return Whole(command, steps, start=first - began, machine=machine(torch.device("cpu")), **times)
+    return EndToEnd(command, steps, start=first - start, machine=machine_facts(torch.device("cpu")), **times)
 
 
 class Stopwatch(pl.Callback):
-    """Times the steps of a run without accumulation, then its bare step; writes both to `path`."""
+    """Times the steps of a run without gradient accumulation, then its bare step; writes both to `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -95,7 +96,8 @@ class Stopwatch(pl.Callback):
             raise ValueError("the bare step is one batch: set data.init_args.micro_batch to the global batch")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        settle(pl_module.device)
+        synchronize(pl_module.device)
+        assert trainer.train_dataloader is not None  # a batch came from it
         now, waited = time.perf_counter(), trainer.train_dataloader.waited
         self.first = self.first or time.time()
         self.intervals.append(now - self.last)
@@ -107,8 +109,8 @@ class Stopwatch(pl.Callback):
         contender = Contender(pl_module, loss, trainer.optimizers[0], clip)
         bare = [sum(contender.step()[1].values()) for _ in self.intervals]
         times = {"interval": self.intervals, "wait": self.waits, "bare": bare}
-        found = {name: statistics.median(taken[_SKIPPED:]) for name, taken in times.items()}
-        facts = {"first": self.first, "clips": len(self.batch["video"]), **found}
+        medians = {name: statistics.median(seconds[_WARMUP:]) for name, seconds in times.items()}
+        facts = {"first": self.first, "clips": len(self.batch["video"]), **medians}
         Path(self.path).write_text(json.dumps(facts), encoding="utf-8")
 
     def _loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> torch.Tensor:
