@@ -53,7 +53,7 @@ class Synthetic(Source):
         known = {*SHAPES, *COLOURS, *DIRECTIONS}
         for word in " ".join([*only, *exclude]).split():
             if word not in known:
-                raise ValueError(f"Synthetic knows no {word!r}; the words are {', '.join(sorted(known))}")
+                raise ValueError(f"Synthetic does not know {word!r}; the words are {', '.join(sorted(known))}")
         every = [(s, c, d) for s in SHAPES for c in COLOURS for d in DIRECTIONS]
         # The number of a class does not depend on `only` and `exclude`.
         self.classes = [_sentence(*e) for e in every] if label == "combination" else [*_values(label)]

@@ -1,4 +1,5 @@
-"""Mixtures: exact shares, no sample again before all have come, the same in every world; pictures as short videos."""
+"""Mixtures: exact shares, no repeats within an epoch of a source, the same steps for every world size; images as videos
+of one frame."""
 
 import io
 import itertools
@@ -37,21 +38,21 @@ def mixed(lanes: int = 1, weights: tuple = (5, 3, 0.5), strip: int = 1) -> Mixed
 
 @pytest.mark.parametrize("weights", [(5, 3, 0.5), (1, 1, 1), (0.1, 0.2, 0.7), (1e-3, 1, 1000)])
 @pytest.mark.parametrize("strip", [1, 4])
-def test_places_count_up_and_shares_are_exact(weights: tuple, strip: int) -> None:
-    order, seen = mixed(weights=weights, strip=strip), Counter()
+def test_positions_are_consecutive_and_shares_are_exact(weights: tuple, strip: int) -> None:
+    order, counts = mixed(weights=weights, strip=strip), Counter()
     total = sum(weights)
     for n in range(6000):
         source, before = order.place(n)
-        assert before == seen[source]  # arithmetic agrees with counting: nothing is skipped or doubled
-        seen[source] += 1
+        assert before == counts[source]  # arithmetic agrees with counting: nothing is skipped or repeated
+        counts[source] += 1
         if (n + 1) % strip == 0:
             for j, weight in enumerate(weights):
-                assert abs(seen[j] - (n + 1) * weight / total) <= 2 * strip
+                assert abs(counts[j] - (n + 1) * weight / total) <= 2 * strip
 
 
 @pytest.mark.parametrize("lanes, strip", [(1, 1), (4, 1), (8, 4)])
 def test_each_source_keeps_its_own_order(lanes: int, strip: int) -> None:
-    """Its samples, in the order in which the mixture gives them, are those of its own order: permutations."""
+    """The samples of a source come in its own order, a permutation per epoch."""
     order = mixed(lanes, strip=strip)
     given = [[], [], []]
     for n in range(900):
@@ -64,7 +65,7 @@ def test_each_source_keeps_its_own_order(lanes: int, strip: int) -> None:
             assert sorted(i for _, i in got[epoch * len(own) : (epoch + 1) * len(own)]) == list(range(len(own)))
 
 
-def test_without_weights_an_epoch_is_a_pass_of_each() -> None:
+def test_without_weights_an_epoch_is_one_epoch_of_each_source() -> None:
     sources = [Synthetic(30), Synthetic(50, seed=1), Synthetic(7, seed=2)]
     order = Mixture(sources).order(seed=3, lanes=1)
     for epoch in range(3):
@@ -73,7 +74,7 @@ def test_without_weights_an_epoch_is_a_pass_of_each() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 8])
-def test_every_world_and_every_moment_of_change_gives_the_same_steps(lanes: int) -> None:
+def test_every_world_size_gives_the_same_steps(lanes: int) -> None:
     order, one = mixed(lanes), {}
     for world, micro in [(1, 16), (2, 8), (2, 1), (4, 2), (16, 1)]:
         a = 16 // (world * micro)
@@ -86,7 +87,7 @@ def test_every_world_and_every_moment_of_change_gives_the_same_steps(lanes: int)
     assert len({str(steps) for steps in one.values()}) == 1
 
 
-def test_a_strip_gives_ranks_equal_shares_and_shards_of_their_own() -> None:
+def test_a_strip_gives_ranks_equal_shares_and_their_own_shards() -> None:
     counts = np.full(30, 20)
     order = MixedOrder([Order(counts, 1, 16), Order(300, 2, 16)], [3, 1], strip=4)
     readers: dict[int, set[int]] = {}
@@ -100,11 +101,11 @@ def test_a_strip_gives_ranks_equal_shares_and_shards_of_their_own() -> None:
                 if order.place(n)[0] == 0 and epoch == 0:
                     readers.setdefault(index // 20, set()).add(rank)
         assert all(share == shares[0] for share in shares)
-    assert sum(len(ranks) > 1 for ranks in readers.values()) <= 15  # those that a border of lanes cuts
+    assert sum(len(ranks) > 1 for ranks in readers.values()) <= 15  # the shards at the borders of lanes
     assert sum(map(len, readers.values())) <= 30 + 15
 
 
-def test_far_into_a_run_costs_no_more() -> None:
+def test_late_numbers_of_a_run_are_as_fast() -> None:
     import time
 
     order = MixedOrder([Order(np.full(234_000, 1000), 0, 256), Order(10**7, 1, 256), Order(10**6, 2)], [0.7, 0.2, 0.1])
@@ -115,12 +116,12 @@ def test_far_into_a_run_costs_no_more() -> None:
     assert time.perf_counter() - began < 2
 
 
-def test_numbers_are_the_same_for_ever() -> None:
-    """A change here breaks the resume of every run that is under way."""
+def test_numbers_never_change() -> None:
+    """A change here breaks the resume of every existing run."""
     assert [mixed(strip=2)(n)[1] for n in range(8)] == [44, 46, 14, 26, 38, 37, 16, 17]
 
 
-def test_what_makes_no_mixture() -> None:
+def test_invalid_mixtures_are_refused() -> None:
     with pytest.raises(ValueError, match="no source"):
         Mixture([])
     with pytest.raises(ValueError, match="2 sources and 1 weights"):
@@ -143,7 +144,7 @@ def data(weights: tuple = (5, 3), micro: int = 2, workers: int = 0) -> VideoData
     return VideoData(source, global_batch=8, micro_batch=micro, size=16, frames=4, workers=workers, lanes=4)
 
 
-def test_a_run_resumes_with_other_workers_and_refuses_other_weights(tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_workers_but_not_with_other_weights(tmp_path: Path) -> None:
     whole, rest = Toy(), Toy()
     keep = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     trainer(enable_checkpointing=True, callbacks=[keep]).fit(whole, datamodule=data())
@@ -155,13 +156,13 @@ def test_a_run_resumes_with_other_workers_and_refuses_other_weights(tmp_path: Pa
         trainer().fit(Toy(), datamodule=data((1, 1)), ckpt_path=tmp_path / "step=5.ckpt")
 
 
-# Pictures
+# Images
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures in many formats, a broken one, a video, and a list of all but the broken."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images in many formats, a broken image and a video."""
+    folder = tmp_path_factory.mktemp("images")
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (5, 7, 3), np.uint8)).resize((70, 50))
     for ending in ("jpg", "png", "webp", "bmp"):
         image.save(folder / f"a.{ending}")
@@ -174,9 +175,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_picture_is_a_video_of_one_frame(pictures: Path) -> None:
-    source = Files(str(pictures), pictures=True)
-    assert len(source) == 10 and len(Files(str(pictures))) == 1
+def test_an_image_is_a_video_of_one_frame(images: Path) -> None:
+    source = Files(str(images), pictures=True)
+    assert len(source) == 10 and len(Files(str(images))) == 1
     for sample in source:
         if sample.name in ("cut.jpg", "video.mp4"):
             continue
@@ -191,37 +192,37 @@ def test_a_picture_is_a_video_of_one_frame(pictures: Path) -> None:
         source[[s.name for s in source].index("cut.jpg")].open(PyAV())
 
 
-def test_a_picture_is_upright(tmp_path: Path) -> None:
+def test_an_image_is_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     Image.new("RGB", (70, 50)).save(tmp_path / "a.jpg", exif=exif)
     assert PyAV().open(str(tmp_path / "a.jpg")).size == (70, 50)
 
 
-def test_tars_hold_pictures_and_a_thumbnail_is_none(pictures: Path, tmp_path: Path) -> None:
+def test_tars_hold_images_and_thumbnails_are_ignored(images: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
         for name in ("1.jpg", "1.json", "2.mp4", "2.jpg", "2.json"):
-            what = pictures / ("video.mp4" if name.endswith("mp4") else "a.jpg")
+            what = images / ("video.mp4" if name.endswith("mp4") else "a.jpg")
             content = what.read_bytes() if not name.endswith("json") else json.dumps({"caption": name}).encode()
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     index_folder(tmp_path)
     source = Shards(str(tmp_path))
-    with source[0].open(PyAV()) as picture, source[1].open(PyAV()) as video:
-        assert (len(picture), len(video)) == (1, 8)
+    with source[0].open(PyAV()) as image, source[1].open(PyAV()) as video:
+        assert (len(image), len(video)) == (1, 8)
     assert source.texts == 2
 
 
-def test_videos_and_pictures_share_batches(pictures: Path) -> None:
-    source = Mixture([Synthetic(20, size=32), Files(str(pictures / "a.png"))], [3, 1])
+def test_videos_and_images_share_batches(images: Path) -> None:
+    source = Mixture([Synthetic(20, size=32), Files(str(images / "a.png"))], [3, 1])
     clip = Clip(4, 4, 16, 2, 0.5, Dense(), CentreCrop(), PyAV())
     batches = TrainBatches(source, source.order(0, 1), clip, 0, 0, 1, 4, 1)
     batch = batches[0]
     assert batch["video"].shape == (8, 3, 4, 16, 16) and Counter(batch["name"])["a.png"] == 2
 
 
-def test_the_fragment_says_what_it_means(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_fragment_mixes_by_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = yaml.safe_load((ROOT / "recipes/data/mixture.yaml").read_text())
     train = recipe["data"]["init_args"]["train"]
     weights = train["init_args"]["weights"]

@@ -1,4 +1,4 @@
-"""The order of samples: a bijection an epoch, equal for every world, quick to set up, the same on every machine."""
+"""The order of samples: a bijection per epoch, equal for every world size, fast to set up, equal on every machine."""
 
 import time
 from collections import Counter
@@ -27,8 +27,8 @@ def test_a_permutation_shuffles() -> None:
 
 
 def test_every_permutation_of_few_elements_occurs() -> None:
-    seen = Counter(tuple(Permutation(3, key)(i) for i in range(3)) for key in range(600))
-    assert len(seen) == 6 and min(seen.values()) > 40
+    counts = Counter(tuple(Permutation(3, key)(i) for i in range(3)) for key in range(600))
+    assert len(counts) == 6 and min(counts.values()) > 40
 
 
 @pytest.mark.parametrize("counts", [1, 7, 85, SHARDS])
@@ -49,14 +49,14 @@ def test_epochs_and_seeds_differ() -> None:
     assert epoch != [a(n)[1] for n in range(85, 170)] and epoch != [b(n)[1] for n in range(85)]
 
 
-def test_the_order_does_not_depend_on_what_was_asked_before() -> None:
+def test_the_order_does_not_depend_on_earlier_calls() -> None:
     first = Order(SHARDS, seed=1, lanes=4)
     forward = [first(n) for n in range(400)]
     assert [Order(SHARDS, seed=1, lanes=4)(n) for n in reversed(range(400))] == forward[::-1]
 
 
 def test_a_lane_reads_shard_after_shard() -> None:
-    """The samples of a shard come together in one lane, but for the shards that the borders cut."""
+    """The samples of a shard are consecutive in one lane, except for the shards at the borders of lanes."""
     counts, lanes = np.full(40, 25), 4
     order = Order(counts, seed=0, lanes=lanes)
     lane_of = {}
@@ -64,11 +64,11 @@ def test_a_lane_reads_shard_after_shard() -> None:
         lane_of.setdefault(order(n)[1] // 25, set()).add(n % lanes)
     assert sum(len(lanes_) > 1 for lanes_ in lane_of.values()) <= lanes - 1
     shards = [order(n)[1] // 25 for n in range(0, 1000, lanes)]
-    assert sum(a != b for a, b in pairwise(shards)) <= 11  # 10 shards to a lane
+    assert sum(a != b for a, b in pairwise(shards)) <= 11  # 10 shards per lane
 
 
 @pytest.mark.parametrize("lanes", [1, 8])
-def test_a_step_takes_the_same_samples_in_every_world(lanes: int) -> None:
+def test_a_step_has_the_same_samples_for_every_world_size(lanes: int) -> None:
     order = Order(SHARDS, seed=5, lanes=lanes)
     steps = {}
     for world, micro in [(1, 16), (1, 2), (2, 8), (2, 1), (4, 4), (4, 2), (16, 1)]:
@@ -82,17 +82,17 @@ def test_a_step_takes_the_same_samples_in_every_world(lanes: int) -> None:
     assert len({str(s) for s in steps.values()}) == 1
 
 
-def test_the_world_may_change_within_an_epoch() -> None:
-    """Steps 0-2 on 4 ranks, 3-5 on 1, the rest on 2: the epoch's samples come once each all the same."""
-    order, seen = Order(SHARDS, seed=5, lanes=2), []
+def test_the_world_size_may_change_within_an_epoch() -> None:
+    """Steps 0-2 on 4 ranks, 3-5 on 1, the rest on 2: every sample still comes once in the epoch."""
+    order, drawn = Order(SHARDS, seed=5, lanes=2), []
     for first, last, world, micro in [(0, 3, 4, 2), (3, 6, 1, 4), (6, 11, 2, 4)]:
         a = 8 // (world * micro)
         ks = range(first * a, last * a)
-        seen += [order(n) for k in ks for r in range(world) for n in slots(k, r, world, micro, a)]
-    assert Counter(i for e, i in seen if e == 0) == Counter(range(85))
+        drawn += [order(n) for k in ks for r in range(world) for n in slots(k, r, world, micro, a)]
+    assert Counter(i for e, i in drawn if e == 0) == Counter(range(85))
 
 
-def test_two_hundred_million_samples_cost_nothing() -> None:
+def test_two_hundred_million_samples_are_fast() -> None:
     counts = np.full(234_000, 1000)
     began = time.perf_counter()
     order = Order(counts, seed=0, lanes=256)
@@ -107,8 +107,8 @@ def test_two_hundred_million_samples_cost_nothing() -> None:
     assert len({flat(n) for n in range(1000)}) == 1000
 
 
-def test_numbers_are_the_same_for_ever() -> None:
-    """A change here breaks the resume of every run that is under way."""
+def test_numbers_never_change() -> None:
+    """A change here breaks the resume of every existing run."""
     assert mix(1, 2, 3) == 13738000581199591957
     assert [Order(100, seed=1)(n)[1] for n in range(6)] == [62, 93, 36, 78, 67, 63]
     assert [Order(SHARDS, seed=1, lanes=2)(n)[1] for n in range(6)] == [70, 81, 69, 82, 60, 84]
@@ -116,7 +116,7 @@ def test_numbers_are_the_same_for_ever() -> None:
     assert (int(rng.numpy.randint(1000)), rng.python.randrange(1000)) == (756, 258)
 
 
-def test_draws_differ_by_every_word() -> None:
+def test_the_hash_depends_on_every_integer() -> None:
     words = [(0, 1, 0), (0, 1, 1), (1, 0, 0), (0, 1), (1, 0), (0, 2**40), (0, 2**40 + 1), (2**64 - 1, 0)]
     assert len({mix(*w) for w in words}) == len(words)
 

@@ -1,4 +1,4 @@
-"""Moving shapes: repeatable, labelled, direction hidden from single frames, quick."""
+"""Moving shapes: reproducible, labelled, fast, and their direction cannot be inferred from a single frame."""
 
 import time
 from collections import Counter
@@ -18,7 +18,7 @@ def centre(frame: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return np.array(angle) / (2 * np.pi) * size
 
 
-def test_a_sample_is_the_same_for_ever() -> None:
+def test_samples_are_reproducible() -> None:
     a, b = Synthetic(20, seed=3)[7], Synthetic(50, seed=3)[7]
     assert (a.name, a.text, a.label) == (b.name, b.text, b.label)
     frames = a.open(PyAV()).frames([0, 5, 5, 63])
@@ -40,8 +40,8 @@ def test_shapes_move_as_the_caption_says(direction: str) -> None:
         assert step[1] * x + step[0] * y > 2 and abs(step[0] * x) + abs(step[1] * y) < 1.5
 
 
-def test_a_single_frame_does_not_tell_the_direction() -> None:
-    """Positions in the first and in a late frame are spread alike in every direction: near uniform on the torus."""
+def test_a_single_frame_does_not_reveal_the_direction() -> None:
+    """Positions in the first and in a late frame are nearly uniform on the torus for every direction."""
     for t in (0, 40):
         for direction in DIRECTIONS:
             source = Synthetic(160, only=[f"red {direction}"], noise=0, texture=0, size=32)
@@ -49,7 +49,7 @@ def test_a_single_frame_does_not_tell_the_direction() -> None:
             assert np.abs(np.exp(2j * np.pi * at / 32).mean(axis=0)).max() < 0.25  # 0 for uniform; 1 / sqrt(160) = .08
 
 
-def test_classes_are_even_and_labels_fit() -> None:
+def test_classes_are_balanced_and_labels_match_captions() -> None:
     for label, values in (("shape", SHAPES), ("colour", COLOURS), ("direction", DIRECTIONS)):
         source = Synthetic(128, label=label)
         assert set(Counter(source[i].label for i in range(128)).values()) == {32}
@@ -59,22 +59,22 @@ def test_classes_are_even_and_labels_fit() -> None:
 
 def test_held_out_combinations() -> None:
     held = ["red circle", "blue square up"]
-    seen = {Synthetic(400, exclude=held)[i].text for i in range(400)}
-    kept = {Synthetic(400, only=held)[i].text for i in range(400)}
-    assert not seen & kept and len(seen | kept) == 64 and len(kept) == 5
+    trained = {Synthetic(400, exclude=held)[i].text for i in range(400)}
+    held_out = {Synthetic(400, only=held)[i].text for i in range(400)}
+    assert not trained & held_out and len(trained | held_out) == 64 and len(held_out) == 5
     labels = {s.text: s.label for s in (Synthetic(400, exclude=held)[i] for i in range(64))}
     assert all(Synthetic(64)[i].label == labels.get(Synthetic(64)[i].text, Synthetic(64)[i].label) for i in range(64))
 
 
-def test_unknown_words_and_nothing_left_are_refused() -> None:
+def test_unknown_words_and_empty_selections_are_refused() -> None:
     with pytest.raises(ValueError, match="'purple'"):
         Synthetic(4, only=["purple circle"])
     with pytest.raises(ValueError, match="holds nothing"):
         Synthetic(4, exclude=["left", "right", "up", "down"])
 
 
-def test_drawing_is_quick() -> None:
-    """Under 3 ms for 16 frames of 64 px on a quiet core; the bound leaves room for a busy one."""
+def test_rendering_is_fast() -> None:
+    """Under 3 ms for 16 frames of 64 px on an idle core; the bound has a margin for a busy one."""
     source, times = Synthetic(40), []
     for i in range(30):
         began = time.perf_counter()

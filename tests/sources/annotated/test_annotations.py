@@ -231,7 +231,7 @@ def test_kinetics(place, n: int, caplog: pytest.LogCaptureFixture) -> None:
     assert samples_of(test) == samples_of(val) == [(clips[0], None, 1), (clips[1], None, 0)]
     assert samples_of(train) == [(clips[2], None, 1)]
     assert test.classes == train.classes == ["air drumming", "zumba"]
-    assert "1 rows of data/k" in caplog.text and "each counts once" in caplog.text
+    assert "1 rows of data/k" in caplog.text and "each video counts once" in caplog.text
 
 
 def test_lists_of_paths_and_numbers(place) -> None:
