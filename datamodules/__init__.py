@@ -1,4 +1,4 @@
-"""What the models saw: sources of videos, decoders, sampling, crops, and the data module that makes batches of them."""
+"""Data: sources of videos, decoders, frame sampling, crops, and the data module that makes batches."""
 
 from importlib import import_module
 
@@ -40,7 +40,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    """Imports a class when it is asked for: tools that only cut videos need not wait for Lightning."""
+    """Imports a class on first use, so that tools without training do not import Lightning."""
     if name not in _HOMES:
         raise AttributeError(f"module 'datamodules' has no attribute {name!r}")
     return getattr(import_module(f"datamodules.{_HOMES[name]}"), name)

@@ -5,12 +5,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.loading.workers import Workers
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class Loader(DataLoader):
@@ -114,3 +117,20 @@ class BatchNumbers(DistributedSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Ignores Lightning's epoch, which is wrong after some resumes."""
+
+
+def align_progress(trainer: "Trainer", accumulate: int) -> None:
+    """On resume, corrects Lightning's count of micro-batches, which differs in another world size.
+
+    `completed` keeps its difference to `processed`: a checkpoint of on_train_batch_end has one less, which Lightning
+    corrects itself.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if trainer.global_step == 0 or trainer.limit_train_batches != 1.0:
+        return
+    done = trainer.global_step * accumulate
+    counts: list[Any] = [loop.batch_progress.current, loop.batch_progress.total]  # annotated without all their fields
+    for progress in counts:
+        short = progress.processed - progress.completed
+        progress.ready = progress.started = progress.processed = done
+        progress.completed = done - short

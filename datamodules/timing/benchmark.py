@@ -35,7 +35,7 @@ Times = dict[int, list[tuple[float, float]]]  # by video, (seconds, CPU seconds)
 
 @dataclass
 class Row:
-    """One way of loading: wall and CPU seconds per video (0: unknown), clips per second, speed-up over the common way."""
+    """One way of loading: wall and CPU seconds per video (0: unknown), clips per second, speed-up over the baseline."""
 
     name: str
     seconds: float
