@@ -124,7 +124,7 @@ def _new_pool() -> "ProcessPool":
 
 
 def _initialize() -> None:
-    """Lets this process end at once when it is told to, and with its parent, which may be killed without warning.
+    """Lets SIGTERM end this process at once, and ends it with its parent, which may be killed without warning.
 
     pebble's own handler of SIGTERM does not run while native code hangs, and its workers outlive a killed parent.
     """
