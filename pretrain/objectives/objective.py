@@ -232,11 +232,9 @@ class Objective(pl.LightningModule):
             self.get_parameter(name).clamp_(low, high)
 
     def setup(self, stage: str) -> None:
-        # A checkpoint holds all weights: the files that its run started from need not exist any more.
-        if self._trainer is None or self._trainer.ckpt_path is None:
-            for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
-                report = load_weights(self, path, self.head_rows_to_load())
-                rank_zero_info(f"{path}: {report}")
+        for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
+            report = load_weights(self, path, self.head_rows_to_load())
+            rank_zero_info(f"{path}: {report}")
         self.weights = None
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":
