@@ -1,4 +1,4 @@
-"""What you ship: encoders, decoders, heads and their weights. Torch only."""
+"""The models that are shipped: encoders, decoders, heads and their weights."""
 
 from models.bert import BERT_SIZES, Bert
 from models.caption import CaptionDecoder

@@ -1,16 +1,18 @@
-"""Bert: BERT's text tower whose upper layers also look at a video; or, causal, a writer of answers.
+"""Bert: BERT's text tower with cross-attention to a video in its upper layers; or, causal, a decoder of answers.
 
-Notable: post-norm blocks with eps 1e-12; the lower `fusion` layers read text alone, each of the others owns a
-cross-attention between its self-attention and its MLP; the head that guesses hidden words shares the word table.
+Notable: post-norm blocks with eps 1e-12; the lower `fusion` layers process text only, each upper layer has
+cross-attention between self-attention and MLP; the head for masked tokens is tied to the token embeddings.
 
-Letters in shapes: B texts, L places, D width, S tokens of the source that is looked at, V words of the vocabulary.
+Letters in shapes: B texts, L tokens, D width, S tokens of the cross-attention's source, V vocabulary.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Named sizes: google-bert/bert-{base,large}-uncased, and where UMT's second stage begins to look at the video
+from models.layers import Blocks
+
+# Named sizes: google-bert/bert-{base,large}-uncased; `fusion` as in UMT's second stage
 # (unmasked_teacher `multi_modality/configs/config_bert{,_large}.json`).
 BERT_SIZES: dict[str, dict[str, int]] = {
     "base": {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "fusion": 9},
@@ -20,22 +22,22 @@ EPS = 1e-12
 
 
 class Linear(nn.Linear):
-    """A linear layer that starts at a normal of 0.02 with zero bias, as BERT does."""
+    """A linear layer initialised from a normal of 0.02 with zero bias, as in BERT."""
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
 
-class Table(nn.Embedding):
-    """Rows by number that start at a normal of 0.02."""
+class Embedding(nn.Embedding):
+    """Embeddings initialised from a normal of 0.02."""
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=0.02)
 
 
 class BertAttention(nn.Module):
-    """Attention of a text to itself or to a source of other channels, its residual and its norm."""
+    """Self-attention, or cross-attention to a source with `source` channels, with residual and norm."""
 
     def __init__(self, width: int, heads: int, source: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -47,18 +49,19 @@ class BertAttention(nn.Module):
         self.proj = Linear(width, width)
         self.norm = nn.LayerNorm(width, EPS)
 
-    def forward(self, x: Tensor, source: Tensor, seen: Tensor | None) -> Tensor:
-        """`[B, L, D]` of `x` and of `source` `[B, S, C]`; `seen` is True where it may look, `[B, 1, 1 or L, S]`."""
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+        """`x` `[B, L, D]` after attention to `source` `[B, S, C]`; `mask` `[B, 1, 1 or L, S]` is True where a query may
+        attend."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, L, d]
         k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, seen, dropout)
-        out = F.dropout(self.proj(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        attended = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+        out = F.dropout(self.proj(attended.transpose(1, 2).flatten(2)), self.dropout, self.training)
         return self.norm(x + out)
 
 
 class BertMLP(nn.Module):
-    """Two linear layers with an exact GELU between them, their residual and their norm."""
+    """Two linear layers with an exact GELU between them, with residual and norm."""
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -72,7 +75,7 @@ class BertMLP(nn.Module):
 
 
 class BertBlock(nn.Module):
-    """A post-norm layer; one with a `source` looks at that many channels between its two halves."""
+    """A post-norm layer; with `source`, it has cross-attention to that many channels before the MLP."""
 
     def __init__(self, width: int, heads: int, mlp: int, source: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
@@ -81,16 +84,16 @@ class BertBlock(nn.Module):
         self.mlp = BertMLP(width, mlp, dropout)
 
     def forward(
-        self, x: Tensor, seen: Tensor, source: Tensor | None = None, source_seen: Tensor | None = None
+        self, x: Tensor, mask: Tensor, source: Tensor | None = None, source_mask: Tensor | None = None
     ) -> Tensor:
-        x = self.attn(x, x, seen)
+        x = self.attn(x, x, mask)
         if self.cross is not None:
-            x = self.cross(x, source, source_seen)
+            x = self.cross(x, source, source_mask)
         return self.mlp(x)
 
 
-class WordHead(nn.Module):
-    """Which word stands at a place: a layer, a norm, and the word table that it is lent."""
+class TokenHead(nn.Module):
+    """Logits over the vocabulary: a layer, a norm, and the token embeddings as output weights."""
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
@@ -102,22 +105,22 @@ class WordHead(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.dense(x))), table, self.bias)
+    def forward(self, x: Tensor, embeddings: Tensor) -> Tensor:
+        return F.linear(self.norm(F.gelu(self.dense(x))), embeddings, self.bias)
 
 
 class Bert(nn.Module):
-    """BERT with layers that look at a source: `Bert(**BERT_SIZES["base"])` is UMT's text tower.
+    """BERT with cross-attention to a source: `Bert(**BERT_SIZES["base"])` is UMT's text tower.
 
     Args:
         width, depth, heads, mlp: channels, layers, attention heads, hidden channels of the MLP.
-        fusion: layers that read text alone; those after them look at the source as well.
-        source: channels of what is looked at: a video's tokens, or a question's for a writer of answers.
-        vocabulary, context: words and the most places. A longer table of places is cut when weights are loaded.
-        head: own the layer that guesses words.
-        causal: a place sees itself and those before it, as a writer needs.
+        fusion: number of text-only layers; those above them have cross-attention.
+        source: channels of its source: a video's tokens, or, for a decoder of answers, a question's states.
+        vocabulary, context: number of token ids, and of positions. A longer position table is cut on loading.
+        head: own the head for masked tokens.
+        causal: a token attends to itself and earlier tokens, as in a decoder.
         dropout: of embeddings, attention and branches.
-        pad: the id of places that hold no word.
+        pad: the id of padding.
     """
 
     def __init__(
@@ -137,69 +140,73 @@ class Bert(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= fusion <= depth:
-            raise ValueError(f"fusion {fusion} is not between 0 and the depth {depth}: it counts the layers below it")
+            raise ValueError(f"fusion {fusion} is not between 0 and the depth {depth}: it counts the text-only layers")
         self.width, self.source, self.fusion = width, source, fusion
         self.vocabulary, self.context, self.pad = vocabulary, context, pad
         self.causal, self.dropout = causal, dropout
-        self.token_embed = Table(vocabulary, width, padding_idx=pad)
+        self.token_embed = Embedding(vocabulary, width, padding_idx=pad)
         self.pos_embed = nn.Parameter(torch.empty(context, width))
-        self.type_embed = Table(2, width)  # BERT has two kinds of sentence; here all are of the first
+        self.type_embed = Embedding(2, width)  # BERT has two sentence types; only the first is used here
         self.norm = nn.LayerNorm(width, EPS)
         sources = [None] * fusion + [source] * (depth - fusion)
-        self.blocks = nn.ModuleList(BertBlock(width, heads, mlp, s, dropout) for s in sources)
-        self.head = WordHead(width, vocabulary) if head else None
+        self.blocks = Blocks(BertBlock(width, heads, mlp, s, dropout) for s in sources)
+        self.head = TokenHead(width, vocabulary) if head else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.pos_embed, std=0.02)
 
     def fit_table(self, table: Tensor) -> Tensor:
-        """A saved position table `[n, D]`, cut to this context; a longer one than it has cannot be made up."""
+        """A saved position table `[n, D]`, cut to this context. ValueError if it is too short."""
         if len(table) < self.context:
-            raise ValueError(f"the weights know {len(table)} places of a text: set the text tower's context to that")
+            raise ValueError(
+                f"the weights know {len(table)} places of a text: set the text tower's context to at most that"
+            )
         return table[: self.context]
 
-    def forward(self, ids: Tensor, seen: Tensor, source: Tensor, source_seen: Tensor | None = None) -> Tensor:
-        """Texts `ids` `[B, L]` through all layers, `[B, L, D]`; see `read` and `fuse`."""
-        return self.fuse(self.read(ids, seen), seen, source, source_seen)
+    def forward(self, ids: Tensor, mask: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """Texts `ids` `[B, L]` through all layers, `[B, L, D]`; see `encode` and `fuse`."""
+        return self.fuse(self.encode(ids, mask), mask, source, source_mask)
 
-    def read(self, ids: Tensor, seen: Tensor) -> Tensor:
-        """Texts through the layers that read text alone, `[B, L, D]`.
+    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Texts through the text-only layers, `[B, L, D]`.
 
         Args:
             ids: `[B, L]`.
-            seen: True where a word stands, `[B, L]`; what the other places hold changes none of these.
+            mask: False at padding, `[B, L]`; padding does not change the other tokens.
 
         Raises:
-            ValueError: more places than the tower has.
+            ValueError: more tokens than positions.
         """
-        places = ids.shape[1]
-        if places > self.context:
-            raise ValueError(f"texts of {places} places, and the text tower has {self.context}: set one of them")
-        x = self.token_embed(ids) + self.type_embed.weight[0] + self.pos_embed[:places]
+        length = ids.shape[1]
+        if length > self.context:
+            raise ValueError(f"texts of {length} places, and the text tower has {self.context}: set one of them")
+        x = self.token_embed(ids) + self.type_embed.weight[0] + self.pos_embed[:length]
         x = F.dropout(self.norm(x), self.dropout, self.training)
-        may = self.attention_mask(seen)
+        attention_mask = self.attention_mask(mask)
         for block in self.blocks[: self.fusion]:
-            x = block(x, may)
+            x = block(x, attention_mask)
         return x
 
-    def fuse(self, x: Tensor, seen: Tensor, source: Tensor, source_seen: Tensor | None = None) -> Tensor:
-        """What `read` gave, `[B, L, D]`, through the layers that look at `source` `[B, S, C]`, of which `source_seen`
-        `[B, S]` is True where there is something (None: everywhere)."""
-        may = self.attention_mask(seen)
-        there = None if source_seen is None else source_seen[:, None, None]
+    def fuse(self, x: Tensor, mask: Tensor, source: Tensor, source_mask: Tensor | None = None) -> Tensor:
+        """The output of `encode`, `[B, L, D]`, through the layers with cross-attention to `source` `[B, S, C]`;
+        `source_mask` `[B, S]` is False at padding (None: no padding)."""
+        attention_mask = self.attention_mask(mask)
+        cross_mask = None if source_mask is None else source_mask[:, None, None]
         for block in self.blocks[self.fusion :]:
-            x = block(x, may, source, there)
+            x = block(x, attention_mask, source, cross_mask)
         return x
 
-    def words(self, x: Tensor) -> Tensor:
-        """How well each word of the vocabulary fits each place, `[..., V]` of tokens `[..., D]`."""
+    def token_logits(self, x: Tensor) -> Tensor:
+        """Logits over the vocabulary, `[..., V]`, of tokens `[..., D]`. ValueError without a head."""
+        if self.head is None:
+            raise ValueError("this text tower predicts no tokens: give it head: true")
         return self.head(x, self.token_embed.weight)
 
-    def attention_mask(self, seen: Tensor) -> Tensor:
-        """Which places a place may look at, `[B, 1, 1 or L, L]`."""
-        may = seen[:, None, None]
+    def attention_mask(self, mask: Tensor) -> Tensor:
+        """Where a token may attend, `[B, 1, 1 or L, L]`, of `mask` `[B, L]`, which is False at padding."""
+        keys = mask[:, None, None]
         if not self.causal:
-            return may
-        places = seen.shape[1]
-        return may & torch.ones(places, places, dtype=torch.bool, device=seen.device).tril()
+            return keys
+        length = mask.shape[1]
+        return keys & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()

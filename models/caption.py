@@ -1,28 +1,30 @@
-"""CaptionDecoder: says a caption word by word from a text tower's states and a video's tokens, as CoCa does.
+"""CaptionDecoder: predicts a caption token by token from a text tower's states and a video's tokens, as in CoCa.
 
-Notable: learnt queries pool the video first; every block does attention and MLP side by side; all heads of an attention
-share one key and value; rotary positions; SwiGLU; no biases but in the final norms and the head.
+Notable: learnt queries pool the video first; attention and MLP of a block are parallel; multi-query attention (all
+heads share one key and value); rotary positions; SwiGLU; biases only in the final norms and the head.
 
-Letters in shapes: B pairs, L places, K video tokens, Q queries, D width, d width of a head, V words.
+Letters in shapes: B pairs, L text tokens, S keys, K video tokens, Q queries, D width, d width of a head, V vocabulary.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers import Blocks
 
-def rotate(x: Tensor) -> Tensor:
-    """Rotary positions (base 10000) along the places of `x` `[..., L, d]`; channel i turns with channel i + d / 2."""
-    places, d = x.shape[-2:]
+
+def apply_rotary(x: Tensor) -> Tensor:
+    """Rotary positions (base 10000) of `x` `[..., L, d]`; channel i is rotated with channel i + d / 2."""
+    length, d = x.shape[-2:]
     rate = 10000.0 ** (-torch.arange(0, d, 2, device=x.device, dtype=torch.float32) / d)
-    angle = torch.arange(places, device=x.device, dtype=torch.float32)[:, None] * rate
+    angle = torch.arange(length, device=x.device, dtype=torch.float32)[:, None] * rate
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
-def share_keys(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
-    """Attention of `q` `[B, L, heads * d]` to one key and value for all heads, `[B, S, d]`: `[B, L, heads * d]`."""
+def multi_query_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
+    """Attention of `q` `[B, L, heads * d]` to `k` and `v` `[B, S, d]`, which all heads share: `[B, L, heads * d]`."""
     q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
     k, v = (x[:, None].expand(-1, heads, -1, -1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
@@ -35,7 +37,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 class TextBlock(nn.Module):
-    """Words among themselves, each seeing those before it, and an MLP beside that."""
+    """Causal self-attention over the text and a parallel MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -47,13 +49,13 @@ class TextBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v, hidden = self.fused(self.norm(x)).split(self.parts, dim=-1)
-        q = rotate(q.unflatten(-1, (self.heads, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
-        read = share_keys(q, rotate(k), v, self.heads, causal=True)
-        return x + self.attn_out(read) + self.mlp_out(swiglu(hidden))
+        q = apply_rotary(q.unflatten(-1, (self.heads, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
+        attended = multi_query_attention(q, apply_rotary(k), v, self.heads, causal=True)
+        return x + self.attn_out(attended) + self.mlp_out(swiglu(hidden))
 
 
 class VideoBlock(nn.Module):
-    """Words at the pooled video, which passes no norm, and an MLP beside that."""
+    """Cross-attention to the pooled video, which is not normed, and a parallel MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -67,12 +69,13 @@ class VideoBlock(nn.Module):
 
     def forward(self, x: Tensor, video: Tensor) -> Tensor:
         h = self.norm(x)
-        read = share_keys(self.q(h), *self.kv(video).chunk(2, dim=-1), self.heads)
-        return x + self.proj(read) + self.fc2(swiglu(self.fc1(h)))
+        k, v = self.kv(video).chunk(2, dim=-1)
+        attended = multi_query_attention(self.q(h), k, v, self.heads)
+        return x + self.proj(attended) + self.fc2(swiglu(self.fc1(h)))
 
 
 class Pooler(nn.Module):
-    """Learnt queries read a video's tokens: `[B, K, source]` to `[B, Q, D]`."""
+    """Cross-attention of learnt queries to a video's tokens: `[B, K, source]` to `[B, Q, D]`."""
 
     def __init__(self, width: int, heads: int, source: int, queries: int) -> None:
         super().__init__()
@@ -91,12 +94,12 @@ class Pooler(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:
         q = self.q(self.norm(self.queries)).expand(len(video), -1, -1)
-        read = share_keys(q, *self.kv(self.norm_video(video)).chunk(2, dim=-1), self.heads)
-        return self.norm_out(self.proj(read))
+        k, v = self.kv(self.norm_video(video)).chunk(2, dim=-1)
+        return self.norm_out(self.proj(multi_query_attention(q, k, v, self.heads)))
 
 
 class CaptionBlock(nn.Module):
-    """One layer: words among themselves, then words at the video."""
+    """One layer: self-attention over the text, then cross-attention to the video."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -110,10 +113,11 @@ class CaptionDecoder(nn.Module):
     """InternVideo's caption decoder.
 
     Args:
-        width, depth, heads: of the text tower, layers (6 in the paper, 4 in the released code), attention heads.
+        width: channels of the text tower.
+        depth, heads: layers (6 in the paper, 4 in the released code), attention heads.
         video_width: channels of the video's tokens.
-        queries: that pool the video.
-        vocabulary: words that can be said.
+        queries: number of queries that pool the video.
+        vocabulary: number of token ids.
 
     Source: InternVideo1 CoTrain `modules/clip_decoders.py: CaptionDecoder`, `modules/coca.py`; paper 2212.03191, 3.2.
     """
@@ -129,19 +133,19 @@ class CaptionDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if width % heads or width // heads % 2:
-            raise ValueError(f"heads of an even width are needed, and width {width} has {heads} heads")
+            raise ValueError(f"rotary positions need heads of an even width, and width {width} has {heads} heads")
         self.width, self.video_width, self.vocabulary = width, video_width, vocabulary
         self.pool = Pooler(width, heads, video_width, queries)
         self.norm = nn.LayerNorm(width, 1e-5)
-        self.blocks = nn.ModuleList(CaptionBlock(width, heads) for _ in range(depth))
+        self.blocks = Blocks(CaptionBlock(width, heads) for _ in range(depth))
         self.head_norm = nn.LayerNorm(width, 1e-5)
         self.dense = nn.Linear(width, width)
         self.dense_norm = nn.LayerNorm(width, 1e-5)
         self.head = nn.Linear(width, vocabulary)
 
     def forward(self, text: Tensor, video: Tensor) -> Tensor:
-        """Scores `[B, L, V]` of the word after each place, of the text tower's states `[B, L, D]` (causal ones, or the
-        word would be seen) and the video's tokens `[B, K, video_width]`."""
+        """Logits `[B, L, V]` of the next token, from the text tower's states `[B, L, D]`, which must be causal, and the
+        video's tokens `[B, K, video_width]`."""
         pooled, x = self.pool(video), self.norm(text)
         for block in self.blocks:
             x = block(x, pooled)

@@ -1,4 +1,4 @@
-"""Classifiers: an encoder and what makes scores of its tokens; the base class, and the one of fine-tuning."""
+"""Classifiers: an encoder and a head; the base class, and the classifier of fine-tuning."""
 
 import torch
 from torch import Tensor, nn
@@ -7,22 +7,22 @@ from models.encoder import Encoder
 
 
 class Classifier(nn.Module):
-    """What `Classify` trains and judges. Subclasses set `classes` and `width`, hold an `encoder`, and define `features`
-    and `score`.
+    """The model that `Classify` trains and evaluates.
 
-    classes: number of scores. width: channels of the features.
+    Subclasses set `classes` (their number) and `width` (channels of the features), hold an `encoder`, and define
+    `features` and `score`.
     """
 
     classes: int
     width: int
-    encoder: nn.Module
+    encoder: Encoder
 
     def features(self, video: Tensor) -> Tensor:
-        """What the head sees of `video` `[B, C, T, H, W]`, normalised: one vector a video, `[B, width]`."""
+        """The input of the head for `video` `[B, C, T, H, W]`, normalised: one vector per video, `[B, width]`."""
         raise NotImplementedError
 
     def score(self, features: Tensor) -> Tensor:
-        """Scores `[B, classes]`, before a softmax, of features `[B, width]`."""
+        """Scores `[B, classes]`, before the softmax, of features `[B, width]`."""
         raise NotImplementedError
 
     def forward(self, video: Tensor) -> Tensor:
@@ -31,14 +31,14 @@ class Classifier(nn.Module):
 
 
 class VideoClassifier(Classifier):
-    """Class scores as VideoMAE V2 and UMT are fine-tuned: pooled tokens, a norm and a linear head.
+    """The classifier by which VideoMAE V2 and UMT are fine-tuned: pooled tokens, a norm and a linear head.
 
     Args:
-        encoder: with `norm=False` where tokens are averaged, else with its own final norm.
+        encoder: with `norm=False` if tokens are averaged, else with its own final norm.
         classes: number of classes.
-        mean: average all tokens and normalise (every official recipe); False: take the first token.
+        mean: average all tokens and apply a norm (every official recipe); False: take the first token.
         dropout: before the head.
-        head_scale: the head starts at a normal of 0.02 times this, so that fine-tuning begins near zero scores.
+        head_scale: the head is initialised from a normal of 0.02 times this: scores are near zero at first.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class VideoClassifier(Classifier):
         return self.pool(self.encoder(video))
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """One vector `[B, width]` of a video's tokens `[B, N, width]`."""
+        """One vector `[B, width]` per video, of its tokens `[B, N, width]`."""
         return self.fc_norm(tokens.mean(1)) if self.mean else tokens[:, 0]
 
     def score(self, features: Tensor) -> Tensor:

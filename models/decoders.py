@@ -1,11 +1,12 @@
-"""Tokens to what a model is pretrained to predict: VideoMAE's pixels, and the features of UMT's teacher."""
+"""Decoders of pretraining: VideoMAE's, which predicts pixels, and UMT's, which predicts a teacher's features."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models.layers import Block, FixedPositions, Linear, token_grid
+from models.layers import Block, Blocks, Linear, token_grid
+from models.positions import FixedPositions
 
 # Decoder sizes by the encoder's name: VideoMAE V2 `models/modeling_pretrain.py`; giant's MLP is int(512 * 48 / 11).
 DECODER_SIZES: dict[str, dict[str, int]] = {
@@ -18,11 +19,11 @@ DECODER_SIZES: dict[str, dict[str, int]] = {
 
 
 class PixelDecoder(nn.Module):
-    """Visible tokens and mask tokens, each with its position, through a few blocks; pixels of the mask tokens out.
+    """Predicts the pixels of mask tokens by a few blocks over visible tokens and mask tokens, all with positions.
 
     Args:
-        encoder_width: channels of the tokens that come in.
-        width, depth, heads, mlp: the decoder's own blocks (depth 4 in every official run).
+        encoder_width: channels of the encoder's tokens.
+        width, depth, heads, mlp: of the decoder's blocks (depth 4 in every official run).
         patch, tubelet, frames, size: as in the encoder.
         layer_scale, cosine: as in the encoder.
     """
@@ -42,10 +43,10 @@ class PixelDecoder(nn.Module):
         cosine: bool = False,
     ) -> None:
         super().__init__()
-        self.embed = nn.Linear(encoder_width, width, bias=False)  # PyTorch's own start, as in the official code
+        self.embed = nn.Linear(encoder_width, width, bias=False)  # PyTorch's initialisation, as in the official code
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = FixedPositions(token_grid(frames, size, tubelet, patch), width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp, 0.0, layer_scale, cosine) for _ in range(depth))
+        self.blocks = Blocks(Block(width, heads, mlp, 0.0, layer_scale, cosine) for _ in range(depth))
         self.norm = nn.LayerNorm(width, 1e-6)
         self.head = Linear(width, 3 * tubelet * patch * patch)
         self.reset_parameters()
@@ -53,21 +54,21 @@ class PixelDecoder(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
-    def forward(self, tokens: Tensor, keep: Tensor, predict: Tensor, read: int | None = None) -> Tensor:
-        """Predict pixels `[B, read, tubelet * p * p * 3]` of the first `read` tokens of `predict`.
+    def forward(self, tokens: Tensor, keep: Tensor, predict: Tensor, count: int | None = None) -> Tensor:
+        """Predict pixels `[B, count, tubelet * p * p * 3]` of the first `count` tokens of `predict`.
 
         Args:
             tokens: the encoder's output `[B, K, D]`.
-            keep: where those tokens stand, `[B, K]`.
-            predict: where mask tokens are put, `[B, M]`; it may overlap `keep`.
-            read: how many of them are wanted (None: all); the others still serve as context.
+            keep: indices of those tokens, `[B, K]`.
+            predict: indices of the mask tokens, `[B, M]`; it may overlap `keep`.
+            count: how many of them to predict (None: all); the others are context only.
         """
         visible = self.embed(tokens)
         visible = visible + self.positions(keep).to(visible.dtype)
-        hidden = self.mask_token.to(visible.dtype) + self.positions(predict).to(visible.dtype)
-        x = torch.cat((visible, hidden), dim=1)
+        masked = self.mask_token.to(visible.dtype) + self.positions(predict).to(visible.dtype)
+        x = torch.cat((visible, masked), dim=1)
         start = tokens.shape[1]
-        stop = x.shape[1] if read is None else start + read
+        stop = x.shape[1] if count is None else start + count
         *early, last = self.blocks
         for block in early:
             x = block(x)
@@ -75,12 +76,12 @@ class PixelDecoder(nn.Module):
 
 
 class FeatureDecoder(nn.Module):
-    """Tokens of several layers to a teacher's features: a linear layer and a norm each, and no attention.
+    """Predicts a teacher's features from the tokens of several layers, by a linear layer and a norm per layer.
 
     Args:
-        encoder_width: channels of the tokens that come in.
+        encoder_width: channels of the encoder's tokens.
         out: channels of the teacher's features.
-        layers: how many layers are compared, each with its own head.
+        layers: number of layers, each with its own head.
         patch, tubelet, frames, size: as in the encoder.
         eps: of the norms; 1e-5 in UMT's second stage.
     """
@@ -98,13 +99,13 @@ class FeatureDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.positions = FixedPositions(token_grid(frames, size, tubelet, patch), encoder_width)
-        self.heads = nn.ModuleList(Linear(encoder_width, out) for _ in range(layers))
+        self.heads = Blocks(Linear(encoder_width, out) for _ in range(layers))
         self.norms = nn.ModuleList(nn.LayerNorm(out, eps) for _ in range(layers))
 
     def forward(self, layers: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
-        """Predictions `[B, K, out]` of each of `layers` `[B, K, D]`, whose tokens stand at `keep` `[B, K]`.
+        """Predictions `[B, K, out]` from each of `layers` `[B, K, D]`, whose tokens have the indices `keep` `[B, K]`.
 
-        The encoder has added their positions before; they are added once more (UMT `modeling_pretrain.py`).
+        The encoder has added the positions already; they are added again (UMT `modeling_pretrain.py`).
         """
         positions = self.positions(keep)
         pairs = zip(self.heads, self.norms, layers, strict=True)

@@ -1,10 +1,11 @@
-"""The contract of an encoder: what objectives call and recipes name."""
+"""The contract of an encoder, which objectives call and recipes name."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from models.layers import Grid
+from models.layers import Blocks, Grid
 
 
 class Encoder(nn.Module):
@@ -17,7 +18,7 @@ class Encoder(nn.Module):
     patch: int
     frames: int
     size: int
-    blocks: nn.ModuleList
+    blocks: "Blocks[Any]"
     norm: nn.Module
 
     def forward(
@@ -26,30 +27,30 @@ class Encoder(nn.Module):
         """Encode `video` `[B, C, T, H, W]` (normalised) to tokens `[B, K, D]`.
 
         Args:
-            keep: indices `[B, K]` of the tokens that the encoder sees; None: all `N = t * h * w`.
-            taps: numbers of blocks whose outputs are wanted too.
+            keep: indices `[B, K]` of the visible tokens; None: all `N = t * h * w`.
+            taps: indices of blocks whose outputs are returned too.
 
         Returns:
-            The tokens; with `taps`, the tokens and the tapped outputs in the order of `taps`, each through the final
-            norm, which the last block's output and the tokens share.
+            The tokens; with `taps`, the tokens and the tapped outputs in the order of `taps`. The final norm is applied
+            to all of them.
         """
         raise NotImplementedError
 
     def summary(self, video: Tensor) -> Tensor:
-        """One vector a video, `[B, D]`: the mean of the tokens, where the encoder has none that stands for all."""
+        """One vector per video, `[B, D]`: the mean of the tokens, if the encoder has no token for the whole video."""
         return self(video).mean(dim=1)
 
-    def check(self, video: Tensor, picture: int | None) -> None:
-        """ValueError where `video` `[B, C, T, H, W]` is not of the size that the encoder was made for, or is neither of
-        its frames nor a picture of so many."""
-        if video.shape[3:] != (self.size, self.size) or video.shape[2] not in (self.frames, picture):
+    def check(self, video: Tensor, image_frames: int | None) -> None:
+        """ValueError if `video` `[B, C, T, H, W]` has another size than the encoder, or neither its frames nor
+        `image_frames`, the frames of an image."""
+        if video.shape[3:] != (self.size, self.size) or video.shape[2] not in (self.frames, image_frames):
             raise ValueError(
                 f"the encoder was made for {self.frames} frames of {self.size} x {self.size} pixels and was given "
                 f"{tuple(video.shape[2:])}: set the encoder's frames and size, or the data's"
             )
 
     def run_blocks(self, x: Tensor, taps: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """`x` `[B, K, D]` through all blocks and the final norm, and what the tapped blocks give, through it too."""
+        """`x` `[B, K, D]` through all blocks and the final norm, and the normed outputs of the tapped blocks."""
         tapped = {}
         for i, block in enumerate(self.blocks):
             x = block(x)

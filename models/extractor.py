@@ -1,6 +1,6 @@
-"""What UniFormerV2 adds to CLIP's tower: convolutions over time, patches that overlap in time, and readers of frames.
+"""What UniFormerV2 adds to CLIP's tower: convolutions over time, patches that overlap in time, and extractors.
 
-Letters in shapes: B videos, t time slices, n patches a slice, k of them seen, D width.
+Letters in shapes: B videos, t time slices, n patches per slice, k of them visible, D width.
 """
 
 import torch
@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models.clip import CLIPMLP, CLIPAttention, CLIPBlock
+from models.clip import CLIPMLP, CLIPAttention, CLIPLayers
 from models.layers import Grid, attend, take_patches
 
 
 class FramePatches(nn.Module):
-    """Patches of frames to tokens `[B, K, D]`; with `overlap`, of three frames, two apart."""
+    """Patches of frames to tokens `[B, K, D]`; with `overlap`, a token covers three frames, with stride two."""
 
     def __init__(self, width: int, patch: int, overlap: bool = False) -> None:
         super().__init__()
@@ -29,9 +29,10 @@ class FramePatches(nn.Module):
 
 
 class LocalMix(nn.Module):
-    """Each place mixed with its neighbours in time: batch norm, fewer channels, a depthwise convolution, and back.
+    """A bottleneck that mixes each patch with its neighbours in time: batch norm, and a depthwise convolution between
+    two projections. Its output is initially 0. `reduction`: of the channels, as a factor.
 
-    Starts at 0. `reduction`: by how much the channels are fewer. (UniFormerV2's local relation aggregator.)
+    (UniFormerV2's local relation aggregator.)
     """
 
     def __init__(self, width: int, reduction: float = 1.5) -> None:
@@ -44,17 +45,17 @@ class LocalMix(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        for parameter in self.up.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Patches `[B, t, n, D]` to what is added to them."""
+        """The residual of patches `[B, t, n, D]`, of the same shape."""
         x = x.permute(0, 3, 1, 2).unsqueeze(-1)  # [B, D, t, n, 1]
         return self.up(self.mix(self.down(self.norm(x)))).squeeze(-1).permute(0, 2, 3, 1)
 
 
-class LocalBlock(CLIPBlock):
-    """CLIP's block over frames, with a `LocalMix` before its attention and, where `local` is 2, one before its MLP."""
+class LocalBlock(CLIPLayers):
+    """CLIP's block over frames, with a `LocalMix` before its attention and, if `local` is 2, one before its MLP."""
 
     def __init__(
         self, width: int, heads: int, mlp: int, drop_path: float = 0.0, local: int = 1, reduction: float = 1.5
@@ -72,16 +73,16 @@ class LocalBlock(CLIPBlock):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _mix(self, local: LocalMix, x: Tensor, slices: int) -> Tensor:
-        start, patches = x[:, :1], x[:, 1:].unflatten(0, (-1, slices))
+        cls_token, patches = x[:, :1], x[:, 1:].unflatten(0, (-1, slices))
         patches = patches + self.drop_path(local(patches))
-        return torch.cat((start, patches.flatten(0, 1)), dim=1)
+        return torch.cat((cls_token, patches.flatten(0, 1)), dim=1)
 
 
 class Extractor(nn.Module):
-    """A query that reads the tokens of all frames, whose patches have first met their neighbours in space and time.
+    """Cross-attention of one query to the tokens of all frames, whose patches first pass a depthwise 3D convolution.
 
     Args:
-        dropout: in the MLP; drop_path: the chance to drop a branch.
+        dropout: in the MLP; drop_path: the probability to drop a branch.
     """
 
     def __init__(self, width: int, heads: int, mlp: int, dropout: float = 0.0, drop_path: float = 0.0) -> None:
@@ -96,29 +97,30 @@ class Extractor(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Both branches start at 0, so that a query passes as it is."""
-        nn.init.zeros_(self.place.bias)
+        """Both branches output 0 initially: the query passes unchanged."""
+        if self.place.bias is not None:
+            nn.init.zeros_(self.place.bias)
         nn.init.xavier_uniform_(self.attn.qkv.weight)
         nn.init.xavier_uniform_(self.mlp.fc1.weight)
-        for silent in (self.attn.qkv.bias, *self.attn.proj.parameters(), *self.mlp.fc2.parameters()):
-            nn.init.zeros_(silent)
+        for zero in (self.attn.qkv.bias, *self.attn.proj.parameters(), *self.mlp.fc2.parameters()):
+            nn.init.zeros_(zero)
 
-    def forward(self, query: Tensor, tokens: Tensor, grid: Grid, where: Tensor | None = None) -> Tensor:
-        """The query `[B, 1, D]` after reading `tokens` `[B, t, 1 + k, D]`, class tokens first.
+    def forward(self, query: Tensor, tokens: Tensor, grid: Grid, index: Tensor | None = None) -> Tensor:
+        """The query `[B, 1, D]` after cross-attention to `tokens` `[B, t, 1 + k, D]`, class tokens first.
 
         Args:
-            where: places `[B, t * k]` of the patches in `grid`, raster order; None: all are there. Where a patch is
-                missing, its neighbours meet zeros.
+            index: of the patches in `grid`, in raster order, `[B, t * k]`; None: all are present. The convolution takes
+                masked patches as zeros.
         """
         patches = tokens[:, :, 1:].flatten(1, 2)  # [B, t * k, D]
         dense = patches
-        if where is not None:
-            everywhere = patches.new_zeros(len(patches), grid[0] * grid[1] * grid[2], patches.shape[2])
-            dense = everywhere.scatter(1, where[..., None].expand_as(patches), patches)
-        met = self.place(dense.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
-        patches = patches + (met if where is None else met.take_along_dim(where[..., None], dim=1))
+        if index is not None:
+            zeros = patches.new_zeros(len(patches), grid[0] * grid[1] * grid[2], patches.shape[2])
+            dense = zeros.scatter(1, index[..., None].expand_as(patches), patches)
+        mixed = self.place(dense.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
+        patches = patches + (mixed if index is None else mixed.take_along_dim(index[..., None], dim=1))
         keys = torch.cat((tokens[:, :, :1], patches.view(*tokens.shape[:2], -1, tokens.shape[3])), dim=2).flatten(1, 2)
         k, v = self.attn.keys_values(self.norm_tokens(keys))
-        read = self.attn.merge(attend(self.attn.queries(self.norm1(query)), k, v))
-        query = query + self.drop_path(read)
+        attended = self.attn.output(attend(self.attn.queries(self.norm1(query)), k, v))
+        query = query + self.drop_path(attended)
         return query + self.drop_path(self.mlp(self.norm2(query)))

@@ -1,38 +1,39 @@
-"""FusionDecoder: texts that look at a video, to say which words were hidden.
+"""FusionDecoder: a text decoder with cross-attention to a video, which predicts masked tokens.
 
-Notable: pre-norm blocks of self-attention over the text, attention to the video's tokens, and an MLP; the words' scores
-come from the text tower's own table, so that a word needs no second vector.
+Notable: pre-norm blocks of self-attention over the text, cross-attention to the video's tokens, and an MLP; output
+embeddings are tied to the text tower's token embeddings.
 
-Letters in shapes: B pairs, L places, K video tokens, D width of the text, V words of the vocabulary.
+Letters in shapes: B pairs, L text tokens, K video tokens, D width of the text, V vocabulary.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip import CLIPMLP
+from models.layers import Blocks
 
 
 class CrossAttention(nn.Module):
-    """Attention of `[B, L, D]` to `[B, S, other]`, with a mask of what may be looked at, `[B, S]`."""
+    """Cross-attention of `[B, L, D]` to a source `[B, S, channels]`; `mask` `[B, S]` is False for excluded tokens."""
 
-    def __init__(self, width: int, heads: int, other: int | None = None) -> None:
+    def __init__(self, width: int, heads: int, channels: int | None = None) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(other or width, 2 * width)
+        self.kv = nn.Linear(channels or width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, seen: Tensor, allowed: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.kv(seen).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mask = None if allowed is None else allowed[:, None, None]
+        k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if mask is None else mask[:, None, None]
         return self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class FusionBlock(nn.Module):
-    """The text among itself, the text at the video, an MLP."""
+    """Self-attention over the text, cross-attention to the video, an MLP."""
 
     def __init__(self, width: int, heads: int, mlp: int, video_width: int) -> None:
         super().__init__()
@@ -43,18 +44,19 @@ class FusionBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width, 1e-5)
         self.mlp = CLIPMLP(width, mlp)
 
-    def forward(self, x: Tensor, video: Tensor, words: Tensor) -> Tensor:
+    def forward(self, x: Tensor, video: Tensor, text_mask: Tensor) -> Tensor:
         h = self.norm1(x)
-        x = x + self.attn(h, h, words)
+        x = x + self.attn(h, h, text_mask)
         x = x + self.cross(self.norm2(x), video)
         return x + self.mlp(self.norm3(x))
 
 
 class FusionDecoder(nn.Module):
-    """Texts and video tokens to texts that know both.
+    """Text tokens with cross-attention to video tokens, for masked-token prediction.
 
     Args:
-        width, depth, heads, mlp: as the text tower's, but for the depth.
+        width, heads, mlp: as in the text tower.
+        depth: number of blocks.
         video_width: channels of the video's tokens.
     """
 
@@ -63,18 +65,18 @@ class FusionDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.video_width = width, video_width
-        self.blocks = nn.ModuleList(FusionBlock(width, heads, mlp, video_width) for _ in range(depth))
+        self.blocks = Blocks(FusionBlock(width, heads, mlp, video_width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, 1e-5)
         self.dense = nn.Linear(width, width)
         self.dense_norm = nn.LayerNorm(width, 1e-5)
 
-    def forward(self, text: Tensor, video: Tensor, words: Tensor) -> Tensor:
-        """Text tokens `[B, L, D]` that have seen video tokens `[B, K, video_width]`; `words` `[B, L]` is False at
-        padding."""
+    def forward(self, text: Tensor, video: Tensor, text_mask: Tensor) -> Tensor:
+        """Text tokens `[B, L, D]` after cross-attention to video tokens `[B, K, video_width]`; `text_mask` `[B, L]` is
+        False at padding."""
         for block in self.blocks:
-            text = block(text, video, words)
+            text = block(text, video, text_mask)
         return self.norm(text)
 
-    def scores(self, tokens: Tensor, table: Tensor) -> Tensor:
-        """Scores `[..., V]` of words by their vectors `table` `[V, D]`, of tokens `[..., D]`."""
-        return F.linear(self.dense_norm(F.gelu(self.dense(tokens))), table)
+    def scores(self, tokens: Tensor, embeddings: Tensor) -> Tensor:
+        """Logits `[..., V]` of tokens `[..., D]` by the token embeddings `[V, D]`."""
+        return F.linear(self.dense_norm(F.gelu(self.dense(tokens))), embeddings)

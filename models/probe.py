@@ -1,4 +1,4 @@
-"""Probes: what a frozen encoder knows, read by a linear layer, or by one learnt query first."""
+"""Probes: classifiers on a frozen encoder, by a linear layer, or by attention pooling first."""
 
 import torch
 from timm.layers import AttentionPoolLatent
@@ -9,7 +9,9 @@ from models.encoder import Encoder
 
 
 class Probe(Classifier):
-    """A classifier whose encoder is run and never trained: no gradient, no dropout, no stochastic depth."""
+    """A classifier with a frozen encoder: no gradient, no dropout, no stochastic depth."""
+
+    encoder: Encoder
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -22,19 +24,19 @@ class Probe(Classifier):
         self.encoder.eval()
         return self
 
-    def start_head(self) -> None:
+    def init_head(self) -> None:
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
 
 class LinearProbe(Probe):
-    """One linear layer on the encoder's one vector a video, behind a batch norm without parameters of its own.
+    """A batch norm without parameters and one linear layer on the encoder's vector of a video.
 
-    The norm makes one learning rate fit encoders of any scale; its statistics are of each device's clips (MAE, arXiv
-    2111.06377, appendix A.1; mae `main_linprobe.py`).
+    The norm makes one learning rate fit encoders of any scale; its statistics are per device (MAE, arXiv 2111.06377,
+    appendix A.1; mae `main_linprobe.py`).
 
     Args:
-        encoder: any; with its final norm, as it was pretrained.
+        encoder: any; with its final norm, as pretrained.
         classes: number of classes.
     """
 
@@ -44,7 +46,7 @@ class LinearProbe(Probe):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.start_head()
+        self.init_head()
 
     @torch.no_grad()
     def features(self, video: Tensor) -> Tensor:
@@ -55,22 +57,22 @@ class LinearProbe(Probe):
 
 
 class Pooler(AttentionPoolLatent):
-    """timm's cross-attention of learnt queries, which it can start anew."""
+    """timm's attention pooling, with the method by which modules are initialised again here."""
 
     def reset_parameters(self) -> None:
         self.init_weights()
 
 
 class AttentiveProbe(Probe):
-    """A learnt query looks at all tokens, then an MLP and a linear layer: what is in the tokens, wherever it is.
+    """Attention pooling of all tokens by a learnt query, then an MLP and a linear layer.
 
-    (CoCa, arXiv 2205.01917, and V-JEPA, arXiv 2404.08471, section 4; the pooler is timm's.)
+    (CoCa, arXiv 2205.01917, and V-JEPA, arXiv 2404.08471, section 4; the pooling is timm's.)
 
     Args:
-        encoder: any; with its final norm, as it was pretrained.
+        encoder: any; with its final norm, as pretrained.
         classes: number of classes.
         heads: of the attention.
-        mlp_ratio: hidden channels of the MLP for one of the encoder's.
+        mlp_ratio: hidden channels of the MLP relative to the encoder's.
     """
 
     def __init__(self, encoder: Encoder, classes: int, heads: int = 8, mlp_ratio: float = 4.0) -> None:
@@ -82,7 +84,7 @@ class AttentiveProbe(Probe):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.start_head()
+        self.init_head()
 
     def features(self, video: Tensor) -> Tensor:
         with torch.no_grad():

@@ -1,17 +1,18 @@
 """CLIPText: CLIP's text tower, a causal transformer whose feature is the token at the end of the text.
 
-Notable: fewer places than OpenAI's 77 (ViCLIP has 32); words may be hidden, each behind one learnt embedding.
+Notable: fewer positions than OpenAI's 77 (ViCLIP has 32); tokens can be masked by one learnt embedding.
 
-Letters in shapes: B texts, L places, D width.
+Letters in shapes: B texts, L tokens, D width.
 """
 
 import torch
 from torch import Tensor, nn
 
-from models.clip import CLIPBlock, start_blocks
-from models.layers import fit_rows
+from models.clip import CLIPBlock, init_blocks
+from models.layers import Blocks
+from models.positions import fit_rows
 
-# Named sizes of OpenAI's release; `out` is the width that image and text share.
+# Named sizes of OpenAI's release; `out` is the shared width of image and text features.
 TEXT_SIZES: dict[str, dict[str, int]] = {
     "base": {"width": 512, "depth": 12, "heads": 8, "mlp": 2048, "out": 512},
     "large": {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "out": 768},
@@ -24,9 +25,9 @@ class CLIPText(nn.Module):
     Args:
         width, depth, heads, mlp: channels, blocks, attention heads, hidden channels of the MLP.
         out: channels of the feature.
-        vocabulary: ids; the largest of a text marks its end.
-        context: places. A longer table is cut to them when weights are loaded, a shorter one goes on with zeros.
-        mask_token: own an embedding for hidden words.
+        vocabulary: number of token ids; the largest id of a text is its end token.
+        context: number of positions. On loading, a longer table is cut and a shorter one padded with zeros.
+        mask_token: own an embedding for masked tokens.
     """
 
     def __init__(
@@ -45,34 +46,34 @@ class CLIPText(nn.Module):
         self.token_embed = nn.Embedding(vocabulary, width)
         self.pos_embed = nn.Parameter(torch.empty(context, width))
         self.mask_embed = nn.Parameter(torch.empty(width)) if mask_token else None
-        self.blocks = nn.ModuleList(CLIPBlock(width, heads, mlp, causal=True) for _ in range(depth))
+        self.blocks = Blocks(CLIPBlock(width, heads, mlp, causal=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width, 1e-5)
         self.proj = nn.Linear(width, out, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as OpenAI's `CLIP.initialize_parameters` does."""
+        """Initialise as OpenAI's `CLIP.initialize_parameters` does."""
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
         nn.init.normal_(self.proj.weight, std=self.width**-0.5)
         if self.mask_embed is not None:
             nn.init.normal_(self.mask_embed, std=0.02)
-        start_blocks(self.blocks, self.width)
+        init_blocks(self.blocks, self.width)
 
     def fit_table(self, table: Tensor) -> Tensor:
-        """A saved position table `[n, D]`: its first `context` rows, then zeros (ViCLIP `clip_text.py`)."""
+        """A saved position table `[n, D]`, cut to `context` rows or padded with zeros (ViCLIP `clip_text.py`)."""
         return fit_rows(table, self.context, zeros=True)
 
-    def forward(self, ids: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The feature `[B, out]`, not of length 1, and the tokens `[B, L, D]` of texts `ids` `[B, L]`.
+    def forward(self, ids: Tensor, masked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The feature `[B, out]`, not of unit length, and the tokens `[B, L, D]` of texts `ids` `[B, L]`.
 
         Args:
-            hidden: True where a word is hidden, `[B, L]`; its id still tells where the text ends.
+            masked: True at masked tokens, `[B, L]`; the end token is still found by `ids`.
 
         Raises:
-            ValueError: more places than the tower has, or words to hide and no embedding for them.
+            ValueError: more tokens than positions, or masked tokens without a `mask_token`.
         """
-        x = self._embed(ids, hidden)
+        x = self._embed(ids, masked)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
@@ -80,20 +81,20 @@ class CLIPText(nn.Module):
         return self.proj(end), x
 
     def feature(self, ids: Tensor) -> Tensor:
-        """As the feature of `forward`, for less: the last block gives the end's token alone."""
+        """The feature of `forward` at less cost: the last block computes only the end token."""
         x = self._embed(ids, None)
         *early, last = self.blocks
         for block in early:
             x = block(x)
         return self.proj(self.norm(last(x, ids.argmax(dim=1)))[:, 0])
 
-    def _embed(self, ids: Tensor, hidden: Tensor | None) -> Tensor:
-        """The tokens that the blocks take, `[B, L, D]`."""
+    def _embed(self, ids: Tensor, masked: Tensor | None) -> Tensor:
+        """The input of the blocks, `[B, L, D]`."""
         if ids.shape[1] > self.context:
             raise ValueError(f"texts of {ids.shape[1]} places, and the text tower has {self.context}: set one of them")
         x = self.token_embed(ids)
-        if hidden is not None:
+        if masked is not None:
             if self.mask_embed is None:
-                raise ValueError("the text tower mask_token no words: give it mask_token: true")
-            x = torch.where(hidden[..., None], self.mask_embed.to(x.dtype), x)
+                raise ValueError("the text tower has no embedding for masked tokens: give it mask_token: true")
+            x = torch.where(masked[..., None], self.mask_embed.to(x.dtype), x)
         return x + self.pos_embed[: ids.shape[1]]

@@ -1,6 +1,6 @@
-"""Words to numbers: the tokenizers of CLIP and BERT, from well-kept libraries, in the form that our text towers take.
+"""The tokenizers of CLIP (open_clip's) and BERT (transformers') with one interface, as the text towers take them.
 
-Letters in shapes: B texts, L places of a text.
+Letters in shapes: B texts, L tokens.
 """
 
 import contextlib
@@ -9,21 +9,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-_CACHED_WORDS = 200_000
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+    from transformers import BertTokenizer as WordPieces
+
+_MAX_CACHED_WORDS = 200_000
 
 
 class Tokenizer:
     """The contract: `tokenizer(texts)` gives int64 `[B, context]`, padded with `pad`.
 
-    A text that is too long is cut, and its end still marked. Special ids that a tokenizer does not have are None.
+    A text that is too long is cut before its end token. Special ids that a tokenizer lacks are None.
     """
 
     context: int
-    vocabulary: int
+    vocabulary: int  # number of token ids
     pad: int = 0
     start: int | None = None
     end: int | None = None
@@ -34,100 +39,115 @@ class Tokenizer:
 
 
 class CLIPTokenizer(Tokenizer):
-    """CLIP's byte-pair tokenizer (open_clip's, which brings the vocabulary): start, words in lower case, end, zeros.
+    """CLIP's byte-pair tokenizer (open_clip's, which includes the vocabulary): start, lower-case text, end, zeros.
 
     Args:
-        context: places of a text; the last of a text that is cut holds the end.
+        context: L; the last token of a text that is cut is the end token.
     """
 
     vocabulary, start, end = 49408, 49406, 49407
 
     def __init__(self, context: int = 32) -> None:
         if context < 2:
-            raise ValueError(f"a context of {context} has no room for start and end: give it 2 places or more")
+            raise ValueError(f"a context of {context} is too short for start and end: set it to at least 2")
         self.context = context
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         bpe = byte_pairs()
-        if len(bpe.cache) > _CACHED_WORDS:  # it would keep every word of every caption
+        if len(bpe.cache) > _MAX_CACHED_WORDS:  # open_clip caches every word of every caption
             byte_pairs.cache_clear()
         ids = torch.zeros(len(texts), self.context, dtype=torch.long)
         for row, text in zip(ids, texts, strict=True):
-            words = [_OFFICIAL.get(word, word) for word in bpe.encode(text)[: self.context - 2]]
-            row[: len(words) + 2] = torch.tensor([self.start, *words, self.end])
+            tokens = [_OFFICIAL_IDS.get(token, token) for token in bpe.encode(text)[: self.context - 2]]
+            row[: len(tokens) + 2] = torch.tensor([self.start, *tokens, self.end])
         return ids
 
 
-# A caption may spell CLIP's own special words. open_clip has renamed them; as further words they get further numbers.
-_SPELT = ("<|startoftext|>", "<|endoftext|>")
-_OFFICIAL = {49408: CLIPTokenizer.start, 49409: CLIPTokenizer.end}
+# A caption may contain CLIP's own special tokens. open_clip has renamed them, so they are added here and get new ids.
+_SPECIAL_TOKENS = ("<|startoftext|>", "<|endoftext|>")
+_OFFICIAL_IDS = {49408: CLIPTokenizer.start, 49409: CLIPTokenizer.end}
 
 
 @functools.cache
-def byte_pairs():
+def byte_pairs() -> "SimpleTokenizer":
+    """open_clip's tokenizer with CLIP's special tokens."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    patterns = [re.escape(word) for word in _SPELT]  # it joins them into one regular expression as they are
+    patterns = [re.escape(token) for token in _SPECIAL_TOKENS]  # open_clip joins them unescaped into one expression
     bpe = SimpleTokenizer(additional_special_tokens=patterns, clean="lower")
-    bpe.cache.update(zip(_SPELT, patterns, strict=True))
+    bpe.cache.update(zip(_SPECIAL_TOKENS, patterns, strict=True))
     return bpe
 
 
 class BertTokenizer(Tokenizer):
-    """BERT's word pieces (transformers'): [CLS], words in lower case, [SEP], zeros.
+    """BERT's word pieces (transformers'): [CLS], lower-case text, [SEP], zeros.
 
-    The vocabulary is read when it is first asked for anything, so that a recipe can be looked at without it.
+    The vocabulary is read at the first use: a recipe can be inspected without it.
 
     Args:
         vocabulary: a vocab.txt, a folder that `from_pretrained` reads, or a name on the hub.
-        context: places of a text.
+        context: L.
 
     Raises:
-        FileNotFoundError: the vocabulary is neither there nor to be had from the hub.
+        FileNotFoundError: the vocabulary is neither a file nor on the hub, or the hub cannot be reached.
     """
-
-    vocabulary = property(lambda self: len(self._pieces))
-    pad = property(lambda self: self._pieces.pad_token_id)
-    mask = property(lambda self: self._pieces.mask_token_id)
-    start = property(lambda self: self._pieces.cls_token_id)
-    end = property(lambda self: self._pieces.sep_token_id)
 
     def __init__(self, vocabulary: str = "bert-base-uncased", context: int = 32) -> None:
         self.context, self.source = context, vocabulary
 
     @property
-    def _pieces(self):
+    def vocabulary(self) -> int:  # pyrefly: ignore[bad-override] read-only here, as the vocabulary is read late
+        return len(self._pieces)
+
+    @property
+    def pad(self) -> int:  # pyrefly: ignore[bad-override] read-only here, as the vocabulary is read late
+        return self._pieces.pad_token_id
+
+    @property
+    def mask(self) -> int:  # pyrefly: ignore[bad-override] read-only here, as the vocabulary is read late
+        return self._pieces.mask_token_id
+
+    @property
+    def start(self) -> int:  # pyrefly: ignore[bad-override] read-only here, as the vocabulary is read late
+        return self._pieces.cls_token_id
+
+    @property
+    def end(self) -> int:  # pyrefly: ignore[bad-override] read-only here, as the vocabulary is read late
+        return self._pieces.sep_token_id
+
+    @property
+    def _pieces(self) -> "WordPieces":
         return _word_pieces(self.source)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         if not len(texts):
             return torch.zeros(0, self.context, dtype=torch.long)
-        how = {"padding": "max_length", "truncation": True, "max_length": self.context}
-        return self._pieces(list(texts), **how, return_tensors="pt").input_ids
+        options = {"padding": "max_length", "truncation": True, "max_length": self.context}
+        return self._pieces(list(texts), **options, return_tensors="pt").input_ids
 
 
 @functools.cache
-def _word_pieces(source: str):
+def _word_pieces(source: str) -> "WordPieces":
     try:
-        from transformers import BertTokenizerFast
+        from transformers import BertTokenizerFast  # pyrefly: ignore[missing-module-attribute] a lazy alias in version 5
     except ImportError as error:
         raise ImportError("BERT's tokenizer needs transformers: pip install 'tubelet[hf]'") from error
     if not source.endswith(".txt"):
         with contextlib.suppress(OSError):
-            return _whole(BertTokenizerFast.from_pretrained(source), source)
+            return _checked(BertTokenizerFast.from_pretrained(source), source)
     elif Path(source).is_file():
-        return _whole(BertTokenizerFast(source), source)
-    raise _absent(source)
+        return _checked(BertTokenizerFast(source), source)
+    raise _not_found(source)
 
 
-def _whole(pieces, source: str):
-    """The tokenizer, if it knows words: transformers 5 makes one of five special words where it finds no vocabulary."""
+def _checked(pieces: "WordPieces", source: str) -> "WordPieces":
+    """The tokenizer if it has a vocabulary: without a file, transformers 5 makes one with only the special tokens."""
     if len(pieces) <= len(set(pieces.all_special_tokens)):
-        raise _absent(source)
+        raise _not_found(source)
     return pieces
 
 
-def _absent(source: str) -> FileNotFoundError:
+def _not_found(source: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"no BERT vocabulary at {source!r}, nor on the hub from here: set the BertTokenizer's `vocabulary` to a "
         "vocab.txt or a folder of bert-base-uncased"
@@ -140,11 +160,11 @@ _SPACES = re.compile(r"\s{2,}")
 
 
 def clean_caption(text: str, words: int | None = None) -> str:
-    """A caption or prompt as ViCLIP and UMT feed it: lower case, without punctuation, in single spaces.
+    """A caption or prompt as in ViCLIP and UMT: lower case, without punctuation, with single spaces.
 
     Args:
-        text: may be empty, and may become so.
-        words: keep that many.
+        text: may be empty, and may become empty.
+        words: keep only the first `words` words.
 
     Source: InternVideo1 `Pretrain/ViCLIP/dataset/utils.py: pre_text`.
     """
@@ -155,18 +175,18 @@ def clean_caption(text: str, words: int | None = None) -> str:
 
 @dataclass
 class Words:
-    """How a method reads texts: cleaned or not, then numbered by its tokenizer.
+    """The text pipeline of a method: texts are cleaned, if wanted, and tokenized.
 
     Args:
-        tokenizer: of the text tower's weights.
-        clean: by `clean_caption`, as ViCLIP and UMT stage 2 do with captions and prompts alike.
+        tokenizer: the tokenizer that the text tower's weights were trained with.
+        clean: by `clean_caption`, as in ViCLIP and UMT's second stage, both captions and prompts.
     """
 
     tokenizer: Tokenizer
     clean: bool = True
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Ids `[B, L]`. ValueError for what is no text."""
+        """Token ids `[B, L]`. ValueError if a text is no string."""
         for text in texts:
             if not isinstance(text, str):
                 raise ValueError(f"a caption should be a string, and one is {type(text).__name__}: {text!r:.80}")

@@ -1,6 +1,6 @@
-"""VideoViT: a plain vision transformer over tubelets, the encoder of VideoMAE V2 and of the unmasked teacher's student.
+"""VideoViT: a plain vision transformer over tubelets, the encoder of VideoMAE V2 and the student of UMT.
 
-Notable: only the kept tubelets are embedded; fixed sinusoid positions over the flat token index; no class token;
+Notable: only visible tubelets are embedded; fixed sinusoid positions over the flat token index; no class token;
 biases on q and v but not on k; LayerNorm with eps 1e-6.
 """
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from models.encoder import Encoder
-from models.layers import Block, FixedPositions, Grid, LearntPositions, PatchEmbed, token_grid
+from models.layers import Block, Blocks, Grid, PatchEmbed, token_grid
+from models.positions import FixedPositions, LearntPositions
 
-# Named sizes: VideoMAE V2 `models/modeling_finetune.py`; "giant" has the odd patch 14 and MLP 48/11.
+# Named sizes: VideoMAE V2 `models/modeling_finetune.py`; "giant" has patch 14 and an MLP ratio of 48/11.
 SIZES: dict[str, dict[str, int]] = {
     "small": {"width": 384, "depth": 12, "heads": 6, "mlp": 1536, "patch": 16},
     "base": {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "patch": 16},
@@ -29,13 +30,15 @@ class VideoViT(Encoder):
         width, depth, heads, mlp: channels, blocks, attention heads, hidden channels of the MLP.
         patch, tubelet: pixels and frames that one token covers.
         frames, size: frames of a clip, height and width of a frame in pixels.
-        drop_path: stochastic depth of the last block; the others rise to it linearly from 0.
-        layer_scale: start of the branches' learnt scales; 0 means none.
+        drop_path: stochastic depth of the last block; the rate rises linearly from 0 at the first.
+        layer_scale: initial value of the branches' learnt scales; 0 means none.
         cosine: VideoMAE V2's optional cosine attention.
-        norm: a LayerNorm at the end; mean-pooling classifiers have theirs after the pooling instead.
-        made_for: the token grid that pretrained weights were trained at, if it differs.
-        learn_positions: train the position table in place of the fixed one.
+        norm: a final LayerNorm; mean-pooling classifiers have theirs after the pooling instead.
+        made_for: the token grid that the pretrained weights were trained at, if it differs.
+        learn_positions: a trained position table instead of the fixed one.
     """
+
+    blocks: "Blocks[Block]"
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class VideoViT(Encoder):
         self.patch_embed = PatchEmbed(width, tubelet, patch)
         self.positions = (LearntPositions if learn_positions else FixedPositions)(self.grid, width, made_for)
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(width, heads, mlp, rate, layer_scale, cosine) for rate in rates)
+        self.blocks = Blocks(Block(width, heads, mlp, rate, layer_scale, cosine) for rate in rates)
         self.norm = nn.LayerNorm(width, 1e-6) if norm else nn.Identity()
 
     def forward(
@@ -72,11 +75,10 @@ class VideoViT(Encoder):
         return (x, tapped) if taps else x
 
     def embed(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
-        """What the blocks take, `[B, K, D]`. Raises ValueError where the clip is not of the size that the model was
-        made for.
+        """The input of the blocks, `[B, K, D]`. Raises ValueError if the clip has another size than the model.
 
-        Where a token is one frame deep, a clip of one frame is a picture, which every such encoder takes: it stands in
-        the first frame's places, whose rows of the sinusoid table are the table of a picture.
+        If a token is one frame deep, a clip of one frame is an image, which every such encoder takes. It gets the
+        positions of the first frame: these rows of the sinusoid table equal an image's table.
         """
         self.check(video, 1 if self.tubelet == 1 else None)
         x = self.patch_embed(video, keep)

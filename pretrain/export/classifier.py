@@ -9,7 +9,7 @@ from models.classifier import Classifier, VideoClassifier
 from models.convert import internvideo
 from models.convert import videomae as names
 from models.convert.rules import to_theirs
-from models.layers import FixedPositions
+from models.positions import FixedPositions
 from models.uniformerv2 import UniFormerV2Classifier
 from models.vit import VideoViT
 from pretrain.export.shared import encoder_sizes, fill_videomae, noise_for, only_rounding

@@ -138,7 +138,7 @@ def compare(model: Pair, theirs: nn.Module) -> float:
     video = noise_for(e)
     ids = model.words.tokenizer(["a person plays the guitar", "snow"])
     pairs = [
-        (e.look(video)[0], theirs.get_video_features(video.transpose(1, 2))),
+        (e.feature_and_tokens(video)[0], theirs.get_video_features(video.transpose(1, 2))),
         (model.text(ids)[0], theirs.get_text_features(ids)),
     ]
     difference = max(

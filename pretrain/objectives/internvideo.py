@@ -106,7 +106,7 @@ class InternVideo(Objective):
             video: with the visible patches `keep` `[B, K]`.
             ids: texts `[B, L]`, whose `masked` tokens are replaced by the mask token.
         """
-        feature, tokens = self.encoder.look(self.normalize(video), keep)
+        feature, tokens = self.encoder.feature_and_tokens(self.normalize(video), keep)
         text, states = self.text(ids, masked)
         if self.caption is None:
             return feature, text

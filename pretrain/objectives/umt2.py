@@ -120,7 +120,7 @@ class UMT2(Objective):
 
         keep, target = self.visible_and_targets(video, generator)
         tokens, layers = self.encode(video, keep)
-        states = self.text.read(ids, attention_mask)
+        states = self.text.encode(ids, attention_mask)
         whole = tokens.shape[1] == math.prod(self.grid_of(video))
         feature, text = self.project_video(tokens, whole), self.text_proj(states[:, 0])
 
@@ -218,7 +218,7 @@ class UMT2(Objective):
 
     def masked_token_loss(self, tokens: Tensor, attention_mask: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy of the masked tokens `labels` `[B, L]`, predicted from the masked text `ids` and the video."""
-        scores = self.text.words(self.text(ids, attention_mask, tokens))  # [B, L, V]
+        scores = self.text.token_logits(self.text(ids, attention_mask, tokens))  # [B, L, V]
         error = F.cross_entropy(
             scores.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
         )
@@ -233,7 +233,7 @@ class UMT2(Objective):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Normalised features `[n, D]` of any number of texts."""
-        return unit_texts(lambda chunk: self.text_proj(self.text.read(*self.tokenize(chunk))[:, 0]), texts)
+        return unit_texts(lambda chunk: self.text_proj(self.text.encode(*self.tokenize(chunk))[:, 0]), texts)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -247,7 +247,7 @@ class UMT2(Objective):
         """The matching score of each video, with `tokens` `[n, N, C]`, and the text at the same index, `[n]`."""
         number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         ids, attention_mask = self.tokenize(list(number))
-        states = self.text.read(ids, attention_mask)
+        states = self.text.encode(ids, attention_mask)
         rows = torch.tensor([number[text] for text in texts], device=states.device)
         return self.match_logits(tokens, states[rows], attention_mask[rows])[:, 1].float()
 

@@ -95,7 +95,7 @@ class ViLP(Objective):
         self, video: Tensor, keep: Tensor | None, ids: Tensor, masked: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Features `[B, out]` of videos and texts, and the masked-token loss per text, `[B]`."""
-        feature, tokens = self.encoder.look(self.normalize(video), keep)
+        feature, tokens = self.encoder.feature_and_tokens(self.normalize(video), keep)
         text, states = self.text(ids, masked)
         if self.contrast_with == "whole":
             text = two_towers.text_features(self.text, ids, self.freeze_text)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.lean import activate_linear
+from models.fused_activation import activate_linear
 
 ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu}
 

@@ -67,7 +67,7 @@ def test_a_fresh_tower_is_clip_averaged_over_frames() -> None:
             x = block(x)
         expected = clip.proj(clip.norm(x[:, 0].unflatten(0, (2, 4)).mean(1)))
         # LayerNorm takes away that the mean is halved, but for its eps.
-        torch.testing.assert_close(video_tower.look(VIDEO)[0], expected, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(video_tower.feature_and_tokens(VIDEO)[0], expected, atol=1e-4, rtol=1e-3)
 
 
 def test_what_is_not_kept_is_not_seen() -> None:
@@ -76,12 +76,12 @@ def test_what_is_not_kept_is_not_seen() -> None:
     hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, keep, False).view(2, 1, 4, 4, 4)
     noise = torch.randn_like(VIDEO) * hidden.repeat_interleave(8, 3).repeat_interleave(8, 4)
     with torch.no_grad():
-        feature, tokens = encoder.look(VIDEO, keep)
+        feature, tokens = encoder.feature_and_tokens(VIDEO, keep)
         assert tokens.shape == (2, 4 * (1 + 8), 64) and encoder(VIDEO, keep).shape == (2, 32, 64)
-        assert torch.equal(encoder.look(VIDEO + noise, keep)[0], feature)
-        assert not torch.equal(encoder.look(VIDEO + noise)[0], encoder.look(VIDEO)[0])
+        assert torch.equal(encoder.feature_and_tokens(VIDEO + noise, keep)[0], feature)
+        assert not torch.equal(encoder.feature_and_tokens(VIDEO + noise)[0], encoder.feature_and_tokens(VIDEO)[0])
         everything = torch.arange(64).expand(2, -1)
-        torch.testing.assert_close(encoder.look(VIDEO, everything), encoder.look(VIDEO))
+        torch.testing.assert_close(encoder.feature_and_tokens(VIDEO, everything), encoder.feature_and_tokens(VIDEO))
 
 
 @pytest.mark.parametrize("options", [{"local": 1}, {"local": 2}, {"downsample": True}])
@@ -96,14 +96,14 @@ def test_order_of_frames_matters_only_once_the_query_reads() -> None:
     encoder = tower().eval()
     turned = VIDEO.flip(2)
     with torch.no_grad():
-        torch.testing.assert_close(encoder.look(turned)[0], encoder.look(VIDEO)[0])
+        torch.testing.assert_close(encoder.feature_and_tokens(turned)[0], encoder.feature_and_tokens(VIDEO)[0])
         randomised(encoder)
-        assert (encoder.look(turned)[0] - encoder.look(VIDEO)[0]).abs().max() > 1e-3
+        assert (encoder.feature_and_tokens(turned)[0] - encoder.feature_and_tokens(VIDEO)[0]).abs().max() > 1e-3
 
 
 def test_a_frozen_tower_trains_its_readers_alone() -> None:
     encoder = tower(frozen=True, balance=False)
-    encoder.look(VIDEO)[0].sum().backward()
+    encoder.feature_and_tokens(VIDEO)[0].sum().backward()
     trained = {name.partition(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
     assert trained == {"query", "extractors", "norm", "proj"} and encoder.blocks[0].attn.qkv.weight.grad is None
 
@@ -111,7 +111,7 @@ def test_a_frozen_tower_trains_its_readers_alone() -> None:
 def test_a_word_is_told_from_those_before_it_and_from_the_video() -> None:
     model = randomised(pair()).eval()
     with torch.no_grad():
-        tokens = model.encoder.look(VIDEO)[1]
+        tokens = model.encoder.feature_and_tokens(VIDEO)[1]
         other = IDS.clone()
         other[:, 3] = 11
         said, again = (model.caption(model.text(ids)[1], tokens) for ids in (IDS, other))
@@ -160,7 +160,7 @@ def test_parts_that_do_not_fit_say_so() -> None:
 def test_a_coordinated_pair_starts_as_the_mean_of_both() -> None:
     model = classifiers().eval()
     with torch.no_grad():
-        a, b = model.masked(LONG), model.multimodal(model.second_view(LONG))
+        a, b = model.masked(LONG), model.multimodal(model.multimodal_video(LONG))
         assert torch.equal(model(LONG), 0.5 * a + 0.5 * b)
         for opened in ([*model.cross_models][:1], [model.last_cross_model]):
             for cross_model in opened:
@@ -185,13 +185,13 @@ def test_a_coordinated_pair_trains_what_it_says(tune: bool) -> None:
     assert (encoders > alone) if tune else (encoders == alone)
 
 
-def test_the_second_view_has_its_frames_size_and_statistics() -> None:
+def test_the_multimodal_video_has_its_frames_size_and_statistics() -> None:
     model = classifiers(size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     pixels = torch.rand(1, 3, 8, 32, 32)
     given = (pixels - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1, 1)) / 0.2
-    torch.testing.assert_close(model.second_view(given), (pixels[:, :, 1::2] - 0.45) / 0.225)
-    assert classifiers(size=48).second_view(LONG).shape == (2, 3, 4, 48, 48)
-    with pytest.raises(ValueError, match="as many as the multimodal encoder reads after"):
+    torch.testing.assert_close(model.multimodal_video(given), (pixels[:, :, 1::2] - 0.45) / 0.225)
+    assert classifiers(size=48).multimodal_video(LONG).shape == (2, 3, 4, 48, 48)
+    with pytest.raises(ValueError, match="as many as the multimodal encoder has extractors"):
         classifiers(after=[1, 2, 3])
 
 

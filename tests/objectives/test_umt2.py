@@ -137,7 +137,7 @@ def test_hidden_words_reach_no_guess() -> None:
         ids, seen = model.tokenize([text] * 4)
         hidden = torch.tensor([False, False, True, True, False, True, False])
         read = torch.where(hidden, model.words.tokenizer.mask, ids)
-        guesses.append(model.text.words(model.text(read, seen, tokens)))
+        guesses.append(model.text.token_logits(model.text(read, seen, tokens)))
     torch.testing.assert_close(*guesses)
 
 
@@ -165,7 +165,7 @@ def test_padding_says_nothing() -> None:
     ids = model.words(TEXTS)
     seen = ids != 0
     other = torch.where(seen, ids, 7)
-    for a, b in zip(model.text.read(ids, seen), model.text.read(other, seen), strict=True):
+    for a, b in zip(model.text.encode(ids, seen), model.text.encode(other, seen), strict=True):
         torch.testing.assert_close(a[0], b[0])
     alone = torch.cat([model.encode_text([text]) for text in TEXTS])
     torch.testing.assert_close(model.encode_text(TEXTS), alone)
@@ -228,7 +228,7 @@ def test_metrics_are_answered() -> None:
         frames = F.normalize(model.project_video(made["tokens"], True), dim=-1)
     torch.testing.assert_close(made["features"] @ texts[:4].t(), (frames @ texts[:4].t()).mean(1))
     ids, seen = model.tokenize(TEXTS)
-    logits = model.match_logits(made["tokens"], model.text.read(ids, seen), seen)
+    logits = model.match_logits(made["tokens"], model.text.encode(ids, seen), seen)
     torch.testing.assert_close(model.match(made["tokens"], TEXTS), logits[:, 1])
 
 
@@ -267,7 +267,7 @@ def test_what_is_no_caption_is_named() -> None:
         (lambda: tuned(image_mask=Tube(0.5), encoder=student(tubelet=2)), "images are one frame"),
         (lambda: tower(fusion=4), "fusion 4 is not between 0 and the depth 3"),
         (lambda: tuned(mask=Attention(0.5))(batch()), "needs a teacher"),
-        (lambda: tower().read(torch.zeros(1, 17).long(), torch.ones(1, 17).bool()), "texts of 17 places"),
+        (lambda: tower().encode(torch.zeros(1, 17).long(), torch.ones(1, 17).bool()), "texts of 17 places"),
         (lambda: student(tubelet=2)(torch.zeros(1, 3, 1, 32, 32)), "made for 4 frames"),
     ],
 )
@@ -371,9 +371,9 @@ def test_bert_of_transformers_has_the_same_outputs(kind: str, tmp_path: Path) ->
     assert not report.missing and all("pooler" in name for name in report.unused), report
     ids, seen = words()(TEXTS), words()(TEXTS) != 0
     with torch.no_grad():
-        found, expected = ours.read(ids, seen), theirs(ids, attention_mask=seen.long())
+        found, expected = ours.encode(ids, seen), theirs(ids, attention_mask=seen.long())
         expected = expected[0]
-        found = ours.words(found) if kind == "BertForMaskedLM" else found
+        found = ours.token_logits(found) if kind == "BertForMaskedLM" else found
     torch.testing.assert_close(found[seen], expected[seen], atol=1e-5, rtol=1e-4)
 
 

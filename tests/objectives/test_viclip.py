@@ -69,7 +69,7 @@ def test_clip_weights_start_both_towers(layout: str, tmp_path: Path) -> None:
     assert any(n.startswith("text.") for n in report.missing) == (layout == "vision alone")
     picture = torch.randn(2, 3, 1, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(model.encoder.look(picture)[0], e.look(picture)[0])
+        torch.testing.assert_close(model.encoder.feature_and_tokens(picture)[0], e.feature_and_tokens(picture)[0])
 
 
 def test_longer_text_tables_are_cut_and_shorter_ones_go_on_with_zeros() -> None:
@@ -103,14 +103,14 @@ def test_transformers_folder_out_and_back(tubelet: int, tmp_path: Path) -> None:
     assert torch.equal(ids, CLIPTokenizer(16)(wordy))
     video = torch.randn(2, 3, 4, 32, 32)
     with torch.no_grad():
-        feature = model.encoder.look(video)[0]
+        feature = model.encoder.feature_and_tokens(video)[0]
         torch.testing.assert_close(theirs.get_video_features(video.transpose(1, 2)), feature, atol=1e-5, rtol=1e-4)
         text = model.text(ids)[0]
         torch.testing.assert_close(theirs.get_text_features(ids), text, atol=1e-5, rtol=1e-4)
         if tubelet == 1:
             plain = CLIPModel.from_pretrained(tmp_path / "clip").eval()
             seen = plain.visual_projection(plain.vision_model(video[:, :, 0]).pooler_output)
-            torch.testing.assert_close(seen, model.encoder.look(video[:, :, :1])[0], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(seen, model.encoder.feature_and_tokens(video[:, :, :1])[0], atol=1e-5, rtol=1e-4)
         else:
             plain = CLIPTextModelWithProjection.from_pretrained(tmp_path / "text").eval()
             torch.testing.assert_close(plain(ids).text_embeds, text, atol=1e-5, rtol=1e-4)
@@ -275,7 +275,7 @@ def test_parts_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="set its width and video_width"):
         ViLP(*towers(mask_token=True), models.FusionDecoder(32, 1, 4, 64, 32))
     with pytest.raises(ValueError, match="the encoder was made for 4 frames of 32 x 32"):
-        video.look(torch.randn(1, 3, 3, 32, 32))
+        video.feature_and_tokens(torch.randn(1, 3, 3, 32, 32))
 
 
 def test_official_names_are_all_ours() -> None:

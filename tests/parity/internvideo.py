@@ -36,13 +36,13 @@ def multimodal(case: Case) -> None:
 
     video, ids = case["in/video_bcthw"], case["in/ids"]
     model.eval()
-    feature, tokens = model.encoder.look(video)
+    feature, tokens = model.encoder.feature_and_tokens(video)
     case.close("out/video_feat", feature)
     if "out/video_all_feats_lntc" in case:
         theirs = case["out/video_all_feats_lntc"].permute(1, 2, 0, 3)  # [B, t, 1 + n, D]
         assert_close(tokens.view_as(theirs), theirs, atol=2e-5, rtol=1e-4)
         assert_close(model.encoder(video), theirs[:, :, 1:].flatten(1, 2), atol=2e-5, rtol=1e-4)
-    case.close("out/image_feat_first_frame", lambda: model.encoder.look(video[:, :, :1])[0])
+    case.close("out/image_feat_first_frame", lambda: model.encoder.feature_and_tokens(video[:, :, :1])[0])
     text_feature, states = model.text(ids)
     case.close("out/text_feat", text_feature)
     case.close("out/text_all_feats", states)

@@ -109,7 +109,7 @@ def umt_stage2(case: Case) -> None:
     case.close("out/pooled_vision_embeds", model.pool_norm(tokens.mean(1, keepdim=True)))
     feature = model.project_video(tokens, whole=False)
     case.close("out/vision_proj", feature)
-    states = model.text.read(ids, visible)
+    states = model.text.encode(ids, visible)
     case.close("out/text_embeds", states)
     text = model.text_proj(states[:, 0])
     case.close("out/text_proj", text)

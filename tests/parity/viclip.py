@@ -59,7 +59,7 @@ def vision_tower(case: Case) -> None:
         dropped = hidden_by(keep, len(order))
         case.fact(facts, "dropped", int(dropped[0].sum()))
         case.equal("out/mask", lambda: dropped[:, order.argsort()])
-    feature, tokens = tower.look(video, keep)
+    feature, tokens = tower.feature_and_tokens(video, keep)
     case.close("out/feat", feature)
     where = order.expand(len(tokens), -1) if keep is None else order[keep]
     if "out/tokens_ln_post" in case:
@@ -67,7 +67,7 @@ def vision_tower(case: Case) -> None:
         torch.testing.assert_close(
             tokens.take_along_dim(where.argsort(dim=1)[..., None], 1).detach(), patches, atol=2e-5, rtol=1e-4
         )
-    case.close("out/feat_first_frame_only", lambda: tower.look(video[:, :, :1])[0])
+    case.close("out/feat_first_frame_only", lambda: tower.feature_and_tokens(video[:, :, :1])[0])
     if "in/loss_weight" in case:
         loss = (feature * case["in/loss_weight"]).sum()
         loss.backward()
@@ -119,11 +119,11 @@ def full(case: Case) -> None:
     check_gradients(case, model, names.OFFICIAL)
     check_trained(case, model)
     with torch.no_grad():
-        feature, text_feature = model.encoder.look(video)[0], model.text.feature(ids)
+        feature, text_feature = model.encoder.feature_and_tokens(video)[0], model.text.feature(ids)
         case.close("out/vision_feat_test", feature)
         case.close("out/text_feat", text_feature)
         case.close("out/sims_test", similarity(feature, text_feature, 1.0))
-        masked = model.encoder.look(video, model.visible_patches(video))[0]
+        masked = model.encoder.feature_and_tokens(video, model.visible_patches(video))[0]
         case.close("out/sims_masked", similarity(masked, text_feature, 1.0))
 
 
@@ -145,7 +145,7 @@ def check_trained(case: Case, model: ViCLIP) -> None:
 @checks(names=("viclip_infer*",), spare=STORED)
 def inference(case: Case) -> None:
     tower = load_whole(vision(case.facts["config"]), vision_weights(case))
-    feature = F.normalize(tower.look(case["in/video_btchw"].transpose(1, 2))[0], dim=-1)
+    feature = F.normalize(tower.feature_and_tokens(case["in/video_btchw"].transpose(1, 2))[0], dim=-1)
     case.close("out/video_feat_unit", feature)
     if "in/text_feats_raw" in case:
         texts = F.normalize(case["in/text_feats_raw"], dim=-1)

@@ -1,13 +1,16 @@
-"""An activation and the linear layer after it in one, which keeps one tensor for the backward pass where autograd keeps
-two: the activation is applied again when its gradient is asked for. The widest tensors of a transformer are these.
+"""An activation and the next linear layer as one operation, which saves one wide tensor for the backward pass, not two.
+
+The backward pass recomputes the activation from its input. These hidden tensors are the widest of a transformer.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ACTIVATIONS = {  # applied, applied in place, its gradient
+_ACTIVATIONS = {  # the activation, the same in place, its gradient
     "gelu": (F.gelu, torch.ops.aten.gelu_, torch.ops.aten.gelu_backward),
     "silu": (F.silu, torch.ops.aten.silu_, torch.ops.aten.silu_backward),
 }
@@ -17,11 +20,11 @@ def activate_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "
     """`scale * activation(x) @ weight.T + bias`, of `x` `[..., hidden]` and `weight` `[width, hidden]`.
 
     Args:
-        x: not to be used again, as it may be overwritten where there are no gradients.
+        x: must not be used afterwards: it may be overwritten if no gradients are computed.
         activation: gelu (exact) or silu.
     """
     device = x.device.type
-    if torch.is_autocast_enabled(device):  # the function below is no operator that autocast knows
+    if torch.is_autocast_enabled(device):  # autocast does not know the custom function below
         dtype = torch.get_autocast_dtype(device)
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     trained = x.requires_grad or weight.requires_grad or bias.requires_grad
@@ -37,20 +40,20 @@ def _project(active: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tens
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """`scale * a @ b`, the factor taken along by the product."""
+    """`scale * a @ b`; the matrix product applies the factor."""
     return a @ b if scale == 1.0 else torch.addmm(a.new_empty(()), a, b, beta=0, alpha=scale)
 
 
 class _ActivateLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, activation: str, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, activation: str, scale: float) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.activation, ctx.scale = activation, scale
         return _project(_ACTIVATIONS[activation][0](x), weight, bias, scale)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override] the decorator has no types
         x, weight = ctx.saved_tensors
         activate, _, activate_backward = _ACTIVATIONS[ctx.activation]
         rows = gradient.flatten(0, -2)
