@@ -10,12 +10,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import models
 from pretrain.cli import _with_nulls, main, settings_of
 from pretrain.export.load_run import load_objective
-from pretrain.features.writer import read_features
+from pretrain.features.videos import read_features
+from tests.helpers.methods import METHODS
 from tests.helpers.runs import arguments, fit
 from tests.helpers.videos import make
-from tests.objectives.test_objectives import ROWS
 
-RECIPE = ROWS["videomae"]
+RECIPE = METHODS["videomae"]
 
 
 @pytest.fixture(scope="module")

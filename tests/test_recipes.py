@@ -9,15 +9,15 @@ import yaml
 import models
 from pretrain.cli import main
 from pretrain.export.load_run import build
+from tests.helpers.methods import resolved
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import fit
-from tests.objectives.test_objectives import resolved
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-EACH = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+EACH_METHOD = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 
 
-@EACH
+@EACH_METHOD
 def test_it_opens_with_its_promise(path: Path) -> None:
     head = path.read_text().split("\nmodel:")[0]
     for line in ("# Paper:", "# Data:", "# Hardware:", "# Command:", "# Differs:"):
@@ -27,7 +27,7 @@ def test_it_opens_with_its_promise(path: Path) -> None:
         assert "# Expected:" in head
 
 
-@EACH
+@EACH_METHOD
 def test_it_builds_on_the_meta_device(path: Path, capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(path)])
     with torch.device("meta"):

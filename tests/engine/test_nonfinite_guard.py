@@ -4,7 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
@@ -13,7 +12,8 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from pretrain.engine.nonfinite_guard import Guard
 from pretrain.objectives import Objective
-from tests.loading.test_data_module import data, trainer
+from tests.helpers.poison import Poison
+from tests.helpers.recording import data, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -27,34 +27,6 @@ class Mean(Objective):
 
     def forward(self, batch: dict) -> dict[str, torch.Tensor]:
         return {"loss": (self.weight - batch["video"].float().mean((1, 2, 3, 4)) / 255).square().mean()}
-
-
-class Poison(pl.Callback):
-    """Makes the pixels of some micro-batches, and the gradients of some steps, what one does not wish.
-
-    Args:
-        lost: (step, part) of micro-batches whose pixels are no numbers.
-        factors: what the gradient of a step is multiplied by.
-        rank: where.
-    """
-
-    def __init__(
-        self, lost: list[tuple[int, int]] = (), factors: dict[int, float] | None = None, rank: int = 0
-    ) -> None:
-        self.lost, self.factors, self.rank = [tuple(place) for place in lost], factors or {}, rank
-        self.names: list[str] = []
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
-        place = trainer.global_step, batch_idx % trainer.accumulate_grad_batches
-        if place in self.lost and trainer.global_rank == self.rank:
-            batch["video"] = torch.full_like(batch["video"], torch.nan, dtype=torch.float32)
-            self.names += dict.fromkeys(batch["name"])
-
-    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        last = trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches == 2
-        if last and trainer.global_step in self.factors:
-            for parameter in pl_module.parameters():
-                parameter.grad *= self.factors[trainer.global_step]
 
 
 def fit(

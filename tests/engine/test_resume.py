@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from pretrain.engine.checkpoint import newest_checkpoint
+from tests.helpers.methods import EACH_METHOD, METHODS
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import arguments, fit, names, weights
-from tests.objectives.test_objectives import EACH, ROWS
 
-RECIPE = ROWS["videomae"]
-RECORD = "--trainer.callbacks+=tests.helpers.runs.Names"
+RECIPE = METHODS["videomae"]
+RECORD = "--trainer.callbacks+=tests.helpers.runs.BatchRecorder"
 
 
 def record(folder: Path) -> list[str]:
@@ -26,13 +26,19 @@ def same(a: dict, b: dict) -> None:
         assert torch.equal(tensor, b[name]), f"{name} differs after resuming"
 
 
-@EACH
+@EACH_METHOD
 def test_n_and_m_steps_are_n_plus_m(tmp_path: Path, recipe: list[str]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
     fit(whole, recipe, *record(whole))
     # The run is cut at step 4 as a kill would: its schedule is still that of six steps.
-    fit(parts, recipe, *record(parts), "--trainer.callbacks+=tests.helpers.runs.StopAt", "--trainer.callbacks.step=4")
+    fit(
+        parts,
+        recipe,
+        *record(parts),
+        "--trainer.callbacks+=tests.helpers.runs.StopAtStep",
+        "--trainer.callbacks.step=4",
+    )
     fit(parts, recipe, *record(parts), "--ckpt_path=last")
     assert names(parts) == names(whole)
     assert [number for number, _ in names(whole)] == list(range(6))
@@ -43,7 +49,7 @@ def test_workers_and_accumulation_change_no_batch(tmp_path: Path) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir(), other.mkdir()
     fit(one, RECIPE, *record(one), "--data.init_args.micro_batch=2")
-    stop = ["--trainer.callbacks+=tests.helpers.runs.StopAt", "--trainer.callbacks.step=3"]
+    stop = ["--trainer.callbacks+=tests.helpers.runs.StopAtStep", "--trainer.callbacks.step=3"]
     fit(other, RECIPE, *record(other), "--data.init_args.micro_batch=2", *stop)
     fit(
         other,

@@ -19,11 +19,10 @@ from pretrain.cli import main
 from pretrain.engine.checkpoint import is_complete, newest_checkpoint
 from pretrain.export.command import export
 from pretrain.export.load_run import load_objective
-from tests.engine.test_two_ranks import steered
+from tests.helpers.methods import METHODS
 from tests.helpers.paths import ROOT
-from tests.helpers.runs import arguments, losses, run_together, start
+from tests.helpers.runs import arguments, losses, run_together, start, without_key_bias
 from tests.helpers.runs import run as run_as_own
-from tests.objectives.test_objectives import ROWS
 
 TRAINER = ROOT / "recipes/trainer"
 ZERO = pytest.mark.skipif(
@@ -31,8 +30,8 @@ ZERO = pytest.mark.skipif(
 )
 AVERAGED = ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=0.5", "--trainer.callbacks.start_step=1"]
 AVERAGED += ["--trainer.callbacks.every_n_steps=2"]
-STOP = ["--trainer.callbacks+=tests.helpers.runs.StopAt", "--trainer.callbacks.step=3"]
-POISON = ["--trainer.callbacks+=tests.engine.test_nonfinite_guard.Poison", "--trainer.callbacks.lost=[[4, 0]]"]
+STOP = ["--trainer.callbacks+=tests.helpers.runs.StopAtStep", "--trainer.callbacks.step=3"]
+POISON = ["--trainer.callbacks+=tests.helpers.poison.Poison", "--trainer.callbacks.lost=[[4, 0]]"]
 POISON += ["--trainer.callbacks.rank=1", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1"]
 POISON += ["--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.filename={step:07d}"]
 HALVES = ["--data.init_args.micro_batch=1"]  # two ranks take two parts each
@@ -43,9 +42,9 @@ def command(folder: Path, method: str, fragment: str, devices: int, *more: str) 
     folder.mkdir(parents=True, exist_ok=True)
     here = [f"--trainer.devices={devices}", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     clip = ["--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=2"]
-    record = ["--trainer.callbacks+=tests.helpers.runs.Losses", f"--trainer.callbacks.path={folder}/losses.tsv"]
+    record = ["--trainer.callbacks+=tests.helpers.runs.LossRecorder", f"--trainer.callbacks.path={folder}/losses.tsv"]
     even = ["--data.init_args.val.init_args.samples=4"]
-    recipe = [*ROWS[method], "-c", str(TRAINER / f"{fragment}.yaml")]
+    recipe = [*METHODS[method], "-c", str(TRAINER / f"{fragment}.yaml")]
     return arguments(folder, recipe, *here, *clip, *even, *record, *more)
 
 
@@ -107,7 +106,7 @@ def same_numbers(ours: dict, theirs: dict, *, validation: bool = True) -> None:
 def same_weights(ours: dict, theirs: dict) -> None:
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        tensor, other = steered(name, tensor), steered(name, theirs[name])
+        tensor, other = without_key_bias(name, tensor), without_key_bias(name, theirs[name])
         torch.testing.assert_close(tensor, other, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
 
 

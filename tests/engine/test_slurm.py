@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.kills import compare
+from tests.helpers.methods import METHODS
 from tests.helpers.runs import ROOT, arguments, names, run
-from tests.objectives.test_objectives import ROWS
 
 pytestmark = pytest.mark.slurm
 os.environ["PATH"] += ":/usr/sbin"
@@ -46,7 +46,7 @@ class Node:
         python = str(ROOT / ".venv/bin/python")
         more = {"GPUS": "0", "TASKS": "2", "PYTHON": python, "GRACE": "30", "OMP_NUM_THREADS": "1"}
         more |= {"SBATCH_OUTPUT": str(folder / "out.txt"), "TIME": "10"}
-        said = self.tell("bash", "tools/slurm.sbatch", *arguments(folder, ROWS["videomae"], *options)[1:], **more)
+        said = self.tell("bash", "tools/slurm.sbatch", *arguments(folder, METHODS["videomae"], *options)[1:], **more)
         return said.split()[-1]
 
     def job(self, number: str) -> dict[str, str]:
@@ -79,7 +79,7 @@ def options(folder: Path) -> list[str]:
     more += ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=6"]
     more += ["--trainer.callbacks.monitor=step", "--trainer.callbacks.mode=max", "--trainer.callbacks.save_top_k=2"]
     more += ["--trainer.callbacks.filename=often-{step:07d}"]
-    more += ["--trainer.callbacks+=tests.helpers.runs.Names", f"--trainer.callbacks.path={folder}/names.tsv"]
+    more += ["--trainer.callbacks+=tests.helpers.runs.BatchRecorder", f"--trainer.callbacks.path={folder}/names.tsv"]
     more += [
         "--trainer.callbacks+=tests.helpers.kills.Validations",
         f"--trainer.callbacks.path={folder}/validations.tsv",
@@ -116,7 +116,7 @@ def test_a_job_is_asked_to_go_then_its_node_dies_and_nothing_is_lost(node: Node,
 
     whole = tmp_path / "whole"
     whole.mkdir()
-    run(arguments(whole, ROWS["videomae"], *options(whole), "--trainer.devices=2", "--trainer.strategy=ddp"))
+    run(arguments(whole, METHODS["videomae"], *options(whole), "--trainer.devices=2", "--trainer.strategy=ddp"))
     compare(folder, whole, STEPS, parts=1)
 
 

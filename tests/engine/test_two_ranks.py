@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers.runs import ROOT, arguments, fit, losses, run_together, weights
-from tests.objectives.test_objectives import ROWS
+from tests.helpers.methods import METHODS
+from tests.helpers.runs import ROOT, arguments, fit, losses, run_together, weights, without_key_bias
 
 # Methods that compare or blend the samples of a batch: accumulated parts of it are not one batch, but ranks are.
 COMPARED = ("viclip", "vilp", "umt2", "internvideo")
@@ -31,12 +31,12 @@ def _command(folder: Path, method: str) -> list[str]:
     parts = [] if method in COUPLED else ["--data.init_args.micro_batch=1"]  # accumulates twice
     node = ["-c", str(ROOT / "recipes/trainer/gpu8.yaml")]
     here = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.precision=32-true"]
-    return arguments(folder, [*ROWS[method], *node], "--data.init_args.views=2", *here, *_noted(folder), *parts)
+    return arguments(folder, [*METHODS[method], *node], "--data.init_args.views=2", *here, *_noted(folder), *parts)
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in ROWS])
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in METHODS])
 def test_two_ranks_equal_one(two: Path, tmp_path: Path, method: str) -> None:
-    one = fit(tmp_path, ROWS[method], "--data.init_args.views=2", *_noted(tmp_path))
+    one = fit(tmp_path, METHODS[method], "--data.init_args.views=2", *_noted(tmp_path))
     if method not in COMPARED:  # 3 videos: a rank has two of them, the other one
         found = [losses(folder)["val", 6] for folder in (tmp_path, two / method)]
         # Masks of evaluation are drawn batch by batch, and ranks have other batches than one process has.
@@ -44,18 +44,9 @@ def test_two_ranks_equal_one(two: Path, tmp_path: Path, method: str) -> None:
     ours, theirs = weights(one, 6), weights(two / method / "run", 6)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
-        tensor, other = steered(name, tensor), steered(name, theirs[name])
+        tensor, other = without_key_bias(name, tensor), without_key_bias(name, theirs[name])
         torch.testing.assert_close(other, tensor, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
 
 
 def _noted(folder: Path) -> list[str]:
-    return ["--trainer.callbacks+=tests.helpers.runs.Losses", f"--trainer.callbacks.path={folder}/losses.tsv"]
-
-
-def steered(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """What a gradient steers. A key's bias adds as much to all keys of a query, which softmax takes away: its gradient
-    is rounding, and Adam makes whole steps of that."""
-    if name.endswith("attn.qkv.bias"):
-        q, _, v = tensor.chunk(3)
-        return torch.cat((q, v))
-    return tensor.chunk(2)[1] if name.endswith(".kv.bias") else tensor
+    return ["--trainer.callbacks+=tests.helpers.runs.LossRecorder", f"--trainer.callbacks.path={folder}/losses.tsv"]

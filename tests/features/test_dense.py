@@ -16,11 +16,11 @@ from datamodules import PyAV, Squash
 from pretrain.cli import main
 from pretrain.export.load_run import load_objective
 from pretrain.features.dense import DenseFolder
+from tests.helpers.methods import METHODS
 from tests.helpers.runs import ROOT, arguments, fit, run
 from tests.helpers.videos import make
-from tests.objectives.test_objectives import ROWS
 
-RECIPE = [*ROWS["videomae"], "-c", str(ROOT / "recipes/eval/dense_features.yaml")]
+RECIPE = [*METHODS["videomae"], "-c", str(ROOT / "recipes/eval/dense_features.yaml")]
 T, STEP = 8, 4  # frames of a window as `arguments` cuts the recipe, and the fragment's step
 LENGTHS = {"long.mp4": 101, "sub/odd.mkv": 37, "short.mp4": 5, "exact.mp4": 8, "counted.avi": 61}
 
@@ -28,7 +28,7 @@ LENGTHS = {"long.mp4": 101, "sub/odd.mkv": 37, "short.mp4": 5, "exact.mp4": 8, "
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = fit(
-        tmp_path_factory.mktemp("run"), ROWS["videomae"], "--trainer.max_steps=2", "--trainer.val_check_interval=2"
+        tmp_path_factory.mktemp("run"), METHODS["videomae"], "--trainer.max_steps=2", "--trainer.val_check_interval=2"
     )
     return str(folder / "checkpoints/step=0000002.ckpt")
 
@@ -140,17 +140,17 @@ def test_other_settings_are_not_mixed(dense: Path, videos: Path, trained: str, t
 def test_a_file_of_another_run_is_not_taken(tmp_path: Path) -> None:
     one, other = (DenseFolder(tmp_path / "f", {"clip": {"frames": n}}) for n in (8, 16))
     one.open()
-    one.place("a/b.mp4").parent.mkdir()
-    np.save(one.place("a/b.mp4"), np.zeros(3))
-    about = one.place("a/b.mp4").with_suffix(".json")
+    one.path("a/b.mp4").parent.mkdir()
+    np.save(one.path("a/b.mp4"), np.zeros(3))
+    about = one.path("a/b.mp4").with_suffix(".json")
     with pytest.raises(MisconfigurationException, match="delete it"):
-        one.holds("a/b.mp4")
+        one.is_done("a/b.mp4")
     about.write_text(json.dumps({"name": "a/b.mp4", "settings": one.digest}))
-    assert one.holds("a/b.mp4") and not one.holds("a/c.mp4")
+    assert one.is_done("a/b.mp4") and not one.is_done("a/c.mp4")
     with pytest.raises(MisconfigurationException, match="other settings"):
-        other.holds("a/b.mp4")
+        other.is_done("a/b.mp4")
     with pytest.raises(MisconfigurationException, match=r"a/b.mp4 and a/b.avi would both go to"):
-        one.holds("a/b.avi")
+        one.is_done("a/b.avi")
     with pytest.raises(MisconfigurationException, match="both go to"):
         one.check_names(["x.mp4", "/x.mkv"])
-    assert one.place("../../x.mp4").parent == tmp_path / "f"  # nothing leads out of the folder
+    assert one.path("../../x.mp4").parent == tmp_path / "f"  # nothing leads out of the folder

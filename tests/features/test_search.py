@@ -15,10 +15,10 @@ from pretrain.cli import main
 from pretrain.export.load_run import load_objective
 from pretrain.features.index import read_index
 from pretrain.features.search import Hit, Viewer, search
-from pretrain.features.writer import Features, read_features
+from pretrain.features.videos import read_features, select
+from tests.helpers.methods import METHODS
 from tests.helpers.runs import ROOT, arguments, fit, run
 from tests.helpers.videos import make
-from tests.objectives.test_objectives import ROWS
 from tools.search import main as tool
 
 RECIPE = ["-c", str(ROOT / "recipes/viclip_tiny.yaml")]
@@ -85,14 +85,14 @@ def test_frames_are_those_that_the_model_saw(index: Path, videos: Path) -> None:
     viewer = Viewer(read_index(index))
     for row, name in enumerate(NAMES):  # two files that could not be read lie between
         hit = Hit(0.0, name, row, 0, 1)
-        viewer.look(hit)
-        assert not hit.lost
+        viewer.load_frames(hit)
+        assert not hit.error
         with PyAV().open(str(videos / name)) as video:
             seen = Dense().view(len(video), 8, 3)
             assert np.array_equal(hit.frames[-1], video.frames(seen[-1:])[0])
     gone = Hit(0.0, "other.mp4", 0, 0, 1)
-    viewer.look(gone)
-    assert "not in the list" in gone.lost
+    viewer.load_frames(gone)
+    assert "not in the list" in gone.error
 
 
 @pytest.mark.slow
@@ -106,20 +106,20 @@ def test_two_ranks_write_one_index(trained: Path, videos: Path, index: Path, tmp
     torch.testing.assert_close(torch.tensor([h.score for h in one]), torch.tensor([h.score for h in two]))
     viewer = Viewer(read_index(both))
     for hit in two:
-        viewer.look(hit)
-        assert hit.frames and not hit.lost
+        viewer.load_frames(hit)
+        assert hit.frames and not hit.error
 
 
 def test_files_are_gone_through_in_order(tmp_path: Path) -> None:
-    dice = torch.Generator().manual_seed(0)
-    files, rows = [], torch.randint(-2, 3, (50, 6), generator=dice).float()  # many are equal
+    generator = torch.Generator().manual_seed(0)
+    files, rows = [], torch.randint(-2, 3, (50, 6), generator=generator).float()  # many are equal
     for i, part in enumerate(rows.split([20, 1, 29])):
         files.append(tmp_path / f"features-{i:05d}.safetensors")
         before = sum(len(r) for r in rows.split([20, 1, 29])[:i])
         names = [str(before + j) for j in range(len(part))]
         place = {"rank": 0, "world": 1, "before": before}
         save_file({"features": part.clone()}, files[-1], {"names": json.dumps(names), "place": json.dumps(place)})
-    queries = torch.randint(-2, 3, (4, 6), generator=dice).float()
+    queries = torch.randint(-2, 3, (4, 6), generator=generator).float()
     expected = (queries @ rows.t()).sort(dim=1, descending=True, stable=True).indices[:, :7]
     found = search(files, queries, 7)
     assert [[int(hit.name) for hit in hits] for hits in found] == expected.tolist()
@@ -163,7 +163,7 @@ def test_what_is_wrong_is_said(index: Path, trained: Path, tmp_path: Path, capsy
     (moved / "index.json").unlink()
     assert "holds features but no index.json" in error(folder=moved)
     (moved / "index.json").write_text(json.dumps({**about, "probe": None}))
-    assert "is of a model without texts (ViCLIP)" in error(folder=moved)
+    assert "is of a model without a text encoder (ViCLIP)" in error(folder=moved)
     with pytest.raises(SystemExit):
         tool([" ", "--index", str(index)])
     assert "a query is empty" in capsys.readouterr().err
@@ -208,14 +208,14 @@ def test_an_index_is_never_mixed_with_another(trained: Path, videos: Path, index
 
 def test_features_of_a_model_without_texts_are_no_index(tmp_path: Path, videos: Path) -> None:
     source = ["--data.init_args.predict=Files", f"--data.init_args.predict.init_args.path={videos}"]
-    main(["predict", *arguments(tmp_path, ROWS["videomae"], *source)[1:]])
-    with pytest.raises(ValueError, match=r"a model without texts \(VideoMAE\)"):
+    main(["predict", *arguments(tmp_path, METHODS["videomae"], *source)[1:]])
+    with pytest.raises(ValueError, match=r"a model without a text encoder \(VideoMAE\)"):
         read_index(tmp_path / "run" / "features")
 
 
 def test_tokens_are_written_where_they_are_asked_for() -> None:
     made = {"features": torch.zeros(1, 2), "tokens": torch.zeros(1, 9, 2)}
-    assert list(Features()._chosen(made)) == ["features"]
-    assert list(Features(outputs=["tokens"])._chosen(made)) == ["tokens"]
+    assert list(select(made, None)) == ["features"]
+    assert list(select(made, ["tokens"])) == ["tokens"]
     with pytest.raises(MisconfigurationException, match=r"names 'peaks', and the model predicts features, tokens"):
-        Features(outputs=["peaks"])._chosen(made)
+        select(made, ["peaks"])

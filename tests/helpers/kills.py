@@ -54,7 +54,7 @@ def command(folder: Path, steps: int) -> list[str]:
     more += ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=3"]
     more += ["--trainer.callbacks.monitor=step", "--trainer.callbacks.mode=max", "--trainer.callbacks.save_top_k=2"]
     more += ["--trainer.callbacks.filename=often-{step:07d}"]
-    more += ["--trainer.callbacks+=tests.helpers.runs.Names", f"--trainer.callbacks.path={folder}/names.tsv"]
+    more += ["--trainer.callbacks+=tests.helpers.runs.BatchRecorder", f"--trainer.callbacks.path={folder}/names.tsv"]
     more += [
         "--trainer.callbacks+=tests.helpers.kills.Validations",
         f"--trainer.callbacks.path={folder}/validations.tsv",

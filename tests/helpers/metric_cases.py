@@ -20,16 +20,16 @@ def vector(text: str) -> Tensor:
     return F.normalize(torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed)), dim=0)
 
 
-class Fake(nn.Module):
+class HashedTexts(nn.Module):
     """Texts are vectors by their letters; a match is how near a text is to the mean of the tokens, seen otherwise."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked: list[int] = []
+        self.text_counts: list[int] = []
         self.turn = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(5)))[0]
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        self.asked.append(len(texts))
+        self.text_counts.append(len(texts))
         return torch.stack([vector(text) for text in texts])
 
     def match(self, tokens: Tensor, texts: Sequence[str]) -> Tensor:
@@ -48,9 +48,9 @@ def batches(outputs: dict[str, Tensor], batch: dict, sizes: Sequence[int], views
     return cut
 
 
-def judge(metric: Callable, cut: list[tuple[dict, dict]], model: nn.Module | None = None):
+def evaluate(metric: Callable, cut: list[tuple[dict, dict]], model: nn.Module | None = None):
     """The metric, made and fed, with what it says."""
-    made, model = metric(), model or Fake()
+    made, model = metric(), model or HashedTexts()
     if hasattr(made, "attach"):
         made.attach(model)
     for outputs, batch in cut:
@@ -71,5 +71,5 @@ def over_ranks(jobs: list[tuple[Callable, list]]) -> list[list[dict[str, Tensor]
 def _rank(rank: int, world: int, jobs: list, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    torch.save([judge(metric, shares[rank])[1] for metric, shares in jobs], Path(folder) / f"{rank}.pt")
+    torch.save([evaluate(metric, shares[rank])[1] for metric, shares in jobs], Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

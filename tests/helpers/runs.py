@@ -69,12 +69,12 @@ def weights(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def names(folder: Path) -> list[tuple[int, str]]:
-    """What `Names` wrote, in order: number of the micro-batch, and its videos, pixels and loss."""
+    """What `BatchRecorder` wrote, in order: number of the micro-batch, and its videos, pixels and loss."""
     lines = [line.split("\t") for line in (folder / "names.tsv").read_text().splitlines()]
     return [(int(number), seen) for number, seen in lines]
 
 
-class Names(pl.Callback):
+class BatchRecorder(pl.Callback):
     """Writes down which videos each training step saw, and a number that tells their pixels and the masks apart."""
 
     def __init__(self, path: str) -> None:
@@ -88,7 +88,7 @@ class Names(pl.Callback):
                 file.write(f"{number}\t{'|'.join(seen)}\n")
 
 
-class StopAt(pl.Callback):
+class StopAtStep(pl.Callback):
     """Ends a run early, without a word, after saving: what a kill just after a checkpoint leaves."""
 
     def __init__(self, step: int) -> None:
@@ -99,7 +99,7 @@ class StopAt(pl.Callback):
             trainer.should_stop = True
 
 
-class Losses(pl.Callback):
+class LossRecorder(pl.Callback):
     """Writes down what all ranks agree on: step, loss over the global batch, the gradient's norm, validation's loss."""
 
     def __init__(self, path: str) -> None:
@@ -123,7 +123,7 @@ class Losses(pl.Callback):
 
 
 def losses(folder: Path) -> dict[tuple[str, int], list[float]]:
-    """What `Losses` wrote: by stage and step, the loss and the gradient's norm."""
+    """What `LossRecorder` wrote: by stage and step, the loss and the gradient's norm."""
     lines = [line.split("\t") for line in (folder / "losses.tsv").read_text().splitlines()]
     return {(stage, int(step)): [float(number) for number in numbers] for stage, step, *numbers in lines}
 
@@ -144,6 +144,15 @@ def run_together(folder: Path, runs: list[list[str]], timeout: float = 400) -> s
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout
+
+
+def without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """What a gradient steers. A key's bias adds as much to all keys of a query, which softmax takes away: its gradient
+    is rounding, and Adam makes whole steps of that."""
+    if name.endswith("attn.qkv.bias"):
+        q, _, v = tensor.chunk(3)
+        return torch.cat((q, v))
+    return tensor.chunk(2)[1] if name.endswith(".kv.bias") else tensor
 
 
 if __name__ == "__main__":

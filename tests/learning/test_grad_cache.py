@@ -1,4 +1,4 @@
-"""Contrastive batches in parts: losses and gradients of the whole batch, from less memory."""
+"""GradCache: losses and gradients of the whole batch, with less memory."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from torch import Tensor
 from pretrain.cli import main
 from pretrain.export.load_run import build
 from pretrain.learning.grad_cache import in_chunks
+from tests.helpers.methods import resolved
 from tests.helpers.paths import ROOT
-from tests.objectives.test_objectives import resolved
 
 
 @pytest.fixture(params=["viclip", "vilp", "internvideo_mm"])
@@ -30,7 +30,7 @@ def losses_and_gradients(truth: dict, chunk_size: int | None, rows: int = 7) -> 
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3])
-def test_parts_are_the_whole_batch(truth: dict, chunk_size: int) -> None:
+def test_chunks_equal_the_whole_batch(truth: dict, chunk_size: int) -> None:
     whole, gradients = losses_and_gradients(truth, None)
     parts, found = losses_and_gradients(truth, chunk_size)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
@@ -39,7 +39,7 @@ def test_parts_are_the_whole_batch(truth: dict, chunk_size: int) -> None:
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_parts_keep_no_activations() -> None:
+def test_chunks_keep_no_activations() -> None:
     weight = torch.randn(64, 64, requires_grad=True)
     kept = {}
 
@@ -62,7 +62,7 @@ def test_parts_keep_no_activations() -> None:
     assert kept[16] < kept[None] / 4
 
 
-def test_no_rows_at_a_time_is_refused(capsys: pytest.CaptureFixture) -> None:
+def test_a_chunk_of_no_rows_raises(capsys: pytest.CaptureFixture) -> None:
     words = ["fit", "-c", str(ROOT / "recipes/viclip_tiny.yaml"), "--model.init_args.chunk_size=0"]
     with pytest.raises(Exception, match="1 or more, not 0"):
         main(words)

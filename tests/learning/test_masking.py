@@ -1,4 +1,4 @@
-"""Masks keep what they promise: counts, distinct indices, tubes that are tubes, and no pixel that leaks."""
+"""Properties of masks: counts, distinct indices, equal places of a tube in all slices."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_complement_is_what_is_left() -> None:
     assert (both == torch.arange(TOKENS)).all()
 
 
-def test_loss_tokens_are_those_decoded_and_hidden() -> None:
+def test_loss_tokens_are_those_decoded_and_masked() -> None:
     tube, cell = Tube(0.9), RunningCell(0.5)
     keep, predict = tube(noise(tube), GRID), cell(noise(cell, seed=1), GRID)
     ordered, hidden = masked_first(predict, keep, TOKENS)
@@ -85,6 +85,6 @@ def test_patches_are_those_of_a_convolution() -> None:
         (lambda: Tube(0.1)(torch.rand(1, 4), (2, 2, 2)), "leaves 4 of 4"),
     ],
 )
-def test_impossible_masks_say_why(make, words: str) -> None:
+def test_impossible_masks_raise(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()

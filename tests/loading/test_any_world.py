@@ -13,7 +13,7 @@ from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.sources.order import Order
 from datamodules.sources.source import Source
 from tests.helpers.paths import ROOT
-from tests.loading.test_data_module import Toy, by_name, data, trainer
+from tests.helpers.recording import RecordingModule, by_name, data, trainer
 
 
 def test_step_one_hundred_thousand_costs_no_more() -> None:
@@ -61,8 +61,8 @@ def test_two_real_ranks_share_each_step(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(
         "import os, sys, json\nsys.path.insert(0, sys.argv[1])\n"
-        "from tests.loading.test_data_module import Toy, trainer, data\n"
-        "toy, t = Toy(), trainer(max_steps=4, devices=2, strategy='ddp', val_check_interval=12)\n"
+        "from tests.helpers.recording import RecordingModule, trainer, data\n"
+        "toy, t = RecordingModule(), trainer(max_steps=4, devices=2, strategy='ddp', val_check_interval=12)\n"
         "t.fit(toy, datamodule=data(micro_batch=1))\n"
         "val = [(n, float(w)) for b in toy.evaluated for n, w in zip(b['name'], b['weight'])]\n"
         "json.dump([toy.seen, val], open(os.path.join(sys.argv[2], f'{t.global_rank}.json'), 'w'))\n"
@@ -71,7 +71,7 @@ def test_two_real_ranks_share_each_step(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, root, tmp_path], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     ranks = [json.loads((tmp_path / f"{r}.json").read_text()) for r in range(2)]
-    one = Toy()
+    one = RecordingModule()
     trainer(max_steps=4).fit(one, datamodule=data(micro_batch=1))
     both = by_name([(None, s, n, None) for seen, _ in ranks for _, s, n, _ in sorted(seen, key=lambda x: x[1])])
     assert {s: c for s, c in enumerate(both)} == {s: c for s, c in enumerate(by_name(one.seen))}

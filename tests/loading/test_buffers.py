@@ -9,7 +9,7 @@ import torch
 
 from datamodules.loading import buffers
 from datamodules.loading.workers import Workers
-from tests.loading.test_watchdog import batches, load, same
+from tests.helpers.faulty_videos import batches, load, same
 
 
 def test_batches_outlive_their_workers_and_leave_no_memory() -> None:

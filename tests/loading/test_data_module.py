@@ -1,16 +1,13 @@
 """The data module in a real Trainer: batches, resume, evaluation, and refused configurations."""
 
-import logging
 import pickle
 import sys
 import warnings
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -20,74 +17,24 @@ from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.loading.defaults import accumulation, default_lanes
 from datamodules.sources.order import Order
-from datamodules.sources.source import Source
 from tests.helpers import videos
 from tests.helpers.paths import ROOT
+from tests.helpers.recording import RecordingModule, by_name, data, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-class Toy(LightningModule):
-    """Records each training batch: (batch_idx, step, names, sum of the pixels)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight, self.seen, self.evaluated = torch.nn.Parameter(torch.zeros(1)), [], []
-
-    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
-        self.seen.append((batch_idx, self.global_step, tuple(batch["name"]), int(batch["video"].long().sum())))
-        return (self.weight * batch["video"].float().mean()).sum()
-
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        self.evaluated.append(batch)
-
-    def test_step(self, batch: dict, batch_idx: int) -> None:
-        self.evaluated.append(batch)
-
-    def predict_step(self, batch: dict, batch_idx: int) -> dict:
-        return batch
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 1e-3)
-
-
-def trainer(**options: object) -> Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    quiet = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    steps = {"max_steps": 12, "check_val_every_n_epoch": None, "val_check_interval": 9, "num_sanity_val_steps": 0}
-    return Trainer(**{"accelerator": "cpu", **quiet, **steps, **options})
-
-
-def data(train: Source | None = None, **options: object) -> VideoData:
-    train = train or Synthetic(50, size=32)
-    small = {"global_batch": 6, "micro_batch": 2, "size": 32, "views": 2, "workers": 0, "flip": 0.5}
-    return VideoData(train, Synthetic(10, size=32, seed=1), **{**small, **options})
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Toy, Path]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[RecordingModule, Path]:
     """Twelve uninterrupted steps of three micro-batches, with checkpoints every five steps."""
-    toy, folder = Toy(), tmp_path_factory.mktemp("run")
+    toy, folder = RecordingModule(), tmp_path_factory.mktemp("run")
     keep = ModelCheckpoint(dirpath=folder, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     trainer(enable_checkpointing=True, callbacks=[keep]).fit(toy, datamodule=data())
     return toy, folder / "step=5.ckpt"
 
 
-def by_name(seen: list[tuple]) -> list[Counter]:
-    """The videos of each step, regardless of its division into micro-batches."""
-    steps = {}
-    for _, step, names, _ in seen:
-        steps.setdefault(step, Counter()).update(names)
-    return list(steps.values())
-
-
 def test_the_contents_of_a_batch() -> None:
-    class KeepsBatch(Toy):
+    class KeepsBatch(RecordingModule):
         def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
             self.batch = batch
             return super().training_step(batch, batch_idx)
@@ -103,16 +50,16 @@ def test_the_contents_of_a_batch() -> None:
     assert batch["text"][0] == batch["text"][2] and (batch["video"][0] != batch["video"][2]).any()
 
 
-def test_the_run_has_max_steps(run: tuple[Toy, Path]) -> None:
+def test_the_run_has_max_steps(run: tuple[RecordingModule, Path]) -> None:
     toy, _ = run
     assert [s[0] for s in toy.seen] == list(range(36)) and [s[1] for s in toy.seen] == [i // 3 for i in range(36)]
     assert len(toy.evaluated) == 4 * 5  # every 9 micro-batches, 10 videos by 2
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_resume_continues_with_the_next_batch(run: tuple[Toy, Path], workers: int) -> None:
+def test_resume_continues_with_the_next_batch(run: tuple[RecordingModule, Path], workers: int) -> None:
     reference, checkpoint = run
-    toy, t = Toy(), trainer()
+    toy, t = RecordingModule(), trainer()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         t.fit(toy, datamodule=data(workers=workers), ckpt_path=checkpoint)
@@ -122,21 +69,21 @@ def test_resume_continues_with_the_next_batch(run: tuple[Toy, Path], workers: in
 
 
 @pytest.mark.parametrize("micro", [1, 6])
-def test_resume_with_another_micro_batch(run: tuple[Toy, Path], micro: int) -> None:
+def test_resume_with_another_micro_batch(run: tuple[RecordingModule, Path], micro: int) -> None:
     reference, checkpoint = run
-    toy, t = Toy(), trainer()
+    toy, t = RecordingModule(), trainer()
     t.fit(toy, datamodule=data(micro_batch=micro), ckpt_path=checkpoint)
     assert t.global_step == 12 and len(toy.seen) == 7 * 6 // micro and toy.seen[0][0] == 5 * 6 // micro
     assert by_name(toy.seen) == by_name(reference.seen)[5:]
 
 
 def test_resume_of_a_finished_run_does_nothing_and_of_a_longer_one_continues(
-    run: tuple[Toy, Path], tmp_path: Path
+    run: tuple[RecordingModule, Path], tmp_path: Path
 ) -> None:
     reference, _ = run
     keep = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=6, save_top_k=-1, filename="{step}")
-    trainer(max_steps=6, enable_checkpointing=True, callbacks=[keep]).fit(Toy(), datamodule=data())
-    done, more = Toy(), Toy()
+    trainer(max_steps=6, enable_checkpointing=True, callbacks=[keep]).fit(RecordingModule(), datamodule=data())
+    done, more = RecordingModule(), RecordingModule()
     trainer(max_steps=6).fit(done, datamodule=data(), ckpt_path=tmp_path / "step=6.ckpt")
     assert done.seen == []
     trainer(max_steps=12).fit(more, datamodule=data(), ckpt_path=tmp_path / "step=6.ckpt")
@@ -144,11 +91,11 @@ def test_resume_of_a_finished_run_does_nothing_and_of_a_longer_one_continues(
 
 
 @pytest.mark.parametrize("when", ["exception", "validation"])
-def test_resume_from_checkpoints_saved_elsewhere(run: tuple[Toy, Path], tmp_path: Path, when: str) -> None:
+def test_resume_from_checkpoints_saved_elsewhere(run: tuple[RecordingModule, Path], tmp_path: Path, when: str) -> None:
     """In the middle of gradient accumulation (the step starts again), and at the end of a validation."""
     reference, _ = run
 
-    class Saves(Toy):
+    class Saves(RecordingModule):
         def on_train_batch_end(self, outputs: object, batch: dict, batch_idx: int) -> None:
             if when == "exception" and batch_idx == 19:
                 self.trainer.save_checkpoint(tmp_path / "c.ckpt")
@@ -162,7 +109,7 @@ def test_resume_from_checkpoints_saved_elsewhere(run: tuple[Toy, Path], tmp_path
         trainer().fit(Saves(), datamodule=data())
     except (SystemExit, KeyboardInterrupt):
         assert when == "exception"
-    toy, t = Toy(), trainer()
+    toy, t = RecordingModule(), trainer()
     t.fit(toy, datamodule=data(), ckpt_path=tmp_path / "c.ckpt")
     assert toy.seen == reference.seen[18:] and t.global_step == 12
 
@@ -179,8 +126,8 @@ def test_resume_from_checkpoints_saved_elsewhere(run: tuple[Toy, Path], tmp_path
     ],
     ids=str,
 )
-def test_lightnings_other_switches(run: tuple[Toy, Path], options: dict, batches: int, steps: int) -> None:
-    toy, t = Toy(), trainer(**{"max_steps": 4, **options})
+def test_lightnings_other_switches(run: tuple[RecordingModule, Path], options: dict, batches: int, steps: int) -> None:
+    toy, t = RecordingModule(), trainer(**{"max_steps": 4, **options})
     t.fit(toy, datamodule=data())
     assert (len(toy.seen), t.global_step) == (batches, steps)
     if "limit_train_batches" in options:  # limited epochs continue the order
@@ -189,17 +136,19 @@ def test_lightnings_other_switches(run: tuple[Toy, Path], options: dict, batches
 
 def test_evaluation_covers_every_sample_once() -> None:
     for workers in (0, 2):
-        rows = trainer().predict(Toy(), datamodule=data(predict=Synthetic(7, size=40), micro_batch=3, workers=workers))
+        rows = trainer().predict(
+            RecordingModule(), datamodule=data(predict=Synthetic(7, size=40), micro_batch=3, workers=workers)
+        )
         names = [n for b in rows for n in b["name"]]
         weights = torch.cat([b["weight"] for b in rows]).tolist()
         assert [n for n, w in zip(names, weights, strict=True) if w] == [f"synthetic-0-{i:08d}" for i in range(7)]
         assert len(names) == 9 and all(b["video"].shape == (3, 3, 16, 32, 32) for b in rows)
-    again = trainer().predict(Toy(), datamodule=data(predict=Synthetic(7, size=40), micro_batch=3))
+    again = trainer().predict(RecordingModule(), datamodule=data(predict=Synthetic(7, size=40), micro_batch=3))
     assert all((a["video"] == b["video"]).all() for a, b in zip(rows, again, strict=True))
 
 
 def test_a_test_has_views(tmp_path: Path) -> None:
-    toy = Toy()
+    toy = RecordingModule()
     for i in range(3):
         videos.make(tmp_path / f"{i}.mp4", frames=100)
     views = data(test=Files(str(tmp_path)), test_clips=2, test_crops=3, micro_batch=6)
@@ -210,7 +159,7 @@ def test_a_test_has_views(tmp_path: Path) -> None:
 
 
 def test_a_validation_set_is_optional() -> None:
-    toy = Toy()
+    toy = RecordingModule()
     trainer().fit(toy, datamodule=VideoData(Synthetic(20, size=32), global_batch=2, size=32, workers=0))
     assert len(toy.seen) == 12
 
@@ -218,7 +167,7 @@ def test_a_validation_set_is_optional() -> None:
 @pytest.mark.parametrize("options", [{"max_steps": -1}, {"max_steps": 5, "max_epochs": 2}])
 def test_a_run_needs_max_steps(options: dict) -> None:
     with pytest.raises(MisconfigurationException, match=r"set trainer.max_steps.*50 videos is 9 steps of 6"):
-        trainer(**options).fit(Toy(), datamodule=data())
+        trainer(**options).fit(RecordingModule(), datamodule=data())
 
 
 def test_batch_sizes_that_do_not_divide() -> None:
@@ -234,22 +183,22 @@ def test_batch_sizes_that_do_not_divide() -> None:
 @pytest.mark.parametrize(
     "options, message", [({"seed": 3}, "seed 0, now 3"), ({"global_batch": 12}, "global_batch 6, now 12")]
 )
-def test_resume_refuses_another_order(run: tuple[Toy, Path], options: dict, message: str) -> None:
+def test_resume_refuses_another_order(run: tuple[RecordingModule, Path], options: dict, message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
-        trainer().fit(Toy(), datamodule=data(**options), ckpt_path=run[1])
+        trainer().fit(RecordingModule(), datamodule=data(**options), ckpt_path=run[1])
 
 
-def test_resume_refuses_other_data_but_evaluation_accepts_them(run: tuple[Toy, Path]) -> None:
+def test_resume_refuses_other_data_but_evaluation_accepts_them(run: tuple[RecordingModule, Path]) -> None:
     with pytest.raises(MisconfigurationException, match="samples 50, now 51"):
-        trainer().fit(Toy(), datamodule=data(Synthetic(51, size=32)), ckpt_path=run[1])
-    toy = Toy()
+        trainer().fit(RecordingModule(), datamodule=data(Synthetic(51, size=32)), ckpt_path=run[1])
+    toy = RecordingModule()
     trainer().validate(toy, datamodule=data(Synthetic(51, size=32)), ckpt_path=run[1], verbose=False)
     assert toy.evaluated
 
 
 def test_missing_training_data_and_invalid_numbers() -> None:
     with pytest.raises(MisconfigurationException, match=r"data\.init_args\.train"):
-        trainer().fit(Toy(), datamodule=VideoData(predict=Synthetic(3), global_batch=1))
+        trainer().fit(RecordingModule(), datamodule=VideoData(predict=Synthetic(3), global_batch=1))
     with pytest.raises(ValueError, match="frames must be 1 or more"):
         data(frames=0)
 

@@ -9,7 +9,7 @@ import torch
 
 from datamodules import Files
 from tests.helpers import videos
-from tests.loading.test_data_module import Toy, data, trainer
+from tests.helpers.recording import RecordingModule, data, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -33,7 +33,7 @@ def bad_list(folder: Path, tmp_path: Path, good: int, bad: int) -> Files:
 def test_bad_files_are_skipped_counted_and_named(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: int
 ) -> None:
-    source, toy = bad_list(folder, tmp_path, 25, 5), Toy()
+    source, toy = bad_list(folder, tmp_path, 25, 5), RecordingModule()
     module = data(source, frames=4, views=1, workers=workers)
     with caplog.at_level(logging.WARNING, "datamodules.video"):
         trainer(max_steps=5).fit(toy, datamodule=module)  # one epoch
@@ -43,7 +43,7 @@ def test_bad_files_are_skipped_counted_and_named(
         len(caplog.messages) == len(failed) and "unreadable of" in caplog.messages[-1] and "bad/" in caplog.messages[0]
     )
     assert len(toy.seen) == 15 and not any("bad/" in name for _, _, names, _ in toy.seen for name in names)
-    again = Toy()
+    again = RecordingModule()
     trainer(max_steps=5).fit(again, datamodule=data(source, frames=4, views=1))
     assert again.seen == toy.seen  # substitutes too depend on (seed, step) only
 
@@ -52,19 +52,21 @@ def test_over_the_budget_the_run_stops(folder: Path, tmp_path: Path) -> None:
     source = bad_list(folder, tmp_path, 25, 5)
     module = data(source, frames=4, failure_grace=2, failure_budget=0.05)
     with pytest.raises(RuntimeError, match=r"could not be read, more than the budget of 5.00%") as error:
-        trainer(max_steps=50).fit(Toy(), datamodule=module)
+        trainer(max_steps=50).fit(RecordingModule(), datamodule=module)
     assert "bad/" in str(error.value) and "data.init_args.failure_budget" in str(error.value)
     assert len(module.failed["train"]) == 3
 
 
 def test_nothing_but_bad_files_is_no_endless_redraw(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"8 substitutes for it cannot be read.*is the storage there"):
-        trainer().fit(Toy(), datamodule=data(bad_list(folder, tmp_path, 0, 5), frames=4, failure_grace=1000))
+        trainer().fit(
+            RecordingModule(), datamodule=data(bad_list(folder, tmp_path, 0, 5), frames=4, failure_grace=1000)
+        )
 
 
 def test_in_evaluation_bad_files_weigh_nothing(folder: Path, tmp_path: Path) -> None:
     module = data(predict=bad_list(folder, tmp_path, 6, 5), frames=4, micro_batch=4)
-    rows = trainer().predict(Toy(), datamodule=module)
+    rows = trainer().predict(RecordingModule(), datamodule=module)
     weight = torch.cat([b["weight"] for b in rows])
     pixels = torch.cat([b["video"].flatten(1).sum(1) for b in rows])
     assert weight.tolist() == [1] * 6 + [0] * 6 and (pixels[6:11] == 0).all() and (pixels[:6] > 0).all()

@@ -9,7 +9,7 @@ import torch
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading.loader import Loader, pinned
-from tests.loading.test_watchdog import batches, same
+from tests.helpers.faulty_videos import batches, same
 
 
 def test_a_run_that_is_left_does_not_disturb_the_next() -> None:

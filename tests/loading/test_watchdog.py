@@ -1,6 +1,5 @@
 """Samples that hang or kill their worker are named, counted and left out; the run goes on with the same batches."""
 
-import ctypes
 import os
 import re
 import signal
@@ -10,87 +9,17 @@ import time
 from multiprocessing import connection, get_context
 from pathlib import Path
 
-import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from datamodules import PyAV, Synthetic, VideoData
-from datamodules.clips.crops import CentreCrop
-from datamodules.clips.sampling import Dense
-from datamodules.decoding.contract import DecodeError, Video
+from datamodules import VideoData
 from datamodules.loading import heartbeat
-from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.loading.workers import Workers
-from datamodules.sources.order import Order
-from datamodules.sources.source import Sample
+from tests.helpers.faulty_videos import LIMIT, FaultyVideos, batches, load, same
 from tests.helpers.paths import ROOT
-from tests.loading.test_data_module import Toy, trainer
+from tests.helpers.recording import RecordingModule, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-LIMIT = 3.0  # seconds: on a busy machine a process may well wait for its turn for one
-
-
-class Trouble(Video):
-    """A video in whose decoding something happens; `pause` hangs in native code and holds the interpreter's lock."""
-
-    fps = 24.0
-
-    def __init__(self, video: Video, what: str) -> None:
-        self.video, self.what, self.name, self.size = video, what, video.name, video.size
-
-    def __len__(self) -> int:
-        return len(self.video)
-
-    def _decode(self, wanted: np.ndarray) -> np.ndarray:
-        if self.what == "hang":
-            ctypes.PyDLL(None).pause()
-        elif self.what == "broken":
-            raise DecodeError(self.name, "broken")
-        elif self.what == "bug":
-            raise ZeroDivisionError("a bug")
-        elif self.what.startswith("/"):  # every other time, as that file counts
-            with open(self.what, "ab") as file:
-                file.write(b".")
-            if os.path.getsize(self.what) % 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-        elif self.what == "slow":
-            time.sleep(LIMIT / 3)
-        else:
-            os.kill(os.getpid(), getattr(signal, self.what))
-        return self.video._decode(wanted)
-
-
-class Odd(Synthetic):
-    """Generated videos of which some make trouble."""
-
-    def __init__(self, trouble: dict[int, str], samples: int = 24) -> None:
-        super().__init__(samples, size=16)
-        self.trouble = trouble
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
-        if what := self.trouble.get(index):
-            sample.content = Trouble(sample.content, what)
-        return sample
-
-
-def batches(trouble: dict[int, str]) -> TrainBatches:
-    source = Odd(trouble)
-    clip = Clip(4, 4, 16, 2, 0.5, Dense(), CentreCrop(), PyAV())
-    return TrainBatches(source, Order(len(source), 0), clip, 0, 0, 1, 4, 1)
-
-
-def load(trouble: dict[int, str], count: int = 6, workers: int = 2, limit: float | None = LIMIT) -> list[dict]:
-    crew = Workers(batches(trouble), workers, 2, limit)
-    try:
-        return list(crew.run(range(count)))
-    finally:
-        crew.close()
-
-
-def same(a: list[dict], b: list[dict]) -> None:
-    assert [x["name"] for x in a] == [x["name"] for x in b]
-    assert all((x["video"] == y["video"]).all() for x, y in zip(a, b, strict=True))
 
 
 def test_workers_give_what_one_process_gives() -> None:
@@ -123,16 +52,16 @@ def test_all_kinds_at_once_within_a_run(caplog: pytest.LogCaptureFixture) -> Non
     """A Trainer over two passes: each bad sample costs its own place only, and is counted each time it is due."""
     trouble = {2: "hang", 5: "SIGSEGV", 11: "broken", 20: "SIGKILL"}
 
-    def run(source: Odd, workers: int) -> tuple[Toy, VideoData]:
-        toy = Toy()
+    def run(source: FaultyVideos, workers: int) -> tuple[RecordingModule, VideoData]:
+        toy = RecordingModule()
         data = VideoData(
             source, global_batch=4, micro_batch=2, size=16, frames=4, workers=workers, decode_seconds=LIMIT
         )
         trainer(max_steps=12).fit(toy, datamodule=data)
         return toy, data
 
-    expected, _ = run(Odd(dict.fromkeys(trouble, "broken")), 0)
-    toy, data = run(Odd(trouble), 2)
+    expected, _ = run(FaultyVideos(dict.fromkeys(trouble, "broken")), 0)
+    toy, data = run(FaultyVideos(trouble), 2)
     assert toy.seen == expected.seen and len(toy.seen) == 24
     names = [name for name, _ in data.failed["train"]]
     assert set(names) == {f"synthetic-0-{i:08d}" for i in trouble} and data.loaded["train"] == 48
@@ -141,11 +70,11 @@ def test_all_kinds_at_once_within_a_run(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_over_the_budget_the_run_stops_and_names_them() -> None:
     data = VideoData(
-        *(Odd(dict.fromkeys(range(24), "SIGSEGV")),),
+        *(FaultyVideos(dict.fromkeys(range(24), "SIGSEGV")),),
         **{"global_batch": 1, "size": 16, "frames": 4, "workers": 1, "failure_grace": 0, "failure_budget": 0.1},
     )
     with pytest.raises(RuntimeError, match=r"its worker died of SIGSEGV"):
-        trainer(max_steps=12).fit(Toy(), datamodule=data)
+        trainer(max_steps=12).fit(RecordingModule(), datamodule=data)
 
 
 def test_slow_samples_are_no_trouble() -> None:

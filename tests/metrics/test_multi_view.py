@@ -1,4 +1,4 @@
-"""MultiView: by hand, against the area under the curve, over views, batches and ranks; and what is wrong is said."""
+"""MultiView: results by hand, average precision, the same over views, batches and ranks; errors name their cause."""
 
 import csv
 from functools import partial
@@ -14,7 +14,7 @@ from pretrain.metrics import MultiView
 from pretrain.metrics.report import write_csv
 from pretrain.metrics.views import average_precision
 from pretrain.plots.contact_sheet import draw_confusion
-from tests.helpers.metric_cases import batches, judge, over_ranks
+from tests.helpers.metric_cases import batches, evaluate, over_ranks
 
 VIDEOS, CLASSES = 11, 7
 ONE, SEVERAL = partial(MultiView, False), partial(MultiView, True)
@@ -34,7 +34,7 @@ def clips(views: int = 3, several: bool = False) -> tuple[dict, dict]:
 
 def test_by_hand() -> None:
     outputs, batch = clips()
-    metric, found = judge(ONE, [(outputs, batch)])
+    metric, found = evaluate(ONE, [(outputs, batch)])
     mean = outputs["scores"].softmax(dim=1).view(3, VIDEOS, CLASSES).mean(dim=0)
     own = batch["label"][:VIDEOS]
     order = mean.argsort(dim=1, descending=True)
@@ -49,20 +49,20 @@ def test_by_hand() -> None:
 
 
 def test_softmaxes_are_averaged_not_scores() -> None:
-    """One sure view against two that lean: the mean of scores would say class 0."""
+    """One confident view against two uncertain ones: the mean of scores would predict class 0."""
     scores = torch.tensor([[20.0, 0.0], [0.0, 3.0], [0.0, 3.0]])
     batch = {"name": ["a"] * 3, "label": torch.tensor([1, 1, 1])}
-    assert judge(ONE, [({"scores": scores}, batch)])[1]["top1"] == 100
+    assert evaluate(ONE, [({"scores": scores}, batch)])[1]["top1"] == 100
 
 
 def test_equal_scores_and_unlisted_labels_count_against_the_model() -> None:
     batch = {"name": list("abc"), "label": torch.tensor([0, -1, 1])}
-    metric, found = judge(ONE, [({"scores": torch.tensor([[1.0, 1.0], [5.0, 0.0], [0.0, 1.0]])}, batch)])
+    metric, found = evaluate(ONE, [({"scores": torch.tensor([[1.0, 1.0], [5.0, 0.0], [0.0, 1.0]])}, batch)])
     assert found["top1"] == pytest.approx(100 / 3) and metric.facts["labels outside the list"] == 1
 
 
-def test_average_precision_is_the_field_s() -> None:
-    """Of scores without ties: the mean over hits of the precision at each; of all equal ones the share of hits."""
+def test_average_precision_by_hand() -> None:
+    """Without ties: the mean over hits of the precision at each; with all scores equal: the share of hits."""
     generator = torch.Generator().manual_seed(1)
     scores, right = torch.rand(40, 3, generator=generator), torch.rand(40, 3, generator=generator) < 0.3
     for k, found in enumerate(average_precision(scores, right).tolist()):
@@ -76,43 +76,43 @@ def test_average_precision_is_the_field_s() -> None:
 def test_batches_and_ranks_change_nothing(several: bool) -> None:
     metric = SEVERAL if several else ONE
     outputs, batch = clips(several=several)
-    whole = judge(metric, [(outputs, batch)])[1]
-    assert judge(metric, batches(outputs, batch, [1, 4, 6], views=3))[1] == whole
+    whole = evaluate(metric, [(outputs, batch)])[1]
+    assert evaluate(metric, batches(outputs, batch, [1, 4, 6], views=3))[1] == whole
     cut = batches(outputs, batch, [3, 3, 5], views=3)
-    for said in over_ranks([(metric, [cut[:1], cut[1:]])])[0]:
-        assert {name: value.item() for name, value in said.items()} == {n: v.item() for n, v in whole.items()}
+    for result in over_ranks([(metric, [cut[:1], cut[1:]])])[0]:
+        assert {name: value.item() for name, value in result.items()} == {n: v.item() for n, v in whole.items()}
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_errors_name_their_cause() -> None:
     scores = {"scores": torch.zeros(1, 3)}
-    for outputs, batch, words in (
+    for outputs, batch, message in (
         (scores, {"name": ["a"]}, "`label` of the data"),
         ({}, {"name": ["a"], "label": torch.zeros(1)}, "`scores` of the model"),
         (scores, {"name": ["x/a.mp4"], "label": torch.tensor([3])}, "'x/a.mp4' has the label .* gives 3 scores"),
     ):
-        with pytest.raises(MisconfigurationException, match=words):
+        with pytest.raises(MisconfigurationException, match=message):
             ONE().update(outputs, batch)
 
 
 def test_the_table_and_the_picture(tmp_path: Path) -> None:
     outputs, batch = clips()
     names = ["surfing", "yoga", "a", "b", "c", "d", "e"]
-    metric, _ = judge(partial(MultiView, False, names), [(outputs, batch)])
+    metric, _ = evaluate(partial(MultiView, False, names), [(outputs, batch)])
     write_csv(tmp_path / "t.csv", metric.rows())
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
     assert [row["name"] for row in rows] == names
     picture = metric.picture()
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
-    many = draw_confusion(torch.eye(400), [str(k) for k in range(400)])  # no room for letters
+    many = draw_confusion(torch.eye(400), [str(k) for k in range(400)])  # cells too small for text
     assert many.shape == (800, 800, 3) and (many[0, 0] == (10, 40, 120)).all() and (many[0, -1] == 255).all()
-    assert judge(SEVERAL, [clips(several=True)])[0].picture() is None
+    assert evaluate(SEVERAL, [clips(several=True)])[0].picture() is None
 
 
 def test_names_come_from_what_is_evaluated() -> None:
-    """`attach` is told by the trainer which source that is."""
-    from tests.helpers.metric_cases import Fake
+    """`attach` finds the evaluated source by the trainer."""
+    from tests.helpers.metric_cases import HashedTexts
 
-    model = Fake()
+    model = HashedTexts()
     data = SimpleNamespace(test=SimpleNamespace(classes=["x"] * 7), val=None)
     model._trainer = SimpleNamespace(testing=True, datamodule=data)
     model.multi_label = True

@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 
 from pretrain.cli import main
-from pretrain.export.interpolate import mix_into, mixed
+from pretrain.export.interpolate import interpolate, interpolate_into
 from pretrain.export.load_run import load_objective
 from pretrain.metrics.report import as_markdown, section, write_results
 from pretrain.plots.result_grid import Row, Tile, result_grid
 from tests.helpers.runs import ROOT, arguments, fit, run
 
 RECIPE = ["-c", str(ROOT / "recipes/viclip_tiny.yaml")]
-JUDGED = """
+EVALUATION = """
 model:
   init_args:
     metrics:
@@ -38,14 +38,14 @@ def checkpoint(run: Path) -> str:
     return str(run / "checkpoints" / "step=0000002.ckpt")
 
 
-def judge(run: Path, folder: Path, *more: str) -> None:
-    (folder / "judged.yaml").write_text(JUDGED)
-    recipe = [*RECIPE, "-c", str(folder / "judged.yaml")]
+def evaluate(run: Path, folder: Path, *more: str) -> None:
+    (folder / "evaluation.yaml").write_text(EVALUATION)
+    recipe = [*RECIPE, "-c", str(folder / "evaluation.yaml")]
     main(["test", *arguments(folder, recipe, f"--ckpt_path={checkpoint(run)}", *more)[1:]])
 
 
 def test_a_table_json_and_a_picture(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    judge(trained, tmp_path)
+    evaluate(trained, tmp_path)
     printed = capsys.readouterr().out
     written = (tmp_path / "run" / "results.md").read_text()
     for text in (printed, written):
@@ -63,15 +63,15 @@ def test_a_table_json_and_a_picture(trained: Path, tmp_path: Path, capsys: pytes
     picture = Image.open(tmp_path / "run" / entry["metrics"]["retrieval"]["picture"])
     assert picture.width > 300 and picture.height > 300
 
-    judge(trained, tmp_path)  # the same again takes its place, another clip stands beside it
-    judge(trained, tmp_path, "--data.init_args.test_clips=1")
+    evaluate(trained, tmp_path)  # repeated, it replaces its entry; other clips add one
+    evaluate(trained, tmp_path, "--data.init_args.test_clips=1")
     entries = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [e["clip"]["test_clips"] for e in entries] == [1, 2]
     assert (tmp_path / "run" / "results.md").read_text().count("## ViCLIP on Synthetic") == 2
 
 
 @pytest.mark.slow
-def test_two_ranks_and_small_batches_find_the_same(trained: Path, tmp_path: Path) -> None:
+def test_two_ranks_and_small_batches_agree(trained: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     found = []
     for folder, more in (
@@ -79,8 +79,8 @@ def test_two_ranks_and_small_batches_find_the_same(trained: Path, tmp_path: Path
         (two, ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.init_args.micro_batch=3"]),
     ):
         folder.mkdir()
-        (folder / "judged.yaml").write_text(JUDGED)
-        recipe = [*RECIPE, "-c", str(folder / "judged.yaml"), f"--ckpt_path={checkpoint(trained)}", *more]
+        (folder / "evaluation.yaml").write_text(EVALUATION)
+        recipe = [*RECIPE, "-c", str(folder / "evaluation.yaml"), f"--ckpt_path={checkpoint(trained)}", *more]
         run(["test", *arguments(folder, recipe)[1:]])
         found.append(json.loads((folder / "run" / "results.json").read_text())[0])
     for name in ("retrieval", "zero_shot"):
@@ -89,14 +89,14 @@ def test_two_ranks_and_small_batches_find_the_same(trained: Path, tmp_path: Path
     assert found[1]["devices"] == "2 x cpu"
 
 
-def test_weights_between_two_checkpoints_are_judged(trained: Path, tmp_path: Path) -> None:
+def test_interpolated_weights_are_evaluated(trained: Path, tmp_path: Path) -> None:
     mix = [
         "--trainer.callbacks+=WiseFT",
         "--trainer.callbacks.alpha=1",
         f"--trainer.callbacks.start={checkpoint(trained)}",
     ]
-    judge(trained, tmp_path)
-    judge(trained, tmp_path, *mix)
+    evaluate(trained, tmp_path)
+    evaluate(trained, tmp_path, *mix)
     entries = json.loads((tmp_path / "run" / "results.json").read_text())
     assert entries[0]["changed"] == [f"WiSE-FT 1 with {checkpoint(trained)}, all tensors"] and not entries[1]["changed"]
     assert entries[0]["metrics"]["zero_shot"]["values"] == entries[1]["metrics"]["zero_shot"]["values"]
@@ -108,7 +108,7 @@ def test_rows_and_columns() -> None:
     assert as_markdown({"": 50.0}, "qa") == ["| | value |", "|---|---:|", "| qa | 50.00 |"]
 
 
-def test_what_stands_in_a_section(tmp_path: Path) -> None:
+def test_the_text_of_a_section(tmp_path: Path) -> None:
     entry = {
         "id": "a", "model": "ViCLIP", "weights": "x|y.ckpt", "changed": [], "clip": {"frames": 8}, "losses": {},
         "data": {"class_path": "datamodules.Files", "init_args": {"path": "lists/mine.csv", "root": None}},
@@ -138,13 +138,13 @@ def test_a_result_grid_takes_odd_names_and_missing_pictures() -> None:
 def test_mixing_weights() -> None:
     tuned = {"shared": torch.ones(2, dtype=torch.bfloat16), "own": torch.ones(3), "count": torch.tensor(5)}
     start = {"shared": torch.zeros(2), "count": torch.tensor(7), "other": torch.zeros(1)}
-    state = mixed(tuned, start, 0.25)
+    state = interpolate(tuned, start, 0.25)
     assert state["shared"].tolist() == [0.25, 0.25] and state["shared"].dtype == torch.bfloat16
     assert state["own"] is tuned["own"] and state["count"] == 5 and state.keys() == tuned.keys()
     with pytest.raises(ValueError, match="alpha is the share"):
-        mixed(tuned, start, 2)
+        interpolate(tuned, start, 2)
     with pytest.raises(ValueError, match=r"shared is \(2,\) in the tuned weights and \(3,\)"):
-        mixed(tuned, {"shared": torch.zeros(3)}, 0.5)
+        interpolate(tuned, {"shared": torch.zeros(3)}, 0.5)
 
 
 def test_clip_is_mixed_into_viclip(trained: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_clip_is_mixed_into_viclip(trained: Path, tmp_path: Path) -> None:
     theirs, unknown = to_theirs({**prefixed(clip.OPENAI, "encoder."), **clip.OPENAI_TEXT}, base)
     assert set(unknown) == {"encoder.time.table", "temperature"}
     torch.save(theirs, tmp_path / "clip.pt")
-    assert set(mix_into(model, str(tmp_path / "clip.pt"), 0.5)) == set(unknown)
+    assert set(interpolate_into(model, str(tmp_path / "clip.pt"), 0.5)) == set(unknown)
     for name, tensor in model.state_dict().items():
         other = base[name] if name not in unknown else tuned[name]
         if other.ndim != tensor.ndim:
@@ -180,12 +180,12 @@ def test_the_tool_writes_a_checkpoint(trained: Path, tmp_path: Path, capsys: pyt
     for name in a:
         torch.testing.assert_close(c[name], 0.3 * a[name] + 0.7 * b[name])
     assert "optimizer_states" not in torch.load(out, weights_only=True)
-    judge_out = tmp_path / "judged"
-    judge_out.mkdir()
-    (judge_out / "judged.yaml").write_text(JUDGED)
-    main(["test", *arguments(judge_out, [*RECIPE, "-c", str(judge_out / "judged.yaml")], f"--ckpt_path={out}")[1:]])
+    evaluated = tmp_path / "evaluated"
+    evaluated.mkdir()
+    (evaluated / "evaluation.yaml").write_text(EVALUATION)
+    main(["test", *arguments(evaluated, [*RECIPE, "-c", str(evaluated / "evaluation.yaml")], f"--ckpt_path={out}")[1:]])
     assert wise([str(trained), str(tmp_path / "none.ckpt"), "--out", str(tmp_path / "x.ckpt")]) == 2
     assert "no checkpoint at" in capsys.readouterr().err
     assert np.isfinite(
-        json.loads((judge_out / "run/results.json").read_text())[0]["metrics"]["zero_shot"]["values"]["top1"]
+        json.loads((evaluated / "run/results.json").read_text())[0]["metrics"]["zero_shot"]["values"]["top1"]
     )

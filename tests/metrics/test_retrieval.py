@@ -12,7 +12,7 @@ from torch import nn
 
 from pretrain.metrics import Retrieval
 from pretrain.metrics.ranking import by_video, dual_softmax, ranks, recalls, rerank
-from tests.helpers.metric_cases import WIDTH, Fake, batches, judge, over_ranks, vector
+from tests.helpers.metric_cases import WIDTH, HashedTexts, batches, evaluate, over_ranks, vector
 
 VIDEOS = 13
 FULL = partial(Retrieval, dual_softmax=True, rerank=3, by_video=True, pictures=2)
@@ -46,15 +46,15 @@ def test_ranks_by_hand() -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan")])
-def test_a_model_to_which_all_is_one_is_the_worst(value: float) -> None:
+def test_a_constant_model_is_the_worst(value: float) -> None:
     assert ranks(torch.full((4, 7), value), torch.eye(4, 7).bool()).tolist() == [7] * 4
     outputs, batch = clips()
     outputs = {"features": torch.full((VIDEOS, WIDTH), value)}
-    _, found = judge(Retrieval, [(outputs, batch)])
+    _, found = evaluate(Retrieval, [(outputs, batch)])
     assert found["t2v/R1"] == found["t2v/R10"] == 0 and found["t2v/MdR"] == VIDEOS
 
 
-def test_reranking_moves_the_first_and_leaves_the_rest_below() -> None:
+def test_reranking_moves_the_top_and_leaves_the_rest_below() -> None:
     sim = torch.tensor([[0.9, 0.8, 0.7, 0.1, 0.2]])
     scores = torch.tensor([[1.0, 3.0, 2.0, 99.0, 99.0]])
     assert rerank(sim, scores, 3).argsort(descending=True).tolist() == [[1, 2, 0, 4, 3]]
@@ -63,11 +63,11 @@ def test_reranking_moves_the_first_and_leaves_the_rest_below() -> None:
 
 def test_the_metric_is_its_functions() -> None:
     outputs, batch = clips()
-    _, found = judge(FULL, [(outputs, batch)])
+    _, found = evaluate(FULL, [(outputs, batch)])
     texts = [(text, i) for i, own in enumerate(batch["text"]) for text in own]
     right = F.one_hot(torch.tensor([i for _, i in texts])).bool()
     sim = torch.stack([vector(text) for text, _ in texts]) @ outputs["features"].t()
-    model = Fake()
+    model = HashedTexts()
     scores = torch.stack([model.match(outputs["tokens"], [text] * VIDEOS) for text, _ in texts])
     expected = {
         "t2v": (sim, right),
@@ -86,10 +86,10 @@ def test_the_metric_is_its_functions() -> None:
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_batches_and_their_order_change_nothing(views: int) -> None:
-    whole = judge(FULL, batches(*clips(views), [VIDEOS], views))[1]
+    whole = evaluate(FULL, batches(*clips(views), [VIDEOS], views))[1]
     for sizes in ([5, 5, 5], [1] * VIDEOS, [12, 1, 4]):
-        same(judge(FULL, batches(*clips(views), sizes, views))[1], whole)
-        same(judge(FULL, batches(*clips(views), sizes, views)[::-1])[1], whole)
+        same(evaluate(FULL, batches(*clips(views), sizes, views))[1], whole)
+        same(evaluate(FULL, batches(*clips(views), sizes, views)[::-1])[1], whole)
 
 
 def test_views_are_averaged() -> None:
@@ -97,14 +97,14 @@ def test_views_are_averaged() -> None:
     mean = {name: value.unflatten(0, (3, VIDEOS)).mean(0) for name, value in outputs.items()}
     one = {name: value[:VIDEOS] for name, value in batch.items()}
     kind = partial(Retrieval, dual_softmax=True)
-    metric, found = judge(kind, [(outputs, batch)])
-    same(found, judge(kind, [(mean, one)])[1])
+    metric, found = evaluate(kind, [(outputs, batch)])
+    same(found, evaluate(kind, [(mean, one)])[1])
     assert metric.facts == {"videos": VIDEOS, "captions": 25, "views": 3}
 
 
 def test_two_ranks_equal_one() -> None:
-    """Videos dealt in turn to ranks, of which the second gets fewer and a batch of nothing but padding."""
-    whole = judge(FULL, batches(*clips(2), [VIDEOS], 2))[1]
+    """Videos dealt to ranks in turn; the second has fewer of them, and a batch of padding only."""
+    whole = evaluate(FULL, batches(*clips(2), [VIDEOS], 2))[1]
     outputs, batch = clips(2)
     shares = []
     for rank in range(2):
@@ -117,46 +117,46 @@ def test_two_ranks_equal_one() -> None:
         same(found, whole)
 
 
-def test_captions_that_read_the_same() -> None:
+def test_equal_captions() -> None:
     outputs = {"features": torch.stack([vector("a dog"), vector("a dog"), vector("a cat")])}
     batch = {"name": ["a", "b", "c"], "text": ["a dog", "a dog", "a cat"]}
-    apart, merged = (judge(partial(Retrieval, merge_texts=m), [(outputs, batch)])[1] for m in (False, True))
-    assert apart["t2v/R1"] == pytest.approx(100 / 3) and apart["t2v/MdR"] == 2  # each asks for its own video alone
+    apart, merged = (evaluate(partial(Retrieval, merge_texts=m), [(outputs, batch)])[1] for m in (False, True))
+    assert apart["t2v/R1"] == pytest.approx(100 / 3) and apart["t2v/MdR"] == 2  # each is a query for its own video only
     assert merged["t2v/R1"] == merged["v2t/R1"] == 100
     twice = {"name": ["a", "c"], "text": [["a dog", "a dog"], ["a cat"]]}
-    metric, _ = judge(Retrieval, [({"features": outputs["features"][::2]}, twice)])
+    metric, _ = evaluate(Retrieval, [({"features": outputs["features"][::2]}, twice)])
     assert metric.facts["captions"] == 3  # as MSVD counts them
 
 
 def test_a_list_with_a_line_a_caption_is_a_video_with_several() -> None:
     outputs = {"features": torch.stack([vector("x"), vector("x"), vector("y")])}
     batch = {"name": ["a", "a", "b"], "text": ["x", "z", "y"]}
-    lines = judge(Retrieval, batches(outputs, batch, [1, 1, 1]))[1]
+    lines = evaluate(Retrieval, batches(outputs, batch, [1, 1, 1]))[1]
     rows = {"features": outputs["features"][1:]}
-    same(lines, judge(Retrieval, [(rows, {"name": ["a", "b"], "text": [["x", "z"], ["y"]]})])[1])
+    same(lines, evaluate(Retrieval, [(rows, {"name": ["a", "b"], "text": [["x", "z"], ["y"]]})])[1])
 
 
-def test_what_is_missing_is_said() -> None:
+def test_errors_name_what_is_missing() -> None:
     with pytest.raises(MisconfigurationException, match="Retrieval needs a model with `encode_text`, which Linear"):
         Retrieval().attach(nn.Linear(1, 1))
     with pytest.raises(RuntimeError, match=r"metric.attach"):
-        judge(Retrieval, [clips()])[0].__class__().objective  # noqa: B018
+        evaluate(Retrieval, [clips()])[0].__class__().objective  # noqa: B018
     outputs, batch = clips()
     with pytest.raises(MisconfigurationException, match="needs the texts of each video"):
-        judge(Retrieval, [(outputs, {"name": batch["name"]})])
+        evaluate(Retrieval, [(outputs, {"name": batch["name"]})])
     for text in ([], [" "], ""):
         with pytest.raises(MisconfigurationException, match=r"'clip 1.mp4' has no caption"):
-            judge(Retrieval, [(outputs, {**batch, "text": [["x"], text, *batch["text"][2:]]})])
+            evaluate(Retrieval, [(outputs, {**batch, "text": [["x"], text, *batch["text"][2:]]})])
     with pytest.raises(MisconfigurationException, match="predicts `tokens`"):
-        judge(partial(Retrieval, rerank=2), [({"features": outputs["features"]}, batch)])
+        evaluate(partial(Retrieval, rerank=2), [({"features": outputs["features"]}, batch)])
     with pytest.raises(RuntimeError, match="not one video could be read"):
-        judge(Retrieval, batches(outputs, batch, [VIDEOS, 1])[1:])
+        evaluate(Retrieval, batches(outputs, batch, [VIDEOS, 1])[1:])
 
 
 def test_odd_captions_and_names() -> None:
     texts = ["😀 a dog", "x" * 10_000, "\ud800 half a character", "кот"]
     batch = {"name": ["a\udcff.mp4", "b", "c", "影片"], "text": texts}
-    _, found = judge(
+    _, found = evaluate(
         Retrieval,
         batches({"features": torch.eye(4, WIDTH)}, batch, [2, 2]),
         OnlyText({t: i for i, t in enumerate(texts)}),
@@ -173,20 +173,20 @@ class OnlyText(nn.Module):
         return torch.stack([torch.eye(WIDTH)[self.number[text]] for text in texts])
 
 
-def test_the_model_is_no_part_of_the_metric() -> None:
-    metric, model = Retrieval(), Fake()
+def test_the_model_is_no_submodule_of_the_metric() -> None:
+    metric, model = Retrieval(), HashedTexts()
     metric.attach(model)
     assert not list(metric.modules())[1:] and not metric.state_dict()
     assert pickle.loads(pickle.dumps(metric)).output == "features"
 
 
-def test_the_picture_shows_the_videos_found() -> None:
-    metric, _ = judge(FULL, batches(*clips(2), [5, 5, 5], 2))
+def test_the_picture_shows_the_retrieved_videos() -> None:
+    metric, _ = evaluate(FULL, batches(*clips(2), [5, 5, 5], 2))
     row = metric.result_rows[0]
     assert len(metric.result_rows) == 2 and len(row.tiles) >= 5 and any(tile.correct for tile in row.tiles)
     assert row.tiles[0].frames[0].shape == (96, 96, 3)
     picture = metric.picture()
     assert picture.dtype == np.uint8 and picture.shape[2] == 3 and (picture != 255).any()
-    assert judge(Retrieval, [clips()])[0].picture() is None
+    assert evaluate(Retrieval, [clips()])[0].picture() is None
     metric.reset()
     assert metric.picture() is None

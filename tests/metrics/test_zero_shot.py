@@ -1,4 +1,4 @@
-"""Zero-shot, multiple choice and answers: by hand, over views, batches and ranks, and what is wrong is said."""
+"""Zero-shot, multiple choice and answers: by hand, over views, batches and ranks; errors name their cause."""
 
 import json
 from functools import partial
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.metrics import Accuracy, MultipleChoice, ZeroShot
 from pretrain.metrics.zero_shot import TEMPLATES, template_scores
-from tests.helpers.metric_cases import WIDTH, Fake, batches, judge, over_ranks, vector
+from tests.helpers.metric_cases import WIDTH, HashedTexts, batches, evaluate, over_ranks, vector
 
 VIDEOS = 11
 CLASSES = ["surfing", "ice skating", "playing the guitar", "yoga", "sword {} fighting", "juggling", "knitting"]
@@ -20,7 +20,7 @@ KINDS = {"cosines": partial(ZeroShot, CLASSES), "softmaxes": partial(ZeroShot, C
 
 
 def clips(views: int = 1) -> tuple[dict, dict]:
-    """Videos that lie towards the sentences of their class."""
+    """Videos with features near the sentences of their class."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(VIDEOS) % len(CLASSES)
     centre = torch.stack([sum(vector(t.replace("{}", name)) for t in TEMPLATES) for name in CLASSES])
@@ -31,7 +31,7 @@ def clips(views: int = 1) -> tuple[dict, dict]:
 
 
 def questions(views: int = 1) -> tuple[dict, dict]:
-    """Videos with two to five captions, of which one is theirs; the last two are of one video."""
+    """Videos with two to five captions, one of them correct; the last two questions are of one video."""
     generator = torch.Generator().manual_seed(1)
     texts = [[f"choice {j} of {i}" for j in range(2 + i % 4)] for i in range(VIDEOS)]
     labels = torch.tensor([i % len(own) for i, own in enumerate(texts)])
@@ -52,7 +52,7 @@ def test_there_are_sixteen_templates() -> None:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_scores_by_hand(kind: partial) -> None:
     outputs, batch = clips()
-    metric, found = judge(kind, [(outputs, batch)])
+    metric, found = evaluate(kind, [(outputs, batch)])
     scores = []
     for template in TEMPLATES:
         texts = torch.stack([vector(template.replace("{}", name)) for name in CLASSES])
@@ -72,9 +72,9 @@ def test_one_template_at_scale_100_is_the_released_demo() -> None:
     torch.testing.assert_close(template_scores(video, texts, 100.0), expected)
 
 
-def test_a_model_to_which_all_is_one_is_never_right() -> None:
+def test_a_constant_model_is_never_right() -> None:
     outputs, batch = clips()
-    _, found = judge(KINDS["cosines"], [({"features": torch.zeros_like(outputs["features"])}, batch)])
+    _, found = evaluate(KINDS["cosines"], [({"features": torch.zeros_like(outputs["features"])}, batch)])
     assert found["top1"] == found["top5"] == 0
 
 
@@ -85,18 +85,18 @@ def test_a_model_to_which_all_is_one_is_never_right() -> None:
     ids=[*KINDS, "choice"],
 )
 def test_batches_and_their_order_change_nothing(kind: partial, make, views: int) -> None:
-    whole = judge(kind, batches(*make(views), [VIDEOS], views))[1]
+    whole = evaluate(kind, batches(*make(views), [VIDEOS], views))[1]
     for sizes in ([4, 4, 4], [1] * VIDEOS, [10, 1, 3]):
-        same(judge(kind, batches(*make(views), sizes, views))[1], whole)
-        same(judge(kind, batches(*make(views), sizes, views)[::-1])[1], whole)
+        same(evaluate(kind, batches(*make(views), sizes, views))[1], whole)
+        same(evaluate(kind, batches(*make(views), sizes, views)[::-1])[1], whole)
 
 
 def test_views_are_averaged() -> None:
     outputs, batch = clips(3)
     mean = {"features": outputs["features"].unflatten(0, (3, VIDEOS)).mean(0)}
     one = {name: value[:VIDEOS] for name, value in batch.items()}
-    metric, found = judge(KINDS["cosines"], [(outputs, batch)])
-    same(found, judge(KINDS["cosines"], [(mean, one)])[1])
+    metric, found = evaluate(KINDS["cosines"], [(outputs, batch)])
+    same(found, evaluate(KINDS["cosines"], [(mean, one)])[1])
     assert metric.facts["views"] == 3
 
 
@@ -109,16 +109,16 @@ def test_two_ranks_equal_one() -> None:
     for kind, data in [*((k, clips(2)) for k in KINDS.values()), (MultipleChoice, questions(2)), (Accuracy, answers)]:
         parts = batches(*data, [2, 3, 4, 2, 1], 2)  # the last holds nothing, as padding leaves it
         jobs.append((kind, [[parts[0], parts[3], parts[4]], [parts[2], parts[1]]]))
-        whole.append(judge(kind, batches(*data, [VIDEOS], 2))[1])
+        whole.append(evaluate(kind, batches(*data, [VIDEOS], 2))[1])
     for expected, both in zip(whole, over_ranks(jobs), strict=True):
         for found in both:
             same(found, expected)
 
 
-def test_features_of_classes_are_made_once_an_evaluation() -> None:
-    model = Fake()
-    judge(KINDS["cosines"], batches(*clips(), [1] * VIDEOS), model)
-    assert sum(model.asked) == len(CLASSES) * len(TEMPLATES)
+def test_class_features_are_computed_once_an_evaluation() -> None:
+    model = HashedTexts()
+    evaluate(KINDS["cosines"], batches(*clips(), [1] * VIDEOS), model)
+    assert sum(model.text_counts) == len(CLASSES) * len(TEMPLATES)
 
 
 def test_classes_come_from_a_list_a_file_or_the_source(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_classes_come_from_a_list_a_file_or_the_source(tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text(json.dumps({"ice skating": 1, "surfing": 0}))
     for file in tmp_path.iterdir():
         metric = ZeroShot(str(file))
-        metric.attach(Fake())
+        metric.attach(HashedTexts())
         assert metric.classes == ["surfing", "ice skating"]
     with pytest.raises(FileNotFoundError, match=r"no list of classes at .*none.txt"):
         ZeroShot(str(tmp_path / "none.txt"))
-    metric, model = ZeroShot(), Fake()
+    metric, model = ZeroShot(), HashedTexts()
     source = SimpleNamespace(classes=["left", "right"])
     model._trainer = SimpleNamespace(testing=True, datamodule=SimpleNamespace(test=source, val=None))
     metric.attach(model)
@@ -141,16 +141,16 @@ def test_classes_come_from_a_list_a_file_or_the_source(tmp_path: Path) -> None:
         metric.attach(model)
 
 
-def test_what_is_wrong_with_labels_and_templates_is_said() -> None:
+def test_errors_of_labels_and_templates() -> None:
     outputs, batch = clips()
     with pytest.raises(MisconfigurationException, match=r"'3.mp4' has the label 7, and the 7 classes \('surfing' to"):
-        judge(KINDS["cosines"], [(outputs, {**batch, "label": torch.tensor([0, 1, 2, 7] + [0] * 7)})])
-    metric, found = judge(KINDS["cosines"], [(outputs, {**batch, "label": torch.full((VIDEOS,), -1)})])
+        evaluate(KINDS["cosines"], [(outputs, {**batch, "label": torch.tensor([0, 1, 2, 7] + [0] * 7)})])
+    metric, found = evaluate(KINDS["cosines"], [(outputs, {**batch, "label": torch.full((VIDEOS,), -1)})])
     assert found["top5"] == 0 and metric.facts["labels outside the list"] == VIDEOS
     with pytest.raises(MisconfigurationException, match="give the data a `label`"):
-        judge(KINDS["cosines"], [(outputs, {"name": batch["name"]})])
+        evaluate(KINDS["cosines"], [(outputs, {"name": batch["name"]})])
     with pytest.raises(MisconfigurationException, match="'yoga' twice"):
-        judge(partial(ZeroShot, ["yoga", "yoga"]), [])
+        evaluate(partial(ZeroShot, ["yoga", "yoga"]), [])
     with pytest.raises(ValueError, match=r"a sentence with a \{\}"):
         ZeroShot(CLASSES, templates=["a video"])
 
@@ -160,18 +160,18 @@ def test_choice_by_hand() -> None:
     right = 0
     for video, texts, label in zip(outputs["features"], batch["text"], batch["label"], strict=True):
         right += int((torch.stack([vector(text) for text in texts]) @ video).argmax() == label)
-    metric, found = judge(MultipleChoice, [(outputs, batch)])
+    metric, found = evaluate(MultipleChoice, [(outputs, batch)])
     assert found[""] == pytest.approx(100 * right / VIDEOS) and 0 < right < VIDEOS
     assert metric.facts == {"questions": VIDEOS, "choices": 5, "views": 1}
     same_words = {"name": ["a"], "text": [["x", "x"]], "label": torch.tensor([0])}
-    assert judge(MultipleChoice, [({"features": vector("x")[None]}, same_words)])[1][""] == 0
+    assert evaluate(MultipleChoice, [({"features": vector("x")[None]}, same_words)])[1][""] == 0
     with pytest.raises(MisconfigurationException, match=r"'a' has 2 captions to choose from and the label 2"):
-        judge(MultipleChoice, [({"features": vector("x")[None]}, {**same_words, "label": torch.tensor([2])})])
+        evaluate(MultipleChoice, [({"features": vector("x")[None]}, {**same_words, "label": torch.tensor([2])})])
 
 
 def test_answers() -> None:
     answers, labels = torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 0, -1])
-    metric, found = judge(Accuracy, batches({"answer": answers}, {"name": list("abcd"), "label": labels}, [3, 2]))
+    metric, found = evaluate(Accuracy, batches({"answer": answers}, {"name": list("abcd"), "label": labels}, [3, 2]))
     assert found[""] == 50 and metric.facts == {"questions": 4}
     with pytest.raises(MisconfigurationException, match="there is no `answer`"):
-        judge(Accuracy, [({}, {"name": list("abcd"), "label": labels})])
+        evaluate(Accuracy, [({}, {"name": list("abcd"), "label": labels})])

@@ -1,4 +1,4 @@
-"""Classify and its probes: what is blended and erased, what is refused, what trains, and from which weights."""
+"""Classify and its probes: mixup, erasing, errors, trained parameters, and weights to start from."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_smoothed_targets_are_torchs_own() -> None:
     torch.testing.assert_close(model.losses_from_outputs(model.predict(data), data)["classes"], plain)
 
 
-def test_several_labels_a_video() -> None:
+def test_several_labels_per_video() -> None:
     data = batch(torch.tensor([[0, 3], [1, -1], [-1, -1], [4, 0]]))
     model = objective(multi_label=True)
     target, counts = model.targets(data)
@@ -71,8 +71,8 @@ def test_a_label_outside_the_list_makes_no_loss_in_evaluation() -> None:
     torch.testing.assert_close(some, F.cross_entropy(scores[[0, 2]], torch.tensor([0, 3])))
 
 
-def test_mix_gives_each_clip_the_share_it_says() -> None:
-    """Clips of one colour each: what a pixel is, and the mean over pixels, tell the shares."""
+def test_blended_clips_have_the_returned_weights() -> None:
+    """Clips of one colour each: pixels, and their mean, show the weights."""
     own, other = torch.zeros(64, 1, 2, 16, 16), torch.ones(64, 1, 2, 16, 16)
     for mix in (Mix(cutmix=0), Mix(mixup=0), Mix(), Mix(prob=0.5)):
         draws = [mix.draw(np.random.RandomState(i), 16, 16) for i in range(64)]
@@ -85,7 +85,7 @@ def test_mix_gives_each_clip_the_share_it_says() -> None:
         assert (20 <= untouched <= 44) if mix.prob == 0.5 else untouched < 12
 
 
-def test_pairs_blend_alike_and_targets_with_them() -> None:
+def test_partners_and_targets_have_the_same_weights() -> None:
     model = objective(mix=Mix())
     data = batch(torch.tensor([0, 1, 2, 3]))
     target, _ = model.targets(data)
@@ -97,8 +97,8 @@ def test_pairs_blend_alike_and_targets_with_them() -> None:
     torch.testing.assert_close(clips + clips.flip(0), plain + plain.flip(0), atol=1e-5, rtol=0)
 
 
-def test_a_clip_meets_the_same_draws_in_any_part_of_a_batch() -> None:
-    """Boxes of noise depend on the place in the global batch: two accumulated parts give what one gives."""
+def test_erasing_does_not_depend_on_accumulation() -> None:
+    """Boxes of noise depend on the index in the global batch: two micro-batches give the same as one."""
     data = batch(torch.arange(4))
     whole, parts = objective(erase=Erase(prob=1.0), global_batch=4), objective(erase=Erase(prob=1.0), global_batch=4)
     whole.random_key = RandomKey("train", 3)
@@ -129,7 +129,7 @@ def test_erasing_is_one_box_of_noise() -> None:
 @pytest.mark.parametrize("kind", [models.LinearProbe, models.AttentiveProbe])
 @pytest.mark.parametrize("make", [lambda: encoder(drop_path=0.5), lambda: models.ViCLIPVision(**SIZES, drop_path=0.5)])
 def test_a_probe_trains_all_but_its_encoder(kind: type, make) -> None:
-    """Also where the encoder drops paths in training: it is run as in evaluation."""
+    """Also with stochastic depth: the encoder runs in eval mode."""
     probe = kind(make(), 5, **({"heads": 2} if kind is models.AttentiveProbe else {}))
     model = Classify(probe).train()
     data = batch(torch.tensor([0, 1, 2, 3]))

@@ -1,4 +1,4 @@
-"""Fine-tuning from the user's side: weights of any method start it, its model goes out and comes back."""
+"""Fine-tuning from the user's side: it starts from weights of any method, and its model round-trips."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_videos_of_several_classes(tmp_path: Path) -> None:
     several = [
         "--model.init_args.multi_label=true",
         "--model.init_args.smoothing=0",
-        "--trainer.callbacks+=tests.helpers.runs.Losses",
+        "--trainer.callbacks+=tests.helpers.runs.LossRecorder",
     ]
     command = arguments(
         tmp_path, RECIPE, *several, f"--trainer.callbacks.path={tmp_path}/losses.tsv", "--trainer.max_steps=2"
@@ -78,7 +78,7 @@ METHODS = ["videomae", "umt", "umt2", "viclip", "vilp", "internvideo_mm", "finet
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_probe_starts_from_a_run_of_any_method(method: str, tmp_path: Path) -> None:
-    """The encoder is found in a checkpoint whole, and what else it holds is named."""
+    """All of the encoder is loaded from the checkpoint, and the report names the checkpoint's other tensors."""
     run = fit(tmp_path, ["-c", str(ROOT / f"recipes/{method}_tiny.yaml")], "--trainer.max_steps=1")
     theirs, _ = load_objective(str(run))
     encoder = theirs.model.encoder if method == "finetune" else theirs.encoder
@@ -94,7 +94,7 @@ def test_a_probe_starts_from_a_run_of_any_method(method: str, tmp_path: Path) ->
 
 
 def test_what_is_left_of_a_checkpoint_is_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing of a pretrained checkpoint goes without a word: its decoder and its last norm have no place here."""
+    """The report names all unused tensors of a pretrained checkpoint: its decoder and its last norm."""
     caplog.set_level("INFO")
     sizes = dict(width=96, depth=3, heads=4, mlp=384, patch=8, tubelet=2, frames=8, size=32)
     state = {f"encoder.{name}": tensor for name, tensor in models.VideoViT(**sizes).state_dict().items()}
@@ -105,7 +105,7 @@ def test_what_is_left_of_a_checkpoint_is_printed(tmp_path: Path, caplog: pytest.
 
 
 def test_k_nearest_training_videos(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Over batches that do not come out even; the padded rows are remembered once."""
+    """With an incomplete last batch; padded rows count once."""
     recipe = ["-c", str(ROOT / "recipes/umt_tiny.yaml"), "-c", str(ROOT / "recipes/eval/knn.yaml")]
     more = ["--data.init_args.test=Synthetic", "--data.init_args.test.samples=5", "--data.init_args.test.size=64"]
     small = ["frames=4", "size=32", "workers=0", "global_batch=4", "train.init_args.samples=10"]

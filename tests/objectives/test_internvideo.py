@@ -1,5 +1,5 @@
-"""InternVideo: towers that start as CLIP, dropped patches, captions that do not look ahead, coordination that starts as
-nothing, weights in and out, and the whole chain of stages."""
+"""InternVideo: towers that start as CLIP, dropped patches, causal captions, coordination that starts as
+zero, weights in and out, and the chain of stages."""
 
 from pathlib import Path
 
@@ -14,18 +14,19 @@ from pretrain.export.command import export
 from pretrain.export.load_run import build, load_objective
 from pretrain.learning.masking import Random, RandomFrames
 from pretrain.objectives import InternVideo
+from tests.helpers.methods import METHODS, resolved
+from tests.helpers.paths import ROOT
 from tests.helpers.runs import fit
-from tests.objectives.test_objectives import ROOT, ROWS, resolved
 
 SIZES = {"frames": 4, "size": 32}
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """A model in general position: what starts at 0 does not stay there."""
-    dice = torch.Generator().manual_seed(3)
+    """A model in general position: no parameter stays at 0."""
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=dice))
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
@@ -70,7 +71,7 @@ def test_a_fresh_tower_is_clip_averaged_over_frames() -> None:
         torch.testing.assert_close(video_tower.feature_and_tokens(VIDEO)[0], expected, atol=1e-4, rtol=1e-3)
 
 
-def test_what_is_not_kept_is_not_seen() -> None:
+def test_masked_patches_do_not_reach_the_tower() -> None:
     encoder = randomised(tower()).eval()
     keep = RandomFrames(0.5)(torch.rand(2, 64, generator=torch.Generator().manual_seed(2)), encoder.grid)
     hidden = torch.ones(2, 64, dtype=torch.bool).scatter(1, keep, False).view(2, 1, 4, 4, 4)
@@ -85,14 +86,14 @@ def test_what_is_not_kept_is_not_seen() -> None:
 
 
 @pytest.mark.parametrize("options", [{"local": 1}, {"local": 2}, {"downsample": True}])
-def test_what_mixes_frames_refuses_to_drop_patches(options: dict) -> None:
+def test_towers_that_mix_frames_refuse_a_mask(options: dict) -> None:
     encoder = tower(**options)
     assert encoder(VIDEO).shape[1] == encoder.grid[0] * 16
     with pytest.raises(ValueError, match="use RandomFrames or Tube, or no mask"):
         encoder(VIDEO, torch.arange(32).expand(2, -1))
 
 
-def test_order_of_frames_matters_only_once_the_query_reads() -> None:
+def test_a_fresh_query_ignores_the_order_of_frames() -> None:
     encoder = tower().eval()
     turned = VIDEO.flip(2)
     with torch.no_grad():
@@ -101,14 +102,14 @@ def test_order_of_frames_matters_only_once_the_query_reads() -> None:
         assert (encoder.feature_and_tokens(turned)[0] - encoder.feature_and_tokens(VIDEO)[0]).abs().max() > 1e-3
 
 
-def test_a_frozen_tower_trains_its_readers_alone() -> None:
+def test_a_frozen_tower_trains_its_query_and_extractors() -> None:
     encoder = tower(frozen=True, balance=False)
     encoder.feature_and_tokens(VIDEO)[0].sum().backward()
     trained = {name.partition(".")[0] for name, p in encoder.named_parameters() if p.requires_grad}
     assert trained == {"query", "extractors", "norm", "proj"} and encoder.blocks[0].attn.qkv.weight.grad is None
 
 
-def test_a_word_is_told_from_those_before_it_and_from_the_video() -> None:
+def test_captions_are_causal_and_depend_on_the_video() -> None:
     model = randomised(pair()).eval()
     with torch.no_grad():
         tokens = model.encoder.feature_and_tokens(VIDEO)[1]
@@ -131,7 +132,7 @@ def test_padding_does_not_count_in_captions() -> None:
     assert model.logit_scale.item() == pytest.approx(torch.tensor(100.0).log().item())
 
 
-def test_hidden_words_are_not_seen_and_pictures_are_one_frame() -> None:
+def test_masked_text_trains_and_images_are_one_frame() -> None:
     model = randomised(pair(hide=0.5, pictures=True)).train()
     batch = {"video": VIDEO, "text": list(IDS), "name": ["a", "b"]}
     model(batch)["caption"].backward()
@@ -142,7 +143,7 @@ def test_hidden_words_are_not_seen_and_pictures_are_one_frame() -> None:
         assert model({**batch, "video": still}) == model({**batch, "video": VIDEO[:, :, :1]})
 
 
-def test_parts_that_do_not_fit_say_so() -> None:
+def test_parts_that_do_not_fit_raise() -> None:
     text = models.CLIPText(32, 2, 4, 64, 16, vocabulary=50, context=10)
     for parts, words in (
         ((tower(out=8), text), "the video's `out` is 8"),
@@ -172,7 +173,7 @@ def test_a_coordinated_pair_starts_as_the_mean_of_both() -> None:
 
 
 @pytest.mark.parametrize("tune", [False, True])
-def test_a_coordinated_pair_trains_what_it_says(tune: bool) -> None:
+def test_a_coordinated_pair_trains_the_stated_parameters(tune: bool) -> None:
     model = randomised(classifiers(tune=tune))
     for _ in range(2):  # as it is made, and after Lightning or a user says so
         assert model.training and model.masked.encoder.training == model.multimodal.encoder.training == tune
@@ -195,7 +196,7 @@ def test_the_multimodal_video_has_its_frames_size_and_statistics() -> None:
         classifiers(after=[1, 2, 3])
 
 
-def test_official_files_go_in_and_out_whole(tmp_path: Path) -> None:
+def test_official_files_round_trip(tmp_path: Path) -> None:
     model = randomised(pair())
     theirs, unknown = to_theirs(names.OFFICIAL, model.state_dict())
     theirs |= names.constants(theirs)
@@ -206,7 +207,7 @@ def test_official_files_go_in_and_out_whole(tmp_path: Path) -> None:
     assert report.source == "official InternVideo" and report.unused == ["val_accuracy"] and not report.missing
     for name, tensor in fresh.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
-    theirs["caption_decoder.visual_attn_pooler.norm.beta"] += 1  # no constant of ours: it may not pass unseen
+    theirs["caption_decoder.visual_attn_pooler.norm.beta"] += 1  # not a known constant: it must be reported
     assert models.load_weights(pair(), theirs).unused == ["caption_decoder.visual_attn_pooler.norm.beta"]
 
     classifier = models.UniFormerV2Classifier(tower(out=None), 5)
@@ -224,7 +225,7 @@ def test_official_files_go_in_and_out_whole(tmp_path: Path) -> None:
 def test_the_chain_of_stages(tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture) -> None:
     """Four stages, each from the checkpoints of those before it, with a report that says what was loaded."""
     caplog.set_level("INFO")
-    caplog.set_level("INFO", logger="lightning.pytorch")  # which other tests quiet
+    caplog.set_level("INFO", logger="lightning.pytorch")  # other tests raise its level
     steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
 
     def stage(name: str, *starts: Path) -> Path:
@@ -257,7 +258,7 @@ def test_the_chain_of_stages(tmp_path: Path, capsys, caplog: pytest.LogCaptureFi
     for kind, file in (("safetensors", "model.safetensors"), ("official", "checkpoint.pth")):
         export(str(multimodal), kind, str(tmp_path / kind))
         objective = load_objective(str(multimodal))[0]
-        fresh = build(resolved(capsys, ROWS["internvideo"])["model"])
+        fresh = build(resolved(capsys, METHODS["internvideo"])["model"])
         report = models.load_weights(fresh, tmp_path / kind / file)
         assert not report.unused and all(name.startswith("normalize.") for name in report.missing)
         assert all(torch.equal(t, objective.state_dict()[n]) for n, t in fresh.state_dict().items())

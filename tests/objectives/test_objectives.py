@@ -1,35 +1,13 @@
-"""What every method owes: losses without a Trainer, gradients for all that trains, masks that follow the step."""
+"""Properties of every method: losses without a Trainer, a gradient for every trained parameter, masks by step."""
 
 import pytest
 import torch
-import yaml
 
-from pretrain.cli import main
 from pretrain.export.load_run import build
 from pretrain.learning.batch import without_padding
 from pretrain.learning.randomness import RandomKey
 from pretrain.objectives import Objective
-from tests.helpers.paths import ROOT
-
-# A row a method. It buys the tests here, and those of resuming and of ranks.
-ROWS = {
-    "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml"), "--model.init_args.mix.prob=1"],
-    "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],
-    "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
-    "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
-    "umt2": ["-c", str(ROOT / "recipes/umt2_tiny.yaml")],
-    "viclip": ["-c", str(ROOT / "recipes/viclip_tiny.yaml")],
-    "vilp": ["-c", str(ROOT / "recipes/vilp_tiny.yaml")],
-}
-EACH = pytest.mark.parametrize("recipe", ROWS.values(), ids=list(ROWS))
-
-
-def resolved(capsys: pytest.CaptureFixture, recipe: list[str], *more: str) -> dict:
-    """The whole truth about a recipe, as `--print_config` tells it."""
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", *recipe, *more, "--print_config"])
-    assert stop.value.code == 0
-    return yaml.safe_load(capsys.readouterr().out)
+from tests.helpers.methods import EACH_METHOD, resolved
 
 
 @pytest.fixture
@@ -43,26 +21,26 @@ def small(capsys: pytest.CaptureFixture, recipe: list[str]) -> tuple[Objective, 
     return build(truth["model"]), batch
 
 
-@EACH
+@EACH_METHOD
 def test_losses_need_no_trainer_and_are_finite(small) -> None:
     objective, batch = small
     losses = objective(batch)
     assert losses and all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
 
 
-@EACH
+@EACH_METHOD
 def test_every_trained_parameter_gets_a_gradient(small) -> None:
     objective, batch = small
     with torch.no_grad():
         for parameter in objective.parameters():
             if parameter.requires_grad and not parameter.any():
-                parameter.normal_(std=0.02)  # what starts at 0 may let nothing through before its first step
+                parameter.normal_(std=0.02)  # a parameter of 0 may block all gradients before its first step
     sum(objective(batch).values()).backward()
     without = [n for n, p in objective.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert not without
 
 
-@EACH
+@EACH_METHOD
 def test_masks_follow_the_step_and_nothing_else(small) -> None:
     objective, batch = small
     objective.random_key = RandomKey("train", 5)
@@ -74,7 +52,7 @@ def test_masks_follow_the_step_and_nothing_else(small) -> None:
     assert first == again and first != other
 
 
-@EACH
+@EACH_METHOD
 def test_normalised_floats_and_bytes_give_the_same_losses(small) -> None:
     objective, batch = small
     bytes_ = objective(batch)
@@ -83,7 +61,7 @@ def test_normalised_floats_and_bytes_give_the_same_losses(small) -> None:
         torch.testing.assert_close(loss, floats[name])
 
 
-@EACH
+@EACH_METHOD
 def test_recompute_changes_no_gradient(small) -> None:
     objective, batch = small
     sum(objective(batch).values()).backward()
@@ -96,14 +74,14 @@ def test_recompute_changes_no_gradient(small) -> None:
         torch.testing.assert_close(objective.get_parameter(name).grad, gradient)
 
 
-@EACH
-def test_predict_is_a_row_a_video(small) -> None:
+@EACH_METHOD
+def test_predict_returns_a_row_per_video(small) -> None:
     objective, batch = small
     made = objective.eval().predict(batch)
     assert made and all(len(tensor) == 4 and tensor.isfinite().all() for tensor in made.values())
 
 
-@EACH
+@EACH_METHOD
 def test_padding_does_not_count_in_evaluation(small) -> None:
     _, batch = small
     padded = {**batch, "weight": torch.tensor([1.0, 0.0, 1.0, 0.0])}

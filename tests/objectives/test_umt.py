@@ -1,4 +1,4 @@
-"""UMT's own properties: the teacher stays out of all that is trained and saved, and says cheaply what it would say."""
+"""UMT: the teacher is neither trained nor saved, and computes only the visible tokens; layouts of CLIP weights."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from pretrain.learning.masking import Attention, Mask, Random, Tube, complement
 from pretrain.learning.teachers import Frozen, last_blocks
 from pretrain.metrics.knn import KNN, knn_accuracy
 from pretrain.objectives import UMT
+from tests.helpers.methods import METHODS
 from tests.helpers.runs import fit, names, weights
-from tests.objectives.test_objectives import ROWS
 
 SIZES = {"patch": 8, "tubelet": 1, "frames": 4, "size": 32}
 CLIP = (48, 3, 4, 96, 8, 32, 24)
@@ -38,11 +38,11 @@ def model(mask: Mask | None = None, half: bool = False, **encoder) -> UMT:
 
 
 def video(frames: int = 4, size: int = 32) -> torch.Tensor:
-    dice = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, 3, frames, size, size), dtype=torch.uint8, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, 3, frames, size, size), dtype=torch.uint8, generator=generator)
 
 
-def test_the_teacher_is_no_part_of_what_is_trained_or_saved() -> None:
+def test_the_teacher_is_neither_trained_nor_saved() -> None:
     m = model()
     ours = [name for name, _ in m.named_parameters()]
     assert ours and not [name for name in [*ours, *m.state_dict()] if "teacher" in name]
@@ -69,7 +69,7 @@ def test_a_random_teacher_is_the_same_everywhere() -> None:
 
 
 @pytest.mark.parametrize("mask", [Attention(0.75), Tube(0.75), Random(0.75)])
-def test_the_cheap_teacher_says_what_the_whole_one_says(mask: Mask) -> None:
+def test_the_teacher_on_visible_tokens_equals_the_full_teacher(mask: Mask) -> None:
     m = model(mask)
     clip = m.normalize(video())
     target, keep = m.teacher_targets(clip)
@@ -79,7 +79,7 @@ def test_the_cheap_teacher_says_what_the_whole_one_says(mask: Mask) -> None:
         torch.testing.assert_close(some, every.take_along_dim(keep[..., None], 1), atol=1e-5, rtol=1e-5)
 
 
-def test_a_teacher_of_another_size_sees_resized_frames() -> None:
+def test_frames_are_resized_for_a_teacher_of_another_size() -> None:
     m = model(size=64, patch=16)
     assert all(loss.isfinite() for loss in m({"video": video(size=64)}).values())
 
@@ -94,7 +94,7 @@ def test_a_half_precision_teacher_is_close_and_gives_the_student_float() -> None
     assert next(iter(half({"video": video()}).values())).dtype == torch.float32
 
 
-def test_hidden_pixels_reach_the_student_by_no_way() -> None:
+def test_masked_pixels_do_not_reach_the_student() -> None:
     m = model()
     clip = m.normalize(video())
     _, keep = m.teacher_targets(clip)
@@ -109,7 +109,7 @@ def test_any_number_of_frames(frames: int) -> None:
     assert all(loss.isfinite() for loss in m({"video": video(frames)}).values())
 
 
-def test_places_that_nobody_looks_at_are_drawn_last() -> None:
+def test_tokens_without_attention_are_drawn_last() -> None:
     attention = torch.zeros(500, 1, 16)
     attention[..., :4] = torch.tensor([0.1, 0.2, 0.3, 0.4])
     noise = torch.rand(500, 16, generator=torch.Generator().manual_seed(0))
@@ -120,13 +120,13 @@ def test_places_that_nobody_looks_at_are_drawn_last() -> None:
 
 
 def tower_state() -> dict[str, torch.Tensor]:
-    dice = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     state = models.CLIPVision(*CLIP).state_dict()
-    return {name: torch.randn(t.shape, generator=dice) * 0.1 for name, t in state.items()}
+    return {name: torch.randn(t.shape, generator=generator) * 0.1 for name, t in state.items()}
 
 
 def openai_state() -> dict[str, torch.Tensor]:
-    """As OpenAI's file has it: both towers, half precision, a picture's patches."""
+    """The contents of OpenAI's file: both towers, half precision, 2D patches."""
     theirs, unknown = to_theirs(clip_names.OPENAI, tower_state())
     assert not unknown
     theirs["visual.conv1.weight"] = theirs["visual.conv1.weight"].squeeze(2)
@@ -212,7 +212,7 @@ def test_a_clip_of_another_size_has_its_positions_resized(tmp_path: Path) -> Non
         models.load_weights(models.CLIPVision(48, 4, *CLIP[2:]), file)
 
 
-def test_what_is_wrong_with_a_teacher_is_said(tmp_path: Path) -> None:
+def test_errors_of_a_teacher_name_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs weights: set .*teacher.init_args.weights .*ViT-B-16.pt"):
         Frozen(models.CLIPVision(*CLIP))
     with pytest.raises(ValueError, match="one of the two to null"):
@@ -239,7 +239,7 @@ def test_what_is_wrong_with_a_teacher_is_said(tmp_path: Path) -> None:
         (lambda: model().teacher(video(size=64).float()), "CLIP was made for 32 x 32"),
     ],
 )
-def test_what_does_not_fit_says_so(make, words: str) -> None:
+def test_parts_that_do_not_fit_raise(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
 
@@ -262,18 +262,18 @@ def test_learnt_positions_travel_and_are_not_mistaken_for_fixed_ones() -> None:
         models.load_weights(models.VideoViT(32, 1, 4, 64, **SIZES), resized.state_dict())
 
 
-def test_stochastic_depth_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_draws_the_same_stochastic_depth(tmp_path: Path) -> None:
     drop = ["--model.init_args.encoder.init_args.drop_path=0.5", "--trainer.max_steps=4"]
     for run in ("whole", "parts"):
         (tmp_path / run).mkdir()
         record = [
-            "--trainer.callbacks+=tests.helpers.runs.Names",
+            "--trainer.callbacks+=tests.helpers.runs.BatchRecorder",
             f"--trainer.callbacks.path={tmp_path}/{run}/names.tsv",
         ]
-        stop = ["--trainer.callbacks+=tests.helpers.runs.StopAt", "--trainer.callbacks.step=2"]
-        fit(tmp_path / run, ROWS["umt"], *drop, *record, *(stop if run == "parts" else []))
+        stop = ["--trainer.callbacks+=tests.helpers.runs.StopAtStep", "--trainer.callbacks.step=2"]
+        fit(tmp_path / run, METHODS["umt"], *drop, *record, *(stop if run == "parts" else []))
         torch.manual_seed(1)  # another process has other random numbers
-    fit(tmp_path / "parts", ROWS["umt"], *drop, *record, "--ckpt_path=last")
+    fit(tmp_path / "parts", METHODS["umt"], *drop, *record, "--ckpt_path=last")
     assert names(tmp_path / "parts") == names(tmp_path / "whole")
     one, two = (weights(tmp_path / run / "run", 4) for run in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -281,7 +281,9 @@ def test_stochastic_depth_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(tmp_path_factory.mktemp("umt"), ROWS["umt"], "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    return fit(
+        tmp_path_factory.mktemp("umt"), METHODS["umt"], "--trainer.max_steps=2", "--trainer.val_check_interval=2"
+    )
 
 
 def test_a_checkpoint_holds_no_teacher(trained: Path) -> None:
@@ -311,11 +313,11 @@ def test_out_and_back(trained: Path, tmp_path: Path, to: str) -> None:
 
 
 def test_nearest_neighbours() -> None:
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
-    apart = F.one_hot(labels).float() + 0.01 * torch.rand(60, 3, generator=dice)
+    apart = F.one_hot(labels).float() + 0.01 * torch.rand(60, 3, generator=generator)
     assert knn_accuracy(apart, labels, k=5) == 1
-    assert knn_accuracy(torch.rand(600, 8, generator=dice), torch.arange(600) % 3, k=5) < 0.5
+    assert knn_accuracy(torch.rand(600, 8, generator=generator), torch.arange(600) % 3, k=5) < 0.5
     metric = KNN(k=5, chunk=7)
     for rows in (slice(0, 25), slice(25, 60), slice(60, 60)):
         metric.update({"features": apart[rows]}, {"label": labels[rows]})

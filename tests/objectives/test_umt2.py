@@ -1,5 +1,4 @@
-"""UMT's second stage: wrong pairs are wrong, hidden words and pixels stay hidden, padding says nothing; and its weights
-come in from everywhere."""
+"""UMT's second stage: negatives, masked tokens and pixels that do not leak, padding, images, and weights in and out."""
 
 from pathlib import Path
 
@@ -17,79 +16,49 @@ from pretrain.export.load_run import build
 from pretrain.learning.contrast import global_masked_mean, hard_negatives
 from pretrain.learning.masking import Attention, Random, Tube, complement
 from pretrain.learning.matching import sample_negatives
-from pretrain.learning.teachers import Frozen
 from pretrain.learning.text_masking import IGNORE_INDEX
 from pretrain.objectives import UMT, UMT2
+from tests.helpers.methods import resolved
 from tests.helpers.paths import ROOT
-from tests.objectives.test_objectives import resolved
-
-VOCABULARY = str(ROOT / "recipes/data/shapes_vocab.txt")
-SIZES = {"patch": 8, "tubelet": 1, "frames": 4, "size": 32}
-CLIP = (48, 3, 4, 96, 8, 32, 24)
-TOWER = {"width": 32, "depth": 3, "heads": 4, "mlp": 64, "fusion": 1, "source": 48}
-TOWER |= {"vocabulary": 39, "context": 16, "dropout": 0.0}
-TEXTS = ["a red circle moves left", "a green square", "a blue cross moves right", "yellow"]
-
-
-def words(context: int = 12) -> models.Words:
-    pytest.importorskip("transformers")
-    return models.Words(models.BertTokenizer(VOCABULARY, context))
-
-
-def tower(**options) -> models.Bert:
-    return models.Bert(**{**TOWER, **options})
-
-
-def student(**options) -> models.VideoViT:
-    return models.VideoViT(48, 3, 4, 96, **{**SIZES, **options})
-
-
-def whole(**options) -> UMT2:
-    """All four losses, small."""
-    torch.manual_seed(0)
-    parts = {
-        "decoder": models.FeatureDecoder(48, 24, 2, **SIZES, eps=1e-5),
-        "teacher": Frozen(models.CLIPVision(*CLIP), random=3),
-        "mask": Attention(0.75),
-    }
-    return UMT2(student(), tower(), words(), 24, **{**parts, **options})
-
-
-def tuned(**options) -> UMT2:
-    """Contrast and matching, nothing hidden."""
-    torch.manual_seed(0)
-    none = {"words_weight": 0.0, "alignment_weight": 0.0}
-    return UMT2(**{"encoder": student(), "text": tower(head=False), "words": words(), "embed": 24, **none, **options})
-
-
-def batch(rows: int = 4, frames: int = 4) -> dict:
-    dice = torch.Generator().manual_seed(0)
-    video = torch.randint(0, 256, (rows, 3, frames, 32, 32), dtype=torch.uint8, generator=dice)
-    return {"video": video, "text": TEXTS[:rows], "name": list("abcd")[:rows]}
-
+from tests.helpers.umt2 import (
+    CLIP,
+    SIZES,
+    TEXTS,
+    batch,
+    official,
+    random_state,
+    student,
+    tower,
+    tuned,
+    whole,
+    words,
+)
 
 # Losses
 
 
-def test_a_wrong_pair_is_never_of_the_same_name() -> None:
-    dice = torch.Generator().manual_seed(0)
+def test_a_negative_never_has_the_same_name() -> None:
+    generator = torch.Generator().manual_seed(0)
     same = torch.tensor([0, 1, 0, 2, 1, 3])
     pair = same[:, None] == same
-    similar = torch.where(pair, 1000.0, torch.randn(6, 6, generator=dice))  # the pairs are the likest by far
-    drawn = torch.stack([hard_negatives(similar, pair, torch.rand(6, 6, generator=dice))[0] for _ in range(500)])
+    # True pairs are by far the most similar.
+    similar = torch.where(
+        pair, 1000.0, torch.randn(6, 6, generator=generator)
+    )  # true pairs are by far the most similar
+    drawn = torch.stack([hard_negatives(similar, pair, torch.rand(6, 6, generator=generator))[0] for _ in range(500)])
     assert not (same[drawn] == same).any()
     likeliest = similar.masked_fill(pair, -1000).argmax(1)
-    assert (drawn == likeliest).float().mean() > 1.5 / 6  # and rather a hard one
+    assert (drawn == likeliest).float().mean() > 1.5 / 6  # and often a hard one
     for noise in (torch.zeros(6, 6), torch.full((6, 6), 1 - 2**-24)):
         column, has_negative = hard_negatives(similar, pair, noise)
         assert not pair[torch.arange(6), column].any() and has_negative.all()
 
 
-def test_wrong_pairs_do_not_depend_on_how_ranks_divide_the_batch() -> None:
-    """Two ranks are played one after the other: each draws for its rows what one process draws for them."""
-    dice = torch.Generator().manual_seed(0)
-    video, text, same = torch.randn(6, 8, generator=dice), torch.randn(6, 8, generator=dice), torch.arange(6)
-    noise, rate = torch.rand(6, 13, generator=dice), torch.tensor(0.1)
+def test_negatives_do_not_depend_on_the_world_size() -> None:
+    """Two ranks are simulated one after the other: each draws the same negatives for its rows as one process does."""
+    generator = torch.Generator().manual_seed(0)
+    video, text, same = torch.randn(6, 8, generator=generator), torch.randn(6, 8, generator=generator), torch.arange(6)
+    noise, rate = torch.rand(6, 13, generator=generator), torch.tensor(0.1)
     one = sample_negatives(video, text, same, rate, noise, lambda x: x)
     dealt = torch.tensor([0, 2, 4, 1, 3, 5])  # the rows of rank 0, then of rank 1
     for rows in dealt.split(3):
@@ -102,7 +71,7 @@ def test_wrong_pairs_do_not_depend_on_how_ranks_divide_the_batch() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_a_batch_without_wrong_pairs_trains(rows: int) -> None:
+def test_a_batch_without_negatives_trains(rows: int) -> None:
     model, small = whole(), batch(rows)
     small["name"] = ["same"] * rows
     losses = model(small)
@@ -112,7 +81,7 @@ def test_a_batch_without_wrong_pairs_trains(rows: int) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_losses_have_their_weights_and_none_is_computed_in_vain() -> None:
+def test_losses_are_weighted_and_those_of_weight_0_not_computed() -> None:
     plain, weighed = whole()(batch()), whole(words_weight=0.5, matching_weight=2.0, alignment_weight=0.1)(batch())
     for name, weight in (("contrast", 1), ("matching", 2), ("words", 0.5), ("alignment", 0.1)):
         torch.testing.assert_close(weighed[name], weight * plain[name])
@@ -123,13 +92,13 @@ def test_losses_have_their_weights_and_none_is_computed_in_vain() -> None:
     assert set(alone(batch())) == {"contrast"}
 
 
-def test_counts_weigh_alike_on_all_ranks() -> None:
+def test_the_masked_mean_of_one_rank() -> None:
     values, counts = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([1.0, 1.0, 0.0])
     assert global_masked_mean(values, counts) == 1.5 == global_masked_mean(values, counts, local=True)
     assert global_masked_mean(values, torch.zeros(3)) == 0
 
 
-def test_hidden_words_reach_no_guess() -> None:
+def test_masked_tokens_do_not_reach_their_prediction() -> None:
     model = whole().eval()
     tokens, _ = model.encode(model.normalize(batch()["video"]))
     guesses = []
@@ -141,7 +110,7 @@ def test_hidden_words_reach_no_guess() -> None:
     torch.testing.assert_close(*guesses)
 
 
-def test_words_are_hidden_as_bert_does() -> None:
+def test_tokens_are_masked_as_in_bert() -> None:
     model = whole(hide=0.5)
     ids, seen = model.tokenize(TEXTS * 500)
     read, labels = model.mask_tokens(ids, seen, model.generator(ids.device))
@@ -158,7 +127,7 @@ def test_words_are_hidden_as_bert_does() -> None:
     assert torch.equal(longer[:, :5], shorter)
 
 
-def test_padding_says_nothing() -> None:
+def test_padding_changes_nothing() -> None:
     model = tuned().eval()
     video = batch()["video"]
     tokens = model.predict({"video": video})["tokens"]
@@ -173,7 +142,7 @@ def test_padding_says_nothing() -> None:
     torch.testing.assert_close(model.match(tokens, TEXTS), matched)
 
 
-def test_hidden_pixels_reach_no_feature() -> None:
+def test_masked_pixels_reach_no_feature() -> None:
     model = whole()
     clip = model.normalize(batch()["video"]).requires_grad_()
     keep, _ = model.visible_and_targets(clip.detach(), model.generator(clip.device))
@@ -201,7 +170,7 @@ def test_the_whole_video_is_compared_frame_by_frame() -> None:
     assert tuned(per_frame=False).project_video(tokens, True).shape == (2, 1, 24)
 
 
-def test_pictures_are_seen_as_clips_of_one_frame() -> None:
+def test_images_are_clips_of_one_frame() -> None:
     model = whole(image_mask=Attention(0.5))
     still = batch(frames=1)
     stretched = {**still, "video": still["video"].expand(-1, -1, 4, -1, -1)}
@@ -214,10 +183,10 @@ def test_pictures_are_seen_as_clips_of_one_frame() -> None:
     one, other = model(still), model(stretched)
     for name, loss in one.items():
         torch.testing.assert_close(loss, other[name])
-    assert whole().first_if_image(stretched["video"]).shape[2] == 4  # without an image_mask nobody looks
+    assert whole().first_if_image(stretched["video"]).shape[2] == 4  # not tested without an image_mask
 
 
-def test_metrics_are_answered() -> None:
+def test_features_and_matching_for_metrics() -> None:
     model = tuned().eval()
     made = model.predict(batch())
     assert made["tokens"].shape == (4, 64, 48) and made["features"].shape == (4, 24)
@@ -240,7 +209,7 @@ def test_odd_captions_train(text: str) -> None:
     assert model.encode_text([text]).isfinite().all()
 
 
-def test_what_is_no_caption_is_named() -> None:
+def test_a_caption_that_is_no_string_raises() -> None:
     with pytest.raises(ValueError, match="should be a string, and one is NoneType"):
         whole()({**batch(), "text": [None, *TEXTS[1:]]})
 
@@ -271,7 +240,7 @@ def test_what_is_no_caption_is_named() -> None:
         (lambda: student(tubelet=2)(torch.zeros(1, 3, 1, 32, 32)), "made for 4 frames"),
     ],
 )
-def test_what_does_not_fit_says_so(make, said: str) -> None:
+def test_parts_that_do_not_fit_raise(make, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
 
@@ -283,19 +252,6 @@ def test_matching_needs_its_head() -> None:
 
 
 # Weights
-
-
-def random_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    dice = torch.Generator().manual_seed(1)
-    return {name: torch.randn(t.shape, generator=dice) * 0.1 for name, t in module.state_dict().items()}
-
-
-def official(model: UMT2) -> dict[str, torch.Tensor]:
-    """As the official file has it: the teacher too, what is lent twice, and the numbers of places."""
-    teacher = {f"teacher.{name}": t for name, t in random_state(model.teacher.model).items()}
-    theirs, unknown = names.to_official({**random_state(model), **teacher})
-    assert not unknown
-    return {**theirs, "text_encoder.bert.embeddings.position_ids": torch.arange(16)[None]}
 
 
 def test_official_weights_find_their_places(tmp_path: Path) -> None:

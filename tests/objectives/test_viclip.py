@@ -1,4 +1,4 @@
-"""ViCLIP and ViLP: weights in and out, hidden words, bad captions, and what may not depend on how a batch is cut."""
+"""ViCLIP and ViLP: weights in and out, masked tokens, odd captions, and independence of how a batch is divided."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def batch(texts: list[str] = TEXTS) -> dict:
 
 @pytest.mark.parametrize("layout", ["openai", "transformers", "vision alone"])
 def test_clip_weights_start_both_towers(layout: str, tmp_path: Path) -> None:
-    """A video's tower begins as CLIP's: a clip of one picture shown again and again is that picture to it."""
+    """The video tower starts as CLIP's: a clip of one repeated image has that image's feature."""
     e, t = towers()
     torch.nn.init.zeros_(e.time.table)
     state = {
@@ -185,8 +185,8 @@ def test_the_text_after_the_end_does_not_matter() -> None:
         torch.testing.assert_close(text(row[None, : int(row.argmax()) + 1])[0][0], feature)
 
 
-def test_hidden_words_cannot_be_read() -> None:
-    """Another word under the mask changes nothing of what the model sees."""
+def test_masked_tokens_do_not_reach_the_text_tower() -> None:
+    """Another token under the mask changes no output."""
     _, text = towers(mask_token=True)
     ids = CLIPTokenizer(16)(["a red dog runs", "a red dog runs"])
     ids[1, 2] = 1000
@@ -197,7 +197,7 @@ def test_hidden_words_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 1.0])
-def test_words_are_hidden_and_nothing_else(ratio: float) -> None:
+def test_start_end_and_padding_are_never_masked(ratio: float) -> None:
     model = vilp(word_ratio=ratio)
     ids = CLIPTokenizer(16)([*TEXTS, ""])
     hidden = model.mask_tokens(ids, torch.rand(len(ids), 16))
@@ -211,7 +211,7 @@ def test_words_are_hidden_and_nothing_else(ratio: float) -> None:
         assert hidden.sum(1).max() == 1
 
 
-def test_the_loss_of_hidden_words_is_the_mean_of_its_parts() -> None:
+def test_the_masked_token_loss_is_the_mean_of_its_parts() -> None:
     model = vilp(word_ratio=0.5).eval()
     ids = CLIPTokenizer(16)(TEXTS)
     hidden = model.mask_tokens(ids, torch.rand(4, 16))
@@ -221,8 +221,8 @@ def test_the_loss_of_hidden_words_is_the_mean_of_its_parts() -> None:
     torch.testing.assert_close(model.masked_token_loss(*whole), torch.cat(parts))
 
 
-def test_hidden_words_are_told_from_the_video() -> None:
-    """A gradient reaches the video tower through the words alone."""
+def test_masked_tokens_are_predicted_from_the_video() -> None:
+    """The masked-token loss alone has a gradient in the video tower."""
     model = vilp(mask=Random(0.5))
     model(batch())["words"].backward()
     assert model.encoder.patch_embed.proj.weight.grad.abs().sum() > 0
@@ -248,13 +248,13 @@ def test_any_string_is_a_caption(text: str) -> None:
         assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_a_caption_that_is_no_string_is_named() -> None:
+def test_a_caption_that_is_no_string_raises() -> None:
     with pytest.raises(ValueError, match="a caption should be a string, and one is float"):
         viclip()(batch([*TEXTS[:3], float("nan")]))
 
 
 @pytest.mark.parametrize("recipe", ["viclip_tiny", "vilp_tiny"])
-def test_training_without_captions_says_so(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_without_captions_raises(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datamodules import Synthetic
     from tests.helpers.runs import ROOT, fit
 
@@ -266,7 +266,7 @@ def test_training_without_captions_says_so(recipe: str, tmp_path: Path, monkeypa
         fit(tmp_path, ["-c", str(ROOT / f"recipes/{recipe}.yaml")])
 
 
-def test_parts_that_do_not_fit_are_named() -> None:
+def test_parts_that_do_not_fit_raise() -> None:
     video, text = towers()
     with pytest.raises(ValueError, match="the video's `out` is 24, the text's 16"):
         ViCLIP(video, models.CLIPText(32, 1, 4, 64, 16))

@@ -1,4 +1,4 @@
-"""VideoMAE's own properties: hidden pixels cannot leak, the picture shows them, sizes that do not fit say so."""
+"""VideoMAE: masked pixels do not leak, reconstructions, and errors of sizes that do not fit."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def video(frames: int = 4) -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, frames, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_hidden_pixels_cannot_leak_into_the_encoder() -> None:
+def test_masked_pixels_do_not_reach_the_encoder() -> None:
     m = model()
     clip = m.normalize(video())
     keep, _ = m.sample_masks(2, clip.device)
@@ -57,8 +57,8 @@ def test_bytes_and_their_normalised_floats_have_one_target_and_loss() -> None:
 
 
 def test_the_pixel_loss_has_the_gradient_of_its_formula() -> None:
-    dice = torch.Generator().manual_seed(0)
-    prediction, target = torch.randn(2, 2, 5, 7, dtype=torch.float64, generator=dice)
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(2, 2, 5, 7, dtype=torch.float64, generator=generator)
     weight = torch.tensor([[1.0, 1, 0, 1, 0], [1, 0, 1, 1, 1]], dtype=torch.float64)
     mine, plain = (prediction.clone().requires_grad_() for _ in range(2))
     loss = masked_mse(mine, target.clone(), weight)
@@ -79,7 +79,7 @@ def test_a_perfect_prediction_shows_the_input() -> None:
     assert 0.7 < grey.float().mean() < 0.8
 
 
-def test_without_a_decoder_mask_all_hidden_tokens_are_decoded() -> None:
+def test_without_a_decoder_mask_all_masked_tokens_are_decoded() -> None:
     m = model()
     m.decoder_mask = None
     keep, predict = m.sample_masks(2, torch.device("cpu"))
@@ -102,6 +102,6 @@ def test_without_a_decoder_mask_all_hidden_tokens_are_decoded() -> None:
         ),
     ],
 )
-def test_sizes_that_do_not_fit_say_so(make, words: str) -> None:
+def test_sizes_that_do_not_fit_raise(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()

@@ -8,7 +8,7 @@ import torch
 import models
 from models.convert import umt2 as names
 from pretrain.objectives import VideoQA
-from tests.objectives.test_umt2 import TEXTS, batch, official, random_state, student, tower, whole, words
+from tests.helpers.umt2 import TEXTS, batch, official, random_state, student, tower, whole, words
 
 ANSWERS = ["circle", "square", "a red circle", "left", "yellow"]
 
@@ -44,14 +44,14 @@ def test_an_answer_is_learnt() -> None:
     assert torch.equal(model.eval().predict(asked())["answer"], asked()["label"])
 
 
-def test_answers_are_read_with_both_ends_and_score_alone() -> None:
+def test_answers_have_start_and_end_and_independent_losses() -> None:
     model = answerer().eval()
     ids = model.answer_tokens()
     assert ids.shape == (5, 5) and (ids[:, 0] == 2).all() and ids[0, 2:4].tolist() == [3, 3] and ids[2, -1] == 3
     states, seen = model.encode_questions(asked()["video"], TEXTS)
     both = model.answer_loss(states[:1].expand(2, -1, -1), seen[:1].expand(2, -1), ids[[0, 2]], ids[[0, 2]] != 0)
     alone = model.answer_loss(states[:1], seen[:1], ids[[0], :4], ids[[0], :4] != 0)
-    torch.testing.assert_close(both[:1], alone)  # what stands behind a shorter answer does not matter
+    torch.testing.assert_close(both[:1], alone)  # padding after a shorter answer does not matter
 
 
 def test_a_label_without_an_answer_is_named() -> None:
@@ -62,7 +62,7 @@ def test_a_label_without_an_answer_is_named() -> None:
     wrong["label"] = torch.tensor([0, -1, 2, 3])
     with pytest.raises(ValueError, match="b has the label -1"):
         model(wrong)
-    model.eval()  # an answer that the list has not is wrong, and has no loss
+    model.eval()  # an answer outside the list is wrong, and not in the loss
     some = {k: v[[0, 2, 3]] if isinstance(v, torch.Tensor) else [v[0], *v[2:]] for k, v in wrong.items()}
     torch.testing.assert_close(model(wrong)["answer"], model(some)["answer"])
 
@@ -94,18 +94,18 @@ def test_lists_of_answers(tmp_path: Path) -> None:
         ({"answer_context": 2}, "answers have 2 places"),
     ],
 )
-def test_what_cannot_answer_says_so(options: dict, said: str) -> None:
+def test_parts_that_do_not_fit_raise(options: dict, said: str) -> None:
     parts = {"text": tower(head=False), "answer_decoder": tower(fusion=0, source=32, causal=True), **options}
     with pytest.raises(ValueError, match=said):
         VideoQA(student(), words=words(), answers=ANSWERS, **parts)
 
 
-def test_the_writer_starts_as_the_layers_that_look() -> None:
+def test_the_answer_decoder_starts_from_the_cross_attention_layers() -> None:
     pretrained = whole()
     state, model = random_state(pretrained), answerer()
     for weights in (state, official(pretrained)):
         report = models.load_weights(model, weights)
-        other = "answer_decoder.blocks.{}.cross.kv.{}"  # questions have other channels than videos, here
+        other = "answer_decoder.blocks.{}.cross.kv.{}"  # here questions and videos have different widths
         assert report.missing == [other.format(i, part) for i in range(2) for part in ("weight", "bias")], report
         assert torch.equal(model.answer_decoder.blocks[1].cross.q.weight, state["text.blocks.2.cross.q.weight"])
         assert torch.equal(model.answer_decoder.head.bias, state["text.head.bias"])

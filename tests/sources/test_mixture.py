@@ -26,7 +26,7 @@ from datamodules.sources.order import Order, SampleRng, slots
 from datamodules.sources.tars import index_folder
 from tests.helpers import videos
 from tests.helpers.paths import ROOT
-from tests.loading.test_data_module import Toy, by_name
+from tests.helpers.recording import RecordingModule, by_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -145,7 +145,7 @@ def data(weights: tuple = (5, 3), micro: int = 2, workers: int = 0) -> VideoData
 
 
 def test_a_run_resumes_with_another_number_of_workers_but_not_with_other_weights(tmp_path: Path) -> None:
-    whole, rest = Toy(), Toy()
+    whole, rest = RecordingModule(), RecordingModule()
     keep = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     trainer(enable_checkpointing=True, callbacks=[keep]).fit(whole, datamodule=data())
     trainer().fit(rest, datamodule=data(micro=4, workers=2), ckpt_path=tmp_path / "step=5.ckpt")
@@ -153,7 +153,7 @@ def test_a_run_resumes_with_another_number_of_workers_but_not_with_other_weights
     shares = Counter(name.split("-")[1] for _, _, names, _ in whole.seen for name in names)
     assert shares == {"0": 60, "1": 36}
     with pytest.raises(MisconfigurationException, match=r"weights \[5.0, 3.0\], now \[1.0, 1.0\]"):
-        trainer().fit(Toy(), datamodule=data((1, 1)), ckpt_path=tmp_path / "step=5.ckpt")
+        trainer().fit(RecordingModule(), datamodule=data((1, 1)), ckpt_path=tmp_path / "step=5.ckpt")
 
 
 # Images

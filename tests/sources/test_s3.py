@@ -11,7 +11,7 @@ from datamodules import Shards, VideoData
 from datamodules.decoding.contract import DecodeError
 from datamodules.sources.tars import write_index, write_shard
 from tests.helpers import videos
-from tests.loading.test_data_module import Toy, trainer
+from tests.helpers.recording import RecordingModule, trainer
 
 pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install 'tubelet[remote]'")
 server = pytest.importorskip("moto.server", reason="an S3 server needs moto and flask: pip install 'tubelet[dev]'")
@@ -76,7 +76,7 @@ def test_a_run_streams_from_a_bucket(folder: Path, address: str, options: dict, 
     """Also in worker processes forked after this process has connected to the server."""
 
     def run(source: Shards, workers: int) -> tuple[list, VideoData]:
-        toy = Toy()
+        toy = RecordingModule()
         small = {"global_batch": 4, "micro_batch": 2, "size": 16, "frames": 4, "workers": workers}
         data = VideoData(source, source, **small)
         trainer(max_steps=6, val_check_interval=12).fit(toy, datamodule=data)

@@ -18,8 +18,8 @@ from datamodules import Annotated, Join, Mixture, RandomResizedCrop, Sparse, Squ
 from datamodules.loading.batches import EvalBatches, TrainBatches
 from pretrain.cli import main
 from tests.helpers import videos
+from tests.helpers.methods import resolved
 from tests.helpers.paths import ROOT
-from tests.objectives.test_objectives import resolved
 
 FRAGMENTS = sorted((ROOT / "recipes/data").glob("*.yaml"))
 

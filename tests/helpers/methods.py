@@ -1,0 +1,28 @@
+"""The tiny recipe of each method, and a recipe with all its defaults."""
+
+import pytest
+import yaml
+
+from pretrain.cli import main
+from tests.helpers.paths import ROOT
+
+# A row a method. It buys the tests here, and those of resuming and of ranks.
+METHODS = {
+    "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml"), "--model.init_args.mix.prob=1"],
+    "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],
+    "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
+    "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
+    "umt2": ["-c", str(ROOT / "recipes/umt2_tiny.yaml")],
+    "viclip": ["-c", str(ROOT / "recipes/viclip_tiny.yaml")],
+    "vilp": ["-c", str(ROOT / "recipes/vilp_tiny.yaml")],
+}
+
+EACH_METHOD = pytest.mark.parametrize("recipe", METHODS.values(), ids=list(METHODS))
+
+
+def resolved(capsys: pytest.CaptureFixture, recipe: list[str], *more: str) -> dict:
+    """A recipe with all defaults, as `--print_config` prints it."""
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *recipe, *more, "--print_config"])
+    assert stop.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
