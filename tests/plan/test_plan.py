@@ -126,7 +126,7 @@ def test_memory_is_what_a_run_allocates(name: str, more: list[str], spread: str,
     out = run_script("tests/helpers/allocations.py", ["fit", *options, f"--trainer.default_root_dir={tmp_path}"])
     measured = [int(line.split()[1]) for line in out.splitlines() if line.startswith("PEAK")]
     assert measured  # always of rank 0: the last rank to end may be killed before it prints
-    assert planned.total == pytest.approx(max(measured), rel=0.1)  # what a device must have
+    assert planned.total == pytest.approx(max(measured), rel=0.1)
 
 
 def test_the_command_prints_writes_and_warns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -19,7 +19,7 @@ TOY |= {"labels": 24, "tune_steps": 2}
 
 
 def toy(out: Path, *methods: str) -> int:
-    options = [word for key, value in TOY.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    options = [option for key, value in TOY.items() for option in (f"--{key.replace('_', '-')}", str(value))]
     return main(["--out", str(out), *options, "--methods", *methods])
 
 
@@ -44,7 +44,7 @@ def test_a_toy_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     toy(tmp_path, "videomae")
     assert capsys.readouterr().out.count("$ python -m pretrain predict") == 1
 
-    study = Study(tmp_path, Size(**TOY), lambda words: command([*words, "--trainer.enable_progress_bar=false"]))
+    study = Study(tmp_path, Size(**TOY), lambda options: command([*options, "--trainer.enable_progress_bar=false"]))
     assert 0 <= study.fine_tune("videomae", "direction", 0) <= 100
     assert main(["--out", str(tmp_path), "--methods", "random"]) == 2  # of another size
     assert "was begun with other numbers" in capsys.readouterr().err
@@ -58,7 +58,7 @@ def test_every_method_has_its_pages() -> None:
             else (ROOT / f"recipes/{method.recipe}.yaml").is_file()
         )
         assert name in METHODS
-    assert len(set(SEEDS.values())) == 2 and not set(SEEDS.values()) & {0, 1, 5, 6, 7, 8}  # what is trained on
+    assert len(set(SEEDS.values())) == 2 and not set(SEEDS.values()) & {0, 1, 5, 6, 7, 8}  # seeds of training videos
 
 
 def test_classes_are_the_sources_own() -> None:
@@ -66,7 +66,7 @@ def test_classes_are_the_sources_own() -> None:
     assert class_labels("direction", 4, 130).tolist() == [source[i].label for i in range(130)]
 
 
-def test_probes_find_what_is_there_and_only_that() -> None:
+def test_probes_find_classes_only_where_there_are_any() -> None:
     generator = torch.Generator().manual_seed(0)
     labels, truth = (torch.randint(0, 4, (n,), generator=generator) for n in (200, 400))
     means = 4 * torch.randn(4, 16, generator=generator)
@@ -75,7 +75,7 @@ def test_probes_find_what_is_there_and_only_that() -> None:
     noise = torch.randn(200, 16, generator=generator), torch.randn(400, 16, generator=generator)
     for probe in (linear_probe, knn_probe):
         assert 0.15 < probe(noise[0], labels, noise[1], truth) < 0.35
-        assert probe(given * 1e-4 + 7, labels, test * 1e-4 + 7, truth) > 0.9  # whatever the scale and the place
+        assert probe(given * 1e-4 + 7, labels, test * 1e-4 + 7, truth) > 0.9  # whatever the scale and the offset
 
 
 def test_draws_are_distinct_and_repeat() -> None:
@@ -86,7 +86,7 @@ def test_draws_are_distinct_and_repeat() -> None:
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
 
-def test_the_table_says_chance_and_spread() -> None:
+def test_the_table_gives_mean_and_spread() -> None:
     way = {"linear": [50.0, 60.0], "k-NN": [25.0], "fine-tuned": [70.0]}
     row = {"title": "A", "recipe": "a", "supervision": "captions", "kind": "E", "shape": way, "direction": way}
     assert "| A | E | pixels and captions | 55.0 ± 5.0 | 25.0 | 70.0 |" in as_markdown([row])

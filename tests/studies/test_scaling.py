@@ -28,8 +28,8 @@ def test_overlap_latency_and_jitter_of_an_estimate() -> None:
     """All messages but the last overlap with computation; one device waits for no other, several for the slowest."""
     assert estimate(MILLION, 1e12, 1, 1, "ddp", PLAIN) == {"step": 2.0, "share": 0.0, "efficiency": 1.0}
     blocks = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(500, 500, bias=False) for _ in range(4))})
-    hidden = estimate(blocks, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "overlap": 0.6}))
-    assert hidden["step"] == pytest.approx(2 + 8e6 * 7 / 8 / 1e9 / 4)
+    overlapped = estimate(blocks, 1e12, 1, 8, "ddp", Cluster(**{**vars(PLAIN), "overlap": 0.6}))
+    assert overlapped["step"] == pytest.approx(2 + 8e6 * 7 / 8 / 1e9 / 4)
     far = Cluster(**{**vars(PLAIN), "latency": 1e-3, "within_node": math.inf, "between_nodes": math.inf})
     assert estimate(MILLION, 1e12, 1, 64, "ddp", far)["step"] == pytest.approx(2 + 12e-3)
     assert estimate(MILLION, 1e12, 1, 64, "fsdp", far)["step"] == pytest.approx(2 + 3 * 63e-3)

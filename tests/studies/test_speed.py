@@ -41,7 +41,7 @@ def reported(name: str, rounds: int = 2) -> Report:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_contenders_train_alike(name: str) -> None:
+def test_contenders_have_equal_losses(name: str) -> None:
     """The same losses over three whole steps: forward, backward, clipping and optimiser are the same maths."""
     report = reported(name)
     assert list(report.seconds) == list(METHODS[name].contenders)
@@ -139,11 +139,11 @@ TINY_RUN = ["-c", "recipes/videomae_tiny.yaml", *SMALL, "--data.init_args.micro_
 def test_a_run_is_timed_against_its_bare_step(monkeypatch: pytest.MonkeyPatch) -> None:
     run = subprocess.run
 
-    def in_this_process(words: list[str], **options) -> subprocess.CompletedProcess:
-        if "fit" not in words:  # git, for the commit in the report
-            return run(words, **options)
-        main(words[words.index("fit") :])
-        return subprocess.CompletedProcess(words, 0, "")
+    def in_this_process(command: list[str], **options) -> subprocess.CompletedProcess:
+        if "fit" not in command:  # git, for the commit in the report
+            return run(command, **options)
+        main(command[command.index("fit") :])
+        return subprocess.CompletedProcess(command, 0, "")
 
     monkeypatch.setattr(end_to_end.subprocess, "run", in_this_process)
     began = time.perf_counter()
@@ -155,7 +155,7 @@ def test_a_run_is_timed_against_its_bare_step(monkeypatch: pytest.MonkeyPatch) -
     assert f"{found.efficiency:.3f} of its throughput" in found.markdown()
 
 
-def test_parts_of_a_batch_are_no_bare_step() -> None:
+def test_gradient_accumulation_is_refused() -> None:
     trainer = SimpleNamespace(accumulate_grad_batches=2)
     with pytest.raises(ValueError, match="micro_batch to the global batch"):
         end_to_end.Stopwatch("nowhere").on_train_batch_start(trainer, None, None, 0)
@@ -163,7 +163,7 @@ def test_parts_of_a_batch_are_no_bare_step() -> None:
 
 def test_a_run_that_fails_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, "no such recipe")
-    monkeypatch.setattr(end_to_end.subprocess, "run", lambda words, **options: failed)
+    monkeypatch.setattr(end_to_end.subprocess, "run", lambda command, **options: failed)
     with pytest.raises(RuntimeError, match="fit failed: no such recipe"):
         end_to_end.time_fit(["-c", "nothing.yaml"], steps=3)
 
@@ -178,8 +178,8 @@ def test_the_command_times_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_takes_a_letter_for_a_size() -> None:
-    words = ["train", "--method", "vit", "--size", "s", "--frames", "2", "--pixels", "32", "--batch", "1"]
-    command = [sys.executable, "tools/benchmark.py", *words, "--rounds", "1", "--no-memory"]
+    options = ["train", "--method", "vit", "--size", "s", "--frames", "2", "--pixels", "32", "--batch", "1"]
+    command = [sys.executable, "tools/benchmark.py", *options, "--rounds", "1", "--no-memory"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "## vit: size small" in ran.stdout
