@@ -21,32 +21,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ckpt", help="checkpoint of the index, if it was moved")
     a = parser.parse_args(arguments)
     from pretrain.features.index import read_index
-    from pretrain.features.search import Viewer, count, search, sheet, table, text_model
+    from pretrain.features.search import Viewer, as_text, count_videos, hit_grid, search, text_model
     from pretrain.plots.contact_sheet import write_png
 
     if a.top < 1 or not all(query.strip() for query in a.query):
         parser.error("--top must be 1 or more" if a.top < 1 else "a query is empty: give a search text")
     try:
-        about = read_index(a.index)
-        model = text_model(about, a.ckpt)
-        found = search(about["files"], model.encode_text(a.query).float().cpu(), a.top)
+        index = read_index(a.index)
+        model = text_model(index, a.ckpt)
+        found = search(index["files"], model.encode_text(a.query).float().cpu(), a.top)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     hits = [hit for each in found for hit in each]
     try:
-        viewer = Viewer(about)
+        viewer = Viewer(index)
         for hit in hits:
-            viewer.look(hit, 3 if a.out else 1)
+            viewer.load_frames(hit, 3 if a.out else 1)
     except (FileNotFoundError, ValueError) as error:
         for hit in hits:
-            hit.lost = f"the videos cannot be found: {error}"
+            hit.error = f"the videos cannot be found: {error}"
     for query, each in zip(a.query, found, strict=True):
-        print(table(query, each) + "\n")
+        print(as_text(query, each) + "\n")
     if a.out:
-        write_png(a.out, sheet(a.query, found, count(about["files"])))
+        write_png(a.out, hit_grid(a.query, found, count_videos(index["files"])))
         print(f"drawn to {a.out}")
-    lost = {f"{hit.name}: {hit.lost}" for hit in hits if hit.lost}
+    lost = {f"{hit.name}: {hit.error}" for hit in hits if hit.error}
     for line in sorted(lost):
         print(f"unreadable {line}", file=sys.stderr)
     return 1 if lost else 0

@@ -15,10 +15,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the tuned weights (default %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, for --ckpt_path and export")
     a = parser.parse_args(arguments)
-    from pretrain.export.interpolate import write_mixed
+    from pretrain.export.interpolate import write_interpolated
 
     try:
-        own = write_mixed(a.tuned, a.start, a.alpha, a.out)
+        own = write_interpolated(a.tuned, a.start, a.alpha, a.out)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,1 +1,1 @@
-"""How a run runs, stops, resumes, is sharded and watched."""
+"""Strategies, checkpoints, resuming, preemption and monitoring of runs."""

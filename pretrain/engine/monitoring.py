@@ -18,7 +18,7 @@ class Throughput(pl.Callback):
     """Logs clips per second over all ranks, the share of time spent waiting for data, and memory.
 
     Args:
-        window: micro-batches that each logged value is taken over.
+        window: optimiser steps that each logged value is taken over.
     """
 
     def __init__(self, window: int = 10) -> None:
@@ -31,15 +31,15 @@ class Throughput(pl.Callback):
         self._start(trainer)  # the time of validation does not count
 
     def _start(self, trainer: pl.Trainer) -> None:
-        self.since, self.clips, self.batches = time.perf_counter(), 0, 0
+        self.since, self.clips, self.steps = time.perf_counter(), 0, 0
         self.waited = _loader_wait(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         self.clips += len(batch["video"])
-        self.batches += 1
-        if self.batches < self.window:
+        self.steps += (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.steps < self.window:
             return
         seconds = time.perf_counter() - self.since
         wait = (_loader_wait(trainer) - self.waited) / seconds
@@ -115,11 +115,21 @@ class Reconstructions(pl.Callback):
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's progress bar without epochs: a run is a sequence of steps."""
+    """Lightning's progress bar without epochs and micro-batches: a run is a sequence of optimiser steps."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: object) -> None:
         super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description("train")
+        bar = self.train_progress_bar
+        bar.set_description("train")
+        bar.total, bar.unit = min(trainer.max_steps, trainer.num_training_batches // trainer.accumulate_grad_batches), "step"
+        bar.initial = bar.n = bar.last_print_n = trainer.global_step  # rates are those of this process
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        parts = trainer.accumulate_grad_batches
+        if (batch_idx + 1) % parts == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, (batch_idx + 1) // parts - 1)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
         metrics = super().get_metrics(trainer, pl_module)

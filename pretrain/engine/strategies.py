@@ -191,10 +191,8 @@ class ZeROStrategy(DeepSpeedStrategy):
             self._clamp_parameters()
         taken = engine.is_gradient_accumulation_boundary()
         result = super().optimizer_step(optimizer, closure, model, **options)
-        if taken:
-            assert self.lightning_module is not None
-            norm = engine.get_global_grad_norm()  # before clipping
-            assert norm is not None
+        norm = engine.get_global_grad_norm()  # before clipping
+        if taken and norm is not None and self.lightning_module is not None:
             self.lightning_module.log("grad_norm", norm)
         return result
 

@@ -1,1 +1,1 @@
-"""Trained weights out, to every layout that is known, and a trained run loaded again."""
+"""Exports trained weights to other layouts, and loads trained runs."""

@@ -1,18 +1,15 @@
-"""A fine-tuned classifier out: to transformers' VideoMAE with the names of its classes, and to official layouts."""
+"""Exports a fine-tuned classifier to transformers' VideoMAEForVideoClassification, with the names of its classes."""
 
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models.classifier import Classifier, VideoClassifier
-from models.convert import internvideo
 from models.convert import videomae as names
-from models.convert.rules import to_theirs
 from models.positions import FixedPositions
-from models.uniformerv2 import UniFormerV2Classifier
 from models.vit import VideoViT
-from pretrain.export.shared import encoder_sizes, fill_videomae, noise_for, only_rounding
+from pretrain.export.shared import encoder_sizes, load_videomae, random_video, require_close
 
 EXAMPLE = (
     "from transformers import VideoMAEForVideoClassification, VideoMAEImageProcessor\n"
@@ -21,41 +18,32 @@ EXAMPLE = (
 )
 
 
-def official_names(model: Classifier, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A state dict as the official fine-tuning saves it (VideoMAE V2's and UMT's, or UniFormerV2's), and our names that
-    have no place there."""
-    rules = {VideoClassifier: names.OFFICIAL_FINETUNE, UniFormerV2Classifier: internvideo.UNIFORMERV2}
-    if type(model) not in rules:
-        raise ValueError(f"{type(model).__name__} has no official layout: export to safetensors")
-    return to_theirs(rules[type(model)], state)
-
-
 def to_transformers(model: Classifier, folder: Path, classes: list[str] | None) -> str:
-    """A folder for `VideoMAEForVideoClassification.from_pretrained`, checked by loading it and comparing scores.
+    """Write a folder for `VideoMAEForVideoClassification.from_pretrained`, load it and compare the scores.
 
     Args:
-        classes: their names; numbers by default.
+        classes: their names; None: their numbers.
     """
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-    e = _encoder_that_fits(model)
+    model, e = _check(model)
     labels = dict(enumerate(classes)) if classes else {k: f"LABEL_{k}" for k in range(model.classes)}
     config = VideoMAEConfig(
         **encoder_sizes(e),
         layer_norm_eps=1e-6,
-        qkv_bias=True,
         use_mean_pooling=model.mean,
         id2label=labels,
         label2id={name: k for k, name in labels.items()},
     )
     theirs = VideoMAEForVideoClassification(config)
-    fill_videomae(theirs, names.TRANSFORMERS, model.state_dict())
+    load_videomae(theirs, names.TRANSFORMERS, model.state_dict())
     theirs.save_pretrained(folder)  # writes the names that transformers 4 and 5 both read
     difference = compare(model, e, VideoMAEForVideoClassification.from_pretrained(folder))
     return f"VideoMAEForVideoClassification of {model.classes} classes, scores equal to {difference:.1e}"
 
 
-def _encoder_that_fits(model: Classifier) -> VideoViT:
+def _check(model: Classifier) -> tuple[VideoClassifier, VideoViT]:
+    """The model and its encoder; ValueError for options that transformers' class does not have."""
     e = model.encoder
     if not isinstance(model, VideoClassifier) or not isinstance(e, VideoViT):
         raise ValueError(f"transformers has no {type(model).__name__} of {type(e).__name__}: export to safetensors")
@@ -69,12 +57,12 @@ def _encoder_that_fits(model: Classifier) -> VideoViT:
         raise ValueError(
             "transformers' VideoMAE has one norm after its blocks: of the mean (encoder norm: false), or of each token"
         )
-    return e
+    return model, e
 
 
 @torch.no_grad()
-def compare(model: Classifier, e: VideoViT, theirs: nn.Module) -> float:
-    """Largest difference of scores on random video; ValueError where it is not rounding."""
-    video = noise_for(e)
+def compare(model: VideoClassifier, e: VideoViT, theirs: nn.Module) -> float:
+    """Largest difference of the scores on random video; ValueError if it is larger than rounding errors."""
+    video = random_video(e)
     difference = (model.eval()(video) - theirs.eval()(video.transpose(1, 2)).logits).abs().max().item()
-    return only_rounding(difference, "classifier")
+    return require_close(difference, "classifier")

@@ -1,4 +1,4 @@
-"""WiSE-FT: weights between those of fine-tuning and those it started from, in place of either (2109.01903)."""
+"""WiSE-FT: interpolates between fine-tuned weights and the weights that fine-tuning started from (2109.01903)."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from models import load_weights
 from pretrain.engine.checkpoint import newest_checkpoint
 
 
-def mixed(tuned: dict[str, Tensor], start: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """alpha * tuned + (1 - alpha) * start for the weights that both have, `tuned` for the others.
+def interpolate(tuned: dict[str, Tensor], start: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """alpha * tuned + (1 - alpha) * start for tensors that both have, `tuned` for the others.
 
     Raises:
-        ValueError: alpha is not between 0 and 1, or a weight has another shape.
+        ValueError: alpha is not between 0 and 1, or the shapes of a tensor differ.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is the share of the tuned weights, from 0 to 1, not {alpha}")
@@ -31,9 +31,9 @@ def mixed(tuned: dict[str, Tensor], start: dict[str, Tensor], alpha: float) -> d
     return state
 
 
-def mix_into(model: nn.Module, start: str, alpha: float) -> list[str]:
-    """Mixes a checkpoint, of any layout that `load_weights` knows, into a model; returns the weights that only the
-    model has, which stay: of ViCLIP and CLIP the temporal table and the temperature.
+def interpolate_into(model: nn.Module, start: str, alpha: float) -> list[str]:
+    """Interpolate a model's weights with a checkpoint of any layout that `load_weights` reads; returns the names of the
+    tensors that only the model has, which stay: for ViCLIP and CLIP the temporal table and the temperature.
 
     Source: the released runs named `wiseft05` (InternVid, 2307.06942): alpha 0.5, and CLIP.
     """
@@ -41,7 +41,7 @@ def mix_into(model: nn.Module, start: str, alpha: float) -> list[str]:
     report = load_weights(model, start)
     loaded = {name: model.state_dict()[name] for name in report.loaded}
     try:
-        state = mixed(tuned, loaded, alpha)
+        state = interpolate(tuned, loaded, alpha)
     except ValueError:
         model.load_state_dict(tuned)
         raise
@@ -49,8 +49,8 @@ def mix_into(model: nn.Module, start: str, alpha: float) -> list[str]:
     return [name for name in tuned if name not in loaded]
 
 
-def write_mixed(tuned: str, start: str, alpha: float, out: Path) -> list[str]:
-    """Writes a checkpoint like that of a run, with mixed weights and no optimiser; returns what `mix_into` does.
+def write_interpolated(tuned: str, start: str, alpha: float, out: Path) -> list[str]:
+    """Write a checkpoint with interpolated weights and without optimiser states; returns as `interpolate_into`.
 
     Raises:
         FileNotFoundError, ValueError: a checkpoint is missing, damaged or of another architecture; `out` exists.
@@ -58,34 +58,35 @@ def write_mixed(tuned: str, start: str, alpha: float, out: Path) -> list[str]:
     from pretrain.export.load_run import load_objective
 
     if out.exists():
-        raise ValueError(f"{out} is there already: choose another --out")
+        raise ValueError(f"{out} exists already: choose another --out")
     model, _ = load_objective(tuned)
-    own = mix_into(model, start, alpha)
-    file = newest_checkpoint(Path(tuned)) if Path(tuned).is_dir() else tuned
+    only_tuned = interpolate_into(model, start, alpha)
+    file = newest_checkpoint(Path(tuned)) if Path(tuned).is_dir() else Path(tuned)
+    assert file is not None  # `load_objective` has read it
     saved = torch.load(file, map_location="cpu", weights_only=True)
     for part in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
         saved.pop(part, None)
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.save({**saved, "state_dict": model.state_dict()}, out)
-    return own
+    return only_tuned
 
 
 class WiseFT(pl.Callback):
-    """Evaluates, or predicts with, weights between the run's and those of a checkpoint; nothing is written.
+    """Tests or predicts with weights interpolated between the run's and those of a checkpoint; nothing is written.
 
     Args:
-        start: what fine-tuning started from, such as CLIP's checkpoint.
-        alpha: share of the run's own weights; 0.5 in ViCLIP's and InternVideo's zero-shot figures.
+        start: the checkpoint that fine-tuning started from, such as CLIP's.
+        alpha: weight of the run's own weights; 0.5 in ViCLIP's and InternVideo's zero-shot results.
     """
 
     def __init__(self, start: str, alpha: float = 0.5) -> None:
         self.start, self.alpha = start, alpha
-        self.fact = ""
+        self.fact = ""  # the change of weights, for the tables of results and the index
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with torch.no_grad():
-            own = mix_into(pl_module, self.start, self.alpha)
-        kept = f"{len(own)} tensors that are not in it as they were" if own else "all tensors"
+            only_tuned = interpolate_into(pl_module, self.start, self.alpha)
+        kept = f"{len(only_tuned)} tensors that are not in it as they were" if only_tuned else "all tensors"
         self.fact = f"WiSE-FT {self.alpha:g} with {self.start}, {kept}"
 
     on_predict_start = on_test_start

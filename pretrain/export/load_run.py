@@ -1,4 +1,4 @@
-"""A trained objective, built from the recipe that its checkpoint carries."""
+"""Loads a trained objective, built from the recipe in its checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,18 @@ from pretrain.objectives import Classify, Objective
 
 
 def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, Any]]:
-    """The trained objective in a checkpoint, in eval mode, and what is known of its training.
+    """The trained objective of a checkpoint, in eval mode, and the facts of its training: step, checkpoint, recipe.
 
-    The checkpoint, a file or a folder of parts, carries its recipe, so nothing else is needed. ValueError if it does
-    not, or if `ema` asks for averaged weights (see `pretrain.engine.ema`) and it holds none.
+    Args:
+        path: a checkpoint, a file or a sharded folder, or a run folder (its newest checkpoint).
+        ema: load the averaged weights (see `pretrain.engine.ema`).
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        ValueError: it is damaged, or holds no recipe, or no averaged weights.
     """
     file = Path(path)
-    newest = newest_checkpoint(file) if file.is_dir() and not is_sharded(file) else None  # of a run, and whole
+    newest = newest_checkpoint(file) if file.is_dir() and not is_sharded(file) else None  # of a run folder
     file = newest or file
     if not file.is_file() and not is_sharded(file):
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -47,7 +52,7 @@ def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, A
 
 
 def build(settings: dict[str, Any]) -> Objective:
-    """An objective from the `model` part of a recipe; weights to start from are not loaded."""
+    """The objective of a recipe's `model` part; the weights to start from are not loaded."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "model")
-    return parser.instantiate_classes(parser.parse_object({"model": with_new_names(settings)})).model
+    return parser.instantiate_classes(parser.parse_object({"model": with_new_names(settings)}))["model"]

@@ -1,9 +1,8 @@
-"""Dense features of whole videos: a row a window in one .npy file a video, written whole or not at all, and never
-mixed with those of another model or of other windows.
+"""Dense features of whole videos: an .npy file per video with a row per window, complete or absent.
 
-    FOLDER/dense.json           what the features are of: model, weights, windows
-    FOLDER/sub/NAME.npy         float32 [n, D] of the video sub/NAME.mp4
-    FOLDER/sub/NAME.json        its frame rate, frames, window and step, and the second that each window's middle is at
+FOLDER/dense.json           the settings: model, weights, windows; a folder holds features of one setting only
+FOLDER/sub/NAME.npy         float32 [n, D] of the video sub/NAME.mp4
+FOLDER/sub/NAME.json        its frame rate, frames, window and step, and the middle of each window in seconds
 """
 
 import hashlib
@@ -21,18 +20,17 @@ from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.loading.survey import VideoInfo
 from datamodules.sources.files import VIDEO_SUFFIXES
 
-_ABOUT = "dense.json"
-# Of the model's and the data's settings: what changes no feature, and what makes one.
-_NO_MATTER = ("optim", "metrics", "weights", "seed", "global_batch", "recompute", "compile")
+_SETTINGS_FILE = "dense.json"
+_IRRELEVANT = ("optim", "metrics", "weights", "seed", "global_batch", "recompute", "compile")  # of the model's settings
 _CLIP = ("frames", "stride", "size", "window_step", "view", "decoder")
 
 
 class DenseFolder:
-    """Where features of many videos lie, and what they are of.
+    """A folder of features and the settings that they depend on.
 
     Args:
-        folder: made where there is none.
-        settings: what features depend on; those of another folder, or of an earlier run, may differ.
+        folder: created if it does not exist.
+        settings: see `feature_settings`.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -40,40 +38,40 @@ class DenseFolder:
         self.digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def open(self) -> None:
-        """Says in the folder what its features are of. MisconfigurationException if it holds others."""
-        file = self.folder / _ABOUT
+        """Write the settings into the folder. MisconfigurationException if it holds features of other settings."""
+        file = self.folder / _SETTINGS_FILE
         if file.is_file():
             old = json.loads(file.read_text(encoding="utf-8"))
-            other = [key for key in self.settings if old.get(key) != self.settings[key]]
-            if other:
+            changed = [key for key in self.settings if old.get(key) != self.settings[key]]
+            if changed:
                 raise MisconfigurationException(
-                    f"{self.folder} holds dense features made with other settings ({', '.join(other)}; see {file}): "
-                    "repeat those, choose another folder by --features.folder, or delete this one"
+                    f"{self.folder} holds dense features made with other settings ({', '.join(changed)}; see {file}): "
+                    "use those, choose another folder by --features.folder, or delete this one"
                 )
             return
         if any(self.folder.rglob("*.npy")):
             raise MisconfigurationException(
-                f"{self.folder} holds .npy files and no {_ABOUT} that says what they are: choose another folder by "
+                f"{self.folder} holds .npy files but no {_SETTINGS_FILE} that describes them: choose another folder by "
                 "--features.folder"
             )
         _write(file, json.dumps(self.settings, indent=1, ensure_ascii=False) + "\n")
 
-    def place(self, name: str) -> Path:
-        """The file of a video's features: the folders of its name, without what leads out of here."""
+    def path(self, name: str) -> Path:
+        """The file of a video's features, in the subfolders of its name; never outside the folder."""
         parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..", ".")]
         last = parts[-1] if parts else "video"
         stem, suffix = os.path.splitext(last)
         parts[-1:] = [stem if suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES else last]
         return self.folder.joinpath(*parts[:-1], f"{parts[-1]}.npy")
 
-    def holds(self, name: str) -> bool:
-        """Whether a video is done. MisconfigurationException if the file is another video's, or of other settings."""
-        file = self.place(name)
+    def is_done(self, name: str) -> bool:
+        """Whether a video is finished. MisconfigurationException if the file is of another video or other settings."""
+        file = self.path(name)
         if not file.is_file():
             return False
         about = file.with_suffix(".json")
         if not about.is_file():
-            raise MisconfigurationException(f"{file} is there, and {about.name} that says what it is not: delete it")
+            raise MisconfigurationException(f"{file} exists, but {about.name} that describes it does not: delete it")
         found = json.loads(about.read_text(encoding="utf-8"))
         if found["name"] != name:
             raise MisconfigurationException(_clash(file, found["name"], name))
@@ -85,9 +83,9 @@ class DenseFolder:
         """MisconfigurationException if two videos would share a file."""
         owners: dict[Path, str] = {}
         for name in names:
-            owner = owners.setdefault(self.place(name), name)
+            owner = owners.setdefault(self.path(name), name)
             if owner != name:
-                raise MisconfigurationException(_clash(self.place(name), owner, name))
+                raise MisconfigurationException(_clash(self.path(name), owner, name))
 
 
 def _clash(file: Path, one: str, other: str) -> str:
@@ -95,22 +93,24 @@ def _clash(file: Path, one: str, other: str) -> str:
 
 
 class DenseWriter:
-    """Takes the rows of one rank as they come, a video after the other, and keeps none of them.
+    """Writes the rows of one rank as they arrive, video after video, without keeping them in memory.
 
     Args:
-        place: which outputs go where.
-        output: which of the model's outputs.
-        windows: how many each video has.
+        folder: where the files go.
+        output: name of the model's output to write.
+        windows: the number of windows of a video.
     """
 
-    def __init__(self, place: DenseFolder, output: str, videos: list[VideoInfo], windows: Callable[[VideoInfo], int]):
-        self.place, self.output = place, output
+    def __init__(
+        self, folder: DenseFolder, output: str, videos: list[VideoInfo], windows: Callable[[VideoInfo], int]
+    ) -> None:
+        self.folder, self.output = folder, output
         self.videos, self.windows = {video.number: video for video in videos}, windows
-        self.now: VideoInfo | None = None
+        self.video: VideoInfo | None = None  # whose file is open
         self.written = 0
 
-    def add(self, place: Tensor, outputs: dict[str, Tensor]) -> None:
-        """Rows of a batch: `place` int64 [B, 3], as `Windows` gives it, and the outputs [B, D]."""
+    def add(self, window: Tensor, outputs: dict[str, Tensor]) -> None:
+        """Write the rows of a batch: `window` int64 [B, 3], as `Windows` returns it, and the outputs [B, D]."""
         if self.output not in outputs:
             raise MisconfigurationException(
                 f"the model predicts {', '.join(outputs)}, and no {self.output!r}: name one by --features.outputs"
@@ -118,40 +118,40 @@ class DenseWriter:
         rows = outputs[self.output]
         if rows.ndim != 2:
             raise MisconfigurationException(
-                f"`{self.output}` is {list(rows.shape[1:])} a window; dense features are rows"
+                f"`{self.output}` has the shape {list(rows.shape[1:])} per window, and dense features are vectors"
             )
         values = rows.float().cpu().numpy()
-        for (number, window, middle), row in zip(place.cpu().tolist(), values, strict=True):
-            if self.now is None or number != self.now.number:
+        for (video_number, window_number, middle), row in zip(window.cpu().tolist(), values, strict=True):
+            if self.video is None or video_number != self.video.number:
                 self.close()
-                self._begin(self.videos[number], len(row))
-            if window == len(self.middles):  # else one before it could not be read, and the video is given up
+                self._open(self.videos[video_number], len(row))
+            if window_number == len(self.middles):  # else an earlier window was unreadable: the video is incomplete
                 self.draft.write(row.tobytes())
                 self.middles.append(middle)
 
-    def _begin(self, video: VideoInfo, width: int) -> None:
-        self.now, self.middles = video, []
-        self.file = self.place.place(video.name)
+    def _open(self, video: VideoInfo, width: int) -> None:
+        self.video, self.middles = video, []
+        self.file = self.folder.path(video.name)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.draft: BinaryIO = open(self.file.with_name(f".{self.file.name}.draft"), "wb")  # noqa: SIM115
         shape = self.windows(video), width
-        about = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.draft, about)
+        header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.draft, header)
 
     def close(self) -> None:
-        """Ends the video that is under way: its files appear if all of its windows have come."""
-        video, self.now = self.now, None
+        """Finish the open video: its files appear if all of its windows have arrived."""
+        video, self.video = self.video, None
         if video is None:
             return
-        whole = len(self.middles) == self.windows(video)
-        if whole:
+        complete = len(self.middles) == self.windows(video)
+        if complete:
             self.draft.flush()
             os.fsync(self.draft.fileno())
         self.draft.close()
-        if not whole:
+        if not complete:
             Path(self.draft.name).unlink()
             return
-        settings = self.place.settings
+        settings = self.folder.settings
         frames, stride = (settings["clip"][key] for key in ("frames", "stride"))
         about = {
             "name": video.name,
@@ -161,7 +161,7 @@ class DenseWriter:
             "stride": stride,
             "step": settings["clip"]["window_step"],
             "repeats the last frame": video.frames < (frames - 1) * stride + 1,
-            "settings": self.place.digest,
+            "settings": self.folder.digest,
             "seconds": [round(middle / 1e6, 6) if middle >= 0 else None for middle in self.middles],
         }
         _write(self.file.with_suffix(".json"), json.dumps(about, ensure_ascii=False) + "\n")
@@ -169,8 +169,8 @@ class DenseWriter:
         self.written += 1
 
 
-def settings_of(recipe: dict[str, Any], output: str, precision: str, model: nn.Module) -> dict[str, Any]:
-    """What dense features depend on: the model, a fingerprint of its weights, its numbers, and how windows are cut.
+def feature_settings(recipe: dict[str, Any], output: str, precision: str, model: nn.Module) -> dict[str, Any]:
+    """What dense features depend on: the model, a fingerprint of its weights, the precision, and the windows.
 
     Args:
         recipe: the `model` and `data` parts of the resolved recipe.
@@ -178,7 +178,7 @@ def settings_of(recipe: dict[str, Any], output: str, precision: str, model: nn.M
     parts = {part: recipe.get(part) or {} for part in ("model", "data")}
     model_args, data_args = (part.get("init_args") or {} for part in parts.values())
     return {
-        "model": {**parts["model"], "init_args": {k: v for k, v in model_args.items() if k not in _NO_MATTER}},
+        "model": {**parts["model"], "init_args": {k: v for k, v in model_args.items() if k not in _IRRELEVANT}},
         "weights": fingerprint(model),
         "clip": {key: data_args.get(key) for key in _CLIP},
         "output": output,
@@ -186,17 +186,16 @@ def settings_of(recipe: dict[str, Any], output: str, precision: str, model: nn.M
     }
 
 
-def fingerprint(model: nn.Module, look: int = 256) -> str | None:
-    """A number that tells two sets of weights apart, of `look` values a tensor, wherever the file lies; None of a model
-    that is in parts."""
-    found = hashlib.blake2b(digest_size=8)
+def fingerprint(model: nn.Module, samples: int = 256) -> str | None:
+    """A hash of the weights, of about `samples` values per tensor; None if the model is sharded."""
+    digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(model.state_dict().items()):
         if hasattr(tensor, "to_local") or tensor.is_meta:
             return None
         values = tensor.detach().flatten()
-        values = values[:: max(1, len(values) // look)].double().cpu().numpy()
-        found.update(name.encode() + values.tobytes())
-    return found.hexdigest()
+        values = values[:: max(1, len(values) // samples)].double().cpu().numpy()
+        digest.update(name.encode() + values.tobytes())
+    return digest.hexdigest()
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,20 +1,30 @@
-"""An index of videos: `index.json` beside features says of which model and of which videos they are."""
+"""The index of a folder of features: `index.json` describes the model and the videos that they are of."""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
-PROBE = "a video"
-_SEEN = ("decoder", "sampler", "frames", "stride")  # of the data's settings: which frames the model was shown
+PROBE_TEXT = "a video"
+_FRAME_SETTINGS = ("decoder", "sampler", "frames", "stride")  # data settings that select the frames of a video
+
+
+class TextEncoder(Protocol):
+    """An objective with `encode_text`."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Features of texts, `[n, D]`."""
+        ...
 
 
 def describe(settings: dict[str, Any], trainer: Trainer, model: LightningModule) -> dict[str, Any]:
-    """What a search must know: model and checkpoint, the source of the videos, and what a text's feature looks like.
+    """What a search needs: model and checkpoint, the source of the videos, and the feature of a probe text.
 
     Args:
         settings: the `model` and `data` parts of the resolved recipe.
@@ -24,23 +34,25 @@ def describe(settings: dict[str, Any], trainer: Trainer, model: LightningModule)
     probe = None
     if hasattr(model, "encode_text"):
         with torch.no_grad():
-            probe = {"text": PROBE, "feature": [round(v, 6) for v in model.encode_text([PROBE])[0].tolist()]}
+            feature = cast(TextEncoder, model).encode_text([PROBE_TEXT])[0]
+        probe = {"text": PROBE_TEXT, "feature": [round(value, 6) for value in feature.tolist()]}
+    callbacks = trainer.callbacks  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
     return {
         "checkpoint": os.path.abspath(checkpoint) if checkpoint and "://" not in checkpoint else checkpoint,
-        "changed": [callback.fact for callback in trainer.callbacks if getattr(callback, "fact", "")],
+        "changed": [callback.fact for callback in callbacks if getattr(callback, "fact", "")],
         "model": settings["model"],
         "source": data.get("predict"),
-        "seen": {key: data.get(key) for key in _SEEN},
-        "started in": os.getcwd(),  # what relative paths start from
+        "seen": {key: data.get(key) for key in _FRAME_SETTINGS},
+        "started in": os.getcwd(),  # relative paths start here
         "probe": probe,
     }
 
 
 def open_index(folder: Path, about: dict[str, Any]) -> None:
-    """Begins an index; the same one again takes the old one's place.
+    """Write `index.json`; features of an equal index are deleted, to be written again.
 
     Raises:
-        MisconfigurationException: the folder holds features of something else.
+        MisconfigurationException: the folder holds features of another model or other videos.
     """
     old = sorted(folder.glob("features*.safetensors"))
     file = folder / "index.json"
@@ -57,11 +69,11 @@ def open_index(folder: Path, about: dict[str, Any]) -> None:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `open_index` wrote, with its `folder` and `files`: those of the features, in order.
+    """The content of `index.json`, with its `folder` and the `files` of the features, in order.
 
     Raises:
         FileNotFoundError: no such folder, or no features in it.
-        ValueError: features without an index, or of a model without texts.
+        ValueError: features without an index, or of a model without a text encoder.
     """
     files = sorted(folder.glob("features*.safetensors"))
     if not files:
@@ -71,11 +83,11 @@ def read_index(folder: Path) -> dict[str, Any]:
         )
     file = folder / "index.json"
     if not file.is_file():
-        raise ValueError(f"{folder} holds features but no index.json: make them anew by `python -m pretrain predict`")
+        raise ValueError(f"{folder} holds features but no index.json: write them again by `python -m pretrain predict`")
     about = json.loads(file.read_text(encoding="utf-8"))
     if about["probe"] is None:
         raise ValueError(
-            f"{folder} is of a model without texts ({about['model']['class_path'].rpartition('.')[2]}): search takes "
-            "features of one that knows both, such as ViCLIP"
+            f"{folder} is of a model without a text encoder ({about['model']['class_path'].rpartition('.')[2]}): "
+            "search needs features of a model of videos and texts, such as ViCLIP"
         )
     return {**about, "folder": folder, "files": files}

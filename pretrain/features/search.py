@@ -1,4 +1,4 @@
-"""Search: which videos of an index are like words, what they look like, and where in them the model looked.
+"""Search: the videos of an index that are most similar to texts, with the frames that the model encoded.
 
 Letters in shapes: Q queries, D channels, M videos of a file, k hits.
 """
@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonargparse
 import numpy as np
@@ -23,18 +23,18 @@ from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.sources.source import Sample, Source
 from models import load_weights
 from pretrain.export.load_run import build, load_objective
-from pretrain.objectives import Objective
+from pretrain.features.index import TextEncoder
 from pretrain.plots.result_grid import Row, Tile, result_grid
 
-_ROWS = 65_536  # compared at a time
-_LOST = 1000  # samples looked at for one that is not where it should be
+_CHUNK = 65_536  # rows compared at a time
+_LOOKAHEAD = 1000  # samples searched for a video that is not at its expected number
 
 
 @dataclass
 class Hit:
-    """A video that was found: its score and name, and its row among those that one rank wrote.
+    """A video that was found: its score and name, the rank that wrote its features, and the row of that rank.
 
-    `frames` are a few of those that the model saw, `time` when they were, `lost` why there are none.
+    `frames` are a few of the frames that the model encoded, `time` is their time; `error` is why there are none.
     """
 
     score: float
@@ -44,23 +44,23 @@ class Hit:
     world: int
     frames: list[np.ndarray] = field(default_factory=list)
     time: str = ""
-    lost: str = ""
+    error: str = ""
 
 
-def text_model(about: dict[str, Any], checkpoint: str | None = None) -> Objective:
-    """The model that made an index, from its checkpoint or from `checkpoint`.
+def text_model(index: dict[str, Any], checkpoint: str | None = None) -> TextEncoder:
+    """The model that an index was made with, from the index's checkpoint or from `checkpoint`.
 
     Raises:
-        FileNotFoundError: the checkpoint is not where it was.
+        FileNotFoundError: the checkpoint does not exist.
         ValueError: it is damaged, or not the one that the index was made with.
     """
-    weights = about["model"].get("init_args", {}).get("weights")
-    path = checkpoint or about["checkpoint"] or (weights and os.path.join(about["started in"], weights))
+    weights = index["model"].get("init_args", {}).get("weights")
+    path = checkpoint or index["checkpoint"] or (weights and os.path.join(index["started in"], weights))
     if path is None:
         raise ValueError(
             "the index is of a model as it was initialised, without a checkpoint: its features mean nothing"
         )
-    beside = about["folder"].parent / "checkpoints" / os.path.basename(path)  # a run folder that was moved as a whole
+    beside = index["folder"].parent / "checkpoints" / os.path.basename(path)  # if the whole run folder was moved
     if not os.path.exists(path) and beside.exists():
         path = str(beside)
     if not os.path.exists(path):
@@ -68,111 +68,110 @@ def text_model(about: dict[str, Any], checkpoint: str | None = None) -> Objectiv
     if os.path.isdir(path) or path.endswith(".ckpt"):
         model = load_objective(path)[0]
     else:
-        model = build(about["model"]).eval()
+        model = build(index["model"]).eval()
         load_weights(model, path)
-    probe = about["probe"]
     if not hasattr(model, "encode_text"):
-        raise ValueError(f"{path} is a {type(model).__name__}, which knows no texts: the index was made with another")
-    with torch.no_grad():
-        found = model.encode_text([probe["text"]])[0].float().cpu()
-    expected = torch.tensor(probe["feature"])
-    if found.shape != expected.shape or not torch.cosine_similarity(found, expected, dim=0) > 0.99:
-        mixed = (
-            f" (it was made with {about['changed'][0]}: write such weights by tools/wise.py)"
-            if about["changed"]
-            else ""
+        raise ValueError(
+            f"{path} is a {type(model).__name__}, which has no text encoder: the index was made with another model"
         )
-        raise ValueError(f"{path} is not the checkpoint that the index was made with: it reads texts otherwise{mixed}")
-    return model
+    encoder, probe = cast(TextEncoder, model), index["probe"]
+    with torch.no_grad():
+        feature = encoder.encode_text([probe["text"]])[0].float().cpu()
+    expected = torch.tensor(probe["feature"])
+    if feature.shape != expected.shape or not torch.cosine_similarity(feature, expected, dim=0) > 0.99:
+        changed = index["changed"]
+        hint = f" (it was made with {changed[0]}: write such weights by tools/wise.py)" if changed else ""
+        raise ValueError(f"{path} is not the checkpoint that the index was made with: its text features differ{hint}")
+    return encoder
 
 
 def search(files: Sequence[Path], queries: Tensor, k: int) -> list[list[Hit]]:
-    """The k rows of all files that are most like each of `queries` `[Q, D]`; of equal ones those that come first.
+    """The k rows of all files with the largest product with each of `queries` `[Q, D]`; of equal ones the first.
 
-    Files are gone through one by one, in parts: memory does not grow with their number.
+    Files are read one by one in chunks, hence memory does not grow with their number.
     """
     best = torch.full((len(queries), 0), 0.0)
     places = torch.zeros(len(queries), 0, 2, dtype=torch.long)  # file and row
     for number, file in enumerate(files):
-        for start, part in _parts(file):
-            if part.ndim != 2 or part.shape[1] != queries.shape[1]:
+        for start, chunk in _chunks(file):
+            if chunk.ndim != 2 or chunk.shape[1] != queries.shape[1]:
                 raise ValueError(
-                    f"{file} holds features {tuple(part.shape[1:])} a video, and a text has {queries.shape[1]} numbers"
+                    f"{file} holds features {tuple(chunk.shape[1:])} a video, and a text has {queries.shape[1]} numbers"
                 )
-            scores = torch.nan_to_num(queries.double() @ part.double().t(), nan=-torch.inf).float()
-            rows = torch.arange(start, start + len(part))
+            scores = torch.nan_to_num(queries.double() @ chunk.double().t(), nan=-torch.inf).float()
+            rows = torch.arange(start, start + len(chunk))
             here = torch.stack([torch.full_like(rows, number), rows], dim=1).expand(len(queries), -1, -1)
             scores, places = torch.cat([best, scores], dim=1), torch.cat([places, here], dim=1)
             first = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
             best, places = scores.gather(1, first), places.gather(1, first[..., None].expand(-1, -1, 2))
-    about = {number: _about(files[number]) for number in places[..., 0].unique().tolist()}
+    metadata = {number: _metadata(files[number]) for number in places[..., 0].unique().tolist()}
     return [
-        [_hit(score, about[number], row) for score, (number, row) in zip(scores, where, strict=True)]
+        [_hit(score, metadata[number], row) for score, (number, row) in zip(scores, where, strict=True)]
         for scores, where in zip(best.tolist(), places.tolist(), strict=True)
     ]
 
 
-def _parts(file: Path) -> Iterator[tuple[int, Tensor]]:
-    """Features of one file from row so and so, `[M, D]`."""
+def _chunks(file: Path) -> Iterator[tuple[int, Tensor]]:
+    """Features of one file in chunks `[M, D]`, each with the number of its first row."""
     with safe_open(file, "pt") as opened:
-        if "features" not in opened.keys():  # noqa: SIM118 it is no dict
+        if "features" not in opened.keys():  # noqa: SIM118 it is not a dict
             raise ValueError(f"{file} holds no `features`, only {', '.join(opened.keys())}")
         features = opened.get_slice("features")
-        for start in range(0, features.get_shape()[0], _ROWS):
-            yield start, features[start : start + _ROWS]
+        for start in range(0, features.get_shape()[0], _CHUNK):
+            yield start, features[start : start + _CHUNK]
 
 
-def _about(file: Path) -> tuple[list[str], dict[str, int]]:
-    """Names of a file's rows, and whose they are."""
+def _metadata(file: Path) -> tuple[list[str], dict[str, int]]:
+    """The names of a file's rows; and the rank that wrote it, the world size and its rows in earlier files."""
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     return json.loads(metadata["names"]), json.loads(metadata["place"])
 
 
-def _hit(score: float, about: tuple[list[str], dict[str, int]], row: int) -> Hit:
-    names, place = about
+def _hit(score: float, metadata: tuple[list[str], dict[str, int]], row: int) -> Hit:
+    names, place = metadata
     return Hit(score, names[row], place["before"] + row, place["rank"], place["world"])
 
 
-# What was found
+# Frames of hits
 
 
 class Viewer:
-    """Opens the videos of an index, from the source that the recipe named.
+    """Opens the videos of an index, from the source of its recipe.
 
     Args:
-        about: the index.
+        index: see `read_index`.
     """
 
-    def __init__(self, about: dict[str, Any]) -> None:
-        self.folder, seen = about["started in"], about["seen"]
-        self.frames, self.stride = seen["frames"], seen["stride"]
+    def __init__(self, index: dict[str, Any]) -> None:
+        self.folder, settings = index["started in"], index["seen"]
+        self.frames, self.stride = settings["frames"], settings["stride"]
         with contextlib.chdir(self.folder) if os.path.isdir(self.folder) else contextlib.nullcontext():
-            if about["source"] is None:
-                raise ValueError("the index does not say what its videos are")
-            self.source = _made(Source, about["source"])
-            self.decoder = _made(Decoder, seen["decoder"]) if seen["decoder"] else PyAV()
-            self.sampler = _made(Sampler, seen["sampler"]) if seen["sampler"] else Dense()
+            if index["source"] is None:
+                raise ValueError("the index does not name the source of its videos")
+            self.source = _instantiate(Source, index["source"])
+            self.decoder = _instantiate(Decoder, settings["decoder"]) if settings["decoder"] else PyAV()
+            self.sampler = _instantiate(Sampler, settings["sampler"]) if settings["sampler"] else Dense()
 
-    def look(self, hit: Hit, shots: int = 3) -> None:
-        """Fills in frames and time of a hit, or why they are lost."""
+    def load_frames(self, hit: Hit, count: int = 3) -> None:
+        """Sets the frames and the time of a hit, or its error."""
         with contextlib.chdir(self.folder) if os.path.isdir(self.folder) else contextlib.nullcontext():
             try:
                 sample = self._sample(hit)
                 with sample.open(self.decoder) as video:
-                    seen = self.sampler.view(sample.length(video), self.frames, self.stride, 0, 1)
-                    chosen = seen[np.unique(np.linspace(0, len(seen) - 1, shots).round().astype(int))]
+                    clip = self.sampler.view(sample.length(video), self.frames, self.stride, 0, 1)
+                    shown = clip[np.unique(np.linspace(0, len(clip) - 1, count).round().astype(int))]
                     if video.fps:
-                        hit.time = f"{_clock(seen.min() / video.fps)}-{_clock((seen.max() + 1) / video.fps)} "
+                        hit.time = f"{_clock(clip.min() / video.fps)}-{_clock((clip.max() + 1) / video.fps)} "
                         hit.time += f"of {_clock(len(video) / video.fps)}"
-                    hit.frames = list(video.frames(chosen))
+                    hit.frames = list(video.frames(shown))
             except DecodeError as error:
-                hit.lost = error.reason
+                hit.error = error.reason
 
     def _sample(self, hit: Hit) -> Sample:
-        """Row j of rank r was sample r + j * world, or a later one of that rank where some could not be read."""
+        """Row j of rank r is sample r + j * world, or a later one of that rank if some were unreadable."""
         first = hit.rank + hit.row * hit.world
-        for number in range(first, min(len(self.source), first + _LOST * hit.world), hit.world):
+        for number in range(first, min(len(self.source), first + _LOOKAHEAD * hit.world), hit.world):
             with contextlib.suppress(DecodeError):
                 sample = self.source[number]
                 if sample.name == hit.name:
@@ -180,29 +179,29 @@ class Viewer:
         raise DecodeError(hit.name, "it is not in the list or the folder any more")
 
 
-def _made(kind: type, settings: dict[str, Any]) -> Any:
-    """What a recipe names by class_path and init_args."""
+def _instantiate(kind: type, settings: dict[str, Any]) -> Any:
+    """The object that a recipe describes by class_path and init_args."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(kind, "made")
-    return parser.instantiate_classes(parser.parse_object({"made": settings})).made
+    parser.add_subclass_arguments(kind, "object")
+    return parser.instantiate_classes(parser.parse_object({"object": settings}))["object"]
 
 
 def _clock(seconds: float) -> str:
-    """12.3 as 0:12.3, and hours where there are some."""
+    """12.3 as 0:12.3, with hours if there are any."""
     minutes, seconds = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02d}:{seconds:04.1f}" if hours else f"{minutes}:{seconds:04.1f}"
 
 
-def table(query: str, hits: Sequence[Hit]) -> str:
-    """Rank, score, time and name, a line a hit."""
+def as_text(query: str, hits: Sequence[Hit]) -> str:
+    """A line per hit: rank, score, time and name."""
     lines = [query]
     width = max((len(hit.time) for hit in hits), default=0)
     lines += [f"{i:4d}  {hit.score:7.4f}  {hit.time:{width}}  {hit.name}" for i, hit in enumerate(hits, 1)]
     return "\n".join(lines)
 
 
-def sheet(queries: Sequence[str], found: Sequence[Sequence[Hit]], videos: int) -> np.ndarray:
+def hit_grid(queries: Sequence[str], found: Sequence[Sequence[Hit]], videos: int) -> np.ndarray:
     """A picture of all hits, uint8 `[height, width, 3]`."""
     rows = []
     for query, hits in zip(queries, found, strict=True):
@@ -210,7 +209,7 @@ def sheet(queries: Sequence[str], found: Sequence[Sequence[Hit]], videos: int) -
             Tile(
                 hit.frames,
                 [" · ".join(filter(None, [str(i), f"{hit.score:.3f}", hit.time])), hit.name],
-                placeholder=hit.lost,
+                placeholder=hit.error,
             )
             for i, hit in enumerate(hits, 1)
         ]
@@ -218,6 +217,6 @@ def sheet(queries: Sequence[str], found: Sequence[Sequence[Hit]], videos: int) -
     return result_grid(rows, height=110, columns=2)
 
 
-def count(files: Sequence[Path]) -> int:
-    """Videos in an index."""
-    return sum(len(_about(file)[0]) for file in files)
+def count_videos(files: Sequence[Path]) -> int:
+    """The number of videos in an index."""
+    return sum(len(_metadata(file)[0]) for file in files)

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from datamodules.sources.synthetic import SHAPES, Synthetic
-from pretrain.features.writer import read_features
+from pretrain.features.videos import read_features
 from pretrain.studies.probes import accuracy, knn_probe, linear_probe, random_subsets
 
 ROOT = Path(__file__).parents[2]
