@@ -123,7 +123,8 @@ class VideoQA(Objective):
             states, mask: of the questions, `[B, L, D]` and `[B, L]`.
             ids, answer_mask: of the answers, `[B, M]`; False at padding.
         """
-        scores = self.answer_decoder.token_logits(self.answer_decoder(ids, answer_mask, states, mask))[:, :-1]  # [B, M - 1, V]
+        decoded = self.answer_decoder(ids, answer_mask, states, mask)
+        scores = self.answer_decoder.token_logits(decoded)[:, :-1]  # [B, M - 1, V]
         error = F.cross_entropy(scores.float().transpose(1, 2), ids[:, 1:], reduction="none")
         return (error * answer_mask[:, 1:]).sum(dim=1)
 
@@ -136,7 +137,8 @@ class VideoQA(Objective):
         """
         rows, k = len(states), min(self.candidates, len(ids))
         start = ids[:1, :1].expand(rows, 1)
-        first = self.answer_decoder.token_logits(self.answer_decoder(start, torch.ones_like(start).bool(), states, mask))
+        decoded = self.answer_decoder(start, torch.ones_like(start).bool(), states, mask)
+        first = self.answer_decoder.token_logits(decoded)
         likely = first[:, 0].float().log_softmax(dim=1)[:, ids[:, 1]]  # [B, A]
         likely, best = likely.topk(k, dim=1)
         rows_of = torch.arange(rows, device=ids.device).repeat_interleave(k)
