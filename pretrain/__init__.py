@@ -1,1 +1,1 @@
-"""How it is taught: objectives, optimisation, callbacks and the command line."""
+"""Training: objectives, optimisation, metrics, callbacks, exports and the command line."""

@@ -1,4 +1,4 @@
-"""python -m pretrain."""
+"""`python -m pretrain` runs the command of `pretrain/cli.py`; errors of the user are printed without a traceback."""
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -7,5 +7,5 @@ from pretrain.cli import main
 if __name__ == "__main__":
     try:
         main()
-    except (MisconfigurationException, FileNotFoundError) as error:  # the user's to mend: no traceback
+    except (MisconfigurationException, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None

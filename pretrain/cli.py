@@ -1,4 +1,4 @@
-"""python -m pretrain {fit,validate,test,predict,export,plan}: LightningCLI with our defaults."""
+"""The command `python -m pretrain {fit,validate,test,predict,export,plan}`: LightningCLI with our defaults."""
 
 import itertools
 import os
@@ -6,13 +6,13 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -31,7 +31,7 @@ from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval
 from pretrain.metrics.report import Results
 from pretrain.objectives import Objective
 
-# Recipes may refer to any of their own keys, from any file, and see what the command line changed.
+# Recipes may refer to any of their keys, from any file, with the values of the command line.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 PARSER = {"parser_mode": "omegaconf+"}
 
@@ -54,12 +54,13 @@ class CLI(LightningCLI):
         parser.add_class_arguments(Features, "features")
         parser.add_class_arguments(Guard, "guard")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)  # from `main`
         self.command = shlex.join(["python", "-m", "pretrain", *args])
         self.config = parser.parse_args(_with_nulls(_with_new_names(args)))
 
     def instantiate_classes(self) -> None:
-        """Builds all parts; what one of them objects to is told by itself, without what the parser says around it."""
+        """Builds all objects; an error of one of them is raised without the parser's message around it."""
         try:
             super().instantiate_classes()
         except (ValueError, OSError) as error:
@@ -72,36 +73,38 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         self._dump_config()
-        recipe = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        settings, objects = cast(Namespace, self.config), cast(Namespace, self.config_init)
+        recipe = self._parser(self.subcommand).dump(settings[str(self.subcommand)], skip_none=False)
+        features = self._get(objects, "features")
+        features.settings = {part: self.config_dump[part] for part in ("model", "data")}
+        guard, self.resumed = self._get(objects, "guard"), Resumed()
         keep = KeepRecipe(recipe, self.config_dump["model"])
-        features = self._get(self.config_init, "features")
-        features.settings = settings = {part: self.config_dump[part] for part in ("model", "data")}
-        results = [Results(settings, self.command)] if self.subcommand == "test" else []
-        guard, self.resumed = self._get(self.config_init, "guard"), Resumed()
-        callbacks = [Throughput(), guard, features, keep, FinalCheckpoint(), self.resumed, *results]
+        callbacks = [Throughput(), guard, features, keep, FinalCheckpoint(), self.resumed]
+        if self.subcommand == "test":
+            callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks
-        trainer = self._get(self.config_init, "trainer")
+        trainer = self._get(objects, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             callbacks.append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
-        callbacks.append(Preemption())  # the last of all
+        callbacks.append(Preemption())  # must be the last callback
         plugins = trainer.get("plugins") or []
         trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Find what to resume from; refuse to start over in a folder that holds a run."""
+        """Finds the checkpoint to resume from; refuses to start a new run in a folder that holds one."""
         settings = self.config_init["fit"]
         self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
 
     def before_predict(self) -> None:
-        self.config_init["predict"].return_predictions = False  # they go to files as they come
+        self.config_init["predict"].return_predictions = False  # the callback Features writes them
 
 
-class _Settings(CLI):
-    """Reads and checks a recipe, and builds nothing."""
+class _ParseOnly(CLI):
+    """Reads and checks a recipe without building anything."""
 
     def instantiate_classes(self) -> None:
         pass
@@ -114,9 +117,9 @@ class _Settings(CLI):
 
 
 def settings_of(args: list[str]) -> dict[str, Any]:
-    """The whole truth of a recipe, as `fit` with these arguments would have it."""
-    cli = _start(_Settings, ["fit", *args])
-    return yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
+    """The resolved recipe, with all defaults, that `fit` would use with these arguments."""
+    cli = _start(_ParseOnly, ["fit", *args])
+    return yaml.safe_load(cli._parser("fit").dump(cast(Namespace, cli.config)["fit"], skip_none=False))
 
 
 def _with_new_names(words: list[str]) -> list[str]:
@@ -138,28 +141,28 @@ def _with_new_names(words: list[str]) -> list[str]:
     return found
 
 
-def _with_nulls(words: list[str]) -> list[str]:
-    """Words of a command in which `--model.init_args.teacher.init_args.weights=null`, or in two words, is a piece of a
-    recipe: of a class within a class jsonargparse takes null for the text "None"."""
-    found, rest = [], iter(words)
-    for word in rest:
-        key, equals, value = word.partition("=")
+def _with_nulls(args: list[str]) -> list[str]:
+    """Arguments with `--model.init_args.teacher.init_args.weights=null` (or `... null`) replaced by a `-c` fragment:
+    jsonargparse reads null as the string "None" for arguments of a class inside a class."""
+    found, rest = [], iter(args)
+    for arg in rest:
+        key, equals, value = arg.partition("=")
         if not re.fullmatch(r"--(model|data)(\.init_args\.\w+){2,}", key):
-            found.append(word)
+            found.append(arg)
             continue
-        given = [word] if equals else [word, *itertools.islice(rest, 1)]
-        if (value if equals else given[-1]) != "null":
-            found += given
+        option = [arg] if equals else [arg, *itertools.islice(rest, 1)]
+        if (value if equals else option[-1]) != "null":
+            found += option
             continue
-        piece: Any = None
+        fragment: Any = None
         for part in reversed(key.removeprefix("--").split(".")):
-            piece = {part: piece}
-        found += ["-c", yaml.safe_dump(piece, default_flow_style=True)]
+            fragment = {part: fragment}
+        found += ["-c", yaml.safe_dump(fragment, default_flow_style=True)]
     return found
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command; `args` defaults to the process's own."""
+    """Run one command; `args` defaults to those of the process."""
     args = sys.argv[1:] if args is None else args
     command = args[:1]
     if command == ["export"]:
