@@ -1,5 +1,6 @@
 """A run that is stopped, at whatever moment, goes on as if it had not been: same batches, same weights."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,23 @@ def test_workers_and_accumulation_change_no_batch(tmp_path: Path) -> None:
     )
     assert names(other) == names(one) and len(names(one)) == 12
     same(weights(one / "run", 6), weights(other / "run", 6))
+
+
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+def test_a_signal_saves_at_the_end_of_the_step_and_the_run_resumes_there(tmp_path: Path, name: str) -> None:
+    """The signal comes after the first of two accumulated micro-batches of step 3."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir(), parts.mkdir()
+    fit(whole, RECIPE, *record(whole), "--data.init_args.micro_batch=2")
+    sent = ["--trainer.callbacks+=tests.helpers.runs.SendSignal", "--trainer.callbacks.step=3"]
+    with pytest.raises(SystemExit) as stop:
+        fit(parts, RECIPE, *record(parts), "--data.init_args.micro_batch=2", *sent, f"--trainer.callbacks.name={name}")
+    assert stop.value.code == 128 + signal.Signals[name]
+    assert newest_checkpoint(parts / "run").name == "step=0000004.ckpt"
+    assert [number for number, _ in names(parts)] == list(range(8))
+    fit(parts, RECIPE, *record(parts), "--data.init_args.micro_batch=2", "--ckpt_path=auto")
+    assert names(parts) == names(whole)
+    same(weights(whole / "run", 6), weights(parts / "run", 6))
 
 
 def test_a_run_can_be_made_longer(tmp_path: Path) -> None:

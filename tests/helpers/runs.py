@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,17 @@ class StopAtStep(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
             trainer.should_stop = True
+
+
+class SendSignal(pl.Callback):
+    """Sends this process a signal in the middle of a step, as a scheduler does."""
+
+    def __init__(self, step: int, name: str, part: int = 0) -> None:
+        self.step, self.part, self.number = step, part, signal.Signals[name]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if (pl_module.random_key.step, pl_module.random_key.part) == (self.step, self.part):
+            os.kill(os.getpid(), self.number)
 
 
 class LossRecorder(pl.Callback):

@@ -131,7 +131,7 @@ def test_webvid_keeps_whole_videos(folder: Path, tmp_path: Path) -> None:
 
 
 def test_parquet_reads_as_jsonl(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow
     from pyarrow import parquet
 
     rows = [line(IDS[0], 0, 1), line(IDS[1], 2, 3.5)]
@@ -160,7 +160,6 @@ def test_bad_manifests_say_where(folder: Path, tmp_path: Path) -> None:
 
 
 def test_own_videos_become_scenes_captions_and_shards(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    pytest.importorskip("scenedetect")
     (tmp_path / "in").mkdir()
     lengths, colours = [30, 41, 25], [(200, 30, 30), (20, 90, 220), (240, 240, 60)]
     with av.open(str(tmp_path / "in" / "film.mp4"), "w") as container:

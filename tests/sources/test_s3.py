@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from moto import server
 
 from datamodules import Shards, VideoData
 from datamodules.decoding.contract import DecodeError
 from datamodules.sources.tars import write_index, write_shard
 from tests.helpers import videos
 from tests.helpers.recording import RecordingModule, trainer
-
-pytest.importorskip("s3fs", reason="s3:// needs s3fs: pip install 'tubelet[remote]'")
-server = pytest.importorskip("moto.server", reason="an S3 server needs moto and flask: pip install 'tubelet[dev]'")
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 SHARDS, EACH = 3, 4
