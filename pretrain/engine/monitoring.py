@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from pretrain.learning.precision import run_precision
 from pretrain.learning.randomness import RandomKey
 from pretrain.plots.contact_sheet import contact_sheet, write_png
 
@@ -100,7 +101,8 @@ class Reconstructions(pl.Callback):
         few = {name: value[: self.clips] for name, value in batch.items()}
         pl_module.random_key = RandomKey("val")
         training = pl_module.training
-        videos = {name: video.cpu() for name, video in pl_module.eval().reconstruct(few).items()}
+        with run_precision(pl_module):
+            videos = {name: video.float().cpu() for name, video in pl_module.eval().reconstruct(few).items()}
         pl_module.train(training)
         folder = trainer.log_dir  # a collective call, as a sharded forward pass above is
         if not trainer.is_global_zero:
@@ -121,7 +123,8 @@ class Progress(TQDMProgressBar):
         super().on_train_epoch_start(trainer)
         bar = self.train_progress_bar
         bar.set_description("train")
-        bar.total, bar.unit = min(trainer.max_steps, trainer.num_training_batches // trainer.accumulate_grad_batches), "step"
+        steps = trainer.num_training_batches // trainer.accumulate_grad_batches
+        bar.total, bar.unit = min(trainer.max_steps, steps), "step"
         bar.initial = bar.n = bar.last_print_n = trainer.global_step  # rates are those of this process
 
     def on_train_batch_end(

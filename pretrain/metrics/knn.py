@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from pretrain.learning.batch import Batch
+from pretrain.learning.precision import run_precision
 
 
 class Evaluated(Protocol):
@@ -77,7 +78,7 @@ class KNN(Metric):
             )
         training = objective.training
         objective.eval()
-        with torch.no_grad(), objective.trainer.precision_plugin.forward_context():
+        with torch.no_grad(), run_precision(objective):
             for batch in data.once(data.train):
                 real = batch.pop("weight") > 0  # not padding
                 batch = move_data_to_device(data.on_before_batch_transfer(batch, 0), objective.device)

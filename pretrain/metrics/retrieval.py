@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from pretrain.learning.batch import Batch
+from pretrain.learning.precision import run_precision
 from pretrain.metrics.ranking import by_video, dual_softmax, ranks, recalls, rerank, top_k
 from pretrain.metrics.text_metric import TextMetric, captions_of, mean_by_name, require_nonempty
 from pretrain.plots.result_grid import Row, Tile, result_grid
@@ -143,7 +144,7 @@ class Retrieval(TextMetric):
         for start in range(0, self._largest_over_ranks(len(pairs)), _PAIRS):
             chunk = pairs[start : start + _PAIRS]
             tokens = torch.stack([tokens for _, _, tokens in chunk] or [*blank]).to(self.device)
-            with torch.no_grad():
+            with torch.no_grad(), run_precision(self.objective):
                 scores = self.objective.match(tokens, [texts[n] for n, _, _ in chunk] or [""])[: len(chunk)]
             places = tuple(torch.tensor([[n, v] for n, v, _ in chunk], dtype=torch.long).view(-1, 2).t())
             found[0].index_put_(places, scores.double().cpu(), accumulate=True)

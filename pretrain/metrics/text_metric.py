@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from pretrain.learning.batch import Batch
+from pretrain.learning.precision import run_precision
 
 Name = TypeVar("Name", str, tuple)
 
@@ -79,7 +80,7 @@ class TextMetric(Metric):
         Texts are encoded in alphabetical order, `chunk` at a time, so that chunks do not depend on the given order.
         """
         unique = sorted(set(texts)) or [""]
-        with torch.no_grad():
+        with torch.no_grad(), run_precision(self.objective):
             features = [self.objective.encode_text(unique[i : i + chunk]) for i in range(0, len(unique), chunk)]
         row = {text: i for i, text in enumerate(unique)}
         return torch.cat([part.float().cpu() for part in features])[[row[text] for text in texts]]
