@@ -1,4 +1,4 @@
-"""Weights in and out: `load_weights` reads official, transformers and our own checkpoints; a file of names a family."""
+"""Loading weights: `load_weights` reads official, transformers' and our own layouts; one file of names per family."""
 
 from models.convert.load import LoadReport, load_weights
 

@@ -1,8 +1,8 @@
 """Names of InternVideo's weights: of the official multimodal model, its caption decoder and UniFormerV2, against ours.
 
 Ours: `encoder.*` (UniFormerV2), `text.*` (CLIPText), `caption.*` (CaptionDecoder), `logit_scale`, and `head.*`
-(UniFormerV2Classifier, whose norm is the encoder's). In official files stand constants too, zeros added by a norm and
-the rates of rotary positions: they are written, and recognised.
+(UniFormerV2Classifier, whose norm is the encoder's). Official files also contain constants: zero biases of norms and
+the frequencies of rotary positions. They are written on export and need not be loaded.
 """
 
 from collections.abc import Mapping
@@ -15,33 +15,33 @@ from models.convert.rules import Rules, Single, Transposed, prefixed, with_suffi
 
 
 def _tower(theirs: str) -> Rules:
-    """The video tower under a prefix of theirs, without its last norm and projection, against our bare names."""
-    reader, local = f"{theirs}transformer.dec.{{i}}", f"{theirs}transformer.resblocks.{{i}}.lmhra"
-    shared = clip.openai_vision(theirs)
+    """The video tower under a prefix of theirs, without its final norm and projection, against our bare names."""
+    extractor, local = f"{theirs}transformer.dec.{{i}}", f"{theirs}transformer.resblocks.{{i}}.lmhra"
+    clip_tower = clip.openai_vision(theirs)
     left_out = ("norm.weight", "norm.bias", "proj.weight")
     parts = {"norm": 0, "down": 1, "mix": 2, "up": 3}
     return {
-        **{mine: name for mine, name in shared.items() if mine not in left_out},
+        **{ours: name for ours, name in clip_tower.items() if ours not in left_out},
         **with_suffixes(
             {
                 "extractors.{i}.place": f"{theirs}transformer.dpe.{{i}}",
-                "extractors.{i}.norm1": f"{reader}.ln_1",
-                "extractors.{i}.norm2": f"{reader}.ln_2",
-                "extractors.{i}.norm_tokens": f"{reader}.ln_3",
-                "extractors.{i}.attn.proj": f"{reader}.attn.out_proj",
-                "extractors.{i}.mlp.fc1": f"{reader}.mlp.c_fc",
-                "extractors.{i}.mlp.fc2": f"{reader}.mlp.c_proj",
+                "extractors.{i}.norm1": f"{extractor}.ln_1",
+                "extractors.{i}.norm2": f"{extractor}.ln_2",
+                "extractors.{i}.norm_tokens": f"{extractor}.ln_3",
+                "extractors.{i}.attn.proj": f"{extractor}.attn.out_proj",
+                "extractors.{i}.mlp.fc1": f"{extractor}.mlp.c_fc",
+                "extractors.{i}.mlp.fc2": f"{extractor}.mlp.c_proj",
             }
         ),
-        "extractors.{i}.attn.qkv.weight": f"{reader}.attn.in_proj_weight",
-        "extractors.{i}.attn.qkv.bias": f"{reader}.attn.in_proj_bias",
+        "extractors.{i}.attn.qkv.weight": f"{extractor}.attn.in_proj_weight",
+        "extractors.{i}.attn.qkv.bias": f"{extractor}.attn.in_proj_bias",
         "query": Single(f"{theirs}transformer.temporal_cls_token"),
         "balance": f"{theirs}transformer.balance",
         **with_suffixes(
             {
-                f"blocks.{{i}}.local{which}.{mine}": f"{local}{which}.pos_embed.{number}"
+                f"blocks.{{i}}.local{which}.{ours}": f"{local}{which}.pos_embed.{number}"
                 for which in (1, 2)
-                for mine, number in parts.items()
+                for ours, number in parts.items()
             }
         ),
         **{
@@ -53,7 +53,7 @@ def _tower(theirs: str) -> Rules:
 
 
 def _multimodal(theirs: str) -> Rules:
-    """Both towers and what joins them, under a prefix of theirs."""
+    """Both towers, the projections and the temperature, under a prefix of theirs."""
     return {
         **prefixed(_tower(f"{theirs}visual."), "encoder."),
         **with_suffixes({"encoder.norm": f"{theirs}visual_ln_post"}),
@@ -96,10 +96,10 @@ def _caption(theirs: str) -> Rules:
     }
 
 
-# InternVideo1 `InternVideo/clip_utils/model.py` in CoTrain's Lightning files: `clip.` and `caption_decoder.`.
+# InternVideo1 `InternVideo/clip_utils/model.py` in CoTrain's Lightning checkpoints: `clip.` and `caption_decoder.`.
 OFFICIAL: Rules = {**_multimodal("clip."), **_caption("caption_decoder.")}
 
-# The same model by itself, and the caption decoder by itself.
+# The same model alone, and the caption decoder alone.
 OFFICIAL_BARE: Rules = _multimodal("")
 CAPTION: Rules = _caption("")
 
@@ -109,25 +109,24 @@ UNIFORMERV2: Rules = {
     **with_suffixes({"encoder.norm": "transformer.proj.0", "head": "transformer.proj.2"}),
 }
 
-_GAMMA, _BETA, _FUSED, _RATES = ".gamma", ".beta", ".fused_attn_ff_proj.weight", ".rotary_emb.inv_freq"
+_GAMMA, _BETA, _FUSED, _FREQUENCIES = ".gamma", ".beta", ".fused_attn_ff_proj.weight", ".rotary_emb.inv_freq"
 
 
 def constants(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What official files hold beside their weights, made from the weights of a caption decoder."""
+    """The constants that official files contain, computed from the weights of a caption decoder."""
     made = {}
     for name, tensor in theirs.items():
         if name.endswith(_GAMMA):
             made[name.removesuffix(_GAMMA) + _BETA] = torch.zeros_like(tensor)
         if name.endswith(_FUSED):
             width = tensor.shape[1]
-            half = (tensor.shape[0] - 9 * width) // 4  # queries, one key and value, an MLP of 2 x 4
-            rates = 1.0 / 10000 ** (torch.arange(0, 2 * half, 2).float() / (2 * half))
-            made[name.removesuffix(_FUSED) + _RATES] = rates
+            half = (tensor.shape[0] - 9 * width) // 4  # rows: queries, one key and value, a gated MLP of 2 x 4
+            frequencies = 1.0 / 10000 ** (torch.arange(0, 2 * half, 2).float() / (2 * half))
+            made[name.removesuffix(_FUSED) + _FREQUENCIES] = frequencies
     return made
 
 
-def constants_in(theirs: Mapping[str, Tensor], used: set[str]) -> set[str]:
-    """The names in a checkpoint that are such constants, beside weights that are `used`, and have the values that are
-    computed here anyway."""
+def constant_names(theirs: Mapping[str, Tensor], used: set[str]) -> set[str]:
+    """Names of a checkpoint's constants: those of the `used` weights whose values equal the computed ones."""
     made = constants({name: theirs[name] for name in used})
     return {n for n, t in made.items() if n in theirs and torch.allclose(theirs[n].to(t), t, atol=1e-6)}

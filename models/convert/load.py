@@ -1,10 +1,10 @@
-"""load_weights: any checkpoint of the family into any model of ours, with every key accounted for."""
+"""load_weights: loads any supported checkpoint into any of our models and reports every key."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from models.caption import CaptionDecoder
 from models.classifier import Classifier
 from models.clip import CLIPVision
 from models.convert import bert, clip, internvideo, umt, umt2, viclip, videomae
-from models.convert.read import read_tensors, strip
+from models.convert.read import read_tensors, strip_prefixes
 from models.convert.rules import Rules, prefixed, to_ours
 from models.coordinate import Coordinated
 from models.encoder import Encoder
@@ -23,7 +23,7 @@ from models.viclip import inflate
 
 log = logging.getLogger(__name__)
 
-# Name of a layout, a key that tells it, its rules (None: the names are ours). The first that fits is taken.
+# Name of a layout, a key that identifies it, its rules (None: the names are ours). The first match is used.
 _LAYOUTS: list[tuple[str, str, Rules | None]] = [
     ("official ViCLIP", "vision_encoder.temporal_positional_embedding", viclip.OFFICIAL),
     ("official UMT stage 2", "text_encoder.bert.embeddings.word_embeddings.weight", umt2.OFFICIAL),
@@ -67,7 +67,7 @@ _LAYOUTS: list[tuple[str, str, Rules | None]] = [
 
 @dataclass
 class LoadReport:
-    """What `load_weights` did: `loaded` and `missing` in the model's names, `unused` in the checkpoint's own."""
+    """The result of `load_weights`: `loaded` and `missing` are the model's names, `unused` the checkpoint's."""
 
     source: str
     loaded: list[str]
@@ -75,70 +75,70 @@ class LoadReport:
     missing: list[str]
 
     def within(self, part: str) -> "LoadReport":
-        """The same of a model that holds this one as `part`."""
+        """The same report for a model that contains this one as `part`."""
         loaded, missing = ([f"{part}.{name}" for name in names] for names in (self.loaded, self.missing))
         return LoadReport(self.source, loaded, self.unused, missing)
 
     def __str__(self) -> str:
-        def some(names: list[str]) -> str:
+        def first(names: list[str]) -> str:
             return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "none"
 
         return (
             f"{len(self.loaded)} tensors loaded ({self.source} layout); not used from the checkpoint: "
-            f"{some(self.unused)}; not found, left as they were in the model: {some(self.missing)}"
+            f"{first(self.unused)}; not found, unchanged in the model: {first(self.missing)}"
         )
 
 
 def load_weights(
     model: nn.Module, path: str | Path | Mapping[str, Tensor], classes: Sequence[int] | Literal["none"] | None = None
 ) -> LoadReport:
-    """Load official, transformers' or our own weights into `model`; the keys tell which they are.
+    """Load official, transformers' or our own weights into `model`; their keys identify the layout.
 
     Args:
-        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, or what holds
-            an `encoder` (and `decoder`, or `text`) or a classifier as its `model`, such as an objective. Weights of a
-            text tower alone may fill that part, and of one encoder that of a coordinated pair.
-        path: a file, a transformers folder, or a state dict already read.
-        classes: rows to take of the checkpoint's head, in order: by its label map a K710 head becomes a K400 head.
-            "none": leave the model's head as it is.
+        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, or a module
+            with an `encoder` (and `decoder`, or `text`) or with a classifier as its `model`, such as an objective.
+            Weights of a text tower alone, or of one encoder of a coordinated pair, are loaded into that part.
+        path: a file, a transformers folder, or a state dict.
+        classes: rows to take from the checkpoint's head, in order: a label map turns a K710 head into a K400 head.
+            "none": leave the model's head unchanged.
 
     Returns:
-        The keys that were loaded, those of the checkpoint that were not used and those of the model that were not
-        found; the report is logged as well.
+        The loaded keys, the checkpoint's unused keys and the model's missing keys; the report is also logged.
 
     Raises:
-        FileNotFoundError: no checkpoint there.
+        FileNotFoundError: the checkpoint does not exist.
         ValueError: unreadable, keys of no known layout, weights of another architecture, or a head for another number
             of classes.
     """
-    if isinstance(getattr(model, "model", None), Classifier):
-        return load_weights(model.model, path, classes)
+    inner = getattr(model, "model", None)
+    if isinstance(inner, Classifier):
+        return load_weights(inner, path, classes)
     where = str(path) if isinstance(path, str | Path) else "the state dict"
-    theirs = strip(dict(path)) if isinstance(path, Mapping) else read_tensors(path)
+    theirs = strip_prefixes(dict(path)) if isinstance(path, Mapping) else read_tensors(path)
     return _load(model, theirs, where, classes)
 
 
 def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequence[int] | str | None) -> LoadReport:
-    source, ours, origin = _recognise(theirs, where)
+    source, ours, origin = _rename(theirs, where)
     branch = _branch(ours) if isinstance(model, Coordinated) else None
     if branch is not None:
         return _load(getattr(model, branch), theirs, where, classes).within(branch)
-    _take_classes(ours, classes, where)
-    part = next((part for part in _parts(model) if any(name.startswith(part) for name in ours)), None)
-    if part is not None:
-        ours = {name.removeprefix(part): tensor for name, tensor in ours.items() if name.startswith(part)}
-        origin = {name.removeprefix(part): o for name, o in origin.items() if name.startswith(part)}
+    _select_classes(ours, classes, where)
+    prefix = next((prefix for prefix in _prefixes(model) if any(name.startswith(prefix) for name in ours)), None)
+    if prefix is not None:
+        ours = {name.removeprefix(prefix): tensor for name, tensor in ours.items() if name.startswith(prefix)}
+        origin = {name.removeprefix(prefix): names for name, names in origin.items() if name.startswith(prefix)}
 
     target = model.state_dict()
-    ours, origin = umt2.start_answers(ours, origin, target)
-    _deepen_patches(ours, target)
+    ours, origin = umt2.init_answer_decoder(ours, origin, target)
+    _inflate_patches(ours, target)
     fixed = _fit_positions(model, ours, target, where)
     fits = {name: name in target and target[name].shape == tensor.shape for name, tensor in ours.items()}
     wrong = [name for name in ours if name in target and not fits[name] and not name.startswith("head.")]
     _check_head(ours, target, fits, where)
     loaded = [name for name in ours if fits[name]]
-    used = {their for name in [*loaded, *fixed] for their in origin[name]} | bert.repeated(theirs)
-    used |= internvideo.constants_in(theirs, used)
+    used = {their for name in [*loaded, *fixed] for their in origin[name]} | bert.redundant_names(theirs)
+    used |= internvideo.constant_names(theirs, used)
     report = LoadReport(
         source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
     )
@@ -146,7 +146,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
         name = wrong[0]
         raise ValueError(
             f"{where} is of another architecture: {name} is {tuple(ours[name].shape)} there and "
-            f"{tuple(target[name].shape)} in the model ({len(wrong)} tensors differ). Give the model its sizes."
+            f"{tuple(target[name].shape)} in the model ({len(wrong)} tensors differ). Set the model's sizes to its."
         )
     _check_blocks(report, ours, target, where)
     model.load_state_dict({name: ours[name] for name in loaded}, strict=False)
@@ -155,38 +155,38 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
 
 
 def _branch(ours: Mapping[str, Tensor]) -> str | None:
-    """Which encoder of a coordinated pair weights are for; None: they are the pair's."""
+    """The encoder of a coordinated pair that the weights belong to; None: they belong to the pair."""
     if any(name.startswith("masked.") for name in ours):
         return None
     return "multimodal" if "encoder.norm_pre.weight" in ours else "masked"
 
 
-def _take_classes(ours: dict[str, Tensor], classes: Sequence[int] | str | None, where: str) -> None:
-    """Brings the head to the rows that are wanted of it, or takes it out."""
+def _select_classes(ours: dict[str, Tensor], classes: Sequence[int] | str | None, where: str) -> None:
+    """Reduces the head to the rows `classes`, or removes it."""
     for name in [name for name in ours if name.startswith("head.")]:
         if classes == "none":
             del ours[name]
         elif classes is not None:
-            rows, there = torch.as_tensor(classes), len(ours[name])
-            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < there:
-                odd = int(rows[(rows < 0) | (rows >= there)][0])
-                raise ValueError(f"{where} has a head for {there} classes, and row {odd} is asked of it")
+            rows, count = torch.as_tensor(classes), len(ours[name])
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+                wrong = int(rows[(rows < 0) | (rows >= count)][0])
+                raise ValueError(f"{where} has a head for {count} classes, and `classes` names row {wrong}")
             ours[name] = ours[name][rows]
 
 
 def _check_head(ours: Mapping[str, Tensor], target: Mapping[str, Tensor], fits: Mapping[str, bool], where: str) -> None:
     wrong = [name for name in ours if name.startswith("head.") and name in target and not fits[name]]
     if wrong and ours[wrong[0]].shape[1:] == target[wrong[0]].shape[1:]:
-        theirs, mine = len(ours[wrong[0]]), len(target[wrong[0]])
+        rows, classes = len(ours[wrong[0]]), len(target[wrong[0]])
         raise ValueError(
-            f"{where} has a head for {theirs} classes, and the model's is for {mine}: say which of its rows become the "
-            "model's classes, in order (of a head of Kinetics 710 those of its label map), or `none` to begin with a "
+            f"{where} has a head for {rows} classes, and the model's is for {classes}: say which of its rows become "
+            "the model's classes, in order (for a head of Kinetics 710, by its label map), or `none` to start with a "
             "new head: model.init_args.head_rows in a recipe, `classes` of load_weights"
         )
 
 
-def _parts(model: nn.Module) -> tuple[str, ...]:
-    """Where in a checkpoint of several parts a model that is one of them stands, the first that is there."""
+def _prefixes(model: nn.Module) -> tuple[str, ...]:
+    """The prefixes that a part has in a checkpoint of the whole model; the first one present is used."""
     if isinstance(model, CLIPVision):
         return "teacher.", "encoder."
     if isinstance(model, CaptionDecoder):
@@ -194,8 +194,8 @@ def _parts(model: nn.Module) -> tuple[str, ...]:
     return ("encoder.",) if isinstance(model, Encoder) else ("text.",) if isinstance(model, CLIPText | Bert) else ()
 
 
-def _recognise(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    """The layout's name, the tensors under our names, and which of their names each is made of."""
+def _rename(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    """The layout's name, the tensors by our names, and the foreign names that each is made of."""
     on_disk = {bert.on_disk_name(videomae.on_disk_name(name)): name for name in theirs}
     found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)
     if found is None:
@@ -206,61 +206,69 @@ def _recognise(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Te
     layout, rules = found
     if rules is None:
         names = {videomae.our_scale_name(name): name for name in theirs}
-        return layout, {mine: theirs[name] for mine, name in names.items()}, {m: (n,) for m, n in names.items()}
+        tensors = {our_name: theirs[name] for our_name, name in names.items()}
+        return layout, tensors, {our_name: (name,) for our_name, name in names.items()}
     ours, origin = to_ours(rules, {name: theirs[real] for name, real in on_disk.items()})
-    return layout, ours, {mine: tuple(on_disk[part] for part in parts) for mine, parts in origin.items()}
+    return layout, ours, {name: tuple(on_disk[part] for part in parts) for name, parts in origin.items()}
 
 
-def _deepen_patches(ours: dict[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    """Patches of a picture become the model's tubelets: all their weight on the middle frame, as ViCLIP starts."""
+def _inflate_patches(ours: dict[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Inflates patch kernels of an image model to the model's tubelets: on the middle frame, as ViCLIP does."""
     for name in [name for name in ours if name.endswith("patch_embed.proj.weight") and ours[name].ndim == 4]:
         ours[name] = inflate(ours[name], target[name].shape[2] if name in target else 1)
 
 
-def _fit_positions(model: nn.Module, ours: dict[str, Tensor], target: Mapping[str, Tensor], where: str) -> list[str]:
-    """Bring position tables to the model's grid; returns those that a fixed table of the model equals.
+@runtime_checkable
+class _Resizable(Protocol):
+    """A module that resizes a saved position table to its own size."""
 
-    A fixed table that differs is refused: the weights were trained with other positions than the model would add.
+    def fit_table(self, table: Tensor) -> Tensor: ...
+
+
+def _fit_positions(model: nn.Module, ours: dict[str, Tensor], target: Mapping[str, Tensor], where: str) -> list[str]:
+    """Resizes position tables to the model's grid; returns those that equal a fixed table of the model.
+
+    Raises ValueError if one differs from a fixed table: the weights were trained with other positions.
     """
     equal = []
     for name in [name for name in ours if name.rpartition(".")[2] in ("table", "pos_embed")]:
         part = model
         for step in name.split(".")[:-1]:
             part = getattr(part, step, None)
-        if part is not None and hasattr(part, "fit_table"):
+        if isinstance(part, _Resizable):
             ours[name] = part.fit_table(ours[name])
         table = getattr(part, "table", None)
         if table is not None and name not in target:
             if not torch.allclose(ours[name].to(table), table, atol=5e-3):
                 raise ValueError(
                     f"{where} has a position table of its own, and the encoder's is fixed: give the encoder "
-                    "learn_positions: true, or made_for: the grid (t, h, w) that the weights were first trained at"
+                    "learn_positions: true, or made_for: the grid (t, h, w) that the weights were pretrained at"
                 )
             equal.append(name)
     return equal
 
 
 def _check_blocks(report: LoadReport, ours: Mapping[str, Tensor], target: Mapping[str, Tensor], where: str) -> None:
-    """Half a transformer is worse than none: blocks left over or left out mean another architecture.
+    """ValueError if only some blocks of a part match: the checkpoint is of another architecture.
 
-    Of an objective's towers some may be absent: a decoder or a text tower, or the encoder where a text tower is there;
-    plain BERT has nothing that looks at a video, a writer of answers may have nothing to look at other questions, and
-    CLIP nothing that mixes frames.
+    Whole parts may be absent: a decoder, a text tower, or, in a checkpoint of texts, the encoder. So may layers that
+    the checkpoint's model lacks: cross-attention in plain BERT, its keys and values in an answer decoder for sources of
+    another width, and convolutions over time in CLIP.
     """
     absent = {"decoder.", "text.", "answer_decoder.", "caption."} | {
         "encoder." for name in ours if name.startswith("text.")
     }
     for part in ("encoder.", "decoder.", "text.", "answer_decoder.", "caption.", ""):
         stems = (f"{part}blocks.", f"{part}patch_embed.")
-        theirs = {name for name in ours if name.startswith(stems)}
-        mine = {name for name in target if name.startswith(stems)}
-        for looks in (".cross.", ".cross.kv.", ".local1.", ".local2."):
-            if not any(looks in name for name in theirs):
-                mine = {name for name in mine if looks not in name}
-        if mine and (theirs or part not in absent) and theirs != mine:
-            odd = sorted(mine - theirs) or sorted(theirs - mine)
-            side = "not in the checkpoint" if mine - theirs else "not in the model"
+        loaded = {name for name in ours if name.startswith(stems)}
+        expected = {name for name in target if name.startswith(stems)}
+        for optional in (".cross.", ".cross.kv.", ".local1.", ".local2."):
+            if not any(optional in name for name in loaded):
+                expected = {name for name in expected if optional not in name}
+        if expected and (loaded or part not in absent) and loaded != expected:
+            different = sorted(expected - loaded) or sorted(loaded - expected)
+            side = "not in the checkpoint" if expected - loaded else "not in the model"
             raise ValueError(
-                f"{where} is of another architecture ({report.source} layout): {odd[0]} is {side} "
-                f"({len(odd)} such tensors). Give the model the checkpoint's depth, width and options."
+                f"{where} is of another architecture ({report.source} layout): {different[0]} is {side} "
+                f"({len(different)} such tensors). Give the model the checkpoint's depth, width and options."
             )

@@ -1,4 +1,4 @@
-"""Tensors out of a checkpoint file or folder, without running any code that it may hold."""
+"""Reads the tensors of a checkpoint file or folder, without running any code that it may contain."""
 
 import argparse
 import json
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.convert.script import is_script, read_script
 from models.convert.sharded import is_sharded, read_sharded
+from models.convert.torchscript import is_script, read_script
 
-# Harmless things that official checkpoints keep beside the weights: their arguments and numpy numbers.
+# Harmless objects that official checkpoints contain beside the weights: arguments and numpy scalars.
 _SAFE = [
     argparse.Namespace,
     np.dtype,
@@ -26,24 +26,24 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
-    folder of transformers', or a training checkpoint in parts.
+    folder of transformers', or a sharded training checkpoint.
 
-    Wrappers (`model`, `module`, `state_dict`) and the prefixes that compiling, wrapping and older code leave go.
+    Wrappers (`model`, `module`, `state_dict`) and prefixes from compilation, wrappers or older code are removed.
 
     Raises:
-        FileNotFoundError: nothing is there, or the folder holds no weights.
-        ValueError: the file is cut, holds no tensors, or holds pickled code.
+        FileNotFoundError: the path does not exist, or the folder contains no weights.
+        ValueError: the file is cut short, contains no tensors, or contains pickled code.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.is_dir() and is_sharded(path):
-        return strip(read_sharded(path, lambda part: part == "state_dict")["state_dict"])
+        return strip_prefixes(read_sharded(path, lambda part: part == "state_dict")["state_dict"])
     files = _weight_files(path) if path.is_dir() else [path]
     state: dict[str, Tensor] = {}
     for file in files:
         state.update(_read_file(file))
-    return strip(state)
+    return strip_prefixes(state)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -54,7 +54,7 @@ def _weight_files(folder: Path) -> list[Path]:
         if (folder / name).exists():
             return [folder / name]
     raise FileNotFoundError(
-        f"{folder} holds neither model.safetensors nor pytorch_model.bin, and is no training checkpoint in parts"
+        f"{folder} has neither model.safetensors nor pytorch_model.bin, and is no sharded training checkpoint"
     )
 
 
@@ -74,7 +74,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{file} cannot be read as weights alone (cut short, or holding pickled code): {error}"
+            f"{file} cannot be read as weights only (cut short, or holding pickled code): {error}"
         ) from error
     return _unwrap(found, file)
 
@@ -92,12 +92,12 @@ def _unwrap(found: object, file: Path) -> dict[str, Tensor]:
         found = inner
     tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
     if not tensors:
-        raise ValueError(f"{file} holds no state dict (looked under {', '.join(_WRAPPERS)} and at the top)")
+        raise ValueError(f"{file} holds no state dict (searched under {', '.join(_WRAPPERS)} and at the top)")
     return tensors
 
 
-def strip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop a prefix that every name carries, one after the other."""
+def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Removes prefixes that all names share, one after another."""
     while True:
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None:

@@ -97,10 +97,8 @@ def _export(theirs: str, tensor: Tensor) -> Tensor:
 def prefixed(rules: Rules, ours: str, theirs: str = "") -> Rules:
     """The same rules with a prefix before our names and one before theirs."""
     return {
-        ours + mine: _prefix(theirs, their)
-        if isinstance(their, str)
-        else tuple(_prefix(theirs, part) for part in their)
-        for mine, their in rules.items()
+        ours + name: _prefix(theirs, parts) if isinstance(parts, str) else tuple(_prefix(theirs, p) for p in parts)
+        for name, parts in rules.items()
     }
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints that are folders, read without the processes that wrote them and without running code in them.
+"""Reads sharded checkpoints (folders) in one process, without running any code that they may contain.
 
-Two kinds: of FSDP2 (torch's distributed checkpoint: `.metadata` says where the parts of each tensor lie) and of
-DeepSpeed (`zero.py`).
+Two kinds: FSDP2's (torch's distributed checkpoint, whose `.metadata` locates the chunks of each tensor) and DeepSpeed's
+(`zero.py`).
 """
 
 import io
@@ -19,31 +19,31 @@ from models.convert.zero import is_zero, read_zero
 
 
 def is_sharded(folder: Path) -> bool:
-    """Whether a folder is a training checkpoint in parts."""
+    """Whether a folder is a sharded training checkpoint."""
     return (folder / ".metadata").is_file() or is_zero(folder)
 
 
 def read_sharded(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Any]:
-    """The checkpoint in `folder` as if it had been saved in one file, on the CPU.
+    """The checkpoint in `folder` as if it had been saved to one file, on the CPU.
 
     Args:
-        wanted: which parts to read, by their names at the top: `state_dict`, `ema`, `optimizer_0` and so on. What a run
-            keeps beside tensors is always read.
+        wanted: selects top-level entries by name: `state_dict`, `ema`, `optimizer_0` and so on. Entries that are no
+            tensors are always read.
 
     Returns:
-        `state_dict` with whole tensors, `ema` where there is one, `optimizer_states` by names of parameters, and the
-        run's own entries (`recipe`, `global_step`, `loops`).
+        `state_dict` with full tensors, `ema` if present, `optimizer_states` by parameter name, and the run's other
+        entries (`recipe`, `global_step`, `loops`).
 
     Raises:
-        ValueError: a part is missing or damaged.
+        ValueError: a shard is missing or damaged.
     """
     try:
         return read_zero(folder) if is_zero(folder) else _read_dcp(folder, wanted)
     except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"the checkpoint folder {folder} is cut or damaged: {error}") from error
+        raise ValueError(f"the checkpoint folder {folder} is incomplete or damaged: {error}") from error
 
 
-# The classes of a `.metadata` file, by the fields that are needed here.
+# The classes in a `.metadata` file, with the fields that are needed here.
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class _Index:
 
 
 @dataclass
-class _Bare:
-    """Any other record: its fields as they come."""
+class _Record:
+    """Any other class: its fields, unchanged."""
 
     state: dict = field(default_factory=dict)
 
@@ -67,13 +67,13 @@ class _Bare:
 
 
 class _Metadata(pickle.Unpickler):
-    """Reads `.metadata` with stand-ins for its records: nothing that the file names is imported or called."""
+    """Unpickles `.metadata` with the classes above in place of its own: nothing it names is imported or called."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name == "MetadataIndex":
             return _Index
         if module.startswith("torch.distributed.checkpoint"):
-            return (lambda *_: None) if name == "_MEM_FORMAT_ENCODING" else _Bare
+            return (lambda *_: None) if name == "_MEM_FORMAT_ENCODING" else _Record
         if (module, name) == ("torch", "Size"):
             return torch.Size
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
@@ -82,22 +82,20 @@ class _Metadata(pickle.Unpickler):
             return str
         if module.startswith("pathlib"):
             return PurePosixPath
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint needs")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, which no checkpoint needs")
 
 
 def _read_dcp(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
     with (folder / ".metadata").open("rb") as stream:
         metadata = _Metadata(stream).load()
-    places = {(index.fqn, tuple(index.offset or ())): at for index, at in metadata.storage_data.items()}
+    locations = {(index.fqn, tuple(index.offset or ())): at for index, at in metadata.storage_data.items()}
     found: dict[str, Any] = {}
     for name, kind in metadata.state_dict_metadata.items():
         path = metadata.planner_data[name]
         if wanted(path[0]):
-            _put(
-                found,
-                path,
-                _tensor(folder, name, kind, places) if hasattr(kind, "size") else _slice(folder, places[name, ()]),
-            )
+            is_tensor = hasattr(kind, "size")
+            value = _tensor(folder, name, kind, locations) if is_tensor else _read(folder, locations[name, ()])
+            _put(found, path, value)
     states = [found.pop(name) for name in sorted(found) if name.startswith("optimizer_")]
     if states:
         found["optimizer_states"] = states
@@ -106,22 +104,24 @@ def _read_dcp(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
     return found
 
 
-def _tensor(folder: Path, name: str, kind: Any, places: dict) -> Tensor:
+def _tensor(folder: Path, name: str, kind: Any, locations: dict) -> Tensor:
+    """The full tensor `name`, of its chunks."""
     chunks = [(tuple(c.offsets), tuple(c.sizes)) for c in kind.chunks]
     if len(chunks) == 1:
-        return _slice(folder, places[name, chunks[0][0]])
-    whole = None
+        return _read(folder, locations[name, chunks[0][0]])
+    full: Tensor | None = None
     for offsets, sizes in chunks:
         if 0 in sizes:
             continue
-        part = _slice(folder, places[name, offsets])
-        if whole is None:
-            whole = part.new_empty(kind.size)
-        whole[tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))] = part
-    return whole
+        chunk = _read(folder, locations[name, offsets])
+        if full is None:
+            full = chunk.new_empty(kind.size)
+        full[tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))] = chunk
+    return torch.empty(kind.size) if full is None else full
 
 
-def _slice(folder: Path, at: Any) -> Any:
+def _read(folder: Path, at: Any) -> Any:
+    """The object that is stored at a location."""
     with (folder / at.relative_path).open("rb") as stream:
         stream.seek(at.offset)
         content = stream.read(at.length)
@@ -129,7 +129,7 @@ def _slice(folder: Path, at: Any) -> Any:
 
 
 def _put(tree: dict | list, path: tuple, value: Any) -> None:
-    """Set `tree[path[0]][path[1]]...`; numbers in a path are places of lists."""
+    """Set `tree[path[0]][path[1]]...`; integers in a path are indices of lists."""
     for key, following in itertools.pairwise(path):
         fresh: dict | list = [] if isinstance(following, int) else {}
         if isinstance(tree, list):

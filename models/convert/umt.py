@@ -1,6 +1,6 @@
 """Names of the unmasked teacher's weights: the official repository's (single modality), against ours.
 
-Ours: `encoder.*` (VideoViT) and `decoder.*` (FeatureDecoder). Its classifier has the names of VideoMAE V2's.
+Ours: `encoder.*` (VideoViT) and `decoder.*` (FeatureDecoder). Its classifier has the names of VideoMAE V2.
 """
 
 from models.convert.rules import Rules, with_suffixes

@@ -18,7 +18,7 @@ def _official_blocks(ours: str, theirs: str) -> Rules:
 
 
 def official_encoder(theirs: str) -> Rules:
-    """The encoder that VideoMAE V2 and UMT share; a position table only where it is learnt or resized."""
+    """The encoder that VideoMAE V2 and UMT share; it has a position table only if that is learnt or resized."""
     return {
         "encoder.positions.table": Batched(f"{theirs}pos_embed"),
         **with_suffixes(
@@ -63,7 +63,7 @@ def _transformers_blocks(ours: str, theirs: str) -> Rules:
         f"{ours}.{{i}}.attn.qkv.weight": tuple(
             f"{attention}.attention.{part}.weight" for part in ("query", "key", "value")
         ),
-        # The names on disk, which transformers 4 and 5 both read; in memory version 5 says query.bias and value.bias.
+        # The names on disk, which transformers 4 and 5 read; in memory, version 5 has query.bias and value.bias.
         f"{ours}.{{i}}.attn.q_bias": f"{attention}.attention.q_bias",
         f"{ours}.{{i}}.attn.v_bias": f"{attention}.attention.v_bias",
     }
@@ -94,8 +94,8 @@ TRANSFORMERS_MODEL: Rules = _transformers_encoder("")
 
 
 def on_disk_name(name: str) -> str:
-    """One spelling for names that exist in two: transformers 5 says query.bias in memory and q_bias on disk; a bare
-    encoder of ours says ls1.gamma and positions.table where the official code says gamma_1 and pos_embed."""
+    """One spelling of names that have two: transformers 5 has query.bias in memory and q_bias on disk; our encoder
+    alone has ls1.gamma and positions.table, the official one gamma_1 and pos_embed."""
     if name == "positions.table":
         return "pos_embed"
     for memory, disk in (
@@ -109,5 +109,5 @@ def on_disk_name(name: str) -> str:
 
 
 def our_scale_name(name: str) -> str:
-    """The official spelling of layer scales to ours, for an official encoder that came without its decoder."""
+    """Our name of an official layer scale, for official encoders without their decoder."""
     return name.replace(".gamma_1", ".ls1.gamma").replace(".gamma_2", ".ls2.gamma")

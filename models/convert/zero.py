@@ -1,7 +1,7 @@
-"""DeepSpeed's checkpoints of ZeRO stages 1, 2 and 3, read without DeepSpeed: flat pieces back to named tensors."""
+"""Reads DeepSpeed's checkpoints of ZeRO stages 1, 2 and 3 without DeepSpeed: flat partitions to named tensors."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class _Record:
-    """A record of DeepSpeed's, by its fields; of those that are not needed here, nothing but that they are there."""
+    """Replaces DeepSpeed's classes: the fields of an object, ignoring its constructor's arguments."""
 
     def __init__(self, *_: Any) -> None:
         pass
 
 
-_SAFE = [
+_SAFE: list[Callable | tuple[Callable, str]] = [
     (_Record, "deepspeed.utils.tensor_fragment.fragment_address"),
     (_Record, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (_Record, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
@@ -25,32 +25,32 @@ _SAFE = [
 
 
 def is_zero(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of DeepSpeed."""
+    """Whether a folder is a DeepSpeed checkpoint."""
     return (folder / "latest").is_file()
 
 
 def read_zero(folder: Path) -> dict[str, Any]:
-    """The run's own entries, and `state_dict` with whole tensors in the precision that the optimiser keeps (float32).
+    """The run's own entries, and `state_dict` with full tensors in the optimiser's precision (float32).
 
     Raises:
-        KeyError, RuntimeError: a piece is missing, or DeepSpeed has changed its layout.
+        KeyError, RuntimeError: a partition is missing, or DeepSpeed has changed its layout.
     """
-    place = folder / (folder / "latest").read_text().strip()
-    models, optimizers = _files(place, "model_states"), _files(place, "optim_states")
+    step = folder / (folder / "latest").read_text().strip()
+    models, optimizers = _files(step, "model_states"), _files(step, "optim_states")
     if not models or not optimizers:
-        raise RuntimeError(f"{place} lacks model_states or optim_states")
+        raise RuntimeError(f"{step} lacks model_states or optim_states")
     first = _load(models[0])
     world = first["dp_world_size"]
     if len(optimizers) != world:
-        raise RuntimeError(f"{len(optimizers)} of {world} optim_states are there")
-    pieces = [_load(file)["optimizer_state_dict"] for file in optimizers]
+        raise RuntimeError(f"only {len(optimizers)} of {world} optim_states exist")
+    partitions = [_load(file)["optimizer_state_dict"] for file in optimizers]
     shapes = [dict(group) for group in first["param_shapes"]]
-    if "fp32_flat_groups" in pieces[0]:
+    if "fp32_flat_groups" in partitions[0]:
         frozen = dict(_frozen(first, [_load(file) for file in models])) if first["frozen_param_shapes"] else {}
         buffers = {name: first["module"][name] for name in first["buffer_names"]}
-        state = {**buffers, **frozen, **dict(_stage_3(shapes, pieces))}
+        state = {**buffers, **frozen, **dict(_stage_3(shapes, partitions))}
     else:
-        state = {**first["module"], **dict(_stage_1_2(shapes, pieces))}
+        state = {**first["module"], **dict(_stage_1_2(shapes, partitions))}
     state |= {name: state[same] for name, same in dict(first["shared_params"]).items()}
     own = {name: first[name] for name in first if name not in _DEEPSPEED}
     for name in own.pop("scalars", []):
@@ -58,7 +58,7 @@ def read_zero(folder: Path) -> dict[str, Any]:
     return {"state_dict": {name: tensor.detach() for name, tensor in state.items()}, **own}
 
 
-# What DeepSpeed itself keeps in a file of model states.
+# DeepSpeed's own entries in a file of model states.
 _DEEPSPEED = {
     "module",
     "buffer_names",
@@ -82,9 +82,9 @@ _DEEPSPEED = {
 }
 
 
-def _files(place: Path, kind: str) -> list[Path]:
-    """Files of a kind in order of rank, which their names tell without leading zeros."""
-    return sorted(place.glob(f"*{kind}.pt"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)])
+def _files(folder: Path, kind: str) -> list[Path]:
+    """Files of a kind sorted by rank, which their names contain without leading zeros."""
+    return sorted(folder.glob(f"*{kind}.pt"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)])
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -92,29 +92,29 @@ def _load(file: Path) -> dict[str, Any]:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _stage_1_2(shapes: list[dict[str, torch.Size]], pieces: list[dict]) -> Iterator[tuple[str, Tensor]]:
-    """Each group of parameters is one flat tensor, cut over the ranks: a parameter may go on in the next rank's."""
-    for number, group in enumerate(shapes):
+def _stage_1_2(shapes: list[dict[str, torch.Size]], partitions: list[dict]) -> Iterator[tuple[str, Tensor]]:
+    """Each group of parameters is one flat tensor, split over ranks: a parameter may span several ranks."""
+    for i, group in enumerate(shapes):
         for name, shape in group.items():
             parts = []
-            for piece in pieces:
-                if name in piece["param_slice_mappings"][number]:
-                    at = piece["param_slice_mappings"][number][name]
-                    parts.append(piece["single_partition_of_fp32_groups"][number][at.start : at.start + at.numel])
+            for partition in partitions:
+                if name in partition["param_slice_mappings"][i]:
+                    at = partition["param_slice_mappings"][i][name]
+                    parts.append(partition["single_partition_of_fp32_groups"][i][at.start : at.start + at.numel])
             yield name, torch.cat(parts).view(shape)
 
 
-def _stage_3(shapes: list[dict[str, torch.Size]], pieces: list[dict]) -> Iterator[tuple[str, Tensor]]:
-    """Each parameter is cut over the ranks, the last piece filled up; a rank's pieces lie one after the other."""
-    flat = [torch.cat([group.flatten() for group in piece["fp32_flat_groups"]]) for piece in pieces]
+def _stage_3(shapes: list[dict[str, torch.Size]], partitions: list[dict]) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter is split over ranks, the last slice padded; a rank's slices are concatenated."""
+    flat = [torch.cat([group.flatten() for group in partition["fp32_flat_groups"]]) for partition in partitions]
     start = 0
     for group in shapes:
         for name, shape in group.items():
-            share = -(-shape.numel() // len(pieces))
-            yield name, torch.cat([one[start : start + share] for one in flat])[: shape.numel()].view(shape)
-            start += share
-    if not 0 <= len(flat[0]) - start < 2 * len(pieces) * sum(len(piece) for piece in shapes):
-        raise RuntimeError(f"flat pieces of {len(flat[0])} numbers hold parameters of {start}")
+            length = -(-shape.numel() // len(partitions))
+            yield name, torch.cat([rank[start : start + length] for rank in flat])[: shape.numel()].view(shape)
+            start += length
+    if not 0 <= len(flat[0]) - start < 2 * len(partitions) * sum(len(group) for group in shapes):
+        raise RuntimeError(f"a flat partition has {len(flat[0])} elements, and its parameters have {start}")
 
 
 def _frozen(first: dict, files: list[dict]) -> Iterator[tuple[str, Tensor]]:

@@ -73,7 +73,7 @@ def test_a_head_for_other_classes_is_refused_unless_told(official: dict) -> None
     before = small.head.weight.clone()
     with pytest.raises(ValueError, match="a head for 7 classes, and the model's is for 5: say which of its rows"):
         models.load_weights(small, state)
-    with pytest.raises(ValueError, match="a head for 7 classes, and row 7 is asked of it"):
+    with pytest.raises(ValueError, match="a head for 7 classes, and `classes` names row 7"):
         models.load_weights(small, state, classes=[0, 1, 2, 3, 7])
     report = models.load_weights(small, state, classes="none")
     assert {"head.weight", "head.bias"} <= set(report.unused) and {"head.weight", "head.bias"} <= set(report.missing)

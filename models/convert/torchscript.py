@@ -1,8 +1,9 @@
-"""Tensors out of a TorchScript archive, such as OpenAI's CLIP files, without running the program that it holds."""
+"""Reads tensors from a TorchScript archive, such as OpenAI's CLIP files, without running its program."""
 
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,12 +21,12 @@ _DTYPES = {
 }
 
 
-class _Part:
-    """A module of the archive: its attributes alone."""
+class _Module:
+    """A module of the archive, with only its attributes."""
 
 
 class _Reader(pickle.Unpickler):
-    """Knows the modules' attributes and tensors; anything else that a pickle may ask for is refused."""
+    """Unpickles modules' attributes and tensors; every other global of a pickle is refused."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(archive.open(f"{root}data.pkl"))
@@ -34,7 +35,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> object:
         if module.startswith("__torch__"):
-            return _Part
+            return _Module
         if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
             return _rebuild
         if module == "torch.jit._pickle":
@@ -43,7 +44,7 @@ class _Reader(pickle.Unpickler):
             return _DTYPES[name]
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}")
 
     def persistent_load(self, saved: tuple) -> tuple[torch.UntypedStorage, torch.dtype]:
         _, dtype, key, *_ = saved
@@ -53,13 +54,15 @@ class _Reader(pickle.Unpickler):
         return self.storages[key], dtype
 
 
-def _rebuild(storage: tuple[torch.UntypedStorage, torch.dtype], offset: int, size, stride, *_: object) -> Tensor:
+def _rebuild(
+    storage: tuple[torch.UntypedStorage, torch.dtype], offset: int, size: tuple, stride: tuple, *_: object
+) -> Tensor:
     content, dtype = storage
     return torch.empty(0, dtype=dtype).set_(content, offset, size, stride)
 
 
 def is_script(file: Path) -> bool:
-    """Whether a file is a TorchScript archive: these keep constants of a program."""
+    """Whether a file is a TorchScript archive: only these contain constants of a program."""
     if not zipfile.is_zipfile(file):
         return False
     with zipfile.ZipFile(file) as archive:
@@ -67,18 +70,18 @@ def is_script(file: Path) -> bool:
 
 
 def read_script(file: Path) -> dict[str, Tensor]:
-    """The tensors of a TorchScript archive by their dotted names. ValueError where it holds more than a module."""
+    """The tensors of a TorchScript archive by their dotted names. ValueError if it contains more than a module."""
     try:
         with zipfile.ZipFile(file) as archive:
             root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
             return dict(_tensors(_Reader(archive, root).load(), ""))
     except (pickle.UnpicklingError, zipfile.BadZipFile, KeyError, StopIteration) as error:
-        raise ValueError(f"{file} is a TorchScript archive that cannot be read as weights alone: {error}") from error
+        raise ValueError(f"{file} is a TorchScript archive that cannot be read as weights only: {error}") from error
 
 
-def _tensors(part: _Part, prefix: str):
-    for name, value in vars(part).items():
+def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in vars(module).items():
         if isinstance(value, Tensor):
             yield prefix + name, value
-        elif isinstance(value, _Part):
+        elif isinstance(value, _Module):
             yield from _tensors(value, f"{prefix}{name}.")
