@@ -85,7 +85,7 @@ class LoadReport:
 
         return (
             f"{len(self.loaded)} tensors loaded ({self.source} layout); not used from the checkpoint: "
-            f"{first(self.unused)}; not found, unchanged in the model: {first(self.missing)}"
+            f"{first(self.unused)}; not found, left as they were in the model: {first(self.missing)}"
         )
 
 
