@@ -1,4 +1,4 @@
-"""The command from a user's side: validate, test, predict, export, and errors that name the thing and the remedy."""
+"""The command line: validate, test, predict, export, and errors that name the cause and the remedy."""
 
 import json
 from pathlib import Path
@@ -33,12 +33,12 @@ def command(name: str, run: Path, *more: str) -> None:
 
 
 def test_null_reaches_a_class_within_a_class() -> None:
-    """jsonargparse by itself would make the text "None" of it."""
+    """jsonargparse alone would read it as the string "None"."""
     teacher = "--model.init_args.teacher.init_args"
     words = [f"{teacher}.weights=null", f"{teacher}.random", "3", f"{teacher}.model.init_args.out", "null"]
     found = settings_of(["-c", "recipes/umt_b.yaml", *words])["model"]["init_args"]["teacher"]["init_args"]
     assert found["weights"] is None and found["random"] == 3 and found["model"]["init_args"]["out"] is None
-    key = "--data.init_args.train.init_args.options.token"  # of a dict, where it is left as it is
+    key = "--data.init_args.train.init_args.options.token"  # in a dict it is unchanged
     untouched = [f"{key}=null", key, "null", "--seed_everything"]
     assert _with_nulls(untouched) == untouched
 
@@ -51,7 +51,7 @@ def test_evaluation_of_a_checkpoint(trained: Path, name: str, capsys: pytest.Cap
 
 
 def test_features_of_ones_own_videos(trained: Path, tmp_path: Path) -> None:
-    """A folder with a space and other letters, one broken file among them: named, left out, and nothing else lost."""
+    """A folder with a space and other scripts in its name, and a broken file that is named and left out."""
     folder = tmp_path / "my vidéos 影片"
     folder.mkdir()
     for name in ("a b.mp4", "ключ.mp4", "c.mp4"):
@@ -66,7 +66,7 @@ def test_features_of_ones_own_videos(trained: Path, tmp_path: Path) -> None:
         f"--features.folder={tmp_path / 'out'}",
         "--data.init_args.micro_batch=1",
     )
-    # One video a batch, above: also a batch with nothing in it writes nothing.
+    # With one video per batch the broken one leaves an empty batch, which writes nothing.
     (file,) = (tmp_path / "out").glob("*.safetensors")
     names, tensors = read_features(file)
     assert sorted(Path(name).name for name in names) == sorted(["a b.mp4", "ключ.mp4", "c.mp4"])
@@ -100,10 +100,10 @@ def test_export_to_transformers(trained: Path, tmp_path: Path, decoder: bool, ca
     assert tuple(processor.image_mean) == ours.normalize.values[0] and processor.crop_size["height"] == 32
     card = (out / "README.md").read_text()
     assert "VideoMAE encoder" in card and "global_batch: 4" in card
-    # A classifier starts from it with nothing but its head fresh.
+    # A classifier that starts from it has to initialise its head only.
     _, info = transformers.VideoMAEForVideoClassification.from_pretrained(out, num_labels=3, output_loading_info=True)
     assert all(name.startswith(("classifier", "fc_norm")) for name in info["missing_keys"])
-    # and ours takes theirs back
+    # Our encoder loads it.
     report = models.load_weights(ours.encoder, out)
     assert not report.missing
 
@@ -123,7 +123,7 @@ def test_export_and_back(trained: Path, tmp_path: Path, to: str) -> None:
         assert json.loads((out / "config.json").read_text())["encoder"]["init_args"]["width"] == 192
 
 
-def test_training_goes_on_from_weights(trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_starts_from_exported_weights(trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     fit(tmp_path, RECIPE, f"--model.init_args.weights={checkpoint(trained)}", "--trainer.max_steps=1")
     assert "tensors loaded (tubelet layout)" in caplog.text
@@ -133,7 +133,7 @@ def test_training_goes_on_from_weights(trained: Path, tmp_path: Path, caplog: py
 
 
 def fails(capsys: pytest.CaptureFixture, args: list[str]) -> str:
-    """What the command says on its way out."""
+    """The message that the command exits with."""
     with pytest.raises(SystemExit) as stop:
         main(args)
     assert stop.value.code not in (0, None)
@@ -160,11 +160,11 @@ def test_a_misspelt_key_in_a_recipe_names_itself(tmp_path: Path, capsys: pytest.
     assert "globl_batch" in fails(capsys, ["fit", *RECIPE, "-c", str(mine)])
 
 
-def test_no_recipe_there(capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_recipe(capsys: pytest.CaptureFixture) -> None:
     assert "nowhere.yaml" in fails(capsys, ["fit", "-c", "nowhere.yaml"])
 
 
-def test_no_shards_there(tmp_path: Path) -> None:
+def test_missing_shards(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"(?s)none-here.*"):
         fit(
             tmp_path,
@@ -174,7 +174,7 @@ def test_no_shards_there(tmp_path: Path) -> None:
         )
 
 
-def test_a_length_is_needed(tmp_path: Path) -> None:
+def test_a_run_without_a_length(tmp_path: Path) -> None:
     with pytest.raises(MisconfigurationException, match=r"One pass over these 10 videos is 3 steps of 4"):
         fit(tmp_path, RECIPE, "--trainer.max_steps=-1")
 
@@ -193,7 +193,7 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path: Path) -> None:
     ],
 )
 def test_sizes_that_do_not_fit(tmp_path: Path, options: list[str], words: str) -> None:
-    """What a part objects to when it is built is all that is said."""
+    """Only the error of the object is raised, without the parser's message."""
     with pytest.raises(MisconfigurationException, match=words):
         fit(tmp_path, RECIPE, *options)
 

@@ -1,4 +1,4 @@
-"""What the image is made of is there, and the command that compose runs is one."""
+"""The files that the image copies exist, and the command that compose runs parses."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ def copied() -> list[str]:
     return [source for line in re.findall(r"^COPY (.*)$", IMAGE, re.MULTILINE) for source in shlex.split(line)[:-1]]
 
 
-def test_all_that_is_copied_is_there_and_all_that_is_needed_is_copied() -> None:
+def test_the_image_copies_existing_files_and_all_it_needs() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert all((ROOT / source).exists() and source not in ignored for source in copied())
     setup = ConfigParser()

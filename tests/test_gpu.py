@@ -1,4 +1,4 @@
-"""What only a GPU runs equals what runs everywhere."""
+"""On a GPU: flash-attn equals PyTorch's attention, and the encoder equals the one on a CPU."""
 
 import pytest
 import torch

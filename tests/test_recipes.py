@@ -1,4 +1,4 @@
-"""Every recipe is whole: it parses, builds on the meta device at its published size, and carries its header."""
+"""Every recipe parses, builds on the meta device at its published size, and opens with a complete header."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ EACH_METHOD = pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 
 
 @EACH_METHOD
-def test_it_opens_with_its_promise(path: Path) -> None:
+def test_it_opens_with_a_complete_header(path: Path) -> None:
     head = path.read_text().split("\nmodel:")[0]
     for line in ("# Paper:", "# Data:", "# Hardware:", "# Command:", "# Differs:"):
         assert line in head, f"the header of {path.name} lacks {line!r}"
@@ -101,7 +101,7 @@ def test_viclip_has_the_published_sizes_and_rates(size: str, stage: str, capsys:
     assert objective.optim.base_lr * batch / 256 == pytest.approx(peak)
     assert objective.optim.base_min_lr * batch / 256 == pytest.approx(0.01 * peak)
     assert (objective.mask is None) == bool(stage) and objective.freeze_text
-    # What the official code decays of this model: all matrices but the tables.
+    # The official code applies weight decay to all matrices of this model except tables.
     no_decay = {n for n, p in objective.named_parameters() if p.requires_grad and not objective.optim.decays(n, p)}
     assert {"temperature", "encoder.cls_token", "encoder.pos_embed", "encoder.time.table"} <= no_decay
     assert not any(n.endswith("proj.weight") for n in no_decay)
@@ -177,14 +177,14 @@ def test_internvideo_has_the_published_sizes_and_rates(size: str, capsys: pytest
     assert objective.optim.base_lr * truth["data"]["init_args"]["global_batch"] / 256 == pytest.approx(8e-5)
 
 
-def test_one_key_changes_all_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
+def test_one_key_changes_everything_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml")], "--data.init_args.frames=32")
     parts = truth["model"]["init_args"]
     assert parts["encoder"]["init_args"]["frames"] == parts["decoder"]["init_args"]["frames"] == 32
 
 
-def test_seed_and_global_batch_are_told_once(tmp_path: Path) -> None:
-    """The command line hands both on: to the data's order, to the masks, and to the learning rate."""
+def test_seed_and_global_batch_are_stated_once(tmp_path: Path) -> None:
+    """The command line passes them to the order of data, the masks and the learning rate."""
     run = fit(
         tmp_path, ["-c", str(ROOT / "recipes/videomae_tiny.yaml")], "--trainer.max_steps=1", "--seed_everything=7"
     )
@@ -221,9 +221,9 @@ TASKS = [path for path in sorted((ROOT / "recipes/eval").glob("*.yaml")) if path
 
 
 @pytest.mark.parametrize("path", TASKS, ids=lambda p: p.stem)
-def test_tasks_are_asked_of_a_recipe(path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_evaluation_fragments_fit_a_recipe(path: Path, capsys: pytest.CaptureFixture) -> None:
     recipe, data = JUDGED[path.stem]
-    only = [] if path.stem == "knn" else ["recipes/data/test_only.yaml"]  # which remembers the training videos
+    only = [] if path.stem == "knn" else ["recipes/data/test_only.yaml"]  # knn needs the training videos
     files = [f"recipes/{recipe}.yaml", *([f"recipes/data/{data}.yaml", *only] if data else [])]
     command = " ".join(path.read_text().replace("\\\n#", "").split())
     for file in (*files, f"recipes/eval/{path.name}"):

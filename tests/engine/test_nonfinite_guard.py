@@ -1,4 +1,4 @@
-"""A bad step is not taken, whole and on all ranks; it is counted, named, known on resume; too many stop the run."""
+"""A bad step is skipped with all micro-batches, on all ranks, logged and counted; too many of them stop the run."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 class Mean(Objective):
-    """Learns the mean of the pixels."""
+    """Predicts the mean of the pixels."""
 
     def __init__(self) -> None:
         super().__init__(global_batch=6)
@@ -32,7 +32,7 @@ class Mean(Objective):
 def fit(
     folder: Path, guard: Guard, poison: Poison, ckpt: Path | None = None, micro_batch: int = 2, **options: object
 ) -> Path:
-    """Twelve steps of three parts, with a checkpoint of each."""
+    """Twelve steps of three micro-batches, with a checkpoint of each step."""
     keep = ModelCheckpoint(dirpath=folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
     options = {"enable_checkpointing": True, "default_root_dir": folder, **options}
     worker = trainer(callbacks=[poison, guard, keep], **options)
@@ -55,7 +55,7 @@ def skipped(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}], ids=["plain", "clip"])
-def test_a_step_with_a_lost_part_is_left_out_whole(
+def test_a_step_with_a_nan_micro_batch_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict
 ) -> None:
     guard, poison = Guard(), Poison(lost=[(4, 1)])
@@ -69,7 +69,7 @@ def test_a_step_with_a_lost_part_is_left_out_whole(
 
 
 def test_spikes_are_skipped_and_a_resumed_run_skips_the_same(tmp_path: Path) -> None:
-    """A norm of twenty times the median is one too many, of five is not; the resumed run knows the median."""
+    """A norm of 20 times the median is a spike, one of 5 times is not; the resumed run keeps the median."""
     poison = {3: 5.0, 8: 20.0, 9: torch.inf}
     whole, guard = tmp_path / "whole", Guard(factor=10, window=8)
     fit(whole, guard, Poison(factors=poison))
@@ -90,7 +90,7 @@ def test_over_the_budget_the_run_stops_and_names_the_samples(tmp_path: Path) -> 
     assert poison.names[-1] in str(error.value) and len(skipped(tmp_path)) == 4
 
 
-def test_an_overflow_of_float16_is_the_scalers_business(tmp_path: Path) -> None:
+def test_an_overflow_of_float16_is_left_to_the_scaler(tmp_path: Path) -> None:
     guard = Guard()
     half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     fit(tmp_path, guard, Poison(lost=[(6, 2)], factors={4: torch.inf}), plugins=[half])
@@ -98,9 +98,11 @@ def test_an_overflow_of_float16_is_the_scalers_business(tmp_path: Path) -> None:
     assert guard.skipped == 1 and [line["step"] for line in skipped(tmp_path)] == [6]
 
 
-def test_two_ranks_leave_out_what_one_of_them_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 1 gets pixels that are no numbers in one part of three: both skip the step, and name rank 1's sample."""
-    monkeypatch.setenv("MASTER_PORT", str(find_free_network_port()))  # else Lightning leaves one to all later tests
+def test_two_ranks_skip_a_step_that_is_nan_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 gets NaN pixels in one micro-batch of three: both ranks skip the step and name rank 1's sample."""
+    monkeypatch.setenv(
+        "MASTER_PORT", str(find_free_network_port())
+    )  # Lightning would leave one in the environment of later tests
     poison = Poison(lost=[(4, 1)], factors={7: 20.0}, rank=1)
     options = {"devices": 2, "strategy": "ddp_fork", "gradient_clip_val": 1.0, "micro_batch": 1}
     fit(tmp_path, Guard(factor=10, window=8), poison, **options)

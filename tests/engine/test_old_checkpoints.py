@@ -26,7 +26,7 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 
 
 def legacy_run(name: str, folder: Path) -> tuple[Path, list[str]]:
-    """A copy of an old run in `folder`, and the words of a command that go on with it from its own config.yaml."""
+    """A copy of an old run in `folder`, and the arguments that resume it from its own config.yaml."""
     shutil.copytree(LEGACY / name, folder / name)
     place = [f"--trainer.logger.init_args.save_dir={folder}", f"--trainer.logger.init_args.name={name}"]
     return folder / name, ["-c", str(folder / name / "config.yaml"), *place, *QUIET]

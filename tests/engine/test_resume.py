@@ -1,4 +1,4 @@
-"""A run that is stopped, at whatever moment, goes on as if it had not been: same batches, same weights."""
+"""A run that is stopped at any moment and resumed has the same batches and weights as one without a stop."""
 
 import signal
 import subprocess
@@ -28,11 +28,11 @@ def same(a: dict, b: dict) -> None:
 
 
 @EACH_METHOD
-def test_n_and_m_steps_are_n_plus_m(tmp_path: Path, recipe: list[str]) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, recipe: list[str]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()
     fit(whole, recipe, *record(whole))
-    # The run is cut at step 4 as a kill would: its schedule is still that of six steps.
+    # The run stops at step 4 like a killed one: its schedule is still that of six steps.
     fit(
         parts,
         recipe,
@@ -88,7 +88,7 @@ def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
     assert weights(tmp_path / "run", 9)
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = fit(tmp_path, RECIPE, *record(tmp_path), "--trainer.max_steps=3")
     good = run / "checkpoints" / "step=0000003.ckpt"
     cut = run / "checkpoints" / "step=0000005.ckpt"
@@ -99,7 +99,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pyte
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
-    """Files may not grow beyond a limit that a checkpoint exceeds: the write fails, what was there stays."""
+    """With a file size limit below a checkpoint's size the write fails, and the earlier checkpoint stays."""
     run = fit(tmp_path, RECIPE, *record(tmp_path), "--trainer.max_steps=3")
     before = {path.name: path.read_bytes() for path in (run / "checkpoints").iterdir()}
     limit = ["bash", "-c", 'ulimit -f 100; exec "$@"', "-"]

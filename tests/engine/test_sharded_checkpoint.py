@@ -1,4 +1,4 @@
-"""Sharded runs are whole ones: the same losses, norms, averages and checkpoints, in one process and in two."""
+"""Sharded runs equal unsharded ones: losses, gradient norms, averages and checkpoints, in one process and in two."""
 
 import importlib.util
 import json
@@ -34,11 +34,11 @@ STOP = ["--trainer.callbacks+=tests.helpers.runs.StopAtStep", "--trainer.callbac
 POISON = ["--trainer.callbacks+=tests.helpers.poison.Poison", "--trainer.callbacks.lost=[[4, 0]]"]
 POISON += ["--trainer.callbacks.rank=1", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1"]
 POISON += ["--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.filename={step:07d}"]
-HALVES = ["--data.init_args.micro_batch=1"]  # two ranks take two parts each
+MICRO_BATCHES = ["--data.init_args.micro_batch=1"]  # two per rank
 
 
 def command(folder: Path, method: str, fragment: str, devices: int, *more: str) -> list[str]:
-    """Six steps of a method with gradients clipped, as a trainer fragment has it, in float32 on CPUs."""
+    """The arguments of six steps of a method with a trainer fragment, clipped gradients, in float32 on CPUs."""
     folder.mkdir(parents=True, exist_ok=True)
     here = [f"--trainer.devices={devices}", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     clip = ["--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=2"]
@@ -53,7 +53,7 @@ def last(folder: Path, step: int = 6) -> Path:
 
 
 def alone(*args) -> None:
-    """A run in this process, which is then no part of a group any more."""
+    """A run in this process, which then leaves its process group."""
     try:
         main(command(*args))
     finally:
@@ -63,13 +63,13 @@ def alone(*args) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of one process, then those of two, which go on with some of them."""
+    """Runs of one process, and runs of two processes, some of them resumed."""
     at = tmp_path_factory.mktemp("sharded")
     for method in ("videomae", "viclip"):
         alone(at / "one" / method, method, "cpu", 1, *AVERAGED)
     runs = [
-        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *HALVES, *STOP),
-        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *HALVES, "--ckpt_path=last"),
+        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *MICRO_BATCHES, *STOP),
+        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *MICRO_BATCHES, "--ckpt_path=last"),
         command(at / "viclip", "viclip", "fsdp", 2, *AVERAGED, "--model.init_args.recompute=true"),
         command(at / "poisoned", "videomae", "fsdp", 2, *POISON),
     ]
@@ -80,7 +80,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def more(place: Path) -> Path:
-    """The same folder with more runs, for slower tests."""
+    """The same folder with more runs, for the slow tests."""
     alone(place / "one/umt", "umt", "gpu1", 1, *AVERAGED)
     alone(place / "fsdp1", "videomae", "fsdp", 1, *AVERAGED, *STOP)
     runs = [
@@ -96,7 +96,7 @@ def more(place: Path) -> Path:
 
 
 def same_numbers(ours: dict, theirs: dict, *, validation: bool = True) -> None:
-    """Losses and norms of all training steps of ours, and what validation found, wherever both have it."""
+    """Losses and norms of all training steps of `ours`, and of the validations that both have."""
     steps = [key for key in ours if key[0] == "train" or (validation and key in theirs)]
     assert ("train", 6) in steps and any(key[0] == "val" for key in steps) == validation
     for key in steps:
@@ -126,29 +126,31 @@ def test_more_sharded_runs_equal_one_process(more: Path, run: str, method: str) 
 
 
 def equal_one_process(place: Path, run: str, method: str) -> None:
-    """Losses at each step, the gradient's norm before clipping, validation by the average; weights, and averages."""
+    """Losses and gradient norms before clipping at each step, validation with the average; weights and averages."""
     one, other = place / "one" / method, place / run
-    same_numbers(losses(other), losses(one), validation=method != "viclip")  # whose ranks validate each by itself
+    same_numbers(losses(other), losses(one), validation=method != "viclip")
     a, b = read(last(other)), read(last(one))
     same_weights(a["state_dict"], b["state_dict"])
     same_weights(a["ema"], b["ema"])
     moved = [name for name, tensor in b["ema"].items() if not torch.allclose(tensor, b["state_dict"][name], atol=1e-7)]
-    assert len(moved) > len(b["ema"]) / 2  # the average is another thing than the weights
+    assert len(moved) > len(b["ema"]) / 2  # the average differs from the weights
 
 
 @pytest.mark.slow
-def test_copies_of_a_sharded_model_equal_one_process(more: Path) -> None:
+def test_replicas_of_a_sharded_model_equal_one_process(more: Path) -> None:
     same_numbers(losses(more / "copies"), losses(more / "one/umt"), validation=False)
     same_weights(read(last(more / "copies"))["state_dict"], read(last(more / "one/umt"))["state_dict"])
 
 
 def test_a_scalar_is_clipped_and_stepped_with_the_rest(place: Path) -> None:
     found = [read(last(place / run))["state_dict"]["temperature"] for run in ("viclip", "one/viclip")]
-    torch.testing.assert_close(*found, atol=1e-7, rtol=0)  # of no dimension, both
+    torch.testing.assert_close(*found, atol=1e-7, rtol=0)  # both are scalars
     assert found[0].item() != pytest.approx(0.07, abs=1e-7)
 
 
-def test_a_cut_folder_is_not_found_as_newest(place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_folder_is_not_the_newest_checkpoint(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shutil.copytree(place / "two/run", tmp_path / "run")
     newest, before = last(tmp_path), last(tmp_path, 3)
     os.utime(newest)
@@ -159,12 +161,12 @@ def test_a_cut_folder_is_not_found_as_newest(place: Path, tmp_path: Path, caplog
     part.write_bytes(content)
     assert not is_complete(newest) and newest_checkpoint(tmp_path / "run") == before
     assert f"{newest.name} is cut or damaged" in caplog.text
-    newest.rename(newest.with_name(f".{newest.name}.draft"))  # what a kill leaves
+    newest.rename(newest.with_name(f".{newest.name}.draft"))  # as a kill leaves it
     (before / "whole.json").unlink()
     assert newest_checkpoint(tmp_path / "run") is None
 
 
-def test_a_folder_exports_as_a_file_does(place: Path, tmp_path: Path) -> None:
+def test_a_sharded_checkpoint_exports_like_a_file(place: Path, tmp_path: Path) -> None:
     exported_as_one(place, last(place / "two"), tmp_path, ema=True)
 
 
@@ -180,19 +182,19 @@ def exported_as_one(place: Path, path: Path, tmp_path: Path, ema: bool) -> None:
     assert not report.unused and not report.missing and facts["step"] == 6
 
 
-def test_ema_that_is_not_there_is_told(place: Path, tmp_path: Path) -> None:
+def test_a_missing_ema_is_an_error(place: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no averaged weights"):
         export(str(last(place / "poisoned")), "safetensors", str(tmp_path / "out"), ema=True)
 
 
 @pytest.fixture(scope="module")
 def zero(place: Path) -> Path:
-    """DeepSpeed's runs, each in the same two processes; stages 2 and 3 are stopped and resumed."""
+    """DeepSpeed's runs, all in the same two processes; stages 2 and 3 are stopped and resumed."""
     at = place / "zero"
     runs = [
-        command(at / "1", "videomae", "deepspeed_zero1", 2, *HALVES),
-        command(at / "2", "videomae", "deepspeed_zero2", 2, *HALVES, *STOP),
-        command(at / "2", "videomae", "deepspeed_zero2", 2, *HALVES, "--ckpt_path=last"),
+        command(at / "1", "videomae", "deepspeed_zero1", 2, *MICRO_BATCHES),
+        command(at / "2", "videomae", "deepspeed_zero2", 2, *MICRO_BATCHES, *STOP),
+        command(at / "2", "videomae", "deepspeed_zero2", 2, *MICRO_BATCHES, "--ckpt_path=last"),
         command(at / "3", "videomae", "deepspeed_zero3", 2, *STOP),
         command(at / "3", "videomae", "deepspeed_zero3", 2, "--ckpt_path=last"),
         command(at / "viclip", "viclip", "deepspeed_zero2", 2),
@@ -213,8 +215,8 @@ def test_zero_equals_one_process(place: Path, zero: Path, tmp_path: Path, run: s
 
 @ZERO
 @pytest.mark.slow
-def test_zero_goes_on_in_one_process_after_deepspeeds_conversion(place: Path, zero: Path, tmp_path: Path) -> None:
-    """As the refusal of another number of processes says."""
+def test_zero_resumes_in_one_process_after_deepspeeds_conversion(place: Path, zero: Path, tmp_path: Path) -> None:
+    """By the command in the error for another number of processes."""
     stopped = last(zero / "2", 3)
     refused = start(command(tmp_path / "refused", "videomae", "deepspeed_zero2", 1, f"--ckpt_path={stopped}"))
     said, _ = refused.communicate(timeout=300)
@@ -226,14 +228,14 @@ def test_zero_goes_on_in_one_process_after_deepspeeds_conversion(place: Path, ze
     words = [word.replace("OUT", str(out)) for word in words.split()]
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
     further = [f"--ckpt_path={out}", "--trainer.strategy.universal=true"]
-    run_as_own(command(tmp_path, "videomae", "deepspeed_zero2", 1, *further))  # DeepSpeed remembers a process's group
+    run_as_own(command(tmp_path, "videomae", "deepspeed_zero2", 1, *further))
     same_numbers(losses(tmp_path), losses(place / "one/videomae"), validation=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--trainer.strategy.param_dtype=bfloat16"], ["--model.init_args.compile=true"]])
-def test_sharded_bfloat16_is_near_one_process(place: Path, tmp_path: Path, more: list[str]) -> None:
-    """Weights gathered in bfloat16 or not, blocks compiled or not: within what bfloat16 rounds."""
+def test_sharded_bfloat16_is_close_to_one_process(place: Path, tmp_path: Path, more: list[str]) -> None:
+    """Weights gathered in bfloat16 or float32, blocks compiled or not: equal within bfloat16's rounding."""
     half = ["--trainer.precision=bf16-mixed"]
     alone(tmp_path / "one", "videomae", "cpu", 1, *half)
     run_together(tmp_path, [command(tmp_path / "two", "videomae", "fsdp", 2, *half, *more)])
@@ -243,8 +245,8 @@ def test_sharded_bfloat16_is_near_one_process(place: Path, tmp_path: Path, more:
     assert ours["train", 6] != losses(place / "one/videomae")["train", 6]  # it was not float32
 
 
-def test_a_bad_step_is_left_out_by_all_parts(place: Path) -> None:
-    """Of a loss that is no number in one process: weights are as they were, the other goes on with it."""
+def test_a_bad_step_is_skipped_by_all_ranks(place: Path) -> None:
+    """With a NaN loss on one rank, the weights of all ranks do not change, and the run goes on."""
     lines = [json.loads(line) for line in (place / "poisoned/run/skipped_steps.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4] and "a loss is not finite" in lines[0]["reason"]
     before, after = (read(last(place / "poisoned", step))["state_dict"] for step in (4, 5))
@@ -257,7 +259,7 @@ REST = ("umt", "vilp", "umt2", "internvideo", "finetune")
 
 @pytest.fixture(scope="module")
 def rest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The methods that the runs above leave out, whole and in parts."""
+    """The methods without a run above, unsharded and sharded."""
     at = tmp_path_factory.mktemp("rest")
     for method in REST:
         alone(at / "one" / method, method, "cpu", 1)
@@ -269,7 +271,7 @@ def rest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fsdp", *(pytest.param(f"deepspeed_zero{n}", marks=ZERO) for n in (1, 3))])
 @pytest.mark.parametrize("method", REST)
-def test_every_method_is_whole_in_parts(rest: Path, kind: str, method: str) -> None:
+def test_every_method_can_be_sharded(rest: Path, kind: str, method: str) -> None:
     found = rest / kind / method
     same_numbers(losses(found), losses(rest / "one" / method), validation=False)
     same_weights(read(last(found))["state_dict"], read(last(rest / "one" / method))["state_dict"])

@@ -1,4 +1,4 @@
-"""A real Slurm of one node: a job that is asked to go, whose node dies, and that is cancelled.
+"""Jobs of a real Slurm of one node: with a signal, with a node that dies, and cancelled.
 
 Not in `make test`, as it takes minutes: `make slurm`, as root, with the packages slurm-wlm and munge.
 """
@@ -25,7 +25,7 @@ STEPS = 40
 
 
 class Node:
-    """The Slurm of `slurm_node.sh`, and jobs on it."""
+    """The Slurm of `slurm_node.sh`, and its jobs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.environment = folder, os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
@@ -35,28 +35,28 @@ class Node:
             ["bash", ROOT / "tests/engine/slurm_node.sh", what, self.folder], check=True, stdin=subprocess.DEVNULL
         )
 
-    def tell(self, *command: str, **more: str) -> str:
+    def run(self, *command: str, **more: str) -> str:
         done = subprocess.run(
             command, env=self.environment | more, cwd=ROOT, capture_output=True, text=True, check=True
         )
         return done.stdout
 
     def submit(self, folder: Path, *options: str) -> str:
-        """`tools/slurm.sbatch` with two processes; returns the job."""
+        """Submit `tools/slurm.sbatch` with two processes; returns the job number."""
         python = str(ROOT / ".venv/bin/python")
         more = {"GPUS": "0", "TASKS": "2", "PYTHON": python, "GRACE": "30", "OMP_NUM_THREADS": "1"}
         more |= {"SBATCH_OUTPUT": str(folder / "out.txt"), "TIME": "10"}
-        said = self.tell("bash", "tools/slurm.sbatch", *arguments(folder, METHODS["videomae"], *options)[1:], **more)
+        said = self.run("bash", "tools/slurm.sbatch", *arguments(folder, METHODS["videomae"], *options)[1:], **more)
         return said.split()[-1]
 
     def job(self, number: str) -> dict[str, str]:
-        words = self.tell("scontrol", "show", "job", number).split()
+        words = self.run("scontrol", "show", "job", number).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def at_once(self, number: str) -> None:
-        """Starts a requeued job without its two minutes of patience; in a later second, or it counts as the old one."""
+    def start_now(self, number: str) -> None:
+        """Starts a requeued job without the two minutes of delay; not in the same second."""
         time.sleep(2)
-        self.tell("scontrol", "update", f"JobId={number}", "StartTime=now")
+        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def until(self, condition: Callable[[], bool], number: str, out: Path) -> None:
         deadline = time.monotonic() + 300
@@ -91,26 +91,26 @@ def seen(folder: Path) -> int:
     return len(names(folder)) if (folder / "names.tsv").exists() else 0
 
 
-def test_a_job_is_asked_to_go_then_its_node_dies_and_nothing_is_lost(node: Node, tmp_path: Path) -> None:
+def test_a_signalled_job_and_one_whose_node_dies_lose_nothing(node: Node, tmp_path: Path) -> None:
     folder, out = tmp_path / "job", tmp_path / "job/out.txt"
     folder.mkdir()
     number = node.submit(folder, *options(folder))
     node.until(lambda: seen(folder) >= 10, number, out)
-    node.tell("scancel", "--signal=USR1", number)  # what Slurm sends before the time limit
+    node.run("scancel", "--signal=USR1", number)  # as Slurm sends before the time limit
     node.until(lambda: node.job(number)["Restarts"] == "1", number, out)
     stopped = seen(folder)
     assert stopped < STEPS and f"SIGUSR1: the run ends at step {stopped} and is saved" in out.read_text()
 
     node.until(lambda: node.job(number)["JobState"] == "PENDING", number, out)
-    node.at_once(number)
+    node.start_now(number)
     node.until(lambda: seen(folder) >= stopped + 8, number, out)
-    assert names(folder)[stopped][0] == stopped  # it went on with the very next batch
+    assert names(folder)[stopped][0] == stopped  # it continued with the next batch
     node("kill")
     node("revive")
     node.until(lambda: node.job(number)["Restarts"] == "2", number, out)
     killed = seen(folder)
     assert killed < STEPS
-    node.at_once(number)
+    node.start_now(number)
     node.until(lambda: node.job(number)["JobState"] == "COMPLETED", number, out)
     assert names(folder)[killed][0] > stopped  # from the last checkpoint, not from the start
 
@@ -120,13 +120,13 @@ def test_a_job_is_asked_to_go_then_its_node_dies_and_nothing_is_lost(node: Node,
     compare(folder, whole, STEPS, parts=1)
 
 
-def test_a_cancelled_job_saves_and_stays_away(node: Node, tmp_path: Path) -> None:
+def test_a_cancelled_job_saves_and_is_not_requeued(node: Node, tmp_path: Path) -> None:
     out = tmp_path / "out.txt"
     number = node.submit(tmp_path, *options(tmp_path), "--trainer.max_steps=4000")
     node.until(lambda: seen(tmp_path) >= 8, number, out)
-    node.tell("scancel", number)
+    node.run("scancel", number)
     assert not list(tmp_path.glob("run/checkpoints/step=*.ckpt"))
-    # The regular ones have another name. (What processes say is lost by now: srun has gone.)
+    # The regular ones have another name. (The output of the processes is lost: srun has ended.)
     node.until(lambda: list(tmp_path.glob("run/checkpoints/step=*.ckpt")), number, out)
     node.until(lambda: node.job(number)["JobState"] != "COMPLETING", number, out)
     time.sleep(2)

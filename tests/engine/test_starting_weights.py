@@ -1,4 +1,4 @@
-"""The weights that a run starts from are read by a fresh `fit` only: whoever has its checkpoint needs them no more."""
+"""Initial weights are read by a fresh `fit` only; a run that has a checkpoint does not need their files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.helpers.runs import arguments, fit
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
 
 
-def test_a_checkpoint_needs_none_of_the_files_that_its_run_started_from(tmp_path: Path) -> None:
+def test_a_checkpoint_needs_no_file_of_initial_weights(tmp_path: Path) -> None:
     first = fit(tmp_path / "first", RECIPE, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
     start = (first / "checkpoints/step=0000002.ckpt").rename(tmp_path / "start.ckpt")
     weights = f"--model.init_args.weights={start}"

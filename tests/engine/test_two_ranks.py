@@ -1,4 +1,4 @@
-"""Two ranks are one: the same global batch over two gloo processes gives the weights of one process.
+"""Two ranks equal one: the same global batch over two gloo processes gives the weights of one process.
 
 The two are started as `trainer/gpu8.yaml` starts eight.
 """
@@ -11,7 +11,7 @@ import torch
 from tests.helpers.methods import METHODS
 from tests.helpers.runs import ROOT, arguments, fit, losses, run_together, weights, without_key_bias
 
-# Methods that compare or blend the samples of a batch: accumulated parts of it are not one batch, but ranks are.
+# Methods that compare or blend the samples of a batch: ranks share one batch, accumulated micro-batches do not.
 COMPARED = ("viclip", "vilp", "umt2", "internvideo")
 COUPLED = ("finetune", *COMPARED)
 SLOW = ("vilp", "umt2", "internvideo")
@@ -19,7 +19,7 @@ SLOW = ("vilp", "umt2", "internvideo")
 
 @pytest.fixture(scope="module")
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs of two ranks, one of each method that is tested this time."""
+    """A folder with the runs of two ranks, one for each method of this test session."""
     at = tmp_path_factory.mktemp("two")
     tested = {item.callspec.params["method"] for item in request.session.items if item.module is request.module}
     run_together(at, [_command(at / method, method) for method in sorted(tested)])
@@ -37,9 +37,9 @@ def _command(folder: Path, method: str) -> list[str]:
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in METHODS])
 def test_two_ranks_equal_one(two: Path, tmp_path: Path, method: str) -> None:
     one = fit(tmp_path, METHODS[method], "--data.init_args.views=2", *_noted(tmp_path))
-    if method not in COMPARED:  # 3 videos: a rank has two of them, the other one
+    if method not in COMPARED:  # 3 videos: two on one rank, one on the other
         found = [losses(folder)["val", 6] for folder in (tmp_path, two / method)]
-        # Masks of evaluation are drawn batch by batch, and ranks have other batches than one process has.
+        # Masks of evaluation are drawn per batch, and two ranks have other batches than one process.
         assert found[0] == pytest.approx(found[1], rel=1e-4 if method == "finetune" else 2e-2)
     ours, theirs = weights(one, 6), weights(two / method / "run", 6)
     assert ours.keys() == theirs.keys()

@@ -1,4 +1,4 @@
-"""Dense features: rows of windows equal those of the same clips, resumed, shared, short or long; nothing is mixed."""
+"""Dense features: each row equals the feature of the same clip; resumed runs, two ranks, and other settings."""
 
 import json
 import os
@@ -80,11 +80,11 @@ def test_rows_are_those_of_the_same_clips(dense: Path, videos: Path, trained: st
             picture = torch.from_numpy(Squash()(clip, 32).copy()).permute(3, 0, 1, 2)[None]
             np.testing.assert_allclose(row, model.predict({"video": picture})["features"][0], atol=1e-5)
     middles = [(start + min(start + T, length)) / 2 / 24 for start in starts]
-    np.testing.assert_allclose(about["seconds"], middles, atol=2e-3)  # mkv counts in milliseconds
+    np.testing.assert_allclose(about["seconds"], middles, atol=2e-3)  # mkv stores milliseconds
     assert about["name"] == name and about["frames"] == length and about["repeats the last frame"] == (length < T)
 
 
-def test_what_cannot_be_read_is_named_and_leaves_nothing(
+def test_unreadable_videos_are_named_and_leave_no_files(
     dense: Path, videos: Path, trained: str, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     assert len(arrays(dense)) == len(LENGTHS) and not list(dense.rglob(".*"))
@@ -92,8 +92,8 @@ def test_what_cannot_be_read_is_named_and_leaves_nothing(
         main(options(tmp_path, trained, videos, "--data.init_args.failure_grace=0"))
 
 
-def test_a_killed_run_goes_on(dense: Path, videos: Path, trained: str, tmp_path: Path, capsys) -> None:
-    """Killed at the seventh batch, of which there are more: what was written is whole, and is not made again."""
+def test_a_killed_run_resumes(dense: Path, videos: Path, trained: str, tmp_path: Path, capsys) -> None:
+    """Killed at its seventh batch, a run leaves complete files, which the next run does not write again."""
     script = tmp_path / "killed.py"
     script.write_text(
         "import os, signal, sys\nsys.path.insert(0, sys.argv[1])\nfrom pretrain.features import dense\n"

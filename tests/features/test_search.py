@@ -1,4 +1,4 @@
-"""Search: an index from `predict`, found again by words, with the right frames; what is missing is said."""
+"""Search: `predict` writes an index, texts find its videos with the right frames, and missing files are named."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five videos, and two files that are none, in a folder with odd letters."""
+    """Five videos, and two files that are not videos, in a folder whose name has spaces and accents."""
     folder = tmp_path_factory.mktemp("my vidéos")
     (folder / "sub").mkdir()
     for i, name in enumerate(NAMES):
@@ -57,7 +57,7 @@ def index(trained: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory)
     )
 
 
-def test_words_find_videos(index: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_texts_find_videos(index: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert len(read_index(index)["files"]) > 1
     out = tmp_path / "deep" / "sheet.png"
     assert tool(["a red circle", "😀 кот", "--index", str(index), "--top", "4", "--out", str(out)]) == 0
@@ -83,7 +83,7 @@ def test_frames_are_those_that_the_model_saw(index: Path, videos: Path) -> None:
     from datamodules.decoding.reader import PyAV
 
     viewer = Viewer(read_index(index))
-    for row, name in enumerate(NAMES):  # two files that could not be read lie between
+    for row, name in enumerate(NAMES):  # with two unreadable files between them
         hit = Hit(0.0, name, row, 0, 1)
         viewer.load_frames(hit)
         assert not hit.error
@@ -110,7 +110,7 @@ def test_two_ranks_write_one_index(trained: Path, videos: Path, index: Path, tmp
         assert hit.frames and not hit.error
 
 
-def test_files_are_gone_through_in_order(tmp_path: Path) -> None:
+def test_files_are_searched_in_order(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     files, rows = [], torch.randint(-2, 3, (50, 6), generator=generator).float()  # many are equal
     for i, part in enumerate(rows.split([20, 1, 29])):
@@ -128,7 +128,7 @@ def test_files_are_gone_through_in_order(tmp_path: Path) -> None:
         search(files, queries[:, :5], 7)
 
 
-def test_videos_that_went_are_said(index: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_missing_videos_are_named(index: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     moved = tmp_path / "index"
     shutil.copytree(index, moved)
     about = json.loads((moved / "index.json").read_text())
@@ -146,7 +146,7 @@ def test_videos_that_went_are_said(index: Path, videos: Path, tmp_path: Path, ca
     assert "no list or folder of videos" in said.err and "a b.mp4" in said.out
 
 
-def test_what_is_wrong_is_said(index: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_errors_name_the_cause(index: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     def error(*more: str, folder: Path = index) -> str:
         assert tool(["a dog", "--index", str(folder), *more]) == 2
         return capsys.readouterr().err
@@ -170,7 +170,7 @@ def test_what_is_wrong_is_said(index: Path, trained: Path, tmp_path: Path, capsy
 
 
 def test_an_index_of_official_weights(trained: Path, videos: Path, tmp_path: Path, capsys) -> None:
-    """No run, no checkpoint of ours: the index names the weights; and a run folder may be moved as a whole."""
+    """Without a run and a checkpoint the index names the weights; and a run folder can be moved."""
     main(["export", f"--ckpt={trained}", "--to=official", f"--out={tmp_path / 'out'}"])
     source = ["--data.init_args.predict=Files", f"--data.init_args.predict.init_args.path={videos}"]
     weights = f"--model.init_args.weights={tmp_path / 'out' / 'checkpoint.pth'}"
@@ -200,7 +200,7 @@ def test_an_index_is_never_mixed_with_another(trained: Path, videos: Path, index
     assert len(list(mine.glob("*.safetensors"))) == 5
     predict(
         trained, tmp_path, videos, "--features.rows=3", "--data.init_args.micro_batch=1"
-    )  # the same again takes its place
+    )  # an equal index replaces it
     assert len(list(mine.glob("*.safetensors"))) == 2
     with pytest.raises(MisconfigurationException, match="holds features already, of another model, of other videos"):
         predict(trained, tmp_path, videos / "sub")
@@ -213,7 +213,7 @@ def test_features_of_a_model_without_texts_are_no_index(tmp_path: Path, videos: 
         read_index(tmp_path / "run" / "features")
 
 
-def test_tokens_are_written_where_they_are_asked_for() -> None:
+def test_tokens_are_written_only_on_request() -> None:
     made = {"features": torch.zeros(1, 2), "tokens": torch.zeros(1, 9, 2)}
     assert list(select(made, None)) == ["features"]
     assert list(select(made, ["tokens"])) == ["tokens"]

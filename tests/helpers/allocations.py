@@ -1,5 +1,7 @@
-"""A real `fit` with every allocation of this process written down: prints the most bytes of tensors that lived at a
-time. `python tests/helpers/allocations.py fit -c ...`; of several ranks each prints a line."""
+"""Runs a real `fit`, records every allocation of this process, and prints the peak memory of its tensors in bytes.
+
+`python tests/helpers/allocations.py fit -c ...`; with several ranks each prints one line.
+"""
 
 import sys
 
@@ -9,7 +11,7 @@ from pretrain.cli import main
 
 
 def peak(found) -> int:
-    """The largest sum of what was taken and given back so far, in bytes, as torch's CPU allocator reports it."""
+    """The largest number of bytes held at a time, by the allocations and frees that torch's CPU allocator reports."""
     events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):

@@ -16,11 +16,15 @@ from datamodules.loading.workers import Workers
 from datamodules.sources.order import Order
 from datamodules.sources.source import Sample
 
-LIMIT = 3.0  # seconds: on a busy machine a process may well wait for its turn for one
+LIMIT = 3.0  # seconds; on a busy machine a process may wait one second for its turn
 
 
 class FaultyVideo(Video):
-    """A video in whose decoding something happens; `pause` hangs in native code and holds the interpreter's lock."""
+    """A video whose decoding fails in the way named by `what`; a hang is in native code and holds the GIL.
+
+    `what` is hang, broken, bug, slow, a signal that the worker sends itself, or the path of a file: then every other
+    decoding kills the worker.
+    """
 
     fps = 24.0
 
@@ -37,7 +41,7 @@ class FaultyVideo(Video):
             raise DecodeError(self.name, "broken")
         elif self.what == "bug":
             raise ZeroDivisionError("a bug")
-        elif self.what.startswith("/"):  # every other time, as that file counts
+        elif self.what.startswith("/"):  # the file counts the decodings
             with open(self.what, "ab") as file:
                 file.write(b".")
             if os.path.getsize(self.what) % 2:
@@ -50,7 +54,7 @@ class FaultyVideo(Video):
 
 
 class FaultyVideos(Synthetic):
-    """Generated videos of which some make trouble."""
+    """Generated videos, some of which fail: `trouble` has the kind of failure by index."""
 
     def __init__(self, trouble: dict[int, str], samples: int = 24) -> None:
         super().__init__(samples, size=16)

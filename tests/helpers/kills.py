@@ -1,10 +1,10 @@
-"""Kills a run with -9 at random moments, again and again, and compares what it did with an undisturbed run, bit by bit.
+"""Kills a run with -9 at random moments, resumes it, and compares it bit by bit with an uninterrupted run.
 
 python -m tests.helpers.kills --kills 50 --folder /tmp/kills
 
-A life of the run ends in its first seconds, in a step, while it writes a checkpoint, or in a validation, in turn; the
-next one goes on with `--ckpt_path auto`. Batches, losses, validations, weights, the optimiser's state and the guard's
-must be those of the run that nobody killed.
+Each process of the run is killed at start-up, in a step, while it writes a checkpoint, or in a validation, in turn; the
+next one resumes with `--ckpt_path auto`. Batches, losses, validations, weights and the states of the optimiser and of
+the guard must equal those of the uninterrupted run.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from tests.helpers.runs import ROOT, arguments, names
 
 KINDS = ("start", "step", "checkpoint", "validation")
 RECIPE = ["-c", str(ROOT / "recipes/videomae_tiny.yaml")]
-LIMIT = 240.0  # seconds that any of this may keep us waiting
+LIMIT = 240.0  # seconds to wait for any event
 
 
 class Validations(pl.Callback):
-    """Writes down each validation and its loss, and shows by a file that one is under way."""
+    """Records each validation with its loss; a file exists while one is in progress."""
 
     def __init__(self, path: str) -> None:
         self.path, self.going = Path(path), Path(path).with_suffix(".going")
@@ -48,7 +48,7 @@ class Validations(pl.Callback):
 
 
 def command(folder: Path, steps: int) -> list[str]:
-    """Two parts a step, a loading process, checkpoints every third step, a validation every sixth."""
+    """Two micro-batches per step, one loader process, a checkpoint every third step, a validation every sixth."""
     more = [f"--trainer.max_steps={steps}", "--data.init_args.micro_batch=2", "--data.init_args.workers=1"]
     more += ["--trainer.val_check_interval=12", "--data.init_args.val.init_args.samples=8", "--ckpt_path=auto"]
     more += ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=3"]
@@ -63,7 +63,7 @@ def command(folder: Path, steps: int) -> list[str]:
 
 
 def begin(folder: Path, steps: int, fork: bool) -> int:
-    """A life of the run: the real command, or (`fork`) its work in a copy of this process, which has imported all."""
+    """Start a process of the run: the real command, or with `fork` a copy of this process, which saves the imports."""
     log = (folder / "log.txt").open("ab")
     if not fork:
         return subprocess.Popen(
@@ -81,7 +81,7 @@ def begin(folder: Path, steps: int, fork: bool) -> int:
 
 
 def ended(pid: int) -> int | None:
-    """The exit code of a life, negative for a signal; None while it lasts."""
+    """The exit code of a process, negative for a signal; None while it runs."""
     done, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if done else None
 
@@ -94,22 +94,22 @@ def wait(pid: int, until: Callable[[], object], what: str) -> None:
         time.sleep(0.002)
 
 
-def kill(folder: Path, kind: str, steps: int, dice: random.Random, fork: bool) -> None:
-    """One life, from its start to its end by force."""
+def kill(folder: Path, kind: str, steps: int, rng: random.Random, fork: bool) -> None:
+    """Start one process of the run and kill it at a moment of this kind."""
     going, old = folder / "validations.going", set(folder.glob("run/checkpoints/.*.draft"))
     drafts = lambda: set(folder.glob("run/checkpoints/.*.draft")) - old  # noqa: E731
     going.unlink(missing_ok=True)
     pid = begin(folder, steps, fork and kind != "start")
     if kind == "start":
-        time.sleep(dice.uniform(0, 8))
+        time.sleep(rng.uniform(0, 8))
     else:
-        if dice.random() < 0.75:  # else it would come to nothing if each life ended where it began
+        if rng.random() < 0.75:  # mostly after a new checkpoint, or the run would never advance
             before = set(folder.glob("run/checkpoints/*.ckpt"))
             wait(pid, lambda: set(folder.glob("run/checkpoints/*.ckpt")) - before, "a checkpoint")
-        seen = _lines(folder) + dice.randint(1, 5)
+        seen = _lines(folder) + rng.randint(1, 5)
         until = {"step": lambda: _lines(folder) >= seen, "checkpoint": drafts, "validation": going.exists}
         wait(pid, until[kind], kind)
-        time.sleep(dice.uniform(0, {"step": 0.3, "checkpoint": 0.05, "validation": 0.2}[kind]))
+        time.sleep(rng.uniform(0, {"step": 0.3, "checkpoint": 0.05, "validation": 0.2}[kind]))
     assert ended(pid) is None, "the run ended before it was killed: too few steps"
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -121,7 +121,7 @@ def _lines(folder: Path) -> int:
 
 
 def whole(folder: Path, steps: int, fork: bool) -> None:
-    """A life that nobody ends."""
+    """Run one process to its end."""
     folder.mkdir(parents=True, exist_ok=True)
     pid, deadline = begin(folder, steps, fork), time.monotonic() + 10 * LIMIT
     while (code := ended(pid)) is None:
@@ -131,12 +131,12 @@ def whole(folder: Path, steps: int, fork: bool) -> None:
 
 
 def validations(folder: Path) -> set[tuple[str, str]]:
-    """(step, loss) of each."""
+    """The recorded validations, as (step, loss)."""
     return {tuple(line.split("\t")) for line in (folder / "validations.tsv").read_text().splitlines()}
 
 
 def compare(ours: Path, theirs: Path, steps: int, parts: int = 2) -> None:
-    """AssertionError where a killed run did anything that the undisturbed one (`theirs`) did not, or not all of it."""
+    """AssertionError where a killed run (`ours`) differs from the uninterrupted one (`theirs`)."""
     expected = dict(names(theirs))
     assert sorted(expected) == list(range(parts * steps))
     for number, seen in names(ours):
@@ -148,21 +148,19 @@ def compare(ours: Path, theirs: Path, steps: int, parts: int = 2) -> None:
         torch.testing.assert_close(a[part], b[part], rtol=0, atol=0)
     assert a["callbacks"]["Guard"] == b["callbacks"]["Guard"] and a["global_step"] == b["global_step"] == steps
     left = [sorted(path.name for path in folder.glob("run/checkpoints/*")) for folder in (ours, theirs)]
-    assert set(left[1]) <= set(left[0]) and len(left[0]) <= len(left[1]) + 1, (
-        left
-    )  # a kill may be just before a removal
-    assert not list(ours.glob("run/checkpoints/.*")), "half a file is left"
+    assert set(left[1]) <= set(left[0]) and len(left[0]) <= len(left[1]) + 1, left  # a kill may prevent a removal
+    assert not list(ours.glob("run/checkpoints/.*")), "a partly written file is left"
 
 
 def chain(folder: Path, kinds: list[str], steps: int, seed: int = 0, fork: bool = False) -> None:
-    """A run killed once for each of `kinds`, then left alone, against one left alone from the start."""
-    dice = random.Random(seed)
+    """Kill a run once for each of `kinds`, let it finish, and compare it with an uninterrupted one."""
+    rng = random.Random(seed)
     killed = folder / "killed"
     whole(folder / "whole", steps, fork)
     killed.mkdir()
     for i, kind in enumerate(kinds):
         began = time.monotonic()
-        kill(killed, kind, steps, dice, fork)
+        kill(killed, kind, steps, rng, fork)
         last = names(killed)[-1][0] if _lines(killed) else None
         print(f"kill {i + 1}: {kind}, {time.monotonic() - began:.1f} s, micro-batch {last}", flush=True)
     whole(killed, steps, fork)

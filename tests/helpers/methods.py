@@ -6,7 +6,7 @@ import yaml
 from pretrain.cli import main
 from tests.helpers.paths import ROOT
 
-# A row a method. It buys the tests here, and those of resuming and of ranks.
+# One row per method. The tests of all methods, of resuming and of ranks run for every row.
 METHODS = {
     "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml"), "--model.init_args.mix.prob=1"],
     "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],

@@ -1,4 +1,4 @@
-"""A model of texts and videos without weights, batches for it, and its metrics over gloo processes."""
+"""A stand-in for a text-video model without weights, batches for it, and metrics over gloo processes."""
 
 import hashlib
 import tempfile
@@ -21,7 +21,11 @@ def vector(text: str) -> Tensor:
 
 
 class HashedTexts(nn.Module):
-    """Texts are vectors by their letters; a match is how near a text is to the mean of the tokens, seen otherwise."""
+    """A text's feature is a hash of its letters; its matching score with a video is the cosine with the mean token.
+
+    Cosines are computed in rotated coordinates, which changes only rounding. `text_counts` records how many texts each
+    call encoded.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +41,7 @@ class HashedTexts(nn.Module):
 
 
 def batches(outputs: dict[str, Tensor], batch: dict, sizes: Sequence[int], views: int = 1) -> list[tuple[dict, dict]]:
-    """`views` x M rows, view-major, cut into batches of so many videos as a loader would deal them."""
+    """Rows of `views` x M videos, views outermost, split into batches of the given sizes, as a loader does."""
     videos, start, cut = len(batch["name"]) // views, 0, []
     for size in sizes:
         rows = [view * videos + i for view in range(views) for i in range(start, min(start + size, videos))]
@@ -49,7 +53,7 @@ def batches(outputs: dict[str, Tensor], batch: dict, sizes: Sequence[int], views
 
 
 def evaluate(metric: Callable, cut: list[tuple[dict, dict]], model: nn.Module | None = None):
-    """The metric, made and fed, with what it says."""
+    """The metric after all batches, and its result as a dict."""
     made, model = metric(), model or HashedTexts()
     if hasattr(made, "attach"):
         made.attach(model)
@@ -60,7 +64,7 @@ def evaluate(metric: Callable, cut: list[tuple[dict, dict]], model: nn.Module | 
 
 
 def over_ranks(jobs: list[tuple[Callable, list]]) -> list[list[dict[str, Tensor]]]:
-    """What each metric says on each of as many gloo processes as it has shares of batches, a share a process."""
+    """The results of each metric on each rank; rank i gets the i-th share of the batches."""
     world = len(jobs[0][1])
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank, (world, jobs, folder), nprocs=world)

@@ -5,12 +5,12 @@ import torch
 
 
 class Poison(pl.Callback):
-    """Makes the pixels of some micro-batches, and the gradients of some steps, what one does not wish.
+    """Sets the pixels of some micro-batches to NaN and multiplies the gradients of some steps.
 
     Args:
-        lost: (step, part) of micro-batches whose pixels are no numbers.
-        factors: what the gradient of a step is multiplied by.
-        rank: where.
+        lost: (step, part) of the micro-batches with NaN pixels.
+        factors: by step, what its gradient is multiplied by.
+        rank: the rank whose pixels are set.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Runs of the real command for tests, in this process or as one of its own."""
+"""Runs of the real command for tests, in this process or in one of its own, and callbacks that record them."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 from pretrain.cli import main
 from tests.helpers.paths import ROOT
 
-# A recipe cut to a second or two. Every method's tiny recipe must bear these.
+# Options that shorten a recipe to a second or two. Every method's tiny recipe must work with them.
 SMALL = [
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
@@ -31,7 +31,7 @@ SMALL = [
 
 
 def arguments(folder: Path, recipe: list[str], *more: str) -> list[str]:
-    """`fit` of a recipe cut small, in `folder`."""
+    """The arguments of a short `fit` of a recipe, in `folder`."""
     place = [f"--trainer.logger.init_args.save_dir={folder}", "--trainer.logger.init_args.name=run"]
     return ["fit", *recipe, *SMALL, *place, *more]
 
@@ -49,7 +49,7 @@ def start(args: list[str], **options) -> subprocess.Popen:
 
 
 def run(args: list[str], **options) -> str:
-    """The real command to its end; returns what it printed. Fails with that if the command failed."""
+    """Run the real command to its end; returns its output, which is the message if it fails."""
     process = start(args, **options)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out[-3000:]
@@ -57,7 +57,7 @@ def run(args: list[str], **options) -> str:
 
 
 def run_script(script: str, args: list[str]) -> str:
-    """A script of ours as a process of its own, to its end; returns what it printed."""
+    """Run a script of the project as a process of its own; returns its output."""
     command = [sys.executable, script, *args]
     paths = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=paths, text=True, capture_output=True, timeout=300, check=False)
@@ -70,13 +70,13 @@ def weights(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def names(folder: Path) -> list[tuple[int, str]]:
-    """What `BatchRecorder` wrote, in order: number of the micro-batch, and its videos, pixels and loss."""
+    """The records of `BatchRecorder` in order: number of the micro-batch, and its names, pixel sum and loss."""
     lines = [line.split("\t") for line in (folder / "names.tsv").read_text().splitlines()]
     return [(int(number), seen) for number, seen in lines]
 
 
 class BatchRecorder(pl.Callback):
-    """Writes down which videos each training step saw, and a number that tells their pixels and the masks apart."""
+    """Records the videos of each micro-batch, the sum of their pixels, and the loss, which depends on the masks."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -90,7 +90,7 @@ class BatchRecorder(pl.Callback):
 
 
 class StopAtStep(pl.Callback):
-    """Ends a run early, without a word, after saving: what a kill just after a checkpoint leaves."""
+    """Ends a run at a step after its checkpoint is saved, as a kill just after the checkpoint would."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -112,7 +112,7 @@ class SendSignal(pl.Callback):
 
 
 class LossRecorder(pl.Callback):
-    """Writes down what all ranks agree on: step, loss over the global batch, the gradient's norm, validation's loss."""
+    """Records per step the loss over the global batch and the gradient norm, and the validation losses."""
 
     def __init__(self, path: str) -> None:
         self.path, self.parts = path, []
@@ -121,7 +121,7 @@ class LossRecorder(pl.Callback):
         self.parts.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
         if pl_module.random_key.part + 1 < pl_module.random_key.parts:
             return
-        loss, self.parts = sum(self.parts), []  # each is divided by the number of parts
+        loss, self.parts = sum(self.parts), []  # each micro-batch loss is divided by their number already
         norm = float(trainer.callback_metrics["grad_norm"])
         self._write(trainer, f"train\t{trainer.global_step}\t{loss:.9f}\t{norm:.9f}")
 
@@ -135,13 +135,13 @@ class LossRecorder(pl.Callback):
 
 
 def losses(folder: Path) -> dict[tuple[str, int], list[float]]:
-    """What `LossRecorder` wrote: by stage and step, the loss and the gradient's norm."""
+    """The records of `LossRecorder`: by stage and step, the loss and the gradient norm."""
     lines = [line.split("\t") for line in (folder / "losses.tsv").read_text().splitlines()]
     return {(stage, int(step)): [float(number) for number in numbers] for stage, step, *numbers in lines}
 
 
 def run_together(folder: Path, runs: list[list[str]], timeout: float = 400) -> str:
-    """Several commands one after the other in the same two processes, which start once; returns what they printed."""
+    """Run several commands one after the other in the same two ranks, which start once; returns their output."""
     listed = folder / "runs.json"
     listed.write_text(json.dumps(runs))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -159,8 +159,8 @@ def run_together(folder: Path, runs: list[list[str]], timeout: float = 400) -> s
 
 
 def without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """What a gradient steers. A key's bias adds as much to all keys of a query, which softmax takes away: its gradient
-    is rounding, and Adam makes whole steps of that."""
+    """The tensor without the bias of the keys in attention. That bias shifts all scores of a query equally, which
+    softmax cancels: its gradient is rounding noise, which Adam scales to full steps."""
     if name.endswith("attn.qkv.bias"):
         q, _, v = tensor.chunk(3)
         return torch.cat((q, v))

@@ -32,7 +32,7 @@ def student(**options) -> models.VideoViT:
 
 
 def whole(**options) -> UMT2:
-    """All four losses, small."""
+    """A small model with all four losses."""
     torch.manual_seed(0)
     parts = {
         "decoder": models.FeatureDecoder(48, 24, 2, **SIZES, eps=1e-5),
@@ -43,7 +43,7 @@ def whole(**options) -> UMT2:
 
 
 def tuned(**options) -> UMT2:
-    """Contrast and matching, without masks."""
+    """A small model with contrast and matching, without masks."""
     torch.manual_seed(0)
     none = {"words_weight": 0.0, "alignment_weight": 0.0}
     return UMT2(**{"encoder": student(), "text": tower(head=False), "words": words(), "embed": 24, **none, **options})

@@ -1,4 +1,4 @@
-"""Videos made for the tests: every frame carries its number, so that a test can see which frames it was given."""
+"""Generated test videos: the pixels of every frame encode its number, which a test can read back."""
 
 import wave
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ BITS = 9  # frame numbers to 511
 
 
 def picture(number: int, height: int, width: int) -> np.ndarray:
-    """uint8 [H, W, 3]: the number as columns of bits above, something that moves below."""
+    """A frame, uint8 [H, W, 3]: its number as columns of bits in the upper half, a moving pattern in the lower half."""
     image = np.full((height, width, 3), 40, np.uint8)
     for bit, (a, b) in enumerate(_columns(width)):
         image[: height // 2, a:b] = 220 if number >> bit & 1 else 30
@@ -24,7 +24,7 @@ def picture(number: int, height: int, width: int) -> np.ndarray:
 
 
 def number(image: np.ndarray) -> int:
-    """The number that a decoded frame [H, W, 3] carries."""
+    """The number that a decoded frame [H, W, 3] encodes."""
     top = image[: image.shape[0] // 2].mean(axis=(0, 2))
     return sum(
         int(top[(3 * a + b) // 4 : (a + 3 * b + 3) // 4].mean() > 125) << i
@@ -49,7 +49,7 @@ def make(
     stamps: Sequence[int] | None = None,
     options: dict | None = None,
 ) -> str:
-    """Writes a video, gives its path. `stamps`: the frames' times in 1/fps; `options`: the muxer's."""
+    """Write a video; returns its path. `stamps`: the frame times in units of 1/fps; `options`: of the muxer."""
     own = {"bf": str(b_frames), "g": str(gop), "crf": "16", "preset": "fast"} if codec == "libx264" else {}
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps, options=own)
@@ -69,7 +69,7 @@ def make(
 
 
 def hide_first(path: str, out: Path, hidden: int) -> str:
-    """Copies a video with an edit list that mask_token its first frames, as cutting without re-encoding leaves them."""
+    """Copy a video with an edit list that hides its first frames, as cutting without re-encoding does."""
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(path) as source, av.open(str(out), "w", options=options) as target:
         stream = source.streams.video[0]
@@ -83,7 +83,7 @@ def hide_first(path: str, out: Path, hidden: int) -> str:
 
 
 def make_audio(path: Path) -> str:
-    """A sound without pictures, named as the caller likes."""
+    """Write a sound without images at any path."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
         file.writeframes(np.zeros(8000, np.int16).tobytes())
@@ -91,7 +91,7 @@ def make_audio(path: Path) -> str:
 
 
 def make_bad(folder: Path) -> dict[str, str]:
-    """Files that are no videos, by what is wrong with them."""
+    """Write files that are not videos; returns their paths by the kind of defect."""
     whole = Path(make(folder / "whole.mp4")).read_bytes()
     (folder / "whole.mp4").unlink()
     contents = {"empty": b"", "text": b"this is no video\n" * 40, "cut": whole[: len(whole) // 2]}
@@ -106,8 +106,8 @@ def make_bad(folder: Path) -> dict[str, str]:
 
 
 def make_odd(folder: Path) -> Path:
-    """`good ü/0 é.mp4` to `5 é.mp4`: 1 has one frame, 2 odd sides, 3 stands upright and 4 is slow; and in `bad` five
-    files that are no videos. Gives the folder back."""
+    """Write `good ü/0 é.mp4` to `5 é.mp4` (1 has one frame, 2 odd sizes, 3 is upright, 4 has a low frame rate), and in
+    `bad` five files that are not videos. Returns the folder."""
     (folder / "good ü").mkdir()
     for i, how in enumerate(
         [{}, {"frames": 1}, {"height": 51, "width": 75}, {"height": 90, "width": 64}, {"fps": 10}, {}]

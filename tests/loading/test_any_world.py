@@ -1,4 +1,4 @@
-"""Batches are arithmetic: the same pixels in every world, at any step at the same cost."""
+"""Batches are a function of seed and step: the same pixels with any world size, at any step at the same cost."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def test_step_one_hundred_thousand_costs_no_more() -> None:
     batches = TrainBatches(source, Order(source.counts, 0), clip, seed=0, rank=0, world=1, micro=2, accumulate=3)
     times = []
     for k in (0, 300_000) * 5:
-        began = time.process_time()  # not the clock: others use this machine too
+        began = time.process_time()  # CPU time: other processes run on this machine
         batches[k]
         times.append(time.process_time() - began)
     assert min(times[1::2]) < 3 * min(times[::2]) + 0.005
@@ -41,7 +41,7 @@ def worlds_batches(world: int, steps: range, source: Source) -> list[tuple[str, 
 
 
 def test_pixels_are_the_same_in_every_world() -> None:
-    """Two epochs of 40 videos; the last one changes its world twice on the way."""
+    """Two epochs of 40 videos; in the last one the world size changes twice."""
     source = Synthetic(40, size=16)
     one = worlds_batches(1, range(10), source)
     assert sorted(worlds_batches(4, range(10), source)) == sorted(one)
@@ -55,7 +55,7 @@ def test_pixels_are_the_same_in_every_world() -> None:
 
 
 def test_two_real_ranks_share_each_step(tmp_path: Path) -> None:
-    """Two gloo processes take disjoint halves of what one takes; Lightning must not put a sampler of its own in."""
+    """Two gloo processes take disjoint halves of each step of one process; Lightning must not add a sampler."""
     import subprocess
 
     script = tmp_path / "ranks.py"

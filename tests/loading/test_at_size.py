@@ -1,4 +1,4 @@
-"""At size: a start and a memory that do not grow with the data, an epoch that is whole in changing worlds, flat RSS.
+"""Large data sets: start-up and memory do not grow, an epoch is complete when the world size changes, RSS is flat.
 
 `TUBELET_DECODES=20000 pytest tests/loading/test_at_size.py -k decodes` for the long run.
 """
@@ -57,7 +57,7 @@ print(json.dumps({
 
 
 def test_two_hundred_million_clips(tmp_path: Path) -> None:
-    """234,000 shards of 1,000 clips, of which there is only the index: a start opens none of them."""
+    """234,000 shards of 1,000 clips, of which only the index exists: starting opens none of them."""
     rows = "".join(f"shard-{i:06d}.tar,1000,500000000,1000,0\n" for i in range(234_000))
     (tmp_path / "shards.csv").write_text("shard,samples,bytes,texts,labels\n" + rows)
     command = [sys.executable, "-c", SCALE, str(ROOT), str(tmp_path)]
@@ -88,7 +88,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stretch(folder: str, world: int, micro: int, workers: int, steps: range) -> list[tuple[int, str]]:
-    """(step, key) of all ranks over some steps of 8 videos, each rank by a loader of its own."""
+    """(step, key) of all ranks over some steps of 8 videos, with one loader per rank."""
     seen, accumulate = [], 8 // (world * micro)
     for rank in range(world):
         source = Shards(folder)
@@ -106,7 +106,7 @@ def stretch(folder: str, world: int, micro: int, workers: int, steps: range) -> 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
 def test_an_epoch_in_changing_worlds_is_the_epoch(shards: Path, remote: bool) -> None:
-    """Each sample once in the first 41, and the same samples in every step, whatever the ranks and workers."""
+    """Each sample once among the first 41, and the same samples in every step with any ranks and workers."""
     folder = f"file://{shards}" if remote else str(shards)
     one = stretch(folder, 1, 8, 0, range(11))
     keys = [name for _, name in one]
@@ -123,7 +123,7 @@ def test_an_epoch_in_changing_worlds_is_the_epoch(shards: Path, remote: bool) ->
 
 
 def test_twenty_thousand_decodes_take_no_memory(tmp_path: Path) -> None:
-    """A process that decodes all the while: RSS is flat after the first tenth. Shorter in the suite."""
+    """The RSS of a process that decodes all the time is flat after the first tenth. The default is shorter."""
     path = videos.make(tmp_path / "v.mp4", frames=40)
     count = int(os.environ.get("TUBELET_DECODES", "1000"))
     code = (

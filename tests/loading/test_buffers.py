@@ -1,4 +1,4 @@
-"""Batches on memory that loading processes lend: kept as long as they are held, used again, written by one of them."""
+"""Shared memory of batches: it lives while a batch is referenced, is reused, and is written by one process only."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ def test_batches_outlive_their_workers_and_leave_no_memory() -> None:
 
     before, descriptors = maps(), len(os.listdir("/proc/self/fd"))
     kept = load({}, 10)
-    assert all(batch["video"].float().mean() > 0 for batch in kept)  # readable and their own
+    assert all(batch["video"].float().mean() > 0 for batch in kept)  # readable and distinct
     kept[0]["video"].fill_(7)
     assert (kept[1]["video"] != 7).any()
     assert maps() == before + 10
@@ -27,8 +27,8 @@ def test_batches_outlive_their_workers_and_leave_no_memory() -> None:
     assert maps() == before and len(os.listdir("/proc/self/fd")) <= descriptors
 
 
-def test_what_a_reader_keeps_is_not_written_over() -> None:
-    """Also where only a part of a batch is kept, or a view that Python has no other hold on."""
+def test_referenced_batches_are_not_overwritten() -> None:
+    """Also where only a part of a batch is referenced, or a view of it."""
     workers = Workers(batches({}), 1, 2, None)
     try:
         kept, copies = [], []
@@ -38,12 +38,12 @@ def test_what_a_reader_keeps_is_not_written_over() -> None:
                 kept.append(part)
                 copies.append(part.clone())
         assert all((a == b).all() for a, b in zip(kept, copies, strict=True))
-        assert 10 < len(workers.workers[0].buffers) < 16  # ten kept, and a few that take turns
+        assert 10 < len(workers.workers[0].buffers) < 16  # ten referenced, and a few in rotation
     finally:
         workers.close()
 
 
-def test_shared_memory_is_used_again_when_all_have_let_go() -> None:
+def test_shared_memory_is_reused_when_nothing_references_it() -> None:
     pool = buffers.Pool()
     tensor = pool.empty((2, 3, 5))
     part = tensor.flatten(0, 1)[1:]
@@ -51,7 +51,7 @@ def test_shared_memory_is_used_again_when_all_have_let_go() -> None:
     buffer = pool.lend(part)
     del tensor, part
     gc.collect()
-    assert not buffer.free  # its reader has it still
+    assert not buffer.free  # a batch references it
     other = pool.empty((2, 3, 5))
     assert pool.lend(other) is not buffer
     pool.returned([buffer.number])
@@ -64,11 +64,11 @@ def test_shared_memory_is_used_again_when_all_have_let_go() -> None:
 
 
 def test_workers_share_no_memory_that_their_parent_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Children inherit a parent's buffers themselves, not copies: two that filled the same one mixed their batches."""
+    """Forked workers inherit the buffers of their parent, not copies: two that fill the same one would mix batches."""
     expected = [batches({})[k] for k in range(10)]
     monkeypatch.setattr(buffers, "pool", buffers.Pool())
     used = buffers.empty((2 * 4 * 4 * 16 * 16 * 3,))
     assert len(used) == expected[0]["video"].numel()
-    del used  # free again: the first that a worker would take
+    del used  # free: a worker would take it first
     for _ in range(3):
         same(load({}, 10), expected)

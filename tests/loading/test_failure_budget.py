@@ -57,14 +57,14 @@ def test_over_the_budget_the_run_stops(folder: Path, tmp_path: Path) -> None:
     assert len(module.failed["train"]) == 3
 
 
-def test_nothing_but_bad_files_is_no_endless_redraw(folder: Path, tmp_path: Path) -> None:
+def test_only_bad_files_do_not_loop_forever(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"8 substitutes for it cannot be read.*is the storage there"):
         trainer().fit(
             RecordingModule(), datamodule=data(bad_list(folder, tmp_path, 0, 5), frames=4, failure_grace=1000)
         )
 
 
-def test_in_evaluation_bad_files_weigh_nothing(folder: Path, tmp_path: Path) -> None:
+def test_bad_files_have_weight_zero_in_evaluation(folder: Path, tmp_path: Path) -> None:
     module = data(predict=bad_list(folder, tmp_path, 6, 5), frames=4, micro_batch=4)
     rows = trainer().predict(RecordingModule(), datamodule=module)
     weight = torch.cat([b["weight"] for b in rows])

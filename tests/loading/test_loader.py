@@ -1,4 +1,4 @@
-"""The loader around its processes: left in the middle, gone through again, pinned a batch ahead."""
+"""The loader: an iteration may be left early and repeated, and batches are pinned one ahead."""
 
 import gc
 import time
@@ -12,7 +12,7 @@ from datamodules.loading.loader import Loader, pinned
 from tests.helpers.faulty_videos import batches, same
 
 
-def test_a_run_that_is_left_does_not_disturb_the_next() -> None:
+def test_an_iteration_left_early_does_not_disturb_the_next() -> None:
     loader = Loader(batches({}), batch_size=None, sampler=range(8), num_workers=2, persistent_workers=True)
     for _ in range(3):
         for k, _ in enumerate(loader):
@@ -29,7 +29,7 @@ def test_a_run_that_is_left_does_not_disturb_the_next() -> None:
     assert not any(process.is_alive() for process in processes)
 
 
-def test_pinned_batches_are_one_ahead_and_end_with_their_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_batches_are_one_ahead_and_end_with_the_iterator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)
     made = []
 

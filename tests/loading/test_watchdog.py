@@ -1,4 +1,4 @@
-"""Samples that hang or kill their worker are named, counted and left out; the run goes on with the same batches."""
+"""Samples that hang or kill their worker are named, counted and skipped; the run continues with the same batches."""
 
 import os
 import re
@@ -37,8 +37,8 @@ REASONS = {
 
 @pytest.mark.parametrize("what", REASONS)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_trouble_is_named_and_left_out(what: str, workers: int) -> None:
-    """The batches are those that a sample which merely cannot be read leaves."""
+def test_failing_samples_are_named_and_skipped(what: str, workers: int) -> None:
+    """The batches are the same as with a sample that cannot be read."""
     expected = [batches({3: "broken", 17: "broken"})[k] for k in range(6)]
     got = load({3: what, 17: what}, workers=workers)
     same(got, expected)
@@ -49,7 +49,7 @@ def test_trouble_is_named_and_left_out(what: str, workers: int) -> None:
 
 
 def test_all_kinds_at_once_within_a_run(caplog: pytest.LogCaptureFixture) -> None:
-    """A Trainer over two passes: each bad sample costs its own place only, and is counted each time it is due."""
+    """Two epochs in a Trainer: each bad sample loses only its own place, and is counted each time."""
     trouble = {2: "hang", 5: "SIGSEGV", 11: "broken", 20: "SIGKILL"}
 
     def run(source: FaultyVideos, workers: int) -> tuple[RecordingModule, VideoData]:
@@ -77,13 +77,13 @@ def test_over_the_budget_the_run_stops_and_names_them() -> None:
         trainer(max_steps=12).fit(RecordingModule(), datamodule=data)
 
 
-def test_slow_samples_are_no_trouble() -> None:
-    """The limit is for one sample: four that take a third of it each are well."""
+def test_slow_samples_are_not_skipped() -> None:
+    """The limit is per sample: a batch of four that take a third of it each is fine."""
     got = load(dict.fromkeys(range(24), "slow"), 2)
     assert not any(batch["skipped"] for batch in got)
 
 
-def test_a_bug_reaches_the_reader_with_its_place() -> None:
+def test_an_exception_in_a_worker_is_raised_with_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError, match="a bug") as error:
         load(dict.fromkeys(range(24), "bug"))
     assert "In a loading process, at item 0" in error.value.__notes__[0] and "_decode" in error.value.__notes__[0]
@@ -94,7 +94,7 @@ class Dies(Dataset):
         os._exit(3)
 
 
-def test_workers_that_die_for_no_sample_end_the_run() -> None:
+def test_workers_that_keep_dying_without_a_sample_end_the_run() -> None:
     workers = Workers(Dies(), 2, 2, None)
     try:
         with pytest.raises(
@@ -117,18 +117,18 @@ def test_killed_workers_are_replaced_between_batches() -> None:
     finally:
         workers.close()
     same(got, expected)
-    assert not any(batch["skipped"] for batch in got)  # a kill from outside is no sample's fault
+    assert not any(batch["skipped"] for batch in got)  # no sample is blamed for a kill from outside
 
 
-def test_who_went_well_after_a_death_is_not_to_blame_for_the_next(tmp_path: Path) -> None:
-    """Two passes; the sample takes its worker down at its first time in each."""
+def test_a_sample_that_succeeded_after_a_death_is_not_blamed_for_the_next(tmp_path: Path) -> None:
+    """Two epochs; the sample kills its worker at its first decoding in each."""
     got = load({3: str(tmp_path / "times")}, 12, workers=1, limit=None)
     same(got, [batches({})[k] for k in range(12)])
     assert not any(batch["skipped"] for batch in got) and (tmp_path / "times").read_bytes() == b"...."
 
 
-def test_a_death_is_seen_though_another_process_holds_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child that another thread forks while a worker starts has the worker's end too: the pipe never ends."""
+def test_a_death_is_noticed_although_another_process_holds_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that another thread forks while a worker starts keeps the worker's end of the pipe open."""
     pipe, held = get_context().Pipe, []
 
     def keeping(duplex: bool = True) -> tuple:
@@ -149,8 +149,8 @@ def test_a_death_is_seen_though_another_process_holds_the_pipe(monkeypatch: pyte
     assert name == "synthetic-0-00000003" and not others and re.fullmatch(REASONS["SIGKILL"], reason)
 
 
-def test_a_death_that_takes_longer_than_the_limit_is_no_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine, or with a core dump, seconds pass from the signal to the end that the reader sees."""
+def test_a_slow_death_is_not_reported_as_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine or with a core dump, seconds pass between the signal and the end of the process."""
     first = int(batches({})[0]["name"][0].rpartition("-")[2])
     wait, reader, until = connection.wait, os.getpid(), time.monotonic() + LIMIT + 2
 
@@ -194,7 +194,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_notes_cost_nothing_and_hold_any_name() -> None:
+def test_notes_are_fast_and_hold_any_name() -> None:
     note = heartbeat.Note()
     for name in ("a.mp4", "", "видео 視頻 \udcff", "x" * 5000):
         note.write(name, 2.5)

@@ -1,4 +1,4 @@
-"""Windows over whole videos: each frame streams once, memory stays flat, ranks share evenly, what is lost is said."""
+"""Windows over whole videos: each frame streams once, memory is flat, ranks share evenly, lost frames are reported."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_a_stream_is_the_frames(tmp_path: Path, kind: str, decoder: Decoder) -> 
         path = hide_first(path, tmp_path / "hidden.mp4", 7)
     with decoder.open(path) as video:
         every = video.frames(range(len(video)))
-        for first in (0, 13, 30, len(video) - 1, 5):  # forth and back
+        for first in (0, 13, 30, len(video) - 1, 5):  # forwards and backwards
             assert video.decode_start(first) <= first
             streamed = np.stack([read() for read in video.stream(first)])
             np.testing.assert_array_equal(streamed, every[first:])
@@ -43,7 +43,7 @@ def test_a_stream_is_the_frames(tmp_path: Path, kind: str, decoder: Decoder) -> 
 @pytest.mark.parametrize("micro", [1, 5, 64])
 @pytest.mark.parametrize(("length", "step"), [(50, 4), (51, 3), (8, 4), (3, 4), (45, 20)])
 def test_windows_hold_their_frames_in_any_order(tmp_path: Path, length: int, step: int, micro: int) -> None:
-    """Batches that are asked for out of order, as a loading process among several is."""
+    """Batches are requested out of order, as in one of several loader processes."""
     source = Files(make(tmp_path / "a.mp4", frames=length, height=32, width=32, gop=20))
     made = windows(source, length, micro, step)
     seen = {}
@@ -62,7 +62,7 @@ def test_windows_hold_their_frames_in_any_order(tmp_path: Path, length: int, ste
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
-    """1,500 frames are 345 MB; what the process holds grows by a small part of that on the way."""
+    """1,500 frames are 345 MB; the memory of the process grows by a small part of that."""
     path = make(tmp_path / "long.mp4", frames=1500, height=240, width=320, codec="mpeg4", b_frames=0)
     made = windows(Files(path), 1500, 8)
 
@@ -102,7 +102,7 @@ class One(Source):
         return self.sample
 
 
-def test_a_lost_frame_takes_its_windows() -> None:
+def test_a_lost_frame_drops_its_windows() -> None:
     made = windows(One(Sample("torn", Torn())), 40, 3)
     batches = [made[k] for k in range(len(made))]
     assert [batch["weight"].tolist() for batch in batches] == [[1, 1, 1], [0, 0, 0], [0, 0, 0]]

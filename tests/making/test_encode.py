@@ -1,4 +1,4 @@
-"""Encoding anew: every frame, time and colour is kept, cuts are exact, and choices are measured."""
+"""Encoding again: every frame, time and colour is kept, cuts are exact, and choices are measured."""
 
 import io
 from fractions import Fraction
@@ -25,8 +25,8 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
-def test_encoding_anew_keeps_every_frame(encoding: Encoding, tmp_path: Path) -> None:
-    """Also in the order that training reads, where frames that none refers to are skipped."""
+def test_encoding_again_keeps_every_frame(encoding: Encoding, tmp_path: Path) -> None:
+    """Also with the decoding that training uses, which skips non-reference frames."""
     path = videos.make(tmp_path / "a.mp4", frames=50, height=96, width=160, stamps=[i + (i > 20) for i in range(50)])
     (piece,) = prepare_video(path, encoding)
     assert piece.frames == 50 and piece.seconds == pytest.approx(51 / 24, abs=0.01)
@@ -37,7 +37,7 @@ def test_encoding_anew_keeps_every_frame(encoding: Encoding, tmp_path: Path) -> 
     assert times == pytest.approx([(i + (i > 20)) / 24 for i in range(50)], abs=1e-3)  # the pause is still there
 
 
-def test_b_frames_are_as_many_as_asked_and_no_reference(tmp_path: Path) -> None:
+def test_b_frames_are_as_many_as_set_and_no_references(tmp_path: Path) -> None:
     path = videos.make(tmp_path / "a.mp4", frames=49)
     data = prepare_video(path, Encoding(encode=True, b_frames=3, keyframes=24))[0].data
     kinds = "".join(" IPB"[int(frame.pict_type)] for _, frame in Frames(data))
@@ -50,7 +50,7 @@ def test_b_frames_are_as_many_as_asked_and_no_reference(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pixels, space, full", [("yuv420p", 1, 1), ("yuv420p", 5, 1), ("yuvj420p", 5, 2)])
 def test_encoding_keeps_colours(pixels: str, space: int, full: int, tmp_path: Path) -> None:
-    """A strong red, in the colour spaces that files use."""
+    """A saturated red, in the colour spaces that files use."""
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"crf": "8"})
         stream.height, stream.width, stream.pix_fmt = 64, 64, pixels
@@ -81,7 +81,7 @@ def test_a_gif_becomes_a_video(tmp_path: Path) -> None:
 @pytest.mark.parametrize("leap", [0.5, 1e9])
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts"])
 def test_cuts_are_exact(ending: str, leap: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stated in rounded milliseconds, out of order, overlapping, neighbouring, beyond the end; by leaps or without."""
+    """Cuts in rounded milliseconds, out of order, overlapping, adjacent, beyond the end; with and without seeking."""
     monkeypatch.setattr("datamodules.making.encode._LEAP", leap)
     codec = "mpeg4" if ending == "avi" else "libx264"
     path = videos.make(tmp_path / f"a.{ending}", frames=240, gop=30, codec=codec)

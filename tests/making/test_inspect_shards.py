@@ -1,4 +1,4 @@
-"""What the look into shards says and draws."""
+"""Inspecting shards: the properties of samples that it reports and the contact sheet that it draws."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ TOOL = ROOT / "tools/inspect_shards.py"
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five samples, the last of them spoilt after it was packed."""
+    """Five samples, the last of which was damaged after packing."""
     folder = tmp_path_factory.mktemp("shards")
     lines = ["path,text,label"]
     for i in range(5):

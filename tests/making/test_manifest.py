@@ -1,4 +1,4 @@
-"""InternVid's way from videos to shards: subsets as published, clips exact to the frame, scenes, captions."""
+"""From videos to shards as for InternVid: subsets as published, clips exact to the frame, scenes, captions."""
 
 import csv
 import json
@@ -201,7 +201,7 @@ def test_own_videos_become_scenes_captions_and_shards(tmp_path: Path, capsys: py
 
 
 class Brightness(Captioner):
-    """Says how bright two frames of a clip are, from 0 to 2."""
+    """Captions a clip by the brightness of two of its frames, from 0 to 2."""
 
     frames = 2
 
@@ -211,7 +211,7 @@ class Brightness(Captioner):
 
 
 class Breaks(Captioner):
-    """Stops at the third clip, as a full memory would."""
+    """Fails at the third clip, as out of memory would."""
 
     seen = 0
 
@@ -222,14 +222,14 @@ class Breaks(Captioner):
         return [f"frame {videos.number(clip[0])}" for clip in clips]
 
 
-def test_captions_go_on_after_a_stop_and_see_the_middle_frame(folder: Path, tmp_path: Path) -> None:
+def test_captions_resume_after_a_failure_and_use_the_middle_frame(folder: Path, tmp_path: Path) -> None:
     rows = [line(IDS[0], i, i + 1, Caption="") for i in range(4)] + [line("gone", 0, 1, Caption="")]
     manifest, out = write(tmp_path / "m.jsonl", rows), tmp_path / "out.jsonl"
     with pytest.raises(MemoryError):
         write_captions(manifest, str(folder), str(out), Breaks(), batch=1, progress=False)
     assert not out.exists()
     done = write_captions(manifest, str(folder), str(out), Breaks(), batch=1, progress=False)
-    assert Breaks.seen == 5  # the clip that it broke at was the only one it saw twice
+    assert Breaks.seen == 5  # only the clip at which it failed was captioned again
     assert done == {"captioned": 4, "kept": 0, "failed": {"gone_0.000_1.000": "its video is missing"}}
     told = [json.loads(text).get("Caption") for text in out.read_text().splitlines()]
     assert told == ["frame 12", "frame 36", "frame 60", "frame 84", ""]

@@ -1,6 +1,7 @@
 """Zero-shot, multiple choice and answers: by hand, over views, batches and ranks; errors name their cause."""
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,9 @@ def test_classes_come_from_a_list_a_file_or_the_source(tmp_path: Path) -> None:
         ZeroShot(str(tmp_path / "none.txt"))
     metric, model = ZeroShot(), HashedTexts()
     source = SimpleNamespace(classes=["left", "right"])
-    model._trainer = SimpleNamespace(testing=True, datamodule=SimpleNamespace(test=source, val=None))
+    precision = SimpleNamespace(forward_context=nullcontext)
+    datamodule = SimpleNamespace(test=source, val=None)
+    model._trainer = SimpleNamespace(testing=True, datamodule=datamodule, precision_plugin=precision)
     metric.attach(model)
     assert metric.classes == ["left", "right"]
     model._trainer.testing = False

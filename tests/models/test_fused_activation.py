@@ -1,4 +1,4 @@
-"""Activation and projection in one: the same numbers as two layers, from less that is kept."""
+"""Activation and projection in one step: the values of two layers, with fewer tensors saved for the backward pass."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_the_same_values_and_gradients(activation: str, scale: float) -> None:
     torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
 
 
-def test_without_gradients_it_is_as_exact_and_frozen_parts_get_none() -> None:
+def test_without_gradients_it_is_exact_and_frozen_parts_get_none() -> None:
     layer, x = nn.Linear(24, 8), torch.randn(3, 24)
     with torch.no_grad():
         torch.testing.assert_close(activate_linear(x.clone(), layer.weight, layer.bias), layer(F.gelu(x)))
@@ -39,7 +39,7 @@ def test_without_gradients_it_is_as_exact_and_frozen_parts_get_none() -> None:
     assert h.grad is not None and layer.weight.grad is None
 
 
-def test_half_of_the_wide_tensors_is_kept() -> None:
+def test_half_of_the_wide_tensors_is_saved() -> None:
     kept = {}
     layer = nn.Linear(256, 8)
     for lean in (False, True):

@@ -1,4 +1,4 @@
-"""The benchmark of loading: the ways see the same frames and boxes, and the report says what was measured."""
+"""The benchmark of loading: both loaders give the same frames and crops, and the report is complete."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_common_way_gives_the_loaders_clips(folder: Path) -> None:
+def test_the_baseline_gives_the_clips_of_the_loader(folder: Path) -> None:
     source = Files(str(folder))
     clip = Clip(8, 4, 64, 3, 0.0, Dense(), MultiScaleCrop(), PyAV())
     loader = TrainBatches(source, Order(2, shuffle=False), clip, 0, 0, 1, 1, 1)
@@ -50,7 +50,7 @@ def test_the_common_way_gives_the_loaders_clips(folder: Path) -> None:
 
 @pytest.fixture
 def threads() -> Iterator[int]:
-    """Torch has two threads, whatever the machine."""
+    """Torch uses two threads on any machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield 2
@@ -67,7 +67,7 @@ def test_the_report(folder: Path, threads: int) -> None:
         row["seconds"] > 0 and row["clips_per_second"] == pytest.approx(2 / row["seconds"]) for row in report["rows"]
     )
     assert report["rows"][0]["speedup"] == 1 and report["where"][0]["decode"] > 0
-    assert torch.get_num_threads() == threads and buffers.pool is None  # the process goes on as it was
+    assert torch.get_num_threads() == threads and buffers.pool is None  # the state of the process is restored
     text = as_markdown(report)
     assert text.count("\n| ") == 5 and "2 videos, 2 views of 4 frames" in text and "crops and batch" in text
 
@@ -91,7 +91,7 @@ def test_videos_are_paired_by_name(folder: Path, prepared: Path) -> None:
     assert pairs.prepared_bytes == [sum(sizes[:2]), sum(sizes[2:])]
 
 
-def test_what_cannot_be_paired_says_so(folder: Path, prepared: Path, tmp_path: Path) -> None:
+def test_videos_that_cannot_be_paired_raise(folder: Path, prepared: Path, tmp_path: Path) -> None:
     videos.make(tmp_path / "another.mp4", frames=4)
     with pytest.raises(ValueError, match=r"none of the 1 videos \(another.mp4.*sources are 0.mp4, 1.mp4"):
         pair(Files(str(tmp_path)), Shards(str(prepared)))
