@@ -6,9 +6,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LIMIT = 3600.0  # seconds of work on one video: an hour of video takes less; a job that takes longer hangs
 _forking = threading.Lock()  # a process forked beside another inherits its sentinel, which then outlives it
 _ATTEMPTS = 2  # runs of a job whose process dies: the first time the cause may lie outside, such as the OOM killer
+# Of a job: (result, exception). Ctrl-C at the wrong moment may leave a Future locked for ever, but not this queue.
+_Box = SimpleQueue[tuple[Any, BaseException | None]]
 
 
 class Crew:
@@ -33,40 +35,55 @@ class Crew:
     """
 
     def __init__(self, work: Callable[[Any], Any], workers: int, limit: float = LIMIT) -> None:
-        self.workers = workers
-        self.threads = ThreadPoolExecutor(workers, "tubelet-crew")
         self.processes = [_Process(work, limit) for _ in range(workers)]
-        self.idle: SimpleQueue[_Process] = SimpleQueue()
-        for process in self.processes:
-            self.idle.put(process)
+        self.tasks: SimpleQueue[tuple[Any, _Box] | None] = SimpleQueue()
+        self.threads = [threading.Thread(target=self._serve, args=(p,), daemon=True) for p in self.processes]
+        for thread in self.threads:
+            thread.start()
 
     def __enter__(self) -> "Crew":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.threads.shutdown(wait=False, cancel_futures=True)
         for process in self.processes:
             process.stop()
         for process in self.processes:
             process.join()
-        self.threads.shutdown()
+        for _thread in self.threads:
+            self.tasks.put(None)
+        for thread in self.threads:
+            thread.join()
 
     def run(self, jobs: Iterable[Any]) -> Iterator[Any]:
         """For each job, in order, its result or the reason why there is none; submits a few jobs ahead."""
-        submitted: deque[Future] = deque()
+        submitted: deque[_Box] = deque()
         for job in jobs:
-            submitted.append(self.threads.submit(self._run, job))
-            if len(submitted) >= 4 * self.workers:
-                yield submitted.popleft().result()
+            submitted.append(SimpleQueue())
+            self.tasks.put((job, submitted[-1]))
+            if len(submitted) >= 4 * len(self.processes):
+                yield _result(submitted.popleft())
         while submitted:
-            yield submitted.popleft().result()
+            yield _result(submitted.popleft())
 
-    def _run(self, job: Any) -> Any:
-        process = self.idle.get()
+    def _serve(self, process: "_Process") -> None:
+        """Passes jobs to a process and puts the result, or the exception, into the job's box."""
+        while (task := self.tasks.get()) is not None:
+            job, box = task
+            try:
+                box.put((process.run(job), None))
+            except BaseException as error:
+                box.put((None, error))
+
+
+def _result(box: "_Box") -> Any:
+    while True:
         try:
-            return process.run(job)
-        finally:
-            self.idle.put(process)
+            result, error = box.get(timeout=1.0)
+        except Empty:  # Python handles a Ctrl-C that came just before a wait only when the wait ends
+            continue
+        if error is not None:
+            raise error
+        return result
 
 
 class _Process:
