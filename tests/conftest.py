@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def alone() -> None:
+def without_ranks() -> None:
     """Remove the rank and the port of a run in this process, which Lightning leaves in the environment: later tests
     would take themselves for one of its ranks, or find the port taken."""
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):

@@ -12,7 +12,7 @@ def test_every_test_file_is_listed_once_among_its_room_and_none_is_missing() -> 
     _, _, rooms = PAGE.partition("\n## The whole\n")
     listed = re.findall(r"^\| `([\w/]+\.py)` \|", rooms, re.MULTILINE)
     there = sorted(str(path.relative_to(TESTS)) for path in TESTS.rglob("test_*.py"))
-    assert sorted(listed) == there
+    assert sorted(listed) == there, "list each test file once in tests/README.md, in the table of its room"
 
 
 def test_files_that_prove_a_promise_are_there() -> None:

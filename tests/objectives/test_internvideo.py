@@ -175,7 +175,7 @@ def test_a_coordinated_pair_starts_as_the_mean_of_both() -> None:
 @pytest.mark.parametrize("tune", [False, True])
 def test_a_coordinated_pair_trains_the_stated_parameters(tune: bool) -> None:
     model = randomised(classifiers(tune=tune))
-    for _ in range(2):  # as it is made, and after Lightning or a user says so
+    for _ in range(2):  # at first, and after a call of `train`
         assert model.training and model.masked.encoder.training == model.multimodal.encoder.training == tune
         model.train()
     model(LONG).square().sum().backward()
@@ -223,7 +223,7 @@ def test_official_files_round_trip(tmp_path: Path) -> None:
 
 
 def test_the_chain_of_stages(tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture) -> None:
-    """Four stages, each from the checkpoints of those before it, with a report that says what was loaded."""
+    """Four stages, each from the checkpoints of those before it, with a report of what was loaded."""
     caplog.set_level("INFO")
     caplog.set_level("INFO", logger="lightning.pytorch")  # other tests raise its level
     steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
@@ -235,7 +235,7 @@ def test_the_chain_of_stages(tmp_path: Path, capsys, caplog: pytest.LogCaptureFi
         return run / "checkpoints/step=0000002.ckpt"
 
     def fresh() -> list[str]:
-        """What each checkpoint that the stage started from did not have."""
+        """The tensors missing in each checkpoint that the stage started from."""
         told = [
             r.getMessage() for r in caplog.records if r.name.startswith("lightning") and "not used" in r.getMessage()
         ]

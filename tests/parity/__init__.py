@@ -31,21 +31,21 @@ NOT_BUILT = {
 
 @dataclass(frozen=True)
 class Check:
-    """A check, and what it does not need of a case: patterns of keys and tensors, each with its reason."""
+    """A check, with patterns of the keys and tensors that it does not need, each with a reason."""
 
     run: Callable[[Case], None]
-    spare: dict[str, str]
+    not_needed: dict[str, str]
 
 
 _KINDS: dict[str, Check] = {}
 _NAMES: dict[str, Check] = {}
 
 
-def checks(*kinds: str, names: tuple[str, ...] = (), spare: dict[str, str] | None = None):
+def checks(*kinds: str, names: tuple[str, ...] = (), not_needed: dict[str, str] | None = None):
     """Register a function as the check of these kinds of case, or of cases without a kind whose name matches."""
 
     def register(function: Callable[[Case], None]) -> Callable[[Case], None]:
-        check = Check(function, spare or {})
+        check = Check(function, not_needed or {})
         _KINDS.update(dict.fromkeys(kinds, check))
         _NAMES.update(dict.fromkeys(names, check))
         return function
@@ -70,7 +70,7 @@ def run(facts: dict, tensors: dict, stem: str = "") -> Case:
     assert check is not None, f"no check for a case of kind {facts.get('kind')!r}, name {facts.get('name', stem)!r}"
     case = Case(facts, tensors)
     check.run(case)
-    case.finish(check.spare)
+    case.finish(check.not_needed)
     return case
 
 

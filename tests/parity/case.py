@@ -149,17 +149,17 @@ class Case:
         for key, size in ours.items():
             self.fact(record, key, size)
 
-    def finish(self, spare: dict[str, str]) -> None:
+    def finish(self, not_needed: dict[str, str]) -> None:
         """AssertionError unless something was compared and all was read.
 
         Args:
-            spare: patterns of dotted keys and of names of tensors that the check does not need, each with its reason.
+            not_needed: patterns of dotted keys and tensor names that the check does not need, each with its reason.
         """
         assert self.compared, "nothing of this case was compared"
         facts = [path for path in self.facts.unread() if not _describes(path)]
         left = facts + [name for name in self._tensors if name not in self._read]
-        left = [name for name in left if not any(fnmatchcase(name, pattern) for pattern in spare)]
-        assert not left, f"the check did not use {left}: use them, or name them in its `spare` with the reason"
+        left = [name for name in left if not any(fnmatchcase(name, pattern) for pattern in not_needed)]
+        assert not left, f"the check did not use {left}: use them, or name them in its `not_needed` with the reason"
 
 
 def _describes(path: str) -> bool:

@@ -48,7 +48,7 @@ WEIGHTS = ("grad_wv", "grad_wt", "grad_temp")
 
 @checks(names=("vtc_*ranks*",))
 def ranks(case: Case) -> None:
-    """Any number of ranks; what one process computes of the whole batch is the mean of ours over ranks.
+    """Any number of ranks: the mean of our gradients over ranks is the gradient of one process with the whole batch.
 
     The gradients that a case has for each rank may be those before or after they were averaged in place.
     """

@@ -1,4 +1,4 @@
-"""VideoMAE in transformers' form: names and tensors of the export, and what transformers computes with them."""
+"""VideoMAE in transformers' form: names and tensors of the export, and the outputs of transformers with them."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,17 @@ from tests.parity.case import ACTIVATION, EXACT, LOSS, Case
 from tests.parity.videomae import STORED, classifier, indices, videomae
 from tests.parity.weights import load_whole
 
-SPARE = {
+NOT_NEEDED = {
     **STORED,
     "max_abs_diff_*": "measured between the official code and transformers",
-    "save_pretrained_key_style": "words; `v4_keys` has the names",
+    "save_pretrained_key_style": "a description; `v4_keys` has the names",
     "v?_style_file_loads_bias": "measured on transformers",
     "v5_keys": "the names of the tensors `hf/`, which are compared",
 }
 AGREE = {"atol": 1e-5, "rtol": 0}
 
 
-@checks("hf_export_pretrain", spare=SPARE)
+@checks("hf_export_pretrain", not_needed=NOT_NEEDED)
 def export_pretrain(case: Case) -> None:
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
@@ -43,7 +43,7 @@ def export_pretrain(case: Case) -> None:
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in back.items())
 
 
-@checks("hf_export_classifier", spare={**SPARE, "config.dec_*": "a classifier has no decoder"})
+@checks("hf_export_classifier", not_needed={**NOT_NEEDED, "config.dec_*": "a classifier has no decoder"})
 def export_classifier(case: Case) -> None:
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 

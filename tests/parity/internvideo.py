@@ -23,7 +23,7 @@ def tower(c: Record, out: int | None, **options) -> models.UniFormerV2:
     return models.UniFormerV2(*sizes, reads=sorted(c["return_list"]), **options)
 
 
-@checks(names=("internvideo1_mm*",), spare=STORED)
+@checks(names=("internvideo1_mm*",), not_needed=STORED)
 def multimodal(case: Case) -> None:
     c, weights = case.facts["config"], case.part("model")
     sizes = c["t_width"], c["t_layers"], c["t_heads"], 4 * c["t_width"], c["embed"], c["vocab"], c["context"]
@@ -86,7 +86,7 @@ def caption(case: Case) -> None:
         check_gradients(case, model, {ours.removeprefix("caption."): theirs for ours, theirs in names.CAPTION.items()})
 
 
-@checks(names=("uniformerv2*",), spare=STORED)
+@checks(names=("uniformerv2*",), not_needed=STORED)
 def classifier(case: Case) -> None:
     c, weights = case.facts["config"], case.part("model")
     double = c.get("double_lmhra", True)
@@ -117,14 +117,14 @@ def classifier(case: Case) -> None:
         case.close(name, state[name.removeprefix("out/after_train/")])
 
 
-@checks(names=("masks*",), spare={"out/qa_*": "masked answers to questions belong to a method that is not built"})
+@checks(names=("masks*",), not_needed={"out/qa_*": "masked answers to questions belong to a method that is not built"})
 def masks(case: Case) -> None:
-    """InternVideo1's masked tokens of a text, which were drawn elsewhere, its masked patches of each frame, and how
-    many tokens UMT's masks of numpy leave visible."""
+    """InternVideo1's masked text tokens (recorded draws) and masked patches per frame; the number of visible tokens of
+    UMT's numpy masks."""
     c = case.facts["config"]
     text_ratio, visual_ratio, patch, shape = (c.get(key) for key in ("mlm_prob", "mim_prob", "patch", "video"))
     if "out/text_masked" in case:
-        # Half the threshold where the official draw masked a token, one and a half where not; padding is never masked.
+        # Noise below the ratio where the official draw masked a token, above it elsewhere; padding is never masked.
         padding, drawn = case["in/pad_mask"], case["out/text_masked"]
         noise = torch.where(drawn, 0.5, 1.5) * case["in/text_mask_prob"].max()
         hidden = choose_tokens(torch.where(padding, 0.0, noise), ~padding, text_ratio)

@@ -42,7 +42,7 @@ def same_as_clip4clip(case: Case, expected: Record, sim: Tensor, right: Tensor) 
         case.fact(expected, name, made[name], {"atol": 1e-5, "rtol": 0})  # some of theirs are float32
 
 
-@checks(names=("retrieval*",), spare={"config.noise": "how the stored features were made"})
+@checks(names=("retrieval*",), not_needed={"config.noise": "how the stored features were made"})
 def retrieval(case: Case) -> None:
     facts, c = case.facts, case.facts["config"]
     video, text = case["in/video_feats"], case["in/text_feats"]

@@ -39,7 +39,7 @@ def unit(layers: list[Tensor]) -> Tensor:
     return torch.stack([F.normalize(layer, dim=-1) for layer in layers])
 
 
-@checks("clip_teacher", "clip_teacher_load", spare=STORED)
+@checks("clip_teacher", "clip_teacher_load", not_needed=STORED)
 def clip_teacher(case: Case) -> None:
     config, video = case.facts["config"], case["input/video"]
     weights = case.part("teacher") or case.part("ckpt")
@@ -61,7 +61,7 @@ def clip_teacher(case: Case) -> None:
             part_seen = model(video, keep, taps)
             case.close("output/features_masked_input", unit(part_seen.features), ACTIVATION)
             case.close("output/cls_attention_masked_input", part_seen.attention.flatten(0, 1), ACTIVATION)
-            # Choosing tokens by the attention, by either path, gives what reading all tokens and picking gives.
+            # Computing only the chosen tokens, by either path, equals picking them from all tokens.
             picked = unit(seen.features).take_along_dim(keep[None, ..., None], 2)
             for even in (True, False):
                 some = model(video, None, taps, lambda _: keep, even)
@@ -123,7 +123,7 @@ def check_student(case: Case, model: UMT, config: Record, target: list[Tensor], 
     case.fact(case.facts, "grad_norm", norm_of(ours).item(), GRADIENT)
 
 
-@checks("umt_student_distill", spare=STORED)
+@checks("umt_student_distill", not_needed=STORED)
 def distill(case: Case) -> None:
     config = case.facts["config"]
     model = student(config, case.part("student"))
@@ -138,7 +138,7 @@ def distill(case: Case) -> None:
     check_student(case, model, config, list(target), keep)
 
 
-@checks("umt_end_to_end", spare={**STORED, "teacher.frames": "frame by frame, it takes any number of them"})
+@checks("umt_end_to_end", not_needed={**STORED, "teacher.frames": "frame by frame, it takes any number of them"})
 def end_to_end(case: Case) -> None:
     config, teacher = case.facts["student"], case.facts["teacher"]
     model = student(config, case.part("student"), clip_tower(teacher, case.part("teacher")))
@@ -168,7 +168,7 @@ def umt_classifier(config: Record) -> models.VideoClassifier:
     return classifier(config, config["classes"], mean, tubelet=1, made_for=(8, 14, 14))
 
 
-@checks("umt_finetune", spare=STORED)
+@checks("umt_finetune", not_needed=STORED)
 def finetune(case: Case) -> None:
     facts, config = case.facts, case.facts["config"]
     model = umt_classifier(config)
@@ -186,7 +186,7 @@ STUDENT += ("loss_ratio", "mask_ratio", "mask_seed", "mask_type", "mlp_ratio", "
 
 @checks(
     "umt_load_pretrained",
-    spare={**STORED, **{f"student.{key}": "the student's checkpoint is stored" for key in STUDENT}},
+    not_needed={**STORED, **{f"student.{key}": "the student's checkpoint is stored" for key in STUDENT}},
 )
 def load_pretrained(case: Case) -> None:
     check_load(case, umt_classifier(case.facts["classifier"]), case.part("model_before"), positions=TABLE)

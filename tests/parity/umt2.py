@@ -206,7 +206,7 @@ def check_negatives(case: Case, similar: Tensor, same: Tensor) -> None:
 
 
 def check_masked_text(case: Case, model: UMT2) -> None:
-    """The recorded masking of text is one that ours can draw: the same places may be masked, with the same labels."""
+    """Our masking can draw the recorded one: it may mask the same places, with the same labels."""
     ids, visible, labels = case["in/input_ids"], case["in/attention_mask"].bool(), case["out/mlm_labels"]
     masked = labels != IGNORE_INDEX
     model.hide, before = 1.0, model.hide

@@ -19,7 +19,9 @@ PRETRAINING = {
 }
 
 
-@checks(names=("umt_retrieval*",), spare={**PRETRAINING, "in/attention_mask": "True where `in/input_ids` is not 0"})
+@checks(
+    names=("umt_retrieval*",), not_needed={**PRETRAINING, "in/attention_mask": "True where `in/input_ids` is not 0"}
+)
 def umt_retrieval(case: Case) -> None:
     model = stage2(case, case.part("model"), aligned=False)
     video, rows = case["in/video_btchw"].transpose(1, 2), len(case["in/input_ids"])
@@ -48,7 +50,7 @@ def umt_retrieval(case: Case) -> None:
 
 @checks(
     names=("umt_qa*",),
-    spare={
+    not_needed={
         **PRETRAINING,
         "config.embed": "nothing is contrasted",
         "config.temp": "nothing is contrasted",

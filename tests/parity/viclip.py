@@ -23,7 +23,7 @@ from tests.parity.schedules import NO_DECAY
 from tests.parity.videomae import indices
 from tests.parity.weights import check_gradients, load_whole
 
-STORED = {"*.batch": "the inputs are stored", "loss": "words: the sum of the features times `in/loss_weight`"}
+STORED = {"*.batch": "the inputs are stored", "loss": "a description: the sum of the features times `in/loss_weight`"}
 
 
 def vision(c: Record) -> models.ViCLIPVision:
@@ -46,7 +46,7 @@ def official_index(grid: tuple[int, int, int]) -> Tensor:
     return (torch.arange(h * w)[None] * t + torch.arange(t)[:, None]).flatten()
 
 
-@checks(names=("viclip_vision*",), spare=STORED)
+@checks(names=("viclip_vision*",), not_needed=STORED)
 def vision_tower(case: Case) -> None:
     facts, video = case.facts, case["in/video_bcthw"]
     tower = load_whole(vision(facts["config"]), vision_weights(case))
@@ -76,7 +76,7 @@ def vision_tower(case: Case) -> None:
         check_gradients(case, tower, clip_names.openai_vision("") | {"time.table": table})
 
 
-@checks(names=("viclip_text*",), spare=STORED)
+@checks(names=("viclip_text*",), not_needed=STORED)
 def text_tower(case: Case) -> None:
     tower = load_whole(text(case.facts["config"]), case.part("model"))
     feature, tokens = tower(case["in/ids"])
@@ -90,7 +90,7 @@ def text_tower(case: Case) -> None:
         check_gradients(case, tower, rules)
 
 
-@checks(names=("viclip_full*",), spare=STORED)
+@checks(names=("viclip_full*",), not_needed=STORED)
 def full(case: Case) -> None:
     c = case.facts["config"]
     dropping = c.get("masking_prob", 0.0)
@@ -142,7 +142,7 @@ def check_trained(case: Case, model: ViCLIP) -> None:
     assert not decaying & set(case.facts.get("no_weight_decay", []))
 
 
-@checks(names=("viclip_infer*",), spare=STORED)
+@checks(names=("viclip_infer*",), not_needed=STORED)
 def inference(case: Case) -> None:
     tower = load_whole(vision(case.facts["config"]), vision_weights(case))
     feature = F.normalize(tower.feature_and_tokens(case["in/video_btchw"].transpose(1, 2))[0], dim=-1)
@@ -155,7 +155,7 @@ def inference(case: Case) -> None:
         case.close("out/top5_probs", probabilities)
 
 
-@checks(names=("clip_tokenizer*",), spare={"rows.decoded": "nothing of ours turns ids into text"})
+@checks(names=("clip_tokenizer*",), not_needed={"rows.decoded": "nothing of ours turns ids into text"})
 def tokenizer(case: Case) -> None:
     """Ids at each context, bare byte pairs and their text, cleaned captions, the vocabulary."""
     facts = case.facts

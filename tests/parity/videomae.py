@@ -72,7 +72,7 @@ def masks_of(case: Case, prefix: str, config: Record, grid: tuple[int, int, int]
     return keep, predict
 
 
-@checks("videomae_v2_pretrain", spare=STORED)
+@checks("videomae_v2_pretrain", not_needed=STORED)
 def pretrain(case: Case) -> None:
     facts, config = case.facts, case.facts["config"]
     model = videomae(config, case.part("model"))
@@ -106,7 +106,7 @@ def check_loss(case: Case, loss: Tensor, norm: Tensor) -> None:
     case.fact(case.facts, "grad_norm", norm.item(), GRADIENT)
 
 
-@checks("videomae_v2_pretrain_steps", spare={**STORED, "optimizer.momentum": "AdamW has none"})
+@checks("videomae_v2_pretrain_steps", not_needed={**STORED, "optimizer.momentum": "AdamW has none"})
 def pretrain_steps(case: Case) -> None:
     facts, settings = case.facts, case.facts["optimizer"]
     assert settings.get("opt", "adamw") == "adamw"
@@ -148,7 +148,9 @@ def classifier(config: Record, classes: int, mean: bool, tubelet: int = 2, **opt
     return models.VideoClassifier(models.VideoViT(**encoder, **options), classes, mean)
 
 
-@checks("videomae_v2_finetune", spare={**STORED, "pos_embed": "words; every key of the weights finds its place"})
+@checks(
+    "videomae_v2_finetune", not_needed={**STORED, "pos_embed": "a description; loading finds a place for every key"}
+)
 def finetune(case: Case) -> None:
     config = case.facts["config"]
     check_finetune(case, classifier(config, config["classes"], config.get("mean_pool", True)))
@@ -177,7 +179,7 @@ def check_finetune(case: Case, model: models.VideoClassifier) -> dict:
 
 @checks(
     "videomae_v2_load_pretrained",
-    spare={
+    not_needed={
         **STORED,
         "config.dec_*": "the decoder is left behind",
         "config.mask_*": "nothing is masked",

@@ -32,5 +32,5 @@ def norm_of(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def official_names(names: list[str], rules: dict) -> list[str]:
-    """What the official code calls these parameters."""
+    """The official names of these parameters."""
     return sorted(to_theirs(rules, {name: torch.empty(1) for name in names})[0])
