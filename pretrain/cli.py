@@ -11,19 +11,19 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
-from pretrain.engine.ema import EMA  # noqa: F401 named in recipes
+from pretrain.engine.ema import EMA
 from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.old_names import with_new_names
 from pretrain.engine.preemption import Preemption
-from pretrain.engine.resume import Resumed, resolve
+from pretrain.engine.resume import Resumed, resolve, resolve_trained
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
 from pretrain.features.writer import Features
@@ -34,6 +34,8 @@ from pretrain.objectives import Objective
 # Recipes may refer to any of their keys, from any file, with the values of the command line.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 PARSER = {"parser_mode": "omegaconf+"}
+
+_SAVE_EVERY = 1000  # steps between checkpoints of a run whose recipe names no ModelCheckpoint
 
 _HELP = """Train, evaluate and export video foundation models.
 
@@ -53,6 +55,9 @@ class CLI(LightningCLI):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
         parser.add_class_arguments(Features, "features")
         parser.add_class_arguments(Guard, "guard")
+        parser.add_argument(
+            "--allow_untrained", type=bool, default=False, help="evaluate random weights, without a checkpoint"
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)  # from `main`
@@ -86,6 +91,15 @@ class CLI(LightningCLI):
         trainer = self._get(objects, "trainer")
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
+        if self.subcommand != "fit" and not any(isinstance(c, EMA) for c in given):
+            trainer["callbacks"] = [EMA(), *given]  # if the checkpoint holds averaged weights, they are evaluated
+        saves = trainer.get("enable_checkpointing") is not False and not trainer.get("fast_dev_run")
+        if self.subcommand == "fit" and saves and not any(isinstance(c, ModelCheckpoint) for c in given):
+            rank_zero_info(
+                f"trainer.callbacks has no ModelCheckpoint: one saves every {_SAVE_EVERY} steps and at the end"
+            )
+            newest = {"monitor": "step", "mode": "max", "save_top_k": 2, "filename": "{step:07d}"}
+            callbacks.append(ModelCheckpoint(every_n_train_steps=_SAVE_EVERY, **newest))
         if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
             callbacks.append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
         callbacks.append(Preemption())  # must be the last callback
@@ -98,8 +112,29 @@ class CLI(LightningCLI):
         settings = self.config_init["fit"]
         self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
+        self._skip_starting_weights(settings.ckpt_path)
+
+    def before_validate(self) -> None:
+        """Finds the checkpoint to evaluate; refuses random weights unless they are asked for."""
+        settings = cast(Namespace, self.config_init)[str(self.subcommand)]
+        settings.ckpt_path = resolve_trained(self.trainer, self.model, settings.ckpt_path)
+        if settings.ckpt_path is None and self.model.weights is None and not settings.allow_untrained:
+            raise MisconfigurationException(
+                f"{self.subcommand} without a checkpoint would evaluate random weights: name one by --ckpt_path (a "
+                "file, a run folder, or last), give weights by --model.init_args.weights FILE, or set "
+                "--allow_untrained true"
+            )
+        self._skip_starting_weights(settings.ckpt_path)
+
+    before_test = before_validate
+
+    def _skip_starting_weights(self, checkpoint: str | None) -> None:
+        """A checkpoint holds all weights: the files that its run started from are not read, and need not exist."""
+        if checkpoint is not None:
+            self.model.weights = None
 
     def before_predict(self) -> None:
+        self.before_validate()
         self.config_init["predict"].return_predictions = False  # the callback Features writes them
 
 

@@ -157,9 +157,20 @@ def is_complete(path: Path) -> bool:
         return False
 
 
+def checkpoint_folder(trainer: pl.Trainer) -> Path:
+    """Where a run's checkpoints lie: the folder of its ModelCheckpoint, whatever the logger and `dirpath` are."""
+    regular = regular_checkpoint(trainer)
+    if regular is None:
+        return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+    resolve = regular._ModelCheckpoint__resolve_ckpt_dir  # pyrefly: ignore[missing-attribute]  has no public name
+    return Path(resolve(trainer))
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run folder, or None; damaged ones are skipped with a warning."""
-    found = sorted(folder.glob("checkpoints/*.ckpt"), key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
+    """The newest complete checkpoint in a run folder or a folder of checkpoints, at any depth (a file name with
+    `{train/loss}` makes folders); None if there is none. Damaged ones are skipped with a warning."""
+    found = [path for path in folder.rglob("*.ckpt") if not any(p.suffix == ".ckpt" for p in path.parents)]
+    found.sort(key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
     for path in found:
         if is_complete(path):
             return path

@@ -17,15 +17,16 @@ from pretrain.learning.parallel import reshard
 class EMA(pl.Callback):
     """Averages the trained parameters: average = decay * average + (1 - decay) * weights, in float32.
 
-    Under FSDP2 each process averages its own shards, without communication. Checkpoints hold the average under `ema`;
-    `python -m pretrain export --ema true` writes it. If a resumed checkpoint has none, it starts from the weights.
+    Validation, test and prediction use the average. Checkpoints hold it under `ema`, beside the weights, and `python -m
+    pretrain export` writes it. If a resumed checkpoint has none, it starts from the weights. Under FSDP2 each process
+    averages its own shards, without communication.
     (torch's AveragedModel would deep-copy the whole module, average in the weights' dtype and average frozen weights.)
 
     Args:
         decay: weight of the old average in an update.
         start_step: up to this optimiser step the average is a copy of the weights.
         every_n_steps: optimiser steps between two updates.
-        validate: validate with the average in place of the weights.
+        validate: validate, test and predict with the average; False: with the weights themselves.
     """
 
     def __init__(
@@ -37,10 +38,10 @@ class EMA(pl.Callback):
         self.start_step, self.every_n_steps, self.validate = start_step, every_n_steps, validate
         self.average: dict[str, Tensor] = {}
         self.step = -1  # the last optimiser step that was averaged or skipped
-        self.swapped = False
+        self.weights: dict[str, Tensor] = {}  # this process's shards of the weights while the average is in their place
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if isinstance(trainer.strategy, DeepSpeedStrategy):
+        if stage == "fit" and isinstance(trainer.strategy, DeepSpeedStrategy):
             raise MisconfigurationException(
                 "EMA does not support DeepSpeed, which holds the float32 weights itself: take trainer/fsdp.yaml"
             )
@@ -51,9 +52,16 @@ class EMA(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         if self.average:
             checkpoint["ema"] = {name: tensor.detach() for name, tensor in self.average.items()}
+        for name, weight in self.weights.items():  # saved during a validation: the weights, not what stands for them
+            saved = checkpoint["state_dict"][name] = checkpoint["state_dict"][name].detach().clone()
+            local_shard(saved).copy_(weight)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.step = trainer.global_step
+        self._place_average(pl_module)
+
+    def _place_average(self, pl_module: pl.LightningModule) -> None:
+        """Put the average where the weights are; without one, start from the weights."""
         weights = trained_parameters(pl_module)
         if self.average and self.average.keys() != weights.keys():
             odd = sorted(self.average.keys() ^ weights.keys())[0]
@@ -77,27 +85,29 @@ class EMA(pl.Callback):
         else:
             self.update(averages, weights, step)
 
+    @torch.no_grad()
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.validate and self.average and not self.swapped and trainer.training:
-            self._swap(pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.swapped:
-            self._swap(pl_module)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self.swapped:
-            self._swap(pl_module)  # a checkpoint saved after this must not hold the average as weights
+        if not (self.validate and self.average) or self.weights or trainer.sanity_checking:
+            return
+        if self.step < 0:
+            self._place_average(pl_module)  # no training in this process
+        for name, parameter in trained_parameters(pl_module).items():
+            weight = local_shard(parameter)
+            self.weights[name] = weight.clone()
+            weight.copy_(local_shard(self.average[name]))
 
     @torch.no_grad()
-    def _swap(self, pl_module: pl.LightningModule) -> None:
-        """Exchange the weights and the average."""
-        for name, parameter in trained_parameters(pl_module).items():
-            weight, average = local_shard(parameter), local_shard(self.average[name])
-            copy = weight.clone()
-            weight.copy_(average)
-            average.copy_(copy)
-        self.swapped = not self.swapped
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.weights:
+            for name, parameter in trained_parameters(pl_module).items():
+                local_shard(parameter).copy_(self.weights[name])
+            self.weights = {}
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_validation_end(trainer, pl_module)  # a checkpoint saved after this must hold the weights
 
 
 def trained_parameters(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
 """Preemption: on a signal the run saves at the end of its step and exits with a code that names the signal."""
 
 import logging
+import os
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -9,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from pretrain.engine.checkpoint import regular_checkpoint, step_path
+from pretrain.engine.checkpoint import checkpoint_folder, regular_checkpoint, step_path
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class Preemption(pl.Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         if self.stop_checkpoint is not None and self.saved_step > 0:
-            trainer.strategy.remove_checkpoint(self.stop_checkpoint)
+            self._remove_stop_checkpoint(trainer, self.stop_checkpoint)
             self.stop_checkpoint = None
         if self._signal_received(trainer):
             self._save_and_exit(trainer)
@@ -79,6 +81,12 @@ class Preemption(pl.Callback):
         for part in (progress.current, progress.total):
             part.completed -= 1
         self._save_and_exit(trainer)
+
+    def _remove_stop_checkpoint(self, trainer: pl.Trainer, path: str) -> None:
+        """Removes it if it is this run's own: a run that starts from another's checkpoint knows of that run's stop."""
+        passed = trainer.ckpt_path is not None and os.path.abspath(trainer.ckpt_path) == os.path.abspath(path)
+        if not passed and checkpoint_folder(trainer).absolute() in Path(path).absolute().parents:
+            trainer.strategy.remove_checkpoint(path)
 
     def _signal_received(self, trainer: pl.Trainer) -> bool:
         return trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)

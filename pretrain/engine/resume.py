@@ -12,7 +12,8 @@ from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from pretrain.engine.checkpoint import newest_checkpoint
+from models.convert.sharded import is_sharded
+from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -23,21 +24,56 @@ def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) 
     """The checkpoint that `fit` resumes from, the same on all ranks; None: start a new run.
 
     Args:
-        wanted: a path; `last`: the newest complete checkpoint of the run folder; `auto`: the same if there is one;
-            None: a new run, which is an error if the folder holds a run already. If a scheduler restarted the command,
-            all of these mean `auto`, and a path is taken only while the run has no checkpoint of its own.
+        wanted: a checkpoint, or a run folder: its newest complete checkpoint; `last`: that of the recipe's own run
+            folder; `auto`: the same if there is one; None: a new run, which is an error if the folder holds a run
+            already. If a scheduler restarted the command, all of these mean `auto`, and a path is taken only while the
+            run has no checkpoint of its own.
     """
     if any(os.environ.get(name, "0") != "0" for name in _RESTART_COUNTS) and wanted != "auto":
-        return resolve(trainer, model, "auto") or (None if wanted == "last" else wanted)
+        return resolve(trainer, model, "auto") or (None if wanted in (None, "last") else _newest_in(wanted))
+    if wanted not in (None, "last", "auto"):
+        return _newest_in(wanted)
     debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
-    if wanted not in (None, "last", "auto") or (wanted is None and debugging):
-        return wanted
+    if wanted is None and debugging:
+        return None
     return find_on_rank_zero(trainer, model, lambda folder: _find(folder, wanted))
 
 
+def resolve_trained(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) -> str | None:
+    """The checkpoint that `validate`, `test` and `predict` load, the same on all ranks.
+
+    Args:
+        wanted: a checkpoint, a run folder, or `last` or `auto`: the newest complete checkpoint of the recipe's run
+            folder, an error if there is none; None: none.
+    """
+    if wanted not in ("last", "auto"):
+        return wanted and _newest_in(wanted)
+
+    def find(folder: Path) -> str:
+        found = newest_checkpoint(folder)
+        if found is None:
+            raise MisconfigurationException(
+                f"no complete checkpoint in {folder}: train first, or name one by --ckpt_path FILE"
+            )
+        return str(found)
+
+    return find_on_rank_zero(trainer, model, find)
+
+
+def _newest_in(path: str) -> str:
+    """The newest complete checkpoint of a run folder; any other path itself."""
+    folder = Path(path)
+    if not folder.is_dir() or is_sharded(folder):
+        return path
+    found = newest_checkpoint(folder)
+    if found is None:
+        raise MisconfigurationException(f"no complete checkpoint in the folder {path}")
+    return str(found)
+
+
 def find_on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Callable[[Path], str | None]) -> str | None:
-    """Apply `find` to the run folder on rank 0 and broadcast the result: on a shared file system other ranks may see an
-    older state, and the large files should be read and checked only once.
+    """Apply `find` to the folder of the run's checkpoints on rank 0 and broadcast the result: on a shared file system
+    other ranks may see an older state, and the large files should be read and checked only once.
 
     If Lightning itself starts the ranks, they are on one machine and not started yet: each rank searches then.
     """
@@ -47,7 +83,7 @@ def find_on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Call
     if not local:
         strategy.connect(model)
         strategy.setup_environment()  # the trainer repeats it without effect
-    folder, found, message = Path(trainer.log_dir or trainer.default_root_dir), None, None
+    folder, found, message = checkpoint_folder(trainer), None, None
     if local or trainer.is_global_zero:
         try:
             found = find(folder)
@@ -64,7 +100,7 @@ def _find(folder: Path, wanted: str | None) -> str | None:
     found = newest_checkpoint(folder)
     if wanted == "last" and found is None:
         raise MisconfigurationException(
-            f"nothing to resume: no complete checkpoint in {folder}/checkpoints (--ckpt_path auto starts anew then)"
+            f"nothing to resume: no complete checkpoint in {folder} (--ckpt_path auto starts anew then)"
         )
     if wanted is None and found is not None:
         raise MisconfigurationException(
@@ -77,7 +113,7 @@ def _find(folder: Path, wanted: str | None) -> str | None:
 
 def remove_drafts(folder: Path) -> None:
     """Remove the drafts that killed writers left behind."""
-    for draft in folder.glob("checkpoints/.*.draft"):
+    for draft in folder.rglob(".*.draft"):
         log.warning("removing %s, which was cut off while it was written", draft)
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
 

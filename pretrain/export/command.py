@@ -27,7 +27,7 @@ def export(
     to: Literal["transformers", "safetensors", "official"],
     out: str,
     decoder: bool = True,
-    ema: bool = False,
+    ema: bool | None = None,
 ) -> None:
     """Write a checkpoint's model to a folder that other code can load.
 
@@ -38,7 +38,8 @@ def export(
         out: folder to write; it must not exist or be empty.
         decoder: include the parts that training adds (a decoder, a fusion of text and video, a classification head);
             False: only the encoders.
-        ema: export the averaged weights of the callback EMA instead of the last weights.
+        ema: the averaged weights of the callback EMA (true: an error if the checkpoint has none) or the last weights
+            (false); null: the averaged ones if the checkpoint has them.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):

@@ -64,7 +64,7 @@ def write_interpolated(tuned: str, start: str, alpha: float, out: Path) -> list[
     file = newest_checkpoint(Path(tuned)) if Path(tuned).is_dir() else Path(tuned)
     assert file is not None  # `load_objective` has read it
     saved = torch.load(file, map_location="cpu", weights_only=True)
-    for part in ("optimizer_states", "lr_schedulers", "loops", "callbacks"):
+    for part in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "ema"):
         saved.pop(part, None)
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.save({**saved, "state_dict": model.state_dict()}, out)

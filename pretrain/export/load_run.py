@@ -13,12 +13,12 @@ from pretrain.engine.old_names import with_new_names
 from pretrain.objectives import Classify, Objective
 
 
-def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, Any]]:
+def load_objective(path: str, ema: bool | None = None) -> tuple[Objective, dict[str, Any]]:
     """The trained objective of a checkpoint, in eval mode, and the facts of its training: step, checkpoint, recipe.
 
     Args:
         path: a checkpoint, a file or a sharded folder, or a run folder (its newest checkpoint).
-        ema: load the averaged weights (see `pretrain.engine.ema`).
+        ema: load the averaged weights (see `pretrain.engine.ema`); None: if the checkpoint holds them.
 
     Raises:
         FileNotFoundError: no such checkpoint.
@@ -42,6 +42,8 @@ def load_objective(path: str, ema: bool = False) -> tuple[Objective, dict[str, A
     model.load_state_dict(saved["state_dict"])
     if isinstance(model, Classify):
         model.names = saved["recipe"].get("classes")
+    if ema is None:
+        ema = "ema" in saved
     if ema:
         if "ema" not in saved:
             raise ValueError(f"{file} holds no averaged weights: the run had no EMA among trainer.callbacks")

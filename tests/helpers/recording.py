@@ -42,7 +42,7 @@ def trainer(**options: object) -> Trainer:
         "enable_model_summary": False,
         "enable_checkpointing": False,
     }
-    steps = {"max_steps": 12, "check_val_every_n_epoch": None, "val_check_interval": 9, "num_sanity_val_steps": 0}
+    steps = {"max_steps": 12, "check_val_every_n_epoch": None, "val_check_interval": 3, "num_sanity_val_steps": 0}
     return Trainer(**{"accelerator": "cpu", **quiet, **steps, **options})
 
 

@@ -53,7 +53,7 @@ def test_the_contents_of_a_batch() -> None:
 def test_the_run_has_max_steps(run: tuple[RecordingModule, Path]) -> None:
     toy, _ = run
     assert [s[0] for s in toy.seen] == list(range(36)) and [s[1] for s in toy.seen] == [i // 3 for i in range(36)]
-    assert len(toy.evaluated) == 4 * 5  # every 9 micro-batches, 10 videos by 2
+    assert len(toy.evaluated) == 4 * 5  # every 3 steps, 10 videos by 2
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
