@@ -100,7 +100,9 @@ def same_numbers(ours: dict, theirs: dict, *, validation: bool = True) -> None:
     steps = [key for key in ours if key[0] == "train" or (validation and key in theirs)]
     assert ("train", 6) in steps and any(key[0] == "val" for key in steps) == validation
     for key in steps:
-        assert ours[key] == pytest.approx(theirs[key], rel=2e-3, abs=1e-5), key
+        # Masks of evaluation are drawn per batch, and two ranks have other batches than one process.
+        rel = 2e-2 if key[0] == "val" else 2e-3
+        assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=1e-5), key
 
 
 def same_weights(ours: dict, theirs: dict) -> None:

@@ -177,7 +177,7 @@ def test_an_index_of_official_weights(trained: Path, videos: Path, tmp_path: Pat
     (tmp_path / "run").mkdir()
     main(["predict", *arguments(tmp_path, RECIPE, weights, *source)[1:]])
     assert tool(["a red circle", "--index", str(tmp_path / "run/features"), "--top", "2"]) == 0
-    main(["predict", *arguments(tmp_path / "bare", RECIPE, *source)[1:]])
+    main(["predict", *arguments(tmp_path / "bare", RECIPE, *source, "--allow_untrained=true")[1:]])
     capsys.readouterr()
     assert tool(["a red circle", "--index", str(tmp_path / "bare/run/features")]) == 2
     assert "as it was initialised" in capsys.readouterr().err
@@ -208,7 +208,7 @@ def test_an_index_is_never_mixed_with_another(trained: Path, videos: Path, index
 
 def test_features_of_a_model_without_texts_are_no_index(tmp_path: Path, videos: Path) -> None:
     source = ["--data.init_args.predict=Files", f"--data.init_args.predict.init_args.path={videos}"]
-    main(["predict", *arguments(tmp_path, METHODS["videomae"], *source)[1:]])
+    main(["predict", *arguments(tmp_path, METHODS["videomae"], *source, "--allow_untrained=true")[1:]])
     with pytest.raises(ValueError, match=r"a model without a text encoder \(VideoMAE\)"):
         read_index(tmp_path / "run" / "features")
 

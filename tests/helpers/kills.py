@@ -50,7 +50,7 @@ class Validations(pl.Callback):
 def command(folder: Path, steps: int) -> list[str]:
     """Two micro-batches per step, one loader process, a checkpoint every third step, a validation every sixth."""
     more = [f"--trainer.max_steps={steps}", "--data.init_args.micro_batch=2", "--data.init_args.workers=1"]
-    more += ["--trainer.val_check_interval=12", "--data.init_args.val.init_args.samples=8", "--ckpt_path=auto"]
+    more += ["--trainer.val_check_interval=6", "--data.init_args.val.init_args.samples=8", "--ckpt_path=auto"]
     more += ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=3"]
     more += ["--trainer.callbacks.monitor=step", "--trainer.callbacks.mode=max", "--trainer.callbacks.save_top_k=2"]
     more += ["--trainer.callbacks.filename=often-{step:07d}"]

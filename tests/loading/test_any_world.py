@@ -62,7 +62,7 @@ def test_two_real_ranks_share_each_step(tmp_path: Path) -> None:
     script.write_text(
         "import os, sys, json\nsys.path.insert(0, sys.argv[1])\n"
         "from tests.helpers.recording import RecordingModule, trainer, data\n"
-        "toy, t = RecordingModule(), trainer(max_steps=4, devices=2, strategy='ddp', val_check_interval=12)\n"
+        "toy, t = RecordingModule(), trainer(max_steps=4, devices=2, strategy='ddp', val_check_interval=4)\n"
         "t.fit(toy, datamodule=data(micro_batch=1))\n"
         "val = [(n, float(w)) for b in toy.evaluated for n, w in zip(b['name'], b['weight'])]\n"
         "json.dump([toy.seen, val], open(os.path.join(sys.argv[2], f'{t.global_rank}.json'), 'w'))\n"
