@@ -35,7 +35,7 @@ kills: install   ## a run killed 50 times at random moments against one left alo
 check: install   ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyrefly check --summary=none
+	$(BIN)/pyrefly check --summary=none --min-severity=error
 
 format: install  ## put the style right
 	$(BIN)/ruff check --fix .

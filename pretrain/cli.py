@@ -35,6 +35,7 @@ from pretrain.objectives import Objective
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 PARSER = {"parser_mode": "omegaconf+"}
 
+_SOURCES = {"validate": "val", "test": "test", "predict": "predict"}  # of the data, that a command goes through
 _SAVE_EVERY = 1000  # steps between checkpoints of a run whose recipe names no ModelCheckpoint
 
 _HELP = """Train, evaluate and export video foundation models.
@@ -66,6 +67,7 @@ class CLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds all objects; an error of one of them is raised without the parser's message around it."""
+        self._leave_out_sources()
         try:
             super().instantiate_classes()
         except (ValueError, OSError) as error:
@@ -75,6 +77,22 @@ class CLI(LightningCLI):
             if isinstance(cause, ValueError | OSError | ImportError):
                 raise MisconfigurationException(str(cause)) from error
             raise
+
+    def _leave_out_sources(self) -> None:
+        """Evaluation builds only the source that it goes through: the training data need not be there.
+
+        KNN with the memory `train` goes through the training videos too.
+        """
+        command = str(self.subcommand)
+        if command not in _SOURCES:
+            return
+        settings = cast(Namespace, self.config)[command]
+        metrics = (settings.model.get("init_args") or {}).get("metrics") or {}
+        used = {_SOURCES[command]} | {(metric.get("init_args") or {}).get("memory") for metric in metrics.values()}
+        data = settings.data.get("init_args") or {}
+        for name in {"train", *_SOURCES.values()} - used:
+            if name in data:
+                data[name] = None
 
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         self._dump_config()

@@ -203,6 +203,8 @@ class Study:
         options = ["-c", str(file)]
         if METHODS[name].recipe:
             options.append(f"--model.init_args.weights={self.checkpoint(name, self.size.steps)}")
+        else:
+            options.append("--allow_untrained=true")  # the random baseline
         return options
 
     def _fit(self, run: str, options: list[str], steps: int) -> None:

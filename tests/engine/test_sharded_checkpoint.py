@@ -101,7 +101,7 @@ def same_numbers(ours: dict, theirs: dict, *, validation: bool = True) -> None:
     assert ("train", 6) in steps and any(key[0] == "val" for key in steps) == validation
     for key in steps:
         # Masks of evaluation are drawn per batch, and two ranks have other batches than one process.
-        rel = 2e-2 if key[0] == "val" else 2e-3
+        rel = 5e-3 if key[0] == "val" else 2e-3
         assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=1e-5), key
 
 

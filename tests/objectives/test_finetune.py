@@ -110,5 +110,6 @@ def test_k_nearest_training_videos(tmp_path: Path, capsys: pytest.CaptureFixture
     more = ["--data.init_args.test=Synthetic", "--data.init_args.test.samples=5", "--data.init_args.test.size=64"]
     small = ["frames=4", "size=32", "workers=0", "global_batch=4", "train.init_args.samples=10"]
     place = [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.accelerator=cpu"]
-    main(["test", *recipe, *more, *(f"--data.init_args.{option}" for option in small), *place])
+    options = [f"--data.init_args.{option}" for option in small]
+    main(["test", *recipe, *more, *options, *place, "--allow_untrained=true"])
     assert "remembered 10" in capsys.readouterr().out
