@@ -153,19 +153,14 @@ class VideoData(LightningDataModule):
         self.accumulate = accumulation(self.global_batch, self.micro_batch, self.world)
         self._check_length(self._attached, len(train))
         self._attached.accumulate_grad_batches = self.accumulate
-        self._validate_every_steps(self._attached)
+        if self._interval is None:
+            self._interval = self._attached.val_check_interval
+        if isinstance(self._interval, int):  # a recipe counts optimiser steps, Lightning micro-batches
+            self._attached.val_check_interval = self._interval * self.accumulate
         for field, has in (("text", train.texts), ("label", train.labels)):
             if 0 < has < len(train):
                 missing = len(train) - has
                 log.warning("%d of %d training samples have no %s: batches have none", missing, len(train), field)
-
-    def _validate_every_steps(self, trainer: Trainer) -> None:
-        """Lightning counts `val_check_interval` in micro-batches, a recipe in optimiser steps; once per recipe, however
-        often its trainer fits."""
-        if self._interval is None:
-            self._interval = trainer.val_check_interval
-        if isinstance(self._interval, int):
-            trainer.val_check_interval = self._interval * self.accumulate
 
     def _check_length(self, trainer: Trainer, videos: int) -> None:
         if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]  (Lightning sets it from another module)

@@ -151,12 +151,19 @@ def test_rooms_import_in_one_direction() -> None:
         assert not above, f"{room} imports {above[0]}, which stands above it"
 
 
+def purpose(room: str) -> str:
+    """What a room or a file says of itself in its first line."""
+    file = ROOT / room if room.endswith(".py") else ROOT / room / "__init__.py"
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+
+
 def markdown() -> str:
     """The table as CONTRIBUTING.md prints it."""
-    lines = ["| room | may import |", "| --- | --- |"]
+    lines = ["| room | purpose | may import |", "| --- | --- | --- |"]
     for room, allowed in ROOMS.items():
         place = f"`{room}`" if room.endswith(".py") else f"`{room}/`"
-        lines.append(f"| {place} | {', '.join(f'`{other}`' for other in allowed) or 'nothing of ours'} |")
+        others = ", ".join(f"`{other}`" for other in allowed) or "nothing of ours"
+        lines.append(f"| {place} | {purpose(room)} | {others} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The methods, a class each; recipes name them by these short names."""
+"""The methods, one class and one file each; recipes name them by these short names."""
 
 from pretrain.objectives.classify import Classify
 from pretrain.objectives.internvideo import InternVideo

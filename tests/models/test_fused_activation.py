@@ -13,9 +13,9 @@ ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu}
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_same_values_and_gradients(activation: str, scale: float) -> None:
-    dice = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     layer = nn.Linear(24, 8)
-    x, gradient = torch.randn(2, 5, 24, generator=dice), torch.randn(2, 5, 8, generator=dice)
+    x, gradient = torch.randn(2, 5, 24, generator=generator), torch.randn(2, 5, 8, generator=generator)
     found = []
     for lean in (False, True):
         h = x.clone().requires_grad_()
