@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from pretrain.engine.old_names import with_new_names
+
 PROBE_TEXT = "a video"
 _FRAME_SETTINGS = ("decoder", "sampler", "frames", "stride")  # data settings that select the frames of a video
 
@@ -57,7 +59,7 @@ def open_index(folder: Path, about: dict[str, Any]) -> None:
     old = sorted(folder.glob("features*.safetensors"))
     file = folder / "index.json"
     about = json.loads(json.dumps(about, default=str))
-    if old and not (file.is_file() and json.loads(file.read_text(encoding="utf-8")) == about):
+    if old and not (file.is_file() and with_new_names(json.loads(file.read_text(encoding="utf-8"))) == about):
         raise MisconfigurationException(
             f"{folder} holds features already, of another model, of other videos or of an unknown one: choose another "
             "folder by --features.folder, or delete it"
