@@ -6,9 +6,10 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
@@ -57,6 +58,12 @@ class CLI(LightningCLI):
         parser.add_class_arguments(Features, "features")
         parser.add_class_arguments(Guard, "guard")
         parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="of float32 products on a GPU, as in torch.set_float32_matmul_precision; high: TF32",
+        )
+        parser.add_argument(
             "--allow_untrained", type=bool, default=False, help="evaluate random weights, without a checkpoint"
         )
 
@@ -98,6 +105,7 @@ class CLI(LightningCLI):
         self._dump_config()
         settings, objects = cast(Namespace, self.config), cast(Namespace, self.config_init)
         recipe = self._parser(self.subcommand).dump(settings[str(self.subcommand)], skip_none=False)
+        torch.set_float32_matmul_precision(self._get(objects, "float32_matmul_precision"))
         features = self._get(objects, "features")
         features.settings = {part: self.config_dump[part] for part in ("model", "data")}
         guard, self.resumed = self._get(objects, "guard"), Resumed()

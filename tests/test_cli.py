@@ -252,3 +252,12 @@ def _write(path: Path, content: bytes) -> Path:
 def _save(path: Path, content: dict) -> Path:
     torch.save(content, path)
     return path
+
+
+def test_the_run_sets_the_precision_of_float32_products(tmp_path: Path) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        fit(tmp_path, RECIPE, "--trainer.max_steps=1", "--float32_matmul_precision=high")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
