@@ -1,5 +1,6 @@
 """WiSE-FT: interpolates between fine-tuned weights and the weights that fine-tuning started from (2109.01903)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -49,21 +50,24 @@ def interpolate_into(model: nn.Module, start: str, alpha: float) -> list[str]:
     return [name for name in tuned if name not in loaded]
 
 
-def write_interpolated(tuned: str, start: str, alpha: float, out: Path) -> list[str]:
+def write_interpolated(tuned: str, start: str, alpha: float, out: Path, trust: Sequence[str] = ()) -> list[str]:
     """Write a checkpoint with interpolated weights and without optimiser states; returns as `interpolate_into`.
+
+    Args:
+        trust: as in `load_objective`.
 
     Raises:
         FileNotFoundError, ValueError: a checkpoint is missing, damaged or of another architecture; `out` exists.
     """
-    from pretrain.export.load_run import load_objective
+    from pretrain.export.load_run import load_objective, read_checkpoint
 
     if out.exists():
         raise ValueError(f"{out} exists already: choose another --out")
-    model, _ = load_objective(tuned)
+    model, _ = load_objective(tuned, trust=trust)
     only_tuned = interpolate_into(model, start, alpha)
     file = newest_checkpoint(Path(tuned)) if Path(tuned).is_dir() else Path(tuned)
     assert file is not None  # `load_objective` has read it
-    saved = torch.load(file, map_location="cpu", weights_only=True)
+    saved = read_checkpoint(file)
     for part in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "ema"):
         saved.pop(part, None)
     out.parent.mkdir(parents=True, exist_ok=True)

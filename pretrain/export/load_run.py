@@ -1,28 +1,33 @@
 """Loads a trained objective, built from the recipe in its checkpoint."""
 
+import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import torch
-import yaml
 
 from models.convert.sharded import is_sharded, read_sharded
 from pretrain.engine.checkpoint import is_complete, newest_checkpoint
 from pretrain.engine.old_names import with_new_names
+from pretrain.export.embedded_recipe import instantiate_embedded, read_embedded
 from pretrain.objectives import Classify, Objective
 
 
-def load_objective(path: str, ema: bool | None = None) -> tuple[Objective, dict[str, Any]]:
+def load_objective(
+    path: str, ema: bool | None = None, trust: Sequence[str] = ()
+) -> tuple[Objective, dict[str, Any]]:
     """The trained objective of a checkpoint, in eval mode, and the facts of its training: step, checkpoint, recipe.
 
     Args:
         path: a checkpoint, a file or a sharded folder, or a run folder (its newest checkpoint).
         ema: load the averaged weights (see `pretrain.engine.ema`); None: if the checkpoint holds them.
+        trust: full names of classes that the checkpoint's recipe may use besides ours (see `embedded_recipe`).
 
     Raises:
         FileNotFoundError: no such checkpoint.
-        ValueError: it is damaged, or holds no recipe, or no averaged weights.
+        ValueError: it is damaged, or holds no recipe, or no averaged weights, or a recipe with other classes.
     """
     file = Path(path)
     newest = newest_checkpoint(file) if file.is_dir() and not is_sharded(file) else None  # of a run folder
@@ -31,15 +36,10 @@ def load_objective(path: str, ema: bool | None = None) -> tuple[Objective, dict[
         raise FileNotFoundError(f"no checkpoint at {path}")
     if newest is None and not is_complete(file):
         raise ValueError(f"{file} is cut or damaged")
-    if file.is_dir():
-        saved = read_sharded(file, lambda part: part in ("state_dict", "ema"))
-    else:
-        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    if "recipe" not in saved:
-        raise ValueError(f"{file} carries no recipe: only checkpoints of `python -m pretrain fit` can be exported")
-    settings = with_new_names(yaml.safe_load(saved["recipe"]["model"]))
-    model = build(settings)
-    model.load_state_dict(saved["state_dict"])
+    saved = read_checkpoint(file, lambda part: part in ("state_dict", "ema"))
+    settings = model_settings(saved, str(file))
+    model = instantiate_embedded(Objective, settings, str(file), trust)
+    _load_state(model, saved.get("state_dict"), True, str(file))
     if isinstance(model, Classify):
         model.names = saved["recipe"].get("classes")
     if ema is None:
@@ -47,14 +47,48 @@ def load_objective(path: str, ema: bool | None = None) -> tuple[Objective, dict[
     if ema:
         if "ema" not in saved:
             raise ValueError(f"{file} holds no averaged weights: the run had no EMA among trainer.callbacks")
-        model.load_state_dict(saved["ema"], strict=False)
-    recipe = {"recipe": saved["recipe"]["yaml"], "model": settings}
-    facts = {"step": saved["global_step"], "checkpoint": file.name, **recipe}
+        _load_state(model, saved["ema"], False, str(file))
+    recipe = {"recipe": saved["recipe"].get("yaml", ""), "model": settings}
+    facts = {"step": saved.get("global_step"), "checkpoint": file.name, **recipe}
     return model.eval(), facts
 
 
+def read_checkpoint(file: Path, wanted: Callable[[str], bool] = lambda part: True) -> dict[str, Any]:
+    """The content of a checkpoint, a file or a sharded folder (its entries of tensors that are `wanted`), on the CPU.
+
+    Raises:
+        ValueError: it holds anything but tensors and plain values, or no table of them.
+    """
+    if file.is_dir():
+        return read_sharded(file, wanted)
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{file} cannot be read as weights and plain values only: {reason}") from error
+    if not isinstance(saved, dict):
+        raise ValueError(f"{file} is no checkpoint of a run: it holds a {type(saved).__name__}")
+    return saved
+
+
+def model_settings(saved: dict[str, Any], where: str) -> dict[str, Any]:
+    """The `model` part of the recipe in a checkpoint, read by `read_embedded`; ValueError if there is none."""
+    recipe = saved.get("recipe")
+    if not isinstance(recipe, dict) or "model" not in recipe:
+        raise ValueError(f"{where} carries no recipe: only checkpoints of `python -m pretrain fit` can be exported")
+    return read_embedded(recipe["model"], where)
+
+
+def _load_state(model: Objective, state: Any, strict: bool, where: str) -> None:
+    try:
+        model.load_state_dict(state, strict=strict)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the weights in {where} are not of the model in its recipe: {reason}") from error
+
+
 def build(settings: dict[str, Any]) -> Objective:
-    """The objective of a recipe's `model` part; the weights to start from are not loaded."""
+    """The objective of the `model` part of the user's own recipe; the weights to start from are not loaded."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Objective, "model")
     return parser.instantiate_classes(parser.parse_object({"model": with_new_names(settings)}))["model"]
