@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -31,6 +31,7 @@ from pretrain.features.writer import Features
 from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval, ZeroShot  # noqa: F401 named in recipes
 from pretrain.metrics.report import Results
 from pretrain.objectives import Objective
+from pretrain.plan.step_flop import StepFlop
 
 # Recipes may refer to any of their keys, from any file, with the values of the command line.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -45,6 +46,8 @@ _HELP = """Train, evaluate and export video foundation models.
     python -m pretrain fit -c recipes/videomae_tiny.yaml --ckpt_path last
     python -m pretrain export --help
     python -m pretrain plan --help
+
+An expected failure ends with one sentence; --debug shows where it came from.
 """
 
 
@@ -71,6 +74,9 @@ class CLI(LightningCLI):
         assert isinstance(args, list)  # from `main`
         self.command = shlex.join(["python", "-m", "pretrain", *args])
         self.config = parser.parse_args(_with_nulls(_with_new_names(args)))
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would build the model that the checkpoint's `hyper_parameters` name: a file decides no class."""
 
     def instantiate_classes(self) -> None:
         """Builds all objects; an error of one of them is raised without the parser's message around it."""
@@ -110,7 +116,8 @@ class CLI(LightningCLI):
         features.settings = {part: self.config_dump[part] for part in ("model", "data")}
         guard, self.resumed = self._get(objects, "guard"), Resumed()
         keep = KeepRecipe(recipe, self.config_dump["model"])
-        callbacks = [Throughput(), guard, features, keep, FinalCheckpoint(), self.resumed]
+        step_flop = StepFlop(recipe) if self.subcommand == "fit" else None
+        callbacks = [Throughput(step_flop=step_flop), guard, features, keep, FinalCheckpoint(), self.resumed]
         if self.subcommand == "test":
             callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks
@@ -227,11 +234,13 @@ def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     command = args[:1]
     if command == ["export"]:
-        from jsonargparse import auto_cli
-
         from pretrain.export.command import export
+        from pretrain.export.embedded_recipe import TRUST
 
-        auto_cli(export, args=args[1:], prog="python -m pretrain export", as_positional=False)
+        parser = ArgumentParser(prog="python -m pretrain export", description=(export.__doc__ or "").partition("\n")[0])
+        parser.add_function_arguments(export, as_positional=False, skip={"trust"})
+        parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help=TRUST)
+        export(**parser.parse_args(args[1:]).as_dict())
         return
     if command == ["plan"]:
         from pretrain.plan.command import main as plan

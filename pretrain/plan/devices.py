@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+
 
 @dataclass(frozen=True)
 class Device:
@@ -35,3 +38,32 @@ DEVICES: dict[str, Device] = {
     "rtx4090": Device(24e9, 165e12, 82.6e12, "NVIDIA Ada architecture whitepaper (bfloat16 with float32 accumulation)"),
     "cpu": Device(None, None, None, "none: a CPU's memory and rate are the machine's"),
 }
+
+# Parts of the names that NVIDIA's driver reports, and the device that they mean.
+_DRIVER_NAMES = {
+    "v100-sxm": "v100-32g",
+    "a100": "a100-80g",
+    "h100 80gb hbm3": "h100-80g",
+    "h200": "h200",
+    "b200": "b200",
+    "rtx 4090": "rtx4090",
+}
+
+
+def peak_rate(device: torch.device, dtype: torch.dtype) -> float | None:
+    """FLOP/s in dense products of `dtype`, float32 as `torch.get_float32_matmul_precision` says; None: unknown.
+
+    From the table above, else from Lightning's, which warns about a GPU that it does not know either.
+    """
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device).lower()
+    if "nvl" in name:
+        return None  # Lightning's figures of these count sparsity: they are twice the dense rate
+    known = next((DEVICES[key] for part, key in _DRIVER_NAMES.items() if part in name), None)
+    tf32 = dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    if known is None or tf32:
+        return get_available_flops(device, dtype)
+    if dtype == torch.float32:
+        return known.float32_flops
+    return known.bfloat16_flops if known.has_bfloat16 or dtype == torch.float16 else None

@@ -50,6 +50,12 @@ class Plan:
         micro = self.data.get("micro_batch")
         return self.data["global_batch"] // (accumulation(self.data["global_batch"], micro, devices) * devices)
 
+    @property
+    def model_flop(self) -> float:
+        """FLOP that the maths of an optimiser step needs, on all devices."""
+        cost = self.dry_run.cost(self.videos, self.devices, False, self.sharding.half_weights)
+        return cost.model_flop * (self.data["global_batch"] // self.videos)
+
     def memory(
         self,
         videos: int | None = None,
@@ -96,7 +102,7 @@ class Plan:
         micro_batches = data["global_batch"] // self.videos  # of a step, over all devices
         use = self.memory()
         rate = self.device.float32_flops if run.half_dtype is None else self.device.bfloat16_flops
-        flop = plain.model_flop * micro_batches
+        flop = self.model_flop
         seconds = None if rate is None else flop / (self.devices * rate * self.assumptions.mfu)
         steps = trainer["max_steps"]
         return {
