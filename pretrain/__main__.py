@@ -1,11 +1,9 @@
-"""`python -m pretrain` runs the command of `pretrain/cli.py`; errors of the user are printed without a traceback."""
+"""`python -m pretrain` runs the command of `pretrain/cli.py`; `pretrain/errors.py` reports its failures."""
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+import sys
 
 from pretrain.cli import main
+from pretrain.errors import reports_errors
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (MisconfigurationException, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    sys.exit(reports_errors(main)())

@@ -10,8 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from pretrain.errors import reports_errors
 
-def main(arguments: list[str] | None = None) -> int:
+
+@reports_errors
+def main(arguments: list[str]) -> int:
     """Runs the tool."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -26,11 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     for command in commands.choices.values():
         command.add_argument("--json", help="also write the full report to this file")
     a = parser.parse_args(arguments)
-    try:
-        report, table = a.run(a)
-    except (FileNotFoundError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report, table = a.run(a)
     print(table)
     if a.json:
         Path(a.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

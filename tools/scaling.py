@@ -6,8 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from pretrain.errors import reports_errors
 
-def main(arguments: list[str] | None = None) -> int:
+
+@reports_errors
+def main(arguments: list[str]) -> int:
     """Runs the tool."""
     parser = argparse.ArgumentParser(prog="scaling.py", description=__doc__)
     parser.add_argument("command", choices=("measure", "estimate"))

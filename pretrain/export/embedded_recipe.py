@@ -21,13 +21,21 @@ from pretrain.engine.old_names import with_new_names
 
 # Rooms whose classes take sizes, parts and names of files that are only read. Not among them: what starts commands or
 # imports by name (`pretrain.studies`, `datamodules.making`, `datamodules.sources.remote`), and what acts on a run.
-MODEL_CLASSES = ("models", "pretrain.objectives", "pretrain.learning", "pretrain.metrics", "torch.optim", "torchmetrics")
+MODEL_CLASSES = (
+    "models",
+    "pretrain.objectives",
+    "pretrain.learning",
+    "pretrain.metrics",
+    "torch.optim",
+    "torchmetrics",
+)
 # Parts of the above that load other programs' models from a path or from the network, or that are only functions.
 _REFUSED = (
     *("models.convert", "torchmetrics.audio", "torchmetrics.detection", "torchmetrics.functional"),
     *("torchmetrics.image", "torchmetrics.multimodal", "torchmetrics.text", "torchmetrics.utilities"),
     *("torchmetrics.video", "torchmetrics.wrappers"),
 )
+TRUST = "full name of a class that a recipe in a file may use besides ours; may be repeated"
 _MOST_PARTS = 100_000  # values in a recipe; aliases of YAML let a few hundred bytes stand for billions
 
 
@@ -144,7 +152,7 @@ def _both_names(trusted: str) -> set[str]:
 
 @contextmanager
 def _only(allowed: Sequence[str]) -> Iterator[None]:
-    """Lets jsonargparse import no name from a value except the allowed ones, and build no class where any value fits."""
+    """Lets jsonargparse import only the allowed names from values, and build no class where any value fits."""
     before = dict(parsing_settings)
     refused = ["*", *(name for name in _REFUSED if name not in allowed)]
     try:

@@ -15,9 +15,7 @@ from pretrain.export.embedded_recipe import instantiate_embedded, read_embedded
 from pretrain.objectives import Classify, Objective
 
 
-def load_objective(
-    path: str, ema: bool | None = None, trust: Sequence[str] = ()
-) -> tuple[Objective, dict[str, Any]]:
+def load_objective(path: str, ema: bool | None = None, trust: Sequence[str] = ()) -> tuple[Objective, dict[str, Any]]:
     """The trained objective of a checkpoint, in eval mode, and the facts of its training: step, checkpoint, recipe.
 
     Args:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pretrain.engine.old_names import with_new_names
 
+INDEX = "index.json"
+_LARGEST = 1 << 24  # bytes of an index; a recipe takes a few thousand
 PROBE_TEXT = "a video"
 _FRAME_SETTINGS = ("decoder", "sampler", "frames", "stride")  # data settings that select the frames of a video
 
@@ -57,7 +59,7 @@ def open_index(folder: Path, about: dict[str, Any]) -> None:
         MisconfigurationException: the folder holds features of another model or other videos.
     """
     old = sorted(folder.glob("features*.safetensors"))
-    file = folder / "index.json"
+    file = folder / INDEX
     about = json.loads(json.dumps(about, default=str))
     if old and not (file.is_file() and with_new_names(json.loads(file.read_text(encoding="utf-8"))) == about):
         raise MisconfigurationException(
@@ -73,9 +75,12 @@ def open_index(folder: Path, about: dict[str, Any]) -> None:
 def read_index(folder: Path) -> dict[str, Any]:
     """The content of `index.json`, with its `folder` and the `files` of the features, in order.
 
+    Nothing in it is trusted: see `pretrain.export.embedded_recipe` for the classes that it names.
+
     Raises:
         FileNotFoundError: no such folder, or no features in it.
-        ValueError: features without an index, or of a model without a text encoder.
+        ValueError: features without an index, or of a model without a text encoder; a damaged index; features that are
+            a link out of the folder.
     """
     files = sorted(folder.glob("features*.safetensors"))
     if not files:
@@ -83,13 +88,42 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"no index in {folder}: make one by `python -m pretrain predict -c RECIPE --ckpt_path FILE "
             f"--features.folder {folder} --data.init_args.predict Files --data.init_args.predict.init_args.path VIDEOS`"
         )
-    file = folder / "index.json"
-    if not file.is_file():
+    file = folder / INDEX
+    if not file.is_file():  # a pipe or a device is none either
         raise ValueError(f"{folder} holds features but no index.json: write them again by `python -m pretrain predict`")
-    about = json.loads(file.read_text(encoding="utf-8"))
+    for path in files:
+        if not path.is_file() or path.resolve().parent != folder.resolve():
+            raise ValueError(f"{path} is no file in this folder but leads elsewhere: copy the features to their index")
+    about = _read(file)
     if about["probe"] is None:
         raise ValueError(
             f"{folder} is of a model without a text encoder ({about['model']['class_path'].rpartition('.')[2]}): "
             "search needs features of a model of videos and texts, such as ViCLIP"
         )
     return {**about, "folder": folder, "files": files}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The content of `index.json` with the types that `describe` gives; ValueError for any other."""
+    if file.stat().st_size > _LARGEST:
+        raise ValueError(f"{file} is larger than {_LARGEST} bytes: it is no index of ours")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        probe, name = about["probe"], about["model"]["class_path"]
+        right = (
+            (about["checkpoint"] is None or isinstance(about["checkpoint"], str))
+            and isinstance(about["started in"], str)
+            and isinstance(about.get("changed", []), list)
+            and isinstance(about["model"].get("init_args", {}), dict)
+            and isinstance(name, str)
+            and (about["source"] is None or isinstance(about["source"], dict))
+            and isinstance(about["seen"]["frames"], int)
+            and isinstance(about["seen"]["stride"], int)
+            and (probe is None or isinstance(probe["text"], str))
+            and (probe is None or all(isinstance(value, float | int) for value in probe["feature"]))
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged or no index of ours ({type(error).__name__}: {error})") from error
+    if not right:
+        raise ValueError(f"{file} is damaged or no index of ours: write it again by `python -m pretrain predict`")
+    return {"changed": [], **about}

@@ -11,22 +11,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import jsonargparse
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+import datamodules
 from datamodules.clips.sampling import Dense, Sampler
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.sources.source import Sample, Source
 from models import load_weights
-from pretrain.export.load_run import build, load_objective
-from pretrain.features.index import TextEncoder
+from pretrain.export.embedded_recipe import instantiate_embedded
+from pretrain.export.load_run import load_objective
+from pretrain.features.index import INDEX, TextEncoder
+from pretrain.objectives import Objective
 from pretrain.plots.result_grid import Row, Tile, result_grid
 
 _CHUNK = 65_536  # rows compared at a time
+# Classes that an index may name for its videos: what recipes name by short names, and the rooms that these lie in.
+_DATA_CLASSES = (
+    *(f"datamodules.{name}" for name in datamodules.__all__ if name != "VideoData"),
+    *(f"datamodules.sources.{name}" for name in ("annotated", "files", "mixture", "order", "shards", "synthetic")),
+    *("datamodules.clips", "datamodules.decoding"),
+)
 _LOOKAHEAD = 1000  # samples searched for a video that is not at its expected number
 
 
@@ -47,12 +55,15 @@ class Hit:
     error: str = ""
 
 
-def text_model(index: dict[str, Any], checkpoint: str | None = None) -> TextEncoder:
+def text_model(index: dict[str, Any], checkpoint: str | None = None, trust: Sequence[str] = ()) -> TextEncoder:
     """The model that an index was made with, from the index's checkpoint or from `checkpoint`.
+
+    Args:
+        trust: full names of classes that the recipe in it may use besides ours (see `embedded_recipe`).
 
     Raises:
         FileNotFoundError: the checkpoint does not exist.
-        ValueError: it is damaged, or not the one that the index was made with.
+        ValueError: it is damaged, or not the one that the index was made with, or its recipe names other classes.
     """
     weights = index["model"].get("init_args", {}).get("weights")
     path = checkpoint or index["checkpoint"] or (weights and os.path.join(index["started in"], weights))
@@ -66,9 +77,9 @@ def text_model(index: dict[str, Any], checkpoint: str | None = None) -> TextEnco
     if not os.path.exists(path):
         raise FileNotFoundError(f"the checkpoint of this index, {path}, is not there: say where it is by --ckpt")
     if os.path.isdir(path) or path.endswith(".ckpt"):
-        model = load_objective(path)[0]
+        model = load_objective(path, trust=trust)[0]
     else:
-        model = build(index["model"]).eval()
+        model = instantiate_embedded(Objective, index["model"], str(index["folder"] / INDEX), trust).eval()
         load_weights(model, path)
     if not hasattr(model, "encode_text"):
         raise ValueError(
@@ -141,17 +152,26 @@ class Viewer:
 
     Args:
         index: see `read_index`.
+        trust: full names of classes that the index may name besides ours.
+
+    Raises:
+        ValueError: the index names no source of videos, another class, or a command (`pipe:`).
     """
 
-    def __init__(self, index: dict[str, Any]) -> None:
+    def __init__(self, index: dict[str, Any], trust: Sequence[str] = ()) -> None:
+        where = str(index["folder"] / INDEX)
+
+        def instantiate(kind: type, settings: dict[str, Any]) -> Any:
+            return instantiate_embedded(kind, settings, where, trust, _DATA_CLASSES)
+
         self.folder, settings = index["started in"], index["seen"]
         self.frames, self.stride = settings["frames"], settings["stride"]
         with contextlib.chdir(self.folder) if os.path.isdir(self.folder) else contextlib.nullcontext():
             if index["source"] is None:
                 raise ValueError("the index does not name the source of its videos")
-            self.source = _instantiate(Source, index["source"])
-            self.decoder = _instantiate(Decoder, settings["decoder"]) if settings["decoder"] else PyAV()
-            self.sampler = _instantiate(Sampler, settings["sampler"]) if settings["sampler"] else Dense()
+            self.source = instantiate(Source, index["source"])
+            self.decoder = instantiate(Decoder, settings["decoder"]) if settings["decoder"] else PyAV()
+            self.sampler = instantiate(Sampler, settings["sampler"]) if settings["sampler"] else Dense()
 
     def load_frames(self, hit: Hit, count: int = 3) -> None:
         """Sets the frames and the time of a hit, or its error."""
@@ -177,13 +197,6 @@ class Viewer:
                 if sample.name == hit.name:
                     return sample
         raise DecodeError(hit.name, "it is not in the list or the folder any more")
-
-
-def _instantiate(kind: type, settings: dict[str, Any]) -> Any:
-    """The object that a recipe describes by class_path and init_args."""
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(kind, "object")
-    return parser.instantiate_classes(parser.parse_object({"object": settings}))["object"]
 
 
 def _clock(seconds: float) -> str:

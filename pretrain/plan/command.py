@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
 from pretrain.plan.devices import DEVICES
 from pretrain.plan.estimate import Assumptions, Plan, as_text
 from pretrain.plan.memory import CONTEXT, FRAGMENTATION
@@ -56,11 +54,8 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         return
     options, rest = parser.parse_known_args(args)
     assumptions = Assumptions(options.mfu, options.videos_per_core, options.video_mb, options.words)
-    try:
-        plan = Plan(settings_of(rest), options.devices, options.device_type, assumptions, options.strategy)
-        numbers = plan.numbers()
-    except (ValueError, MisconfigurationException) as error:
-        raise SystemExit(f"plan: {error}") from error
+    plan = Plan(settings_of(rest), options.devices, options.device_type, assumptions, options.strategy)
+    numbers = plan.numbers()
     print(as_text(numbers))
     tokens = assumptions.caption_tokens
     print(

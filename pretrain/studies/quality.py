@@ -5,7 +5,7 @@ Every training and every feature extraction is one `python -m pretrain` command;
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from datamodules.sources.synthetic import SHAPES, Synthetic
+from pretrain.export.load_run import load_objective
 from pretrain.features.videos import read_features
 from pretrain.studies.probes import accuracy, knn_probe, linear_probe, random_subsets
 
@@ -93,13 +94,16 @@ class Study:
         folder: of all runs and results.
         size: of the study.
         command: runs `python -m pretrain` with these arguments.
+        trust: full names of classes that the recipes in the study's checkpoints may use besides ours.
 
     Raises:
         ValueError: the folder holds a study of another size.
     """
 
-    def __init__(self, folder: Path, size: Size, command: Callable[[list[str]], None]) -> None:
-        self.folder, self.size, self.command = folder, size, command
+    def __init__(
+        self, folder: Path, size: Size, command: Callable[[list[str]], None], trust: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.size, self.command, self.trust = folder, size, command, trust
         file = folder / "size.json"
         if file.is_file() and json.loads(file.read_text()) != asdict(size):
             raise ValueError(f"{folder} was begun with other numbers ({file}): repeat them, or choose another folder")
@@ -169,8 +173,9 @@ class Study:
         if method.encoder_of:
             return self.recipe(method.encoder_of)
         self.pretrain(name)
-        checkpoint = torch.load(self.checkpoint(name, self.size.steps), weights_only=True, map_location="cpu")
-        return yaml.safe_load(checkpoint["recipe"]["model"])["init_args"]
+        file = self.checkpoint(name, self.size.steps)
+        # Its model is built once, by the rules for recipes in files, before a command is given a part of the recipe.
+        return load_objective(str(file), trust=self.trust)[1]["model"]["init_args"]
 
     def encoder(self, name: str) -> dict[str, Any]:
         """The class and arguments of a method's encoder."""
