@@ -1,0 +1,81 @@
+"""How every command reports an expected failure: one sentence and the exit code 2; `--debug` shows the traceback."""
+
+import argparse
+import functools
+import pickle
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FAILED = 2  # the exit code, as argparse's for a wrong option
+
+# What a missing or damaged file, a full or read-only disk, refused input or a missing library raises.
+_EXPECTED: tuple[type[BaseException], ...] = (
+    *(OSError, ValueError, ImportError, EOFError, argparse.ArgumentError),
+    *(zipfile.BadZipFile, tarfile.TarError, pickle.UnpicklingError),
+)
+# The same of libraries that need not be installed, or that a command has not imported: by module and name.
+_BY_NAME = {
+    ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),
+    ("safetensors._safetensors_rust", "SafetensorError"),
+    ("yaml.error", "YAMLError"),
+}
+
+
+def reports_errors(main: Callable[[list[str]], int | None]) -> Callable[..., int]:
+    """Decorates the `main` of a command: its expected failures become a line on stderr and the exit code 2.
+
+    The decorated function takes arguments as `main` does, by default those of the process, and returns an exit code.
+    `--debug` is taken out of them (before a `--`) and lets every error through. Errors that are not expected, which are
+    mistakes of ours, are never held back.
+    """
+
+    @functools.wraps(main)
+    def run(arguments: list[str] | None = None) -> int:
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        end = words.index("--") if "--" in words else len(words)
+        debug = "--debug" in words[:end]
+        words = [word for word in words[:end] if word != "--debug"] + words[end:]
+        try:
+            return main(words) or 0
+        except BaseException as error:
+            if debug or not is_expected(error):
+                raise
+            print(f"error: {sentence(error)}", file=sys.stderr)
+            return FAILED
+
+    return run
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error is one that a user can cause and mend. Of RuntimeErrors, these are the ones that we raise."""
+    if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError | RecursionError):
+        return _is_ours(error) or "file write failed" in str(error) or "PytorchStreamWriter" in str(error)
+    names = {(kind.__module__, kind.__qualname__) for kind in type(error).__mro__}
+    return isinstance(error, _EXPECTED) or bool(names & _BY_NAME)
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line; if a library raised it, with the way to see where."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        text = ": ".join([error.strerror, *names])
+    return text if _is_ours(error) or isinstance(error, OSError) else f"{text} (--debug shows where)"
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a line of this project raised an error, not one of a library."""
+    *_, last = [*_frames(error), ""]
+    return Path(last).is_relative_to(ROOT) and "site-packages" not in Path(last).parts
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    """Names of the files that an error passed through; the last one raised it."""
+    trace = error.__traceback__
+    while trace is not None:
+        yield trace.tb_frame.f_code.co_filename
+        trace = trace.tb_next
