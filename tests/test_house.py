@@ -11,25 +11,37 @@ from tests.helpers.paths import ROOT
 
 # One table: each room and the rooms or files that it may import. CONTRIBUTING.md prints it. A room may import itself;
 # a file lies in the room of the longest name that its path begins with.
-ALL_DATA = ("datamodules/decoding", "datamodules/sources", "datamodules/sources/annotated", "datamodules/clips")
+STORAGE = "datamodules/storage"
+ALL_DATA = (
+    STORAGE,
+    "datamodules/decoding",
+    "datamodules/sources",
+    "datamodules/sources/annotated",
+    "datamodules/clips",
+)
 MODELS = ("models", "models/convert")
 ROOMS: dict[str, tuple[str, ...]] = {
     "models": (),
     "models/convert": ("models",),
+    STORAGE: (),
     "datamodules/decoding": (),
-    "datamodules/sources": ("datamodules/decoding",),
+    "datamodules/sources": (STORAGE, "datamodules/decoding"),
     "datamodules/sources/annotated": ("datamodules/decoding", "datamodules/sources"),
     "datamodules/clips": ("datamodules/decoding", "datamodules/sources/order.py"),
     "datamodules/loading": ALL_DATA,
-    "datamodules/making": ("datamodules/decoding", "datamodules/sources"),
+    "datamodules/making": (STORAGE, "datamodules/decoding", "datamodules/sources"),
     "datamodules/timing": (*ALL_DATA, "datamodules/loading", "datamodules/making"),
     "datamodules/video.py": (*ALL_DATA, "datamodules/loading"),
-    "pretrain/plots": (),
+    "pretrain/plots": (STORAGE,),
     "pretrain/learning": MODELS,
     "pretrain/objectives": (*MODELS, "pretrain/learning", "datamodules/sources/annotated/classes.py"),
-    "pretrain/metrics": (*MODELS, "pretrain/learning", "pretrain/plots", "datamodules/sources/annotated/classes.py"),
-    "pretrain/engine": ("models/convert", "pretrain/learning", "pretrain/plots"),
-    "pretrain/export": (*MODELS, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
+    "pretrain/metrics": (
+        *MODELS,
+        *(STORAGE, "datamodules/sources/annotated/classes.py"),
+        *("pretrain/learning", "pretrain/plots"),
+    ),
+    "pretrain/engine": ("models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
+    "pretrain/export": (*MODELS, STORAGE, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
     "pretrain/features": (
         *MODELS,
         "datamodules",
@@ -37,7 +49,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "pretrain/plan": (
         *MODELS,
-        "datamodules/loading/defaults.py",
+        *(STORAGE, "datamodules/loading/defaults.py"),
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/engine", "pretrain/export"),
     ),
     "pretrain/studies": ("models", "datamodules", "pretrain"),
@@ -55,13 +67,15 @@ HEAVY = (
     *("transformers", "deepspeed", "flash_attn", "open_clip", "torchcodec", "decord", "av", "cv2", "webdataset"),
     *("scenedetect", "pyarrow", "sklearn", "pebble"),
 )
-# These are imported where they are used themselves; the last three are only copied, beside exported weights.
+# These are imported where they are used themselves; the last four are only copied, beside exported weights.
 LAZY = {
+    "datamodules/decoding/containers.py",
     "datamodules/decoding/pyav.py",
     "datamodules/making/encode.py",
     "models/convert/modeling_video.py",
     "models/convert/modeling_videovit.py",
     "models/convert/modeling_viclip.py",
+    "models/convert/processing_video.py",
 }
 FILES = [str(path.relative_to(ROOT)) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -17,6 +17,9 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Entry, Folder, read_manifest
+from datamodules.storage.json_text import json_text
+from datamodules.storage.lock import lock_file
+from datamodules.storage.whole_files import write_whole
 
 
 class Captioner(ABC):
@@ -108,24 +111,24 @@ def write_captions(
     """
     videos = Folder(folder)
     entries = list(read_manifest(manifest))
-    journal = Journal(Path(out), {"manifest": manifest, "folder": folder, **(settings or {})})
-    open_entries = [e for e in entries if not e.text and e.name not in journal.records]
-    bar = tqdm(total=len(entries), initial=len(entries) - len(open_entries), disable=not progress, unit="clip")
-    with bar:
-        clips = _clips(open_entries, videos, captioner.frames)
-        while group := list(islice(clips, batch)):
-            good = [(name, clip) for name, clip in group if not isinstance(clip, str)]
-            captions = captioner([clip for _, clip in good]) if good else []
-            for (name, _), caption in zip(good, captions, strict=True):
-                journal.add(name, {"caption": caption})
-            for name, reason in group:
-                if isinstance(reason, str):
-                    journal.add(name, {"failed": reason})
-            bar.update(len(group))
-    new = {e.name: journal.records[e.name] for e in entries if not e.text}
+    with Journal(Path(out), {"manifest": manifest, "folder": folder, **(settings or {})}) as journal:
+        open_entries = [e for e in entries if not e.text and e.name not in journal.records]
+        bar = tqdm(total=len(entries), initial=len(entries) - len(open_entries), disable=not progress, unit="clip")
+        with bar:
+            clips = _clips(open_entries, videos, captioner.frames)
+            while group := list(islice(clips, batch)):
+                good = [(name, clip) for name, clip in group if not isinstance(clip, str)]
+                captions = captioner([clip for _, clip in good]) if good else []
+                for (name, _), caption in zip(good, captions, strict=True):
+                    journal.add(name, {"caption": caption})
+                for name, reason in group:
+                    if isinstance(reason, str):
+                        journal.add(name, {"failed": reason})
+                bar.update(len(group))
+        new = {e.name: journal.records[e.name] for e in entries if not e.text}
+        rows = [e.row if e.text else _captioned(e, new[e.name].get("caption")) for e in entries]
+        journal.finish("".join(json_text(row) + "\n" for row in rows))
     failed = {name: record["failed"] for name, record in new.items() if "failed" in record}
-    rows = [e.row if e.text else _captioned(e, new[e.name].get("caption")) for e in entries]
-    journal.finish("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {"captioned": len(new) - len(failed), "kept": len(entries) - len(new), "failed": failed}
 
 
@@ -172,14 +175,15 @@ def join_captions(manifest: str, captions: str, out: str) -> tuple[int, int]:
         caption = by_name.get(entry.name, by_name.get(entry.video))
         found += caption is not None or entry.text is not None
         rows.append(entry.row if caption is None else _captioned(entry, caption))
-    Journal(Path(out), {}).finish("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with lock_file(Path(out)):
+        write_whole(out, "".join(json_text(row) + "\n" for row in rows))
     return found, len(rows)
 
 
 def _read_captions(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"no captions at {path}")
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         lines = csv.DictReader(file) if path.suffix.lower() == ".csv" else (json.loads(x) for x in file if x.strip())
         rows: list[dict[str, Any]] = list(lines)
     captions: dict[Any, Any] = {row.get("name"): row.get("caption", row.get("text")) for row in rows}

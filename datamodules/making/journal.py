@@ -3,33 +3,47 @@
 import json
 import os
 from pathlib import Path
+from typing import Self
+
+from datamodules.storage.lock import lock_file
+from datamodules.storage.whole_files import write_whole
 
 
 class Journal:
     """Records by key in a hidden file beside the result; the file is deleted when the result is written.
 
+    Use it as a context manager: until its end the result is locked against another writer.
+
     Args:
         result: the file that the job writes at its end.
-        settings: those of the job. A journal with other settings is a ValueError.
+        settings: those of the job.
+
+    Raises:
+        ValueError: the job was begun with other settings, or another process writes the result.
     """
 
     def __init__(self, result: Path, settings: dict) -> None:
         self.path = result.with_name(f".{result.name}.journal")
         self.result, self.records = result, {}
-        result.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = lock_file(result)
+        try:
+            self._open(settings)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _open(self, settings: dict) -> None:
         settings = json.loads(json.dumps(settings))
         whole = 0
         if self.path.exists():
-            lines = self.path.read_bytes().splitlines(keepends=True)
-            rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
-            whole = sum(len(line) for line in lines if line.endswith(b"\n"))
+            rows, whole = _whole_lines(self.path)
             if rows and rows[0] != settings:
                 raise ValueError(
-                    f"{result} was begun with other settings: {rows[0]} then, {settings} now. "
+                    f"{self.result} was begun with other settings: {rows[0]} then, {settings} now. "
                     f"Use the earlier settings to finish it, or delete {self.path} to start again."
                 )
             self.records = dict(rows[1:])
-        self.file = open(self.path, "ab")  # noqa: SIM115 (closed by `finish`)
+        self.file = open(self.path, "ab")  # noqa: SIM115 (closed by `__exit__`)
         self.file.truncate(whole)
         if not whole:
             self._write(settings)
@@ -46,11 +60,27 @@ class Journal:
 
     def finish(self, text: str) -> None:
         """Writes the result atomically and deletes the journal."""
-        partial = self.result.with_name(f".{self.result.name}.partial")
-        with open(partial, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.result)
+        write_whole(self.result, text)
         self.file.close()
         self.path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.lock.release()
+
+
+def _whole_lines(file: Path) -> tuple[list, int]:
+    """The records before the first line that is cut off or damaged, and their bytes."""
+    rows, whole = [], 0
+    for line in file.read_bytes().splitlines(keepends=True):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            return rows[:-1], whole
+        whole += len(line)
+    return rows, whole

@@ -6,7 +6,6 @@ InternVid, with `path` (in the folder) instead of `YoutubeID`. All are jsonl, cs
 """
 
 import csv
-import json
 import math
 import os
 import re
@@ -18,6 +17,9 @@ import numpy as np
 
 from datamodules.making.subsets import at_least, diverse, top_share, within_seconds
 from datamodules.sources.files import VIDEO_SUFFIXES, json_object
+from datamodules.storage.json_text import json_text
+from datamodules.storage.lock import lock_file
+from datamodules.storage.whole_files import whole_file
 
 _VIDEO = ("YoutubeID", "videoid", "path")
 _TIMES = ("Start_timestamp", "End_timestamp")
@@ -72,7 +74,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     if kind == ".parquet":
         yield from enumerate(_parquet(path), 1)
     elif kind in (".csv", ".jsonl"):
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             if kind == ".csv":
                 reader = csv.DictReader(file)
                 yield from ((reader.line_num, row) for row in reader)
@@ -211,7 +213,7 @@ def select(manifest: str, out: str, rule: Rule) -> tuple[int, int]:
         for column in columns:
             scores[column].append(_score(manifest, number, entry, column))
         seconds.append(entry.end - entry.start)
-        sources.append(entry.video.encode())
+        sources.append(entry.video.encode("utf-8", "surrogateescape"))
     kept = np.arange(len(seconds))
     if rule.seconds:
         kept = kept[within_seconds(np.array(seconds)[kept], *rule.seconds)]
@@ -235,12 +237,7 @@ def _score(manifest: str, number: int, entry: Entry, column: str) -> float:
 
 
 def _write_lines(manifest: str, out: str, kept: set[int]) -> None:
-    partial = Path(out).with_name(f".{Path(out).name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", encoding="utf-8") as file:
+    with lock_file(Path(out)), whole_file(out) as file:
         for i, entry in enumerate(read_manifest(manifest)):
             if i in kept:
-                file.write(json.dumps(entry.row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, out)
+                file.write(json_text(entry.row) + "\n")

@@ -6,6 +6,7 @@ after its tar). A killed run continues with the first shard without a report, an
 
 import hashlib
 import json
+import logging
 import math
 import os
 import time
@@ -24,6 +25,11 @@ from datamodules.making.encoding import Encoding
 from datamodules.making.report import write_page
 from datamodules.sources.files import find_videos, read_list
 from datamodules.sources.tars import write_index, write_shard
+from datamodules.storage.json_text import Damaged, json_text, printable, read_json
+from datamodules.storage.lock import lock_folder
+from datamodules.storage.whole_files import remove_drafts, write_whole
+
+log = logging.getLogger(__name__)
 
 PARTS = ".prepare"  # folder of the settings and of a report per finished shard
 REPORT = "report.json"
@@ -55,7 +61,7 @@ def prepare(
 
     Raises:
         FileNotFoundError: there is no video to prepare.
-        ValueError: `out` was begun with other settings or another list.
+        ValueError: `out` was begun with other settings or another list, or another process writes it.
     """
     return prepare_rows(inputs(videos, root), out, encoding or Encoding(), shard_samples, workers, progress, limit)
 
@@ -78,19 +84,35 @@ def prepare_rows(
     """
     folder = Path(out)
     parts = folder / PARTS
-    parts.mkdir(parents=True, exist_ok=True)
-    _claim(parts, rows, encoding, shard_samples)
-    began, workers = time.time(), workers or os.cpu_count() or 1
-    groups = _groups(rows, shard_samples)
-    open_shards = [s for s in range(len(groups)) if not (parts / f"{s:06d}.json").exists()]
-    waiting = [row for s in open_shards for row in groups[s]]
-    bar = tqdm(total=len(rows), initial=len(rows) - len(waiting), disable=not progress, unit="video")
-    with bar, Crew(partial(_work, encoding=encoding), workers, limit) as crew:
-        results = crew.run(waiting)
-        for s in open_shards:
-            _make_shard(folder, s, groups[s], results, bar)
-    done = [_read(parts / f"{s:06d}.json") for s in range(len(groups))]
-    return _finish(folder, done, encoding, time.time() - began, missing)
+    with lock_folder(folder):
+        parts.mkdir(exist_ok=True)
+        for place in (folder, parts):
+            remove_drafts(place)
+        _claim(parts, rows, encoding, shard_samples)
+        began, workers = time.time(), workers or os.cpu_count() or 1
+        groups = _groups(rows, shard_samples)
+        done = _finished(parts, len(groups))
+        open_shards = [s for s in range(len(groups)) if s not in done]
+        waiting = [row for s in open_shards for row in groups[s]]
+        bar = tqdm(total=len(rows), initial=len(rows) - len(waiting), disable=not progress, unit="video")
+        with bar, Crew(partial(_work, encoding=encoding), workers, limit) as crew:
+            results = crew.run(waiting)
+            for s in open_shards:
+                done[s] = _make_shard(folder, s, groups[s], results, bar)
+        return _finish(folder, [done[s] for s in range(len(groups))], encoding, time.time() - began, missing)
+
+
+def _finished(parts: Path, shards: int) -> dict[int, dict]:
+    """The reports of the shards that an interrupted run has finished; one that is damaged is made again."""
+    found = {}
+    for s in range(shards):
+        file = parts / f"{s:06d}.json"
+        if file.exists():
+            try:
+                found[s] = read_json(file)
+            except Damaged as error:
+                log.warning("%s: making its shard again", error)
+    return found
 
 
 def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
@@ -126,17 +148,20 @@ def _claim(parts: Path, rows: Sequence[dict], encoding: Encoding, shard_samples:
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
     settings = {**asdict(encoding), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
     file = parts / "settings.json"
-    before = _read(file) if file.exists() else settings
+    try:
+        before = read_json(file) if file.exists() else settings
+    except Damaged as error:
+        raise ValueError(f"{error}: delete {parts} to make all shards again") from None
     if changed := [key for key in settings if before.get(key) != settings[key]]:
         raise ValueError(
             f"{parts.parent} was begun with another {', '.join(changed)}: "
             + ", ".join(f"{key} {before.get(key)} then, {settings[key]} now" for key in changed)
             + ". Use the earlier settings to finish it, or choose another folder."
         )
-    _write(file, settings)
+    write_whole(file, json_text(settings, indent=1))
 
 
-def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, bar: tqdm) -> None:
+def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, bar: tqdm) -> dict:
     report: dict = {"kept": [], "dropped": []}
 
     def samples() -> Iterator[tuple[str, str, bytes, dict]]:
@@ -150,7 +175,7 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
                 if isinstance(piece, Lost):
                     report["dropped"].append({"name": name, "reason": piece.reason})
                     if not bar.disable:
-                        tqdm.write(f"dropped {name}: {piece.reason}")
+                        tqdm.write(printable(f"dropped {name}: {piece.reason}"))
                     continue
                 key = f"{number:06d}{place:06d}" + (f"-{i:04d}" if len(pieces) > 1 else "")
                 about = {k: v for k, v in vars(piece).items() if k not in ("data", "ending", "meta")}
@@ -162,13 +187,14 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
 
     row = write_shard(folder / f"shard-{number:06d}.tar", samples())
     report["row"] = row
-    _write(folder / PARTS / f"{number:06d}.json", report)
+    write_whole(folder / PARTS / f"{number:06d}.json", json_text(report, indent=1))
+    return report
 
 
 def _finish(folder: Path, parts: list[dict], encoding: Encoding, elapsed: float, missing: Sequence[str]) -> dict:
     write_index(folder, [part["row"] for part in parts])
     if missing:
-        _replace(folder / MISSING, "".join(f"{name}\n" for name in missing))
+        write_whole(folder / MISSING, "".join(f"{name}\n" for name in missing))
     kept = [k for part in parts for k in part["kept"]]
     dropped = [d for part in parts for d in part["dropped"]]
     report = {
@@ -185,7 +211,7 @@ def _finish(folder: Path, parts: list[dict], encoding: Encoding, elapsed: float,
         "elapsed": round(elapsed, 1),
         "dropped_files": dropped,
     }
-    _write(folder / REPORT, report)
+    write_whole(folder / REPORT, json_text(report, indent=1))
     write_page(folder / PAGE, report, kept)
     return report
 
@@ -196,21 +222,3 @@ def _work(row: dict, encoding: Encoding) -> list[Piece | Lost] | str:
         return prepare_video(row["path"], encoding, cuts)
     except DecodeError as error:
         return error.reason
-
-
-def _read(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _write(file: Path, content: dict) -> None:
-    _replace(file, json.dumps(content, ensure_ascii=False, indent=1))
-
-
-def _replace(file: Path, text: str) -> None:
-    """Writes a file atomically."""
-    partial = file.with_name(f".{file.name}.partial")
-    with open(partial, "w", encoding="utf-8", errors="surrogateescape") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)

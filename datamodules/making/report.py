@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.storage.json_text import printable
+from datamodules.storage.whole_files import write_whole
+
 _STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;margin:.5em 0}td,th{padding:.15em .8em .15em 0;text-align:left;vertical-align:top}"
@@ -53,7 +56,7 @@ def write_page(path: Path, report: dict, kept: Sequence[dict]) -> None:
     body = "\n".join(part for part in parts if part)
     head = f"<meta charset='utf-8'><title>{report['kept']} clips</title><style>{_STYLE}</style>"
     text = f"<!doctype html><html lang='en'>{head}<h1>{report['kept']} clips</h1>\n{body}</html>\n"
-    path.write_text(text, encoding="utf-8", errors="replace")
+    write_whole(path, printable(text))
 
 
 def histogram(values: Sequence[float], bins: int = 12) -> list[tuple[str, int]]:

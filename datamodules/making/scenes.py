@@ -1,6 +1,5 @@
 """A manifest of the scenes of your own videos, by PySceneDetect's content detector: InternVid's first step."""
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from datamodules.making.crew import LIMIT, Crew
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import stamp_of
 from datamodules.sources.files import find_videos
+from datamodules.storage.json_text import json_text
 
 if TYPE_CHECKING:
     from scenedetect import FrameTimecode, StatsManager
@@ -98,24 +98,24 @@ def write_scenes(
     names = [file.relative_to(where).as_posix() for file in find_videos(where)]
     if not names:
         raise FileNotFoundError(f"no video in {folder}")
-    journal = Journal(Path(out), {"folder": str(where), "threshold": scenes.threshold})
-    waiting = [name for name in names if name not in journal.records]
-    bar = tqdm(total=len(names), initial=len(names) - len(waiting), disable=not progress, unit="video")
-    with bar, Crew(partial(_work, threshold=scenes.threshold), workers or os.cpu_count() or 1, limit) as crew:
-        for name, found in zip(waiting, crew.run(str(where / name) for name in waiting), strict=True):
-            journal.add(name, found)
-            bar.update()
-    done = {name: journal.records[name] for name in names}
-    failed = {name: found for name, found in done.items() if isinstance(found, str)}
-    rows = [(name, scene) for name, found in done.items() if name not in failed for scene in found]
-    kept = [_line(name, scene) for name, scene in rows if scenes.keeps(scene)]
-    journal.finish("".join(kept))
+    with Journal(Path(out), {"folder": str(where), "threshold": scenes.threshold}) as journal:
+        waiting = [name for name in names if name not in journal.records]
+        bar = tqdm(total=len(names), initial=len(names) - len(waiting), disable=not progress, unit="video")
+        with bar, Crew(partial(_work, threshold=scenes.threshold), workers or os.cpu_count() or 1, limit) as crew:
+            for name, found in zip(waiting, crew.run(str(where / name) for name in waiting), strict=True):
+                journal.add(name, found)
+                bar.update()
+        done = {name: journal.records[name] for name in names}
+        failed = {name: found for name, found in done.items() if isinstance(found, str)}
+        rows = [(name, scene) for name, found in done.items() if name not in failed for scene in found]
+        kept = [_line(name, scene) for name, scene in rows if scenes.keeps(scene)]
+        journal.finish("".join(kept))
     return {"videos": len(names), "scenes": len(rows), "kept": len(kept), "failed": failed}
 
 
 def _line(name: str, scene: dict) -> str:
     times = {"Start_timestamp": stamp_of(scene["start"]), "End_timestamp": stamp_of(scene["end"])}
-    return json.dumps({"path": name, **times, "motion": scene["motion"]}, ensure_ascii=False) + "\n"
+    return json_text({"path": name, **times, "motion": scene["motion"]}) + "\n"
 
 
 def _work(path: str, threshold: float) -> list[dict] | str:

@@ -17,6 +17,9 @@ import numpy as np
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.sources.files import VIDEO_SUFFIXES
+from datamodules.storage.json_text import json_text
+from datamodules.storage.lock import lock_folder
+from datamodules.storage.whole_files import whole_file, whole_path
 
 INDEX = "shards.csv"
 COLUMNS = ("shard", "samples", "bytes", "texts", "labels")
@@ -34,17 +37,11 @@ def write_shard(tar: Path, samples: Iterable[tuple[str, str, bytes, dict]]) -> d
     """
     from webdataset import TarWriter
 
-    partial = tar.with_name(f".{tar.name}.partial")
-    with open(partial, "wb") as file:
-        with TarWriter(file, encoder=False, mtime=0) as writer:
+    with whole_path(tar) as draft:
+        with open(draft, "wb") as file, TarWriter(file, encoder=False, mtime=0) as writer:
             for key, suffix, video, meta in samples:
-                text = json.dumps(meta, ensure_ascii=False).encode("utf-8", "surrogateescape")
-                writer.write({"__key__": key, suffix: video, "json": text})
-        file.flush()
-        os.fsync(file.fileno())
-    row = index_shard(partial, tar)[0]
-    os.replace(partial, tar)
-    return row
+                writer.write({"__key__": key, suffix: video, "json": json_text(meta).encode()})
+        return index_shard(draft, tar)[0]
 
 
 def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]:
@@ -98,11 +95,8 @@ def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]
             sums[key],
         )
         entry["meta"], entry["meta_size"] = (meta.offset_data, meta.size) if meta else (0, 0)
-    with open(partial := named.with_name(f".{named.stem}.idx.partial"), "wb") as file:
+    with whole_file(index_of(str(named)), "wb") as file:
         np.save(file, entries)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, index_of(str(named)))
     texts = sum(text_of(meta) is not None for meta in metas.values())
     labels = sum(meta.get("label") is not None for meta in metas.values())
     return dict(zip(COLUMNS, (named.name, len(whole), size, texts, labels), strict=True)), wrong
@@ -110,22 +104,25 @@ def index_shard(tar: Path, named: Path | None = None) -> tuple[dict, str | None]
 
 def write_index(folder: Path, rows: Sequence[dict]) -> None:
     """Writes `shards.csv` atomically."""
-    with open(partial := folder / f".{INDEX}.partial", "w", encoding="utf-8", newline="") as file:
+    with whole_file(folder / INDEX, newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: row["shard"]))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / INDEX)
 
 
 def index_folder(folder: Path) -> tuple[list[dict], dict[str, str]]:
-    """Indexes every tar of a folder again; returns the rows and, by name, the defects of tars that have one."""
+    """Indexes every tar of a folder again; returns the rows and, by name, the defects of tars that have one.
+
+    Raises:
+        FileNotFoundError: the folder holds no tar.
+        ValueError: another process writes the folder.
+    """
     tars = sorted(folder.glob("*.tar"))
     if not tars:
         raise FileNotFoundError(f"no .tar in {folder}")
-    rows, wrong = zip(*(index_shard(tar) for tar in tars), strict=True)
-    write_index(folder, rows)
+    with lock_folder(folder):
+        rows, wrong = zip(*(index_shard(tar) for tar in tars), strict=True)
+        write_index(folder, rows)
     return list(rows), {tar.name: defect for tar, defect in zip(tars, wrong, strict=True) if defect}
 
 
