@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from datamodules.decoding.limits import Limits
+
 _CHUNK = 16  # frames that `stream` keeps in memory unless a decoder overrides it
 
 
@@ -26,6 +28,7 @@ class Video(ABC):
     name: str
     fps: float
     size: tuple[int, int]
+    limits: Limits = Limits()  # of the decoder that opened it
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -34,12 +37,15 @@ class Video(ABC):
         """RGB uint8 [T, H, W, 3], one frame per index; indices may be in any order and repeat.
 
         Raises:
-            DecodeError: a frame cannot be decoded.
+            DecodeError: a frame cannot be decoded, or all of them exceed the limit `clip_bytes`.
             ValueError: there is no index, or one is outside the video.
         """
         wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if len(wanted) == 0 or wanted[0] < 0 or wanted[-1] >= len(self):
             raise ValueError(f"{self.name}: frames {wanted.tolist()} requested of a video of {len(self)}")
+        needed = len(inverse) * 3 * int(np.prod(self.size, dtype=np.int64))
+        if refusal := self.limits.refusal("clip_bytes", needed, f"bytes of {len(inverse)} frames"):
+            raise DecodeError(self.name, refusal)
         frames = self._decode(wanted)
         return frames if len(wanted) == len(inverse) and (np.diff(inverse) > 0).all() else frames[inverse]
 

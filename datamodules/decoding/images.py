@@ -1,15 +1,19 @@
 """An image as a video of one frame, so that everything that reads videos also reads images."""
 
 import io
+import os
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError, Video
+from datamodules.decoding.limits import Limits
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # PIL's names of those that `is_image` recognises; it opens no other
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -25,20 +29,32 @@ class StillImage(Video):
     Args:
         content: a path, or the bytes of a file.
         name: the name in error messages.
+        limits: see `Limits`.
+
+    Raises:
+        DecodeError: it is not a readable image, or above a limit.
     """
 
     fps = 0.0
 
-    def __init__(self, content: str | bytes, name: str) -> None:
+    def __init__(self, content: str | bytes, name: str, limits: Limits) -> None:
         from PIL import Image, ImageOps
 
-        self.name = name
+        self.name, self.limits = name, limits
+        size = os.path.getsize(content) if isinstance(content, str) else len(content)
+        if refusal := limits.refusal("picture_bytes", size, "bytes of an image"):
+            raise DecodeError(name, refusal)
         try:
-            with Image.open(content if isinstance(content, str) else io.BytesIO(content)) as image:
+            with warnings.catch_warnings():  # PIL warns of many pixels, which the limit decides about
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(content if isinstance(content, str) else io.BytesIO(content), formats=_FORMATS)
+            with image:
+                if refusal := limits.refusal("frame_pixels", image.width * image.height, "pixels of an image"):
+                    raise DecodeError(name, refusal)  # before PIL decodes it
                 upright = ImageOps.exif_transpose(image.convert("RGB") if image.mode != "I;16" else _eight_bits(image))
                 self.pixels = np.asarray(upright)[None]
         # PIL raises SyntaxError for a broken PNG, and DecompressionBombError for an implausibly large image.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
             raise DecodeError(name, f"not a readable image ({error})") from None
         self.size = self.pixels.shape[1:3]
 

@@ -3,35 +3,32 @@
 *Packets* come in decoding order, *frames* in order of timestamp (`pts`); with B-frames the two differ.
 """
 
-import io
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import chain
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 
+from datamodules.decoding.containers import open_container
 from datamodules.decoding.contract import DecodeError, Video
+from datamodules.decoding.limits import Limits
 
 # Codecs in which a frame marked as a non-reference frame never is one, so that skipping it changes no other frame.
 # (HEVC's mark holds only within a temporal layer; AV1 and VP9 hide frames inside packets.)
 _SKIPPABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 _DAMAGE = (av.FFmpegError, OSError, IndexError)  # PyAV raises IndexError if a damaged ts gains streams midway
+_PACKET_BYTES = 512  # memory that a kept packet takes besides its data
 
 
 class PyAVVideo(Video):
     """An open file; see `PyAV`."""
 
-    def __init__(self, content: str | bytes, name: str, keep: int) -> None:
-        self.name, self.content = name, content
+    def __init__(self, content: str | bytes, name: str, keep: int, corrupt: bool, limits: Limits) -> None:
+        self.name, self.content, self.corrupt, self.limits = name, content, corrupt, limits
         self.packets: list[av.Packet] = []  # all of them, if the file is small enough to keep them
-        try:
-            self.container, self.track = _open(content, name)
-        except _DAMAGE as error:
-            raise DecodeError(name, error) from None
+        self.container, self.track = open_container(content, name, limits)
         try:
             self._index(keep)
         except _DAMAGE as error:
@@ -50,10 +47,12 @@ class PyAVVideo(Video):
         for packet in self.container.demux(self.track):
             if packet.size == 0:  # the end of the stream, or a placeholder
                 continue
+            if refusal := self.limits.refusal("packets", len(stamps) + 1, "packets, at least"):
+                raise DecodeError(self.name, refusal)
             stamps.append(packet.pts)
             keys.append(packet.is_keyframe)
             hidden.append(packet.is_discard)
-            size += packet.size
+            size += packet.size + _PACKET_BYTES
             if size <= keep:
                 self.packets.append(packet)
         self._check_complete(len(stamps))
@@ -103,6 +102,7 @@ class PyAVVideo(Video):
         groups = self._key_of(self.frame_pts[wanted])
         for key in np.unique(groups):
             missing = {int(self.frame_pts[i]): int(i) for i in wanted[groups == key]}
+            corrupt: set[int] = set()  # timestamps
             back = 0
             while missing:
                 # A keyframe may be only a recovery point, whose first frames need the keyframe before it.
@@ -110,10 +110,22 @@ class PyAVVideo(Video):
                 last = max(self.packet_of[p] for p in missing)
                 for frame in self._run(int(self.key_packets[at]), last, set(missing)):
                     if frame.pts in missing:
-                        clip.put(missing.pop(frame.pts), frame)
-                if at == 0:
+                        if self._is_corrupt(frame):
+                            corrupt.add(frame.pts)
+                        else:
+                            clip.put(missing.pop(frame.pts), frame)
+                if at == 0 or (back and missing.keys() <= corrupt):
                     break
                 back = 2 * back + 1
+            if lost := missing.keys() & corrupt:
+                raise self._corrupt(missing[min(lost)])
+
+    def _is_corrupt(self, frame: av.VideoFrame) -> bool:
+        """Whether FFmpeg has filled in lost parts of a frame, and such frames are not wanted."""
+        return frame.is_corrupt and not self.corrupt
+
+    def _corrupt(self, number: int) -> DecodeError:
+        return DecodeError(self.name, f"frame {number} of {self.count} is corrupt; the switch `corrupt` accepts those")
 
     def _key_of(self, pts: np.ndarray) -> np.ndarray:
         """The number of the last keyframe at or before each timestamp."""
@@ -124,6 +136,8 @@ class PyAVVideo(Video):
         """Without usable timestamps: decodes and counts all frames from the start."""
         for i, frame in enumerate(self._run(0, None, None)):
             if i in clip.missing:
+                if self._is_corrupt(frame):
+                    raise self._corrupt(i)
                 clip.put(i, frame)
             if not clip.missing:
                 break
@@ -131,7 +145,10 @@ class PyAVVideo(Video):
     def stream(self, first: int = 0) -> Iterator[Callable[[], np.ndarray]]:
         scaler = VideoReformatter()
         try:
-            for frame in self._stamped_from(first) if self.timestamped else self._counted_from(first):
+            frames = self._stamped_from(first) if self.timestamped else self._counted_from(first)
+            for number, frame in enumerate(frames, first):
+                if self._is_corrupt(frame):
+                    raise self._corrupt(number)
                 yield partial(_rgb, frame, self.size, scaler)
         except _DAMAGE as error:
             raise DecodeError(self.name, error) from None
@@ -151,6 +168,8 @@ class PyAVVideo(Video):
             start = max(0, key - back)
             for frame in self._run(int(self.key_packets[start]), None, _NotBefore(self.frame_pts[first])):
                 if frame.pts == self.frame_pts[at]:
+                    if at == first and start > 0 and back == 0 and self._is_corrupt(frame):
+                        break  # perhaps because of where decoding began
                     yield frame
                     at += 1
                     if at == self.count:
@@ -214,7 +233,7 @@ class PyAVVideo(Video):
         """(number, packet) in file order, from near timestamp `stamp` or, if it is None, from the very start."""
         if stamp is None:
             self.container.close()
-            self.container, self.track = _open(self.content, self.name)
+            self.container, self.track = open_container(self.content, self.name, self.limits)
         else:
             self.container.seek(stamp, stream=self.track)
         number = -1
@@ -227,27 +246,6 @@ class PyAVVideo(Video):
         """Closes the file and frees the packets."""
         self.packets = []
         self.container.close()
-
-
-def _open(content: str | bytes, name: str) -> tuple[InputContainer, VideoStream]:
-    """A file's container and its video stream, which decodes in one thread."""
-    source = content if isinstance(content, str) else io.BytesIO(content)
-    try:
-        container = av.open(source, "r", metadata_errors="replace")  # a title in an odd encoding spoils no video
-    except (av.FFmpegError, OSError) as error:
-        raise DecodeError(name, f"no video that FFmpeg can open ({error.strerror or error})") from None
-    try:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
-            raise DecodeError(name, "it holds no video stream")
-        track = streams[0]
-        if track.codec_context is None:
-            raise DecodeError(name, "there is no decoder for its video")
-        track.codec_context.thread_count, track.codec_context.thread_type = 1, "NONE"
-    except (*_DAMAGE, DecodeError):
-        container.close()
-        raise
-    return container, track
 
 
 class _NotBefore(Container[int | None]):

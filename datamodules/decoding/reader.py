@@ -6,17 +6,25 @@ workers are faster than many threads.
 
 import io
 import os
+import stat
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError, Video
+from datamodules.decoding.limits import Limits
 
 
 class Decoder(ABC):
-    """Opens videos. Choose one by class in a recipe: `decoder: {class_path: PyAV}`."""
+    """Opens videos. Choose one by class in a recipe: `decoder: {class_path: PyAV}`.
+
+    Args:
+        limits: what a file may cost; by default those of `Limits`.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
 
     def open(self, content: str | bytes, name: str | None = None) -> Video:
         """Opens a path or the bytes of a file; an image is a video of one frame.
@@ -26,22 +34,24 @@ class Decoder(ABC):
             name: the name in error messages; the path by default.
 
         Raises:
-            DecodeError: the file is missing, empty, not a video, damaged at its head, or holds no frame.
+            DecodeError: the file is missing, empty, not a regular file, not a video, damaged at its head, above a
+                limit, or holds no frame.
         """
         from datamodules.decoding.images import StillImage, is_image
 
         name = name if name is not None else content if isinstance(content, str) else f"<{len(content)} bytes>"
-        if isinstance(content, str) and not os.path.isfile(content):
-            raise DecodeError(name, "no such file")
         head = _head(content, name)
         if not head:
             raise DecodeError(name, "the file is empty (0 bytes)")
         if is_image(head):
-            return StillImage(content, name)
+            return StillImage(content, name, self.limits)
         video = self._open(content, name)
         if len(video) < 1:
             video.close()
             raise DecodeError(name, "the video holds no frame")
+        if refusal := self.limits.refusal("frames", len(video), "frames of a video"):
+            video.close()
+            raise DecodeError(name, refusal)
         return video
 
     @abstractmethod
@@ -49,13 +59,21 @@ class Decoder(ABC):
 
 
 def _head(content: str | bytes, name: str) -> bytes:
-    """The first 12 bytes of a file, which identify an image."""
+    """The first 12 bytes of a file, which identify an image; DecodeError if it is not a regular file."""
     if not isinstance(content, str):
         return bytes(content[:12])
     try:
+        status = os.stat(content)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            raise DecodeError(name, "not a regular file")
+        if not status.st_size:  # so is a file of /proc, and reading some of those never ends
+            return b""
         with open(content, "rb") as file:
             return file.read(12)
-    except OSError as error:
+    except FileNotFoundError:
+        url = " (addresses are not read; videos of a remote store are read from shards)" if "://" in content else ""
+        raise DecodeError(name, f"no such file{url}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise DecodeError(name, error) from None
 
 
@@ -63,17 +81,21 @@ class Decord(Decoder):
     """decord's API from its maintained distribution `decord2`.
 
     It ignores edit lists, so it also returns frames that a player would hide. It fails on some widths (such as 72),
-    which it mistakes for four channels, and returns wrong frames for MPEG-4 with B-frames.
+    which it mistakes for four channels, and returns wrong frames for MPEG-4 with B-frames. It does not tell which
+    frames are corrupt. PyAV checks the container first, as decord opens any kind.
     """
 
     def _open(self, content: str | bytes, name: str) -> Video:
-        return _DecordVideo(content, name)
+        from datamodules.decoding.containers import check_container
+
+        return _DecordVideo(content, name, self.limits, check_container(content, name, self.limits))
 
 
 class _DecordVideo(Video):
     reader: Any  # decord.VideoReader; None once closed
 
-    def __init__(self, content: str | bytes, name: str) -> None:
+    def __init__(self, content: str | bytes, name: str, limits: Limits, size: tuple[int, int]) -> None:
+        self.limits, self.size = limits, size
         # decord reads this at import. With its default it retries the last frames of some valid files forever, in
         # native code. The retries also count while its decoding thread is still busy, so 128 rejects valid files;
         # 2048 does not.
@@ -92,11 +114,6 @@ class _DecordVideo(Video):
 
     def __len__(self) -> int:
         return self.count
-
-    @cached_property
-    def size(self) -> tuple[int, int]:
-        """(height, width); decord must decode a frame to find it."""
-        return self._decode(np.array([0])).shape[1:3]
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         try:
@@ -117,28 +134,39 @@ class PyAV(Decoder):
     Args:
         keep: files of up to this many bytes are read once and their packets kept; larger ones are read again from the
             nearest keyframe.
+        corrupt: use frames that FFmpeg marks as corrupt, with parts that it has filled in; by default a clip with such
+            a frame counts as unreadable.
+        limits: what a file may cost; by default those of `Limits`.
     """
 
-    def __init__(self, keep: int = 64 * 2**20) -> None:
-        self.keep = keep
+    def __init__(self, keep: int = 64 * 2**20, corrupt: bool = False, limits: Limits | None = None) -> None:
+        super().__init__(limits)
+        self.keep, self.corrupt = keep, corrupt
 
     def _open(self, content: str | bytes, name: str) -> Video:
         from datamodules.decoding.pyav import PyAVVideo
 
-        return PyAVVideo(content, name, self.keep)
+        return PyAVVideo(content, name, self.keep, self.corrupt, self.limits)
 
 
 class TorchCodec(Decoder):
-    """torchcodec, if it is installed together with FFmpeg's shared libraries. It applies rotation."""
+    """torchcodec, if it is installed together with FFmpeg's shared libraries.
+
+    It applies rotation. It does not tell which frames are corrupt. PyAV checks the container first, as torchcodec opens
+    any kind.
+    """
 
     def _open(self, content: str | bytes, name: str) -> Video:
-        return _TorchCodecVideo(content, name)
+        from datamodules.decoding.containers import check_container
+
+        check_container(content, name, self.limits)
+        return _TorchCodecVideo(content, name, self.limits)
 
 
 class _TorchCodecVideo(Video):
     decoder: Any  # torchcodec's VideoDecoder; None once closed
 
-    def __init__(self, content: str | bytes, name: str) -> None:
+    def __init__(self, content: str | bytes, name: str, limits: Limits) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:  # the last two: it finds no FFmpeg that it can load
@@ -146,7 +174,7 @@ class _TorchCodecVideo(Video):
                 f"TorchCodec needs `pip install torchcodec` and FFmpeg's shared libraries, or choose the decoder PyAV: "
                 f"{error}"
             ) from error
-        self.name = name
+        self.name, self.limits = name, limits
         try:
             self.decoder = VideoDecoder(content, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         except Exception as error:  # ValueError or RuntimeError, depending on the damage

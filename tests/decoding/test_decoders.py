@@ -146,7 +146,7 @@ def test_pyav_names_the_reason(tmp_path: Path) -> None:
         with pytest.raises(DecodeError) as error:
             PyAV().open(path)
         reasons[name] = error.value.reason
-    assert "no video stream" in reasons["audio"] and "0 bytes" in reasons["empty"]
+    assert "not a video in a container that is read" in reasons["audio"] and "0 bytes" in reasons["empty"]
     assert re.search(r"cut off: \d+ of 200 frames", reasons["cut_fast"])
     assert "no video that FFmpeg can open" in reasons["text"] and "no video that FFmpeg can open" in reasons["cut"]
 

@@ -1,0 +1,112 @@
+"""Opens a video's container: only kinds that hold their own data, and only within the limits."""
+
+import io
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.limits import Limits
+from datamodules.decoding.mp4_tables import declared_samples
+
+# FFmpeg's names of the containers that are read. Left out are those that make it open something else: playlists (hls,
+# concat, dash), session descriptions (sdp opens a port), devices, and sequences of images (PIL reads pictures).
+CONTAINERS = {
+    "mov": "mp4, mov, m4v, 3gp",
+    "matroska": "mkv, webm",
+    "avi": "avi",
+    "mpegts": "ts, m2ts",
+    "mpeg": "mpg, vob",
+    "mpegvideo": "raw MPEG-1 or MPEG-2",
+    "flv": "flv",
+    "ogg": "ogg, ogv",
+    "asf": "wmv, asf",
+    "gif": "gif",
+    "dv": "dv",
+    "ivf": "ivf",
+    "yuv4mpegpipe": "y4m",
+    "h264": "raw H.264",
+    "hevc": "raw HEVC",
+    "obu": "raw AV1",
+}
+# A file that begins like this is a list of other files, whatever else a decoder takes it for.
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"\xef\xbb\xbf")
+_DAMAGE = (av.FFmpegError, OSError, IndexError)  # PyAV raises IndexError if a damaged ts gains streams midway
+_REPEATS = 4  # how often an edit list may show the same samples
+
+
+def open_container(content: str | bytes, name: str, limits: Limits) -> tuple[InputContainer, VideoStream]:
+    """A file's container and its video stream, which decodes in one thread.
+
+    Args:
+        content: the path of a regular file, or its bytes.
+        name: the name in error messages.
+        limits: see `Limits`.
+
+    Raises:
+        DecodeError: the file is of another kind, damaged, without a video stream, or above a limit.
+    """
+    _check_head(content, name, limits)
+    # The prefix keeps a path with a colon from being taken for a URL.
+    source = f"file:{content}" if isinstance(content, str) else io.BytesIO(content)
+    known = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "max_streams": str(limits.streams)}
+    bound = {"max_pixels": str(limits.frame_pixels)}  # also for the frames that FFmpeg decodes to find the properties
+    try:
+        # A title in an odd encoding spoils no video.
+        container = av.open(source, "r", metadata_errors="replace", container_options=known, options=bound)
+    except av.ArgumentError:  # FFmpeg's answer to a kind that is not listed
+        reason = f"not a video in a container that is read ({'; '.join(CONTAINERS.values())})"
+        raise DecodeError(name, reason) from None
+    except (*_DAMAGE, MemoryError) as error:
+        raise DecodeError(
+            name, f"no video that FFmpeg can open ({getattr(error, 'strerror', None) or error})"
+        ) from None
+    try:
+        return container, _video_stream(container, name, limits)
+    except _DAMAGE as error:
+        container.close()
+        raise DecodeError(name, error) from None
+    except DecodeError:
+        container.close()
+        raise
+
+
+def check_container(content: str | bytes, name: str, limits: Limits) -> tuple[int, int]:
+    """Opens and closes a file, for decoders that cannot be limited; returns (height, width) of its frames."""
+    container, track = open_container(content, name, limits)
+    with container:
+        return track.codec_context.height, track.codec_context.width
+
+
+def _check_head(content: str | bytes, name: str, limits: Limits) -> None:
+    """What must be known before FFmpeg reads the file."""
+    try:
+        if isinstance(content, str):
+            with open(content, "rb") as file:
+                head = file.read(16)
+        else:
+            head = content[:16]
+        samples = declared_samples(content)
+    except OSError as error:
+        raise DecodeError(name, error) from None
+    if head.lstrip().startswith(_PLAYLISTS):
+        raise DecodeError(name, "it is a text that refers to other files or addresses, not a video")
+    if samples is None:
+        raise DecodeError(name, "its tables are compressed (cmov); convert it: ffmpeg -i OLD -c copy NEW.mp4")
+    if refusal := limits.refusal("packets", samples / _REPEATS, "samples that the mp4's tables declare"):
+        raise DecodeError(name, refusal)
+
+
+def _video_stream(container: InputContainer, name: str, limits: Limits) -> VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise DecodeError(name, "it holds no video stream")
+    context = streams[0].codec_context
+    if context is None:
+        raise DecodeError(name, "there is no decoder for its video")
+    if refusal := limits.refusal("frame_pixels", context.width * context.height, "pixels of a frame"):
+        raise DecodeError(name, refusal)
+    context.thread_count, context.thread_type = 1, "NONE"
+    context.options = {"max_pixels": str(limits.frame_pixels)}  # a stream may change its size midway
+    return streams[0]

@@ -1,0 +1,49 @@
+"""The limits that files are held to before memory is allocated for what they claim to hold."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper bounds on what one file may cost; a recipe raises one by its name (`limits: {frame_pixels: 67108864}`).
+
+    The defaults are above what is found in data sets of videos, and low enough that a file of a few kilobytes cannot
+    exhaust a worker's memory.
+
+    Args:
+        frame_pixels: of a frame or a picture; 2^25 is 8192 x 4096. A decoder keeps up to 17 frames for reference.
+        clip_bytes: of the RGB frames of one request; 2^30 are 172 frames of 1080p.
+        frames: of a video; 2^21 are 19 hours at 30 frames a second.
+        packets: of a video's stream, including those of hidden frames; also of what an mp4's tables declare.
+        streams: of a container; FFmpeg opens a decoder for each.
+        picture_bytes: of an image file.
+        sample_bytes: of a video in a shard, which is read whole.
+        json_bytes: of a sample's json in a shard, or of one line of a jsonl list.
+        list_bytes: of a list or an annotation file.
+        index_bytes: of the `shards.csv` of a folder of shards, and of the index of one shard.
+        tar_members: of a tar that is indexed.
+    """
+
+    frame_pixels: int = 2**25
+    clip_bytes: int = 2**30
+    frames: int = 2**21
+    packets: int = 2**21
+    streams: int = 64
+    picture_bytes: int = 2**26
+    sample_bytes: int = 2**30
+    json_bytes: int = 2**22
+    list_bytes: int = 2**31
+    index_bytes: int = 2**28
+    tar_members: int = 2**18
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"the limit {field.name} must be 1 or more, not {getattr(self, field.name)}")
+
+    def refusal(self, limit: str, value: float, what: str) -> str | None:
+        """Why `value` of `what` is refused; None if it is within the limit of that name."""
+        most = getattr(self, limit)
+        if value <= most:
+            return None
+        return f"{what}: {value:.0f} is above the limit {limit} of {most}; if it is right, raise it in the recipe"
