@@ -25,6 +25,7 @@ from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.old_names import with_new_names
 from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import Resumed, resolve, resolve_trained
+from pretrain.engine.run_lock import RunLock
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
 from pretrain.features.writer import Features
@@ -65,6 +66,13 @@ class CLI(LightningCLI):
             type=Literal["highest", "high", "medium"],
             default="highest",
             help="of float32 products on a GPU, as in torch.set_float32_matmul_precision; high: TF32",
+        )
+        parser.add_argument(
+            "--wait_for_run",
+            type=float | None,
+            default=None,
+            help="seconds that fit waits for the end of another run in its folder; null: 300 if a scheduler started it "
+            "again, else 0",
         )
         parser.add_argument(
             "--allow_untrained", type=bool, default=False, help="evaluate random weights, without a checkpoint"
@@ -140,9 +148,18 @@ class CLI(LightningCLI):
         trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_lock = RunLock()
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            self.run_lock.release()
+
     def before_fit(self) -> None:
-        """Finds the checkpoint to resume from; refuses to start a new run in a folder that holds one."""
+        """Finds the checkpoint to resume from; refuses to start a new run in a folder that holds one, and any run in
+        the folder of one that is alive."""
         settings = self.config_init["fit"]
+        self.run_lock.take(self.trainer, self.model, settings.wait_for_run)
         self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
         self._skip_starting_weights(settings.ckpt_path)

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,12 +29,11 @@ def whole_file(path: str | Path, mode: str = "w", newline: str | None = None) ->
         mode: "w" or "wb".
         newline: as for `open`.
     """
-    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "surrogateescape", "newline": newline}
-    if _is_special(path):
-        with open(path, mode, **text) as stream:
-            yield stream
-        return
-    with whole_path(path) as draft, open(draft, mode, **text) as stream:
+    encoding, errors = (None, None) if "b" in mode else ("utf-8", "surrogateescape")
+    with (
+        nullcontext(path) if _is_special(path) else whole_path(path) as place,
+        open(place, mode, encoding=encoding, errors=errors, newline=newline) as stream,
+    ):
         yield stream
 
 
@@ -118,6 +117,7 @@ def _finish(file: Path, permissions: int) -> None:
 
 
 def _is_special(path: str | Path) -> bool:
+    """Whether something other than a regular file stands there: a device, a pipe."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:

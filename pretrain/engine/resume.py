@@ -17,7 +17,7 @@ from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
-_RESTART_COUNTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")  # above 0 if a scheduler restarted the run
+RESTART_COUNTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")  # above 0 if a scheduler restarted the run
 
 
 def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) -> str | None:
@@ -29,7 +29,7 @@ def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) 
             already. If a scheduler restarted the command, all of these mean `auto`, and a path is taken only while the
             run has no checkpoint of its own.
     """
-    if any(os.environ.get(name, "0") != "0" for name in _RESTART_COUNTS) and wanted != "auto":
+    if any(os.environ.get(name, "0") != "0" for name in RESTART_COUNTS) and wanted != "auto":
         return resolve(trainer, model, "auto") or (None if wanted in (None, "last") else _newest_in(wanted))
     if wanted not in (None, "last", "auto"):
         return _newest_in(wanted)

@@ -1,0 +1,63 @@
+"""A run folder belongs to one living run: rank 0 holds its lock, and all ranks learn the outcome."""
+
+import os
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from datamodules.storage.lock import InUse, Lock
+from pretrain.engine.checkpoint import regular_checkpoint
+from pretrain.engine.resume import RESTART_COUNTS, find_on_rank_zero
+
+RESTART_WAIT = 300.0  # seconds that a run which a scheduler started again waits for its predecessor's end
+
+
+class RunLock:
+    """Held by `fit` from before it looks for checkpoints, or removes cut ones, until it ends.
+
+    Commands that only read a run, such as `test` and `export`, take no lock.
+    """
+
+    def __init__(self) -> None:
+        self.lock: Lock | None = None
+
+    def take(self, trainer: pl.Trainer, model: pl.LightningModule, wait: float | None = None) -> None:
+        """Lock the folder of the run's checkpoints on rank 0; a run that saves none is not locked.
+
+        Args:
+            wait: seconds to wait for the end of a run that holds it; None: `RESTART_WAIT` if a scheduler started this
+                command again, else 0.
+
+        Raises:
+            MisconfigurationException: on all ranks; another run holds it, and the message names its process.
+        """
+        if wait is None:
+            wait = RESTART_WAIT if any(os.environ.get(name, "0") != "0" for name in RESTART_COUNTS) else 0.0
+
+        debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
+        if debugging or regular_checkpoint(trainer) is None:
+            return
+
+        def lock(folder: Path) -> None:
+            if not trainer.is_global_zero:  # a copy of this command, which Lightning's own launcher started
+                return
+            try:
+                self.lock = Lock(_lock_file(folder), f"the run in {folder.parent}", wait)
+            except InUse as error:
+                raise MisconfigurationException(f"{error}; --wait_for_run SECONDS waits for it") from None
+
+        find_on_rank_zero(trainer, model, lock)
+
+    def release(self) -> None:
+        """Free the folder; without effect if it is not held."""
+        if self.lock is not None:
+            self.lock.release()
+        self.lock = None
+
+
+def _lock_file(folder: Path) -> Path:
+    """Beside the folder: Lightning warns of files in a new run's folder of checkpoints."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = folder.parent if os.access(folder.parent, os.W_OK) else folder
+    return place / f".{folder.name}.lock"
