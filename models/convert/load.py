@@ -13,10 +13,11 @@ from models.bert import Bert
 from models.caption import CaptionDecoder
 from models.classifier import Classifier
 from models.clip import CLIPVision
-from models.convert import bert, clip, internvideo, umt, umt2, viclip, videomae
+from models.convert import bert, clip, internvideo, lavie, umt, umt2, viclip, videomae
 from models.convert.read import read_tensors, strip_prefixes
 from models.convert.rules import Rules, prefixed, to_ours
 from models.coordinate import Coordinated
+from models.diffusion.unet import SpatioTemporalUNet
 from models.encoder import Encoder
 from models.text import CLIPText
 from models.viclip import inflate
@@ -62,6 +63,7 @@ _LAYOUTS: list[tuple[str, str, Rules | None]] = [
     ("official UMT pretraining", "clip_decoder.0.head.weight", umt.OFFICIAL_PRETRAIN),
     ("official fine-tuning", "patch_embed.proj.weight", videomae.OFFICIAL_FINETUNE),
     ("tubelet", "encoder.patch_embed.proj.weight", None),
+    ("tubelet", "unet.conv_in.weight", None),
 ]
 
 
@@ -95,8 +97,8 @@ def load_weights(
     """Load official, transformers' or our own weights into `model`; their keys identify the layout.
 
     Args:
-        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, or a module
-            with an `encoder` (and `decoder`, or `text`) or with a classifier as its `model`, such as an objective.
+        model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, a
+            `SpatioTemporalUNet`, or a module with an `encoder` (and `decoder`, or `text`) or with a classifier as its `model`, such as an objective.
             Weights of a text tower alone, or of one encoder of a coordinated pair, are loaded into that part.
         path: a file, a transformers folder, or a state dict.
         classes: rows to take from the checkpoint's head, in order: a label map turns a K710 head into a K400 head.
@@ -120,6 +122,7 @@ def load_weights(
 
 def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequence[int] | str | None) -> LoadReport:
     source, ours, origin = _rename(theirs, where)
+    is_unet = any(name.startswith(lavie.PREFIX) for name in ours)
     branch = _branch(ours) if isinstance(model, Coordinated) else None
     if branch is not None:
         return _load(getattr(model, branch), theirs, where, classes).within(branch)
@@ -130,6 +133,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
         origin = {name.removeprefix(prefix): names for name, names in origin.items() if name.startswith(prefix)}
 
     target = model.state_dict()
+    padded = lavie.fit_shapes(ours, target)
     ours, origin = umt2.init_answer_decoder(ours, origin, target)
     _inflate_patches(ours, target)
     fixed = _fit_positions(model, ours, target, where)
@@ -138,7 +142,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
     _check_head(ours, target, fits, where)
     loaded = [name for name in ours if fits[name]]
     used = {their for name in [*loaded, *fixed] for their in origin[name]} | bert.redundant_names(theirs)
-    used |= internvideo.constant_names(theirs, used)
+    used |= internvideo.constant_names(theirs, used) | lavie.constant_names(theirs, where)
     report = LoadReport(
         source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
     )
@@ -149,6 +153,10 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
             f"{tuple(target[name].shape)} in the model ({len(wrong)} tensors differ). Set the model's sizes to its."
         )
     _check_blocks(report, ours, target, where)
+    if is_unet:
+        lavie.check_parts(report.missing, report.unused, target, where)
+    if padded:
+        log.info("%s: %s gets zeros for the channels of the condition", where, padded[0])
     model.load_state_dict({name: ours[name] for name in loaded}, strict=False)
     log.info("%s: %s", where, report)
     return report
@@ -191,11 +199,16 @@ def _prefixes(model: nn.Module) -> tuple[str, ...]:
         return "teacher.", "encoder."
     if isinstance(model, CaptionDecoder):
         return ("caption.",)
+    if isinstance(model, SpatioTemporalUNet):
+        return (lavie.PREFIX,)
     return ("encoder.",) if isinstance(model, Encoder) else ("text.",) if isinstance(model, CLIPText | Bert) else ()
 
 
 def _rename(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
     """The layout's name, the tensors by our names, and the foreign names that each is made of."""
+    unet = lavie.to_ours(theirs)
+    if unet is not None:
+        return unet
     on_disk = {bert.on_disk_name(videomae.on_disk_name(name)): name for name in theirs}
     found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)
     if found is None:

@@ -20,7 +20,12 @@ _SAFE = [
 ]
 _SAFE += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
 
-_WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_state")
+# The first that is present counts: `ema` are LaVie's weights; beside `state_dict` it is our own running average.
+_WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict", "model_state")
+_WEIGHT_FILES = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+)
 _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 
@@ -47,14 +52,18 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for stem in ("model", "diffusion_pytorch_model"):  # transformers' name, diffusers' name
+        index = folder / f"{stem}.safetensors.index.json"
+        if index.exists():
+            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    for name in _WEIGHT_FILES:
         if (folder / name).exists():
             return [folder / name]
+    if (folder / "unet").is_dir():  # a pipeline of diffusers
+        return _weight_files(folder / "unet")
     raise FileNotFoundError(
-        f"{folder} has neither model.safetensors nor pytorch_model.bin, and is no sharded training checkpoint"
+        f"{folder} has neither {', '.join(_WEIGHT_FILES[:-1])} nor {_WEIGHT_FILES[-1]}, and is no sharded training "
+        "checkpoint"
     )
 
 
