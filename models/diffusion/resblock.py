@@ -74,7 +74,7 @@ class TemporalResBlock(nn.Module):
 
 
 class TemporalModule(nn.Module):
-    """A block over time of kernel 5, a block per frame and a 1 x 1 convolution that starts at zero, on a residual.
+    """A block over time of kernel 5, a `ResBlock` and a 1 x 1 convolution that starts at zero, on a residual.
 
     LaVie's super-resolution has one after each level. Images pass unchanged.
     """
@@ -82,7 +82,7 @@ class TemporalModule(nn.Module):
     def __init__(self, channels: int, embedding: int) -> None:
         super().__init__()
         self.over_time = TemporalResBlock(channels, 5, embedding)
-        self.per_frame = ResBlock(channels, channels, embedding, TIME_GROUPS, TIME_EPS, norm_over_frames=False)
+        self.per_frame = ResBlock(channels, channels, embedding, TIME_GROUPS, TIME_EPS)
         self.out = ZeroConv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, time: Tensor, images: int = 0) -> Tensor:
