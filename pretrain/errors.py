@@ -69,8 +69,8 @@ def sentence(error: BaseException) -> str:
 
 def _is_ours(error: BaseException) -> bool:
     """Whether a line of this project raised an error, not one of a library."""
-    *_, last = [*_frames(error), ""]
-    return Path(last).is_relative_to(ROOT) and "site-packages" not in Path(last).parts
+    files = [Path(file) for file in _frames(error)]
+    return bool(files) and files[-1].is_relative_to(ROOT) and "site-packages" not in files[-1].parts
 
 
 def _frames(error: BaseException) -> Iterator[str]:

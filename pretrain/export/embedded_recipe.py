@@ -36,6 +36,7 @@ _REFUSED = (
     *("torchmetrics.video", "torchmetrics.wrappers"),
 )
 TRUST = "full name of a class that a recipe in a file may use besides ours; may be repeated"
+_LONGEST = 500  # characters of the parser's explanation, which may repeat the whole recipe
 _MOST_PARTS = 100_000  # values in a recipe; aliases of YAML let a few hundred bytes stand for billions
 
 
@@ -80,19 +81,13 @@ def instantiate_embedded(
         _require_allowed(name, allowed, where)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(kind, "object")
-    with _only(allowed):
-        try:
-            parsed = parser.parse_object({"object": settings})
-            # Text may itself be YAML of a list or of a class, which the parser has read by now.
-            plain = require_plain(parsed.as_dict(), where)
-            for name in _class_paths(plain):
-                _require_allowed(name, allowed, where)
-            return parser.instantiate_classes(parsed)["object"]
-        except jsonargparse.ArgumentError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"the recipe in {where} does not describe a {kind.__name__}: {reason}") from error
-        except (TypeError, AttributeError, KeyError, ImportError) as error:
-            raise ValueError(f"the recipe in {where} cannot be built: {type(error).__name__}: {error}") from error
+    with _only(allowed), _named(f"the recipe in {where} does not describe a {kind.__name__}"):
+        parsed = parser.parse_object({"object": settings})
+    # Text may itself be YAML of a list or of a class, which the parser has read by now.
+    for name in _class_paths(require_plain(parsed.as_dict(), where)):
+        _require_allowed(name, allowed, where)
+    with _only(allowed), _named(f"the {kind.__name__} of the recipe in {where} cannot be built"):
+        return parser.instantiate_classes(parsed)["object"]
 
 
 def require_plain(settings: Any, where: str) -> Any:
@@ -148,6 +143,16 @@ def _both_names(trusted: str) -> set[str]:
     if not isinstance(found, type):
         raise ValueError(f"--trust {trusted}: it is no class")
     return {trusted, f"{found.__module__}.{found.__qualname__}"}
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Errors of the parser, and of constructors, as a ValueError that says in which file, and starts with `what`."""
+    try:
+        yield
+    except (jsonargparse.ArgumentError, ValueError, TypeError, AttributeError, LookupError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{what}: {reason if len(reason) < _LONGEST else reason[:_LONGEST] + ' ...'}") from error
 
 
 @contextmanager
