@@ -1,6 +1,7 @@
-"""A run folder belongs to one living run: rank 0 holds its lock, and all ranks learn the outcome."""
+"""Locks of a run: its folder belongs to one living run. Rank 0 holds a lock, and all ranks learn the outcome."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,6 +12,24 @@ from pretrain.engine.checkpoint import regular_checkpoint
 from pretrain.engine.resume import RESTART_COUNTS, find_on_rank_zero
 
 RESTART_WAIT = 300.0  # seconds that a run which a scheduler started again waits for its predecessor's end
+
+
+def lock_on_rank_zero(trainer: pl.Trainer, take: Callable[[], Lock]) -> Lock | None:
+    """The lock that `take` returns on rank 0; None on the others.
+
+    Raises:
+        MisconfigurationException: on all ranks, if another process holds it.
+    """
+    lock, message = None, None
+    if trainer.is_global_zero:
+        try:
+            lock = take()
+        except InUse as error:
+            message = str(error)
+    message = trainer.strategy.broadcast(message)
+    if message is not None:
+        raise MisconfigurationException(message)
+    return lock
 
 
 class RunLock:

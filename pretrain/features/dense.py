@@ -7,10 +7,12 @@ FOLDER/sub/NAME.json        its frame rate, frames, window and step, and the mid
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -19,6 +21,10 @@ from torch import Tensor, nn
 from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.loading.survey import VideoInfo
 from datamodules.sources.files import VIDEO_SUFFIXES
+from datamodules.storage.json_text import Damaged, json_text, printable, read_json
+from datamodules.storage.whole_files import DRAFTS, whole_file, write_whole
+
+log = logging.getLogger(__name__)
 
 _SETTINGS_FILE = "dense.json"
 _IRRELEVANT = ("optim", "metrics", "weights", "seed", "global_batch", "recompute", "compile")  # of the model's settings
@@ -38,10 +44,22 @@ class DenseFolder:
         self.digest = hashlib.blake2b(json.dumps(self.settings, sort_keys=True).encode(), digest_size=8).hexdigest()
 
     def open(self) -> None:
-        """Write the settings into the folder. MisconfigurationException if it holds features of other settings."""
-        file = self.folder / _SETTINGS_FILE
+        """Write the settings into the folder, and remove what killed writers left; called by the holder of its lock.
+
+        Damaged settings are written anew, as each video's file names those that it was made with.
+
+        Raises:
+            MisconfigurationException: the folder holds features of other settings.
+        """
+        for draft in self.folder.rglob(DRAFTS):
+            draft.unlink()
+        file, old = self.folder / _SETTINGS_FILE, None
         if file.is_file():
-            old = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                old = read_json(file)
+            except Damaged as error:
+                log.warning("%s: it is written anew", error)
+        if old is not None:
             changed = [key for key in self.settings if old.get(key) != self.settings[key]]
             if changed:
                 raise MisconfigurationException(
@@ -49,12 +67,12 @@ class DenseFolder:
                     "use those, choose another folder by --features.folder, or delete this one"
                 )
             return
-        if any(self.folder.rglob("*.npy")):
+        if not file.is_file() and any(self.folder.rglob("*.npy")):
             raise MisconfigurationException(
                 f"{self.folder} holds .npy files but no {_SETTINGS_FILE} that describes them: choose another folder by "
                 "--features.folder"
             )
-        _write(file, json.dumps(self.settings, indent=1, ensure_ascii=False) + "\n")
+        write_whole(file, json_text(self.settings, indent=1) + "\n")
 
     def path(self, name: str) -> Path:
         """The file of a video's features, in the subfolders of its name; never outside the folder."""
@@ -65,18 +83,29 @@ class DenseFolder:
         return self.folder.joinpath(*parts[:-1], f"{parts[-1]}.npy")
 
     def is_done(self, name: str) -> bool:
-        """Whether a video is finished. MisconfigurationException if the file is of another video or other settings."""
+        """Whether a video is finished; one whose file or description is damaged is not.
+
+        Raises:
+            MisconfigurationException: the file is of another video or other settings.
+        """
         file = self.path(name)
         if not file.is_file():
             return False
         about = file.with_suffix(".json")
         if not about.is_file():
             raise MisconfigurationException(f"{file} exists, but {about.name} that describes it does not: delete it")
-        found = json.loads(about.read_text(encoding="utf-8"))
+        try:
+            found = read_json(about)
+        except Damaged as error:
+            log.warning("%s: the features of %s are made again", error, printable(name))
+            return False
         if found["name"] != name:
             raise MisconfigurationException(_clash(file, found["name"], name))
         if found["settings"] != self.digest:
             raise MisconfigurationException(f"{file} was made with other settings: delete it, or choose another folder")
+        if not _is_whole(file, len(found["seconds"])):
+            log.warning("%s is cut off or damaged: the features of %s are made again", file, printable(name))
+            return False
         return True
 
     def check_names(self, names: Iterable[str]) -> None:
@@ -86,6 +115,14 @@ class DenseFolder:
             owner = owners.setdefault(self.path(name), name)
             if owner != name:
                 raise MisconfigurationException(_clash(self.path(name), owner, name))
+
+
+def _is_whole(file: Path, rows: int) -> bool:
+    """Whether an .npy file holds all the rows that it should."""
+    try:
+        return len(np.load(file, mmap_mode="r", allow_pickle=False)) == rows
+    except (OSError, ValueError, EOFError, TypeError):  # TypeError: it is a single number
+        return False
 
 
 def _clash(file: Path, one: str, other: str) -> str:
@@ -132,8 +169,8 @@ class DenseWriter:
     def _open(self, video: VideoInfo, width: int) -> None:
         self.video, self.middles = video, []
         self.file = self.folder.path(video.name)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.draft: BinaryIO = open(self.file.with_name(f".{self.file.name}.draft"), "wb")  # noqa: SIM115
+        self.writing = ExitStack()  # leaves the draft in place of the file, or removes it
+        self.draft = self.writing.enter_context(whole_file(self.file, "wb"))
         shape = self.windows(video), width
         header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.draft, header)
@@ -143,17 +180,17 @@ class DenseWriter:
         video, self.video = self.video, None
         if video is None:
             return
-        complete = len(self.middles) == self.windows(video)
-        if complete:
-            self.draft.flush()
-            os.fsync(self.draft.fileno())
-        self.draft.close()
-        if not complete:
-            Path(self.draft.name).unlink()
-            return
+        with suppress(_Incomplete), self.writing:
+            if len(self.middles) != self.windows(video):
+                raise _Incomplete
+            about = json_text(self._describe(video)) + "\n"
+            write_whole(self.file.with_suffix(".json"), about)  # first: features without it would not be known
+            self.written += 1
+
+    def _describe(self, video: VideoInfo) -> dict[str, Any]:
         settings = self.folder.settings
         frames, stride = (settings["clip"][key] for key in ("frames", "stride"))
-        about = {
+        return {
             "name": video.name,
             "fps": video.fps or None,
             "frames": video.frames,
@@ -164,9 +201,10 @@ class DenseWriter:
             "settings": self.folder.digest,
             "seconds": [round(middle / 1e6, 6) if middle >= 0 else None for middle in self.middles],
         }
-        _write(self.file.with_suffix(".json"), json.dumps(about, ensure_ascii=False) + "\n")
-        Path(self.draft.name).replace(self.file)
-        self.written += 1
+
+
+class _Incomplete(Exception):
+    """A window of the video could not be read: its draft is removed."""
 
 
 def feature_settings(recipe: dict[str, Any], output: str, precision: str, model: nn.Module) -> dict[str, Any]:
@@ -196,10 +234,3 @@ def fingerprint(model: nn.Module, samples: int = 256) -> str | None:
         values = values[:: max(1, len(values) // samples)].double().cpu().numpy()
         digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)

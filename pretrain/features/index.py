@@ -11,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from datamodules.storage.json_text import json_text, read_json
+from datamodules.storage.whole_files import write_whole
 from pretrain.engine.old_names import with_new_names
 
 INDEX = "index.json"
@@ -57,19 +59,19 @@ def open_index(folder: Path, about: dict[str, Any]) -> None:
 
     Raises:
         MisconfigurationException: the folder holds features of another model or other videos.
+        Damaged: it holds features, and its index is damaged.
     """
     old = sorted(folder.glob("features*.safetensors"))
     file = folder / INDEX
     about = json.loads(json.dumps(about, default=str))
-    if old and not (file.is_file() and with_new_names(json.loads(file.read_text(encoding="utf-8"))) == about):
+    if old and not (file.is_file() and with_new_names(read_json(file)) == about):
         raise MisconfigurationException(
             f"{folder} holds features already, of another model, of other videos or of an unknown one: choose another "
             "folder by --features.folder, or delete it"
         )
     for path in old:
         path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(file, json_text(about, indent=1) + "\n")
 
 
 def read_index(folder: Path) -> dict[str, Any]:

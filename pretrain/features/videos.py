@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from datamodules.storage.whole_files import whole_path
 from pretrain.features.index import describe, open_index
 
 
@@ -48,15 +49,13 @@ class VideoFeatureWriter:
             self._write()
 
     def _write(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         rank = f"-rank{self.rank}" if self.world_size > 1 else ""
         path = self.folder / f"features{rank}-{self.files:05d}.safetensors"
         tensors = {name: torch.cat([batch[name] for batch in self.batches]).contiguous() for name in self.batches[0]}
         place = {"rank": self.rank, "world": self.world_size, "before": self.written}
         metadata = {"names": json.dumps(self.names), "place": json.dumps(place)}
-        draft = path.with_suffix(".draft")
-        save_file(tensors, draft, metadata=metadata)
-        draft.replace(path)
+        with whole_path(path) as draft:
+            save_file(tensors, draft, metadata=metadata)
         print(f"{len(self.names)} videos: {path}")
         self.written += len(self.names)
         self.names, self.batches, self.files = [], [], self.files + 1

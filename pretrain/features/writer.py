@@ -8,7 +8,9 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from datamodules.storage.lock import Lock, lock_folder
 from datamodules.video import VideoData
+from pretrain.engine.run_lock import lock_on_rank_zero
 from pretrain.features.videos import VideoFeatureWriter
 from pretrain.features.windows import WindowFeatureWriter
 
@@ -46,12 +48,14 @@ class Features(BasePredictionWriter):
         self.folder, self.rows, self.outputs = folder, rows, outputs
         self.settings: dict[str, Any] = {}  # `model` and `data` of the resolved recipe, set by the command line
         self.writer: FeatureWriter | None = None
+        self.lock: Lock | None = None  # of the folder, on rank 0: a second `predict` into it is refused
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
         folder = Path(self.folder or Path(trainer.log_dir or ".") / "features")  # log_dir is a collective call
+        self.lock = lock_on_rank_zero(trainer, lambda: lock_folder(folder))
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, VideoData) and data.window_step is not None:
             self.writer = WindowFeatureWriter(folder, self.outputs, self.settings, data, trainer, pl_module)
@@ -79,3 +83,14 @@ class Features(BasePredictionWriter):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert self.writer is not None
         self.writer.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._release()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+        self.lock = None

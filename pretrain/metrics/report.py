@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import inspect
+import itertools
 import json
+import logging
 import platform
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from datamodules.storage.json_text import Damaged, json_text, printable, read_json
+from datamodules.storage.lock import lock_file
+from datamodules.storage.whole_files import whole_file, write_whole
 from pretrain.plots.contact_sheet import write_png
+
+log = logging.getLogger(__name__)
+
+_WAIT = 60.0  # seconds for another evaluation to write its results
 
 
 class Results(pl.Callback):
@@ -124,21 +133,39 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def write_results(folder: Path, entry: dict[str, Any]) -> Path:
-    """Adds an evaluation to the folder's files, the newest first; returns the path of `results.md`."""
-    file = folder / "results.json"
-    before = json.loads(file.read_text()) if file.is_file() else []
-    entries = [entry, *(old for old in before if old["id"] != entry["id"])]
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(entries, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    markdown = folder / "results.md"
-    markdown.write_text("# Results\n\n" + "\n\n".join(section(e) for e in entries) + "\n", encoding="utf-8")
+    """Adds an evaluation to the folder's files, the newest first; returns the path of `results.md`.
+
+    Evaluations that end at once wait for each other. A damaged `results.json` is kept under another name.
+    """
+    file, markdown = folder / "results.json", folder / "results.md"
+    with lock_file(file, wait=_WAIT):
+        entries = [entry, *(old for old in _results_before(file) if old["id"] != entry["id"])]
+        entries = json.loads(json.dumps(entries, default=str))
+        write_whole(file, json_text(entries, indent=1) + "\n")
+        write_whole(markdown, printable("# Results\n\n" + "\n\n".join(section(e) for e in entries) + "\n"))
     return markdown
 
 
+def _results_before(file: Path) -> list[dict[str, Any]]:
+    """The evaluations in `results.json`; a damaged file is moved aside with a warning, and holds none."""
+    if not file.is_file():
+        return []
+    try:
+        entries = read_json(file)
+        for entry in entries:
+            section(entry)
+        return entries
+    except (Damaged, KeyError, TypeError, AttributeError) as error:
+        names = (f"{file.name}.damaged-{number}" for number in itertools.count())
+        aside = next(file.with_name(name) for name in names if not file.with_name(name).exists())
+        file.rename(aside)
+        log.warning("%s is damaged (%s): kept as %s, and written anew", file, error, aside.name)
+        return []
+
+
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows of equal keys and make the folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
+    """Write rows of equal keys, whole or not at all, and make the folder if needed."""
+    with whole_file(path, newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [])
         writer.writeheader()
         writer.writerows(rows)

@@ -7,6 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from datamodules.storage.whole_files import whole_file
+
 _MARGIN, _LABEL = 4, 14
 
 
@@ -70,6 +72,6 @@ def draw_confusion(counts: Tensor, names: Sequence[str], side: int = 800) -> np.
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 `[height, width, 3]`, and make its folder if needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    """Write uint8 `[height, width, 3]` whole or not at all, and make its folder if needed."""
+    with whole_file(path, "wb") as file:
+        Image.fromarray(picture).save(file, "PNG")

@@ -145,7 +145,7 @@ def test_a_file_of_another_run_is_not_taken(tmp_path: Path) -> None:
     about = one.path("a/b.mp4").with_suffix(".json")
     with pytest.raises(MisconfigurationException, match="delete it"):
         one.is_done("a/b.mp4")
-    about.write_text(json.dumps({"name": "a/b.mp4", "settings": one.digest}))
+    about.write_text(json.dumps({"name": "a/b.mp4", "settings": one.digest, "seconds": [0, 1, 2]}))
     assert one.is_done("a/b.mp4") and not one.is_done("a/c.mp4")
     with pytest.raises(MisconfigurationException, match="other settings"):
         other.is_done("a/b.mp4")
