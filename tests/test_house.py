@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(STORAGE, "datamodules/sources/annotated/classes.py"),
         *("pretrain/learning", "pretrain/plots"),
     ),
+    "pretrain/metrics/vbench": (*MODELS, "datamodules/decoding", "pretrain/learning"),
     "pretrain/engine": ("models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
     "pretrain/export": (*MODELS, STORAGE, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
     "pretrain/features": (

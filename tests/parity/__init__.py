@@ -12,16 +12,9 @@ from safetensors.torch import load_file
 from tests.parity.case import Case
 
 # Kinds of methods that the project does not have yet: their cases are skipped, for this reason.
-_LAVIE = "LaVie is not built yet"
-_VBENCH = "VBench is not built yet"
 _CHAT = "VideoChat2 is not built yet"
 _MVBENCH = "MVBench is not built yet"
 NOT_BUILT = {
-    **dict.fromkeys(("transformer_block", "base_joint_training", "rel_pos_buckets", "rotary", "base_sampling"), _LAVIE),
-    **dict.fromkeys(("temporal_attention", "base_unet", "interp_sampling", "sparse_causal_attention"), _LAVIE),
-    **dict.fromkeys(("interp_unet", "vsr_unet", "vsr_units", "v_prediction"), _LAVIE),
-    **dict.fromkeys(("consistency", "dino_vit", "dynamic_degree", "temporal_flickering", "human_action"), _VBENCH),
-    **dict.fromkeys(("quality", "semantic", "motion_smoothness", "totals", "vb_utils"), _VBENCH),
     **dict.fromkeys(("chat_frame_indices", "gmhra", "hd_tiling", "cosine_with_floor", "position_tables"), _CHAT),
     **dict.fromkeys(("qformer", "videochat2_align", "videochat2_connect", "videochat2_instruct"), _CHAT),
     **dict.fromkeys(("videochat2_hd", "chat_conversations"), _CHAT),
@@ -75,6 +68,17 @@ def run(facts: dict, tensors: dict, stem: str = "") -> Case:
 
 
 def read(path: Path) -> tuple[dict, dict]:
-    """Facts and tensors of the case at NAME.json, beside NAME.safetensors where it has tensors."""
-    tensors = path.with_suffix(".safetensors")
-    return json.loads(path.read_text()), load_file(tensors) if tensors.exists() else {}
+    """Facts and tensors of the case at NAME.json, beside NAME.safetensors where it has tensors.
+
+    A case may name several `files`, of which NAME.state*.safetensors hold weights, and the weights of another case
+    (`state_from`): these tensors are under `state/`.
+    """
+    facts = json.loads(path.read_text())
+    whole = path.with_suffix(".safetensors")
+    names = {whole.name} if whole.exists() else set()
+    names |= {name for name in facts.get("files", {}) if name.endswith(".safetensors")}
+    tensors = {}
+    for name in sorted(names | ({facts["state_from"]} if "state_from" in facts else set())):
+        prefix = "state/" if name.split(".")[-2].startswith("state") else ""
+        tensors |= {prefix + key: tensor for key, tensor in load_file(path.parent / name).items()}
+    return facts, tensors

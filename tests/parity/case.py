@@ -19,8 +19,22 @@ CLOSE = {"atol": 2e-5, "rtol": 1e-4}  # the video-language cases state one toler
 
 # Keys that describe a case and configure nothing. The first set counts at the top of a file only.
 DESCRIPTIVE = {"name", "kind", "function", "source", "tensors", "rng", "rule", "mask_rule", "mask_convention"}
-DESCRIPTIVE |= {"tolerance", "tolerance_hint", "shapes", "versions", "torch", "numpy", "transformers", "ftfy"}
-DESCRIPTIVE_ANYWHERE = ("note", "notes", "*_note")
+DESCRIPTIVE |= {
+    "commit",
+    "files",
+    "state_from",
+    "derived",
+    "noise_floor",
+    "tolerance",
+    "tolerance_hint",
+    "shapes",
+    "versions",
+    "torch",
+    "numpy",
+    "transformers",
+    "ftfy",
+}
+DESCRIPTIVE_ANYWHERE = ("note", "notes", "*_note", "layout")
 # What drew the stored weights and inputs. A check that draws with one of these seeds compares what comes of it.
 SEEDS = ("seed", "input_seed", "weight_seed", "torch_manual_seed")
 

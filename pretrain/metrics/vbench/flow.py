@@ -1,0 +1,55 @@
+"""Optical flow between frames and its largest lengths: what dynamic degree and the static filter share.
+
+Letters in shapes: n pairs of frames, H and W pixels.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.metrics.vbench.transforms import even_padding
+
+# uint8 frames `[n, 3, H, W]` twice, to the flow from the first to the second in pixels, `[n, 2, H, W]`.
+Flow = Callable[[Tensor, Tensor], Tensor]
+
+
+def largest_lengths(flow: Tensor, share: float) -> Tensor:
+    """The mean length `[n]` of the largest `share` of the vectors of `flow` `[n, 2, H, W]`, at least one of them."""
+    lengths = flow.float().square().sum(dim=1).sqrt().flatten(1)
+    return lengths.topk(max(1, int(lengths.shape[1] * share)), dim=1).values.mean(dim=1)
+
+
+def short_side_threshold(pixels: float, height: int, width: int) -> float:
+    """A length in pixels at a short side of 256, at this size."""
+    return pixels * (min(height, width) / 256.0)
+
+
+def padded_flow(flow: Flow, a: Tensor, b: Tensor, multiple: int = 8) -> Tensor:
+    """The flow of frames whose borders are repeated until both sides are multiples of `multiple`.
+
+    The flow keeps the padded size, as VBench measures it.
+    """
+    padding = even_padding(a.shape[-2], a.shape[-1], multiple)
+    pad = lambda x: F.pad(x.float(), padding, mode="replicate")  # noqa: E731
+    return flow(pad(a), pad(b)) if any(padding) else flow(a.float(), b.float())
+
+
+class NeighbourFlow:
+    """Flow between neighbouring frames of a video that comes in blocks; it keeps the previous frame."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.previous: Tensor | None = None
+        self.frames = 0
+
+    def lengths(self, frames: Tensor, share: float) -> Tensor:
+        """`largest_lengths` `[n]` of the new pairs that `frames` `[m, 3, H, W]` close."""
+        pairs = frames if self.previous is None else torch.cat((self.previous, frames))
+        self.previous = frames[-1:]
+        self.frames += len(frames)
+        # One pair at a time: RAFT's correlation of all pixels with all takes the memory.
+        found = [largest_lengths(padded_flow(self.flow, a[None], b[None]), share) for a, b in pairwise(pairs)]
+        return torch.cat(found) if found else torch.zeros(0)

@@ -1,0 +1,113 @@
+"""VBench's prompts: read from the `vbench` package or a file, and found by the names of videos.
+
+The suite is not part of this project: `pip install --no-deps vbench` brings it (0.4 MB), or give the path of a
+`VBench_full_info.json`.
+"""
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = "VBench_full_info.json"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, the dimensions that it is for, and their `auxiliary_info`."""
+
+    text: str
+    dimensions: tuple[str, ...]
+    auxiliary: dict[str, Any] = field(default_factory=dict)
+
+
+def prompt_of(path: str | Path) -> str:
+    """The prompt in a file's name: without its suffix and a last "-3" (VBench `utils.py: get_prompt_from_filename`)."""
+    return re.sub(r"-\d+$", "", Path(path).stem)
+
+
+def index_of(path: str | Path) -> int | None:
+    """The number of the sample in a file's name; None without one."""
+    found = re.search(r"-(\d+)$", Path(path).stem)
+    return int(found.group(1)) if found else None
+
+
+def package_folder() -> Path | None:
+    """The folder of the installed `vbench` package, which is not imported; None without it."""
+    spec = importlib.util.find_spec("vbench")
+    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+
+
+def read_suite(path: str | Path | None = None) -> list[Prompt]:
+    """The prompts of a suite.
+
+    Args:
+        path: a `VBench_full_info.json`; None: the one of the `vbench` package.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no package.
+        ValueError: the file is not in VBench's format.
+    """
+    folder = package_folder()
+    if path is None and folder is None:
+        raise FileNotFoundError(
+            f"VBench's prompts are not part of this project: pip install --no-deps vbench, or give the path of a {FILE}"
+        )
+    file = Path(path) if path is not None else Path(str(folder)) / FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"no prompts at {file}: give the path of a {FILE}")
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(entries, list) or not all(
+        isinstance(e, dict) and {"prompt_en", "dimension"} <= e.keys() for e in entries
+    ):
+        raise ValueError(f"{file} is no list of VBench's entries, each with `prompt_en` and `dimension`")
+    return [Prompt(e["prompt_en"], tuple(e["dimension"]), e.get("auxiliary_info", {})) for e in entries]
+
+
+def by_text(prompts: Iterable[Prompt]) -> dict[str, Prompt]:
+    """Prompts by their text; one that stands in two groups has the dimensions of both."""
+    found: dict[str, Prompt] = {}
+    for prompt in prompts:
+        old = found.get(prompt.text, Prompt(prompt.text, ()))
+        dimensions = tuple(dict.fromkeys(old.dimensions + prompt.dimensions))
+        found[prompt.text] = Prompt(prompt.text, dimensions, {**old.auxiliary, **prompt.auxiliary})
+    return found
+
+
+def category_prompts(category: str, folder: str | Path) -> list[Prompt]:
+    """The prompts of a content category, from VBench's `prompts_per_category` folder; they are for no dimension."""
+    file = Path(folder) / f"{category}.txt"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in Path(folder).glob("*.txt"))) or "none"
+        raise FileNotFoundError(f"no category {category!r} in {folder}: there are {known}")
+    return [Prompt(line.strip(), ()) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def prompts_of_files(paths: Iterable[str | Path], given: Mapping[str, str] | None = None) -> dict[Path, str]:
+    """The prompt of each video: from a mapping of file names or paths to prompts, else from its name.
+
+    Raises:
+        ValueError: the mapping lacks a video.
+    """
+    found: dict[Path, str] = {}
+    for path in map(Path, paths):
+        if given is None:
+            found[path] = prompt_of(path)
+        elif (key := next((key for key in (str(path), path.name) if key in given), None)) is not None:
+            found[path] = given[key]
+        else:
+            raise ValueError(
+                f"{path}: the file of prompts does not name it: add it, or leave the prompts to file names"
+            )
+    return found
+
+
+def collisions(paths: Iterable[str | Path]) -> list[list[str]]:
+    """Names that differ in case only: on some file systems they are one file."""
+    groups: dict[str, list[str]] = {}
+    for path in map(Path, paths):
+        groups.setdefault(path.name.casefold(), []).append(path.name)
+    return [sorted(names) for names in groups.values() if len(set(names)) > 1]

@@ -1,0 +1,77 @@
+"""One video through many scorers with one decode, and the means over videos."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from datamodules.decoding.contract import Video
+from pretrain.metrics.vbench.frames import Selection, stream
+from pretrain.metrics.vbench.scorer import NotScored, Pass, Scorer, VideoFacts, VideoScore
+
+# Dimensions whose official score, on one GPU, is the mean over all frames or pairs of all videos; the others are the
+# mean over videos.
+OVER_UNITS = frozenset(
+    (
+        *("subject_consistency", "background_consistency", "object_class", "multiple_objects"),
+        *("spatial_relationship", "scene", "appearance_style"),
+    )
+)
+
+
+def score_video(video: Video, facts: VideoFacts, scorers: Sequence[Scorer], block: int = 16) -> dict[str, VideoScore]:
+    """Scores of an open video by dimension. A dimension that cannot score it has a NaN and the reason.
+
+    Raises:
+        DecodeError: a frame cannot be decoded, or frames differ in size.
+    """
+    scores: dict[str, VideoScore] = {}
+    passes: dict[str, tuple[Selection, Pass]] = {}
+    wanted: dict[Selection, Sequence[int]] = {}
+    for scorer in scorers:
+        try:
+            wanted[scorer.selection] = scorer.selection.indices(facts.name, facts.length, facts.fps)
+            passes[scorer.dimension] = scorer.selection, scorer.start(facts)
+        except NotScored as error:
+            scores[scorer.dimension] = VideoScore.missing(str(error))
+    in_use = {selection for selection, _ in passes.values()}
+    for selection, part in stream(video, {s: numbers for s, numbers in wanted.items() if s in in_use}, block):
+        for dimension, (own, running) in list(passes.items()):
+            if own == selection:
+                try:
+                    running.add(part)
+                except NotScored as error:
+                    scores[dimension] = VideoScore.missing(str(error))
+                    del passes[dimension]
+    for dimension, (_, running) in passes.items():
+        try:
+            scores[dimension] = running.finish()
+        except NotScored as error:
+            scores[dimension] = VideoScore.missing(str(error))
+    return {scorer.dimension: scores[scorer.dimension] for scorer in scorers}
+
+
+class Means(NamedTuple):
+    """Both means of a dimension; NaN if no video was scored.
+
+    units: over all frames or pairs of all videos. videos: over the videos' own scores. scored, missing: videos.
+    """
+
+    units: float
+    videos: float
+    scored: int
+    missing: int
+
+    def official(self, dimension: str) -> float:
+        """The mean that VBench reports on one GPU."""
+        return self.units if dimension in OVER_UNITS else self.videos
+
+
+def means(scores: Iterable[VideoScore]) -> Means:
+    """Both means over the videos of one dimension; those that were not scored are counted, and left out."""
+    every = list(scores)
+    scored = [score for score in every if score.count]
+    if not scored:
+        return Means(math.nan, math.nan, 0, len(every))
+    units = math.fsum(score.total for score in scored) / sum(score.count for score in scored)
+    videos = math.fsum(score.value for score in scored) / len(scored)
+    return Means(units, videos, len(scored), len(every) - len(scored))

@@ -1,0 +1,108 @@
+"""The resizing, cropping and normalising that VBench does before each model.
+
+The same picture is resized in four ways: with float input (no antialias, overshoot kept), with uint8 input (rounded and
+clipped), by PIL (antialiased), and by OpenCV's bilinear rule. Scores depend on it, so each model keeps its own.
+
+Letters in shapes: n frames, H and W pixels.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ImagingMode = Literal["longer", "shorter", "shorter_centercrop", "None"]
+
+
+def normalize(x: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
+    """`x` `[n, 3, H, W]` less the mean, over the deviation, of each channel."""
+    mean, std = (torch.tensor(part, device=x.device).view(3, 1, 1) for part in statistics)
+    return (x - mean) / std
+
+
+def for_dino(frames: Tensor, size: int = 224) -> Tensor:
+    """uint8 `[n, 3, H, W]`, short side to `size`, bilinear without antialias, no crop (`utils.py: dino_transform`)."""
+    x = tv.resize(frames.float(), [size], InterpolationMode.BILINEAR, antialias=False)
+    return normalize(x / 255, _IMAGENET)
+
+
+def for_clip(frames: Tensor, size: int = 224) -> Tensor:
+    """uint8 `[n, 3, H, W]` to `[n, 3, size, size]`: float, bicubic without antialias, centre crop (`clip_transform`);
+    values outside 0 to 255 are kept."""
+    return _clip(frames.float(), size)
+
+
+def for_viclip(frames: Tensor, size: int = 224) -> Tensor:
+    """As `for_clip`, but resized as uint8: rounded and clipped."""
+    return _clip(frames, size)
+
+
+def _clip(frames: Tensor, size: int) -> Tensor:
+    x = tv.resize(frames, [size], InterpolationMode.BICUBIC, antialias=False)
+    return normalize(tv.center_crop(x, [size, size]).float() / 255, _CLIP)
+
+
+def for_style(frames: Tensor, size: int = 224) -> Tensor:
+    """uint8 `[n, 3, H, W]` to `[n, 3, size, size]` by PIL, whose bicubic is antialiased (`clip_transform_Image`)."""
+    images: list[Any] = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).contiguous().numpy()]
+    small = [tv.resize(image, [size], InterpolationMode.BICUBIC) for image in images]
+    x = torch.stack([torch.from_numpy(np.array(tv.center_crop(image, [size, size]))) for image in small])
+    return normalize(x.permute(0, 3, 1, 2).float() / 255, _CLIP)
+
+
+def imaging_size(height: int, width: int, mode: ImagingMode = "longer") -> tuple[int, int]:
+    """The size to which imaging quality resizes: the longer or shorter side to 512 if it is larger, cut to integers
+    (VBench `imaging_quality.py: transform`)."""
+    if mode not in ("longer", "shorter", "shorter_centercrop", "None"):
+        raise ValueError(f"imaging quality has the modes longer, shorter, shorter_centercrop and None, not {mode!r}")
+    side = max(height, width) if mode == "longer" else min(height, width)
+    if mode == "None" or side <= 512:
+        return height, width
+    return int(512.0 / side * height), int(512.0 / side * width)
+
+
+def for_musiq(frames: Tensor, mode: ImagingMode = "longer") -> Tensor:
+    """uint8 `[n, 3, H, W]` to `[n, 3, h, w]` in 0 to 1, bilinear without antialias."""
+    size = imaging_size(frames.shape[-2], frames.shape[-1], mode)
+    x = frames.float()
+    if size != tuple(frames.shape[-2:]):
+        x = tv.resize(x, list(size), InterpolationMode.BILINEAR, antialias=False)
+        if mode == "shorter_centercrop":
+            x = tv.center_crop(x, [512, 512])
+    return x / 255
+
+
+def for_detector(frames: Tensor) -> Tensor:
+    """uint8 `[n, 3, H, W]`; the shorter side to 720 where it is over 768 (`object_class.py`)."""
+    h, w = frames.shape[-2:]
+    if min(h, w) <= 768:
+        return frames
+    scale = 720.0 / min(h, w)
+    return tv.resize(frames, [int(scale * h), int(scale * w)], InterpolationMode.BILINEAR, antialias=True)
+
+
+def for_umt(frames: Tensor) -> Tensor:
+    """uint8 `[n, 3, H, W]` to `[n, 3, 224, 224]`: short side to 256 by OpenCV's bilinear rule, rounded, centre crop.
+
+    OpenCV computes in fixed point: single values may differ from this by 1 of 255.
+    """
+    h, w = frames.shape[-2:]
+    size = (int(256 * h / w), 256) if w < h else (256, int(256 * w / h))
+    x = frames.float()
+    if size != (h, w):
+        x = F.interpolate(x, size, mode="bilinear", align_corners=False).round()
+    top, left = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
+    return normalize(x[..., top : top + 224, left : left + 224] / 255, _IMAGENET)
+
+
+def even_padding(height: int, width: int, multiple: int) -> tuple[int, int, int, int]:
+    """Left, right, top and bottom that make both sides multiples; the odd pixel goes right and below."""
+    wide, high = -width % multiple, -height % multiple
+    return wide // 2, wide - wide // 2, high // 2, high - high // 2
