@@ -1,10 +1,8 @@
 """Checkpoints: written completely or not at all, checked before they are read, with the recipe of their run."""
 
 import logging
-import os
 import pickle
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from datamodules.storage.whole_files import whole_file, write_whole
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.zero import is_zero
 from pretrain.engine.sharded_checkpoint import is_complete_folder, remove_folder, write_error
@@ -29,18 +28,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as stream:
+            with whole_file(path, "wb") as stream:
                 torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(path)
-            _sync_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch reports a short write as a RuntimeError
-            with suppress(OSError):  # a disk that became read-only
-                draft.unlink(missing_ok=True)
             raise write_error(path, error) from error
 
     def load_checkpoint(
@@ -72,15 +63,6 @@ def _by_number(state: dict[str, Any]) -> dict[str, Any]:
     return {"state": {number[name]: entry for name, entry in state["state"].items()}, "param_groups": groups}
 
 
-def _sync_folder(folder: Path) -> None:
-    """Sync the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class KeepRecipe(pl.Callback):
     """Writes the resolved recipe into the run folder (config.yaml) and into every checkpoint.
 
@@ -95,8 +77,7 @@ class KeepRecipe(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = trainer.log_dir
         if trainer.is_global_zero and folder is not None and stage == "fit":
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / "config.yaml").write_text(self.recipe)
+            write_whole(Path(folder) / "config.yaml", self.recipe)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
