@@ -11,11 +11,9 @@ from models.positions import FixedPositions
 from models.vit import VideoViT
 from pretrain.export.shared import encoder_sizes, load_videomae, random_video, require_close
 
-EXAMPLE = (
-    "from transformers import VideoMAEForVideoClassification, VideoMAEImageProcessor\n"
-    'model = VideoMAEForVideoClassification.from_pretrained("PATH")\n'
-    "# model(pixel_values=video [B, T, 3, H, W]).logits; model.config.id2label names the classes"
-)
+EXAMPLE = """from transformers import VideoMAEForVideoClassification
+model = VideoMAEForVideoClassification.from_pretrained("PATH")
+model(pixel_values).logits  # [B, classes], which model.config.id2label names, of frames [B, T, 3, H, W]"""
 
 
 def to_transformers(model: Classifier, folder: Path, classes: list[str] | None) -> str:

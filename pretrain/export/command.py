@@ -1,6 +1,7 @@
 """The command `export`: writes trained weights for transformers, as safetensors, or for the official code."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from models.convert import videomae as names
 from models.convert.rules import Rules, to_theirs
 from models.uniformerv2 import UniFormerV2Classifier
 from pretrain.export.load_run import load_objective
+from pretrain.export.processors import READ_VIDEO, evaluation_of, save_processors
 from pretrain.export.shared import encoder_of, exported_module, exported_state, require_no_leftovers
 from pretrain.export.transformers import example, to_transformers
 from pretrain.objectives import UMT, UMT2, Classify, InternVideo, Objective, ViCLIP, VideoMAE, VideoQA, ViLP
@@ -28,6 +30,7 @@ def export(
     out: str,
     decoder: bool = True,
     ema: bool | None = None,
+    trust: Sequence[str] = (),
 ) -> None:
     """Write a checkpoint's model to a folder that other code can load.
 
@@ -40,19 +43,31 @@ def export(
             False: only the encoders.
         ema: the averaged weights of the callback EMA (true: an error if the checkpoint has none) or the last weights
             (false); null: the averaged ones if the checkpoint has them.
+        trust: full name of a class that the recipe in the checkpoint may use besides ours; may be repeated.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing, damaged or has no such layout; `out` is not empty.
     """
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
-        raise SystemExit(f"{folder} is not empty: choose another --out")
+        raise ValueError(f"{folder} is not empty: choose another --out")
+    model, facts = load_objective(ckpt, ema, trust)
+    write = {"transformers": to_transformers, "safetensors": to_safetensors, "official": to_official}[to]
+    folder.mkdir(parents=True, exist_ok=True)
+    note = write(model, folder, decoder, facts["model"])
+    read, more = _processors(model, folder, facts["recipe"]) if to == "transformers" else ("", "")
+    (folder / "README.md").write_text(model_card(model, facts, to, read, more))
+    print(f"{folder}: {note}" + (f"; {more}" if more else ""))
+
+
+def _processors(model: Objective, folder: Path, recipe: str) -> tuple[str, str]:
+    """Write the processors beside an export for transformers, if they can do what the run's evaluation did; returns
+    code that uses one, and what was written or why nothing was."""
     try:
-        model, facts = load_objective(ckpt, ema)
-        write = {"transformers": to_transformers, "safetensors": to_safetensors, "official": to_official}[to]
-        folder.mkdir(parents=True, exist_ok=True)
-        note = write(model, folder, decoder, facts["model"])
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"export: {error}") from error
-    (folder / "README.md").write_text(model_card(model, facts, to))
-    print(f"{folder}: {note}")
+        evaluation = evaluation_of(recipe, encoder_of(model))
+    except ValueError as error:
+        return "", f"no processor, for {error}: make its input as the run did, with the run's own code"
+    return READ_VIDEO, save_processors(folder, evaluation, *model.normalize.values)
 
 
 def to_official(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
@@ -108,12 +123,17 @@ def to_safetensors(model: Objective, folder: Path, decoder: bool, settings: dict
     return f"model.safetensors, {len(state)} tensors in our names"
 
 
-def model_card(model: Objective, facts: dict[str, Any], to: str) -> str:
-    """The README of an export: method, sizes, how to load it, and the whole recipe."""
+def model_card(model: Objective, facts: dict[str, Any], to: str, read: str, more: str) -> str:
+    """The README of an export: method, sizes, how to load it, and the whole recipe.
+
+    Args:
+        read: code that makes its input of a video.
+        more: what else is in the folder, or is not.
+    """
     e, (mean, std) = encoder_of(model), model.normalize.values
     parameters = sum(p.numel() for p in e.parameters()) / 1e6
     load = {
-        "transformers": example(model),
+        "transformers": read + example(model),
         "safetensors": 'import models\nreport = models.load_weights(model, "PATH")',
         "official": f'torch.load("PATH/checkpoint.pth")["{_official_key(model)}"]',
     }
@@ -126,6 +146,7 @@ tags: [video, self-supervised, {type(model).__name__.lower()}]
 Trained with Tubelet: {type(model).__name__}, {facts["step"]} steps, `{facts["checkpoint"]}`.
 Input: {e.frames} frames of {e.size} x {e.size} pixels, normalised by mean {mean} and deviation {std};
 one token per tubelet of {e.tubelet} frames of {e.patch} x {e.patch} pixels, {e.width} channels.
+{f"Beside it: {more}." if more else ""}
 
 ```python
 {load[to]}

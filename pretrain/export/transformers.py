@@ -26,15 +26,10 @@ if TYPE_CHECKING:
 def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dict[str, Any]) -> str:
     """Write a folder for `from_pretrained`, load it and compare the outputs."""
     if isinstance(model, clip_pair.ClipPair):
-        note = clip_pair.to_transformers(model, folder)
-    elif isinstance(model, Classify):
-        note = classifier.to_transformers(model.model, folder, model.names)
-    elif isinstance(model, VideoMAE):
-        note = _to_videomae(model, folder, decoder)
-    else:
-        note = _to_modeling_file(model, folder)
-    _save_processor(model, folder)
-    return note
+        return clip_pair.to_transformers(model, folder)
+    if isinstance(model, Classify):
+        return classifier.to_transformers(model.model, folder, model.names)
+    return _to_videomae(model, folder, decoder) if isinstance(model, VideoMAE) else _to_modeling_file(model, folder)
 
 
 def example(model: Objective) -> str:
@@ -44,7 +39,10 @@ def example(model: Objective) -> str:
     if isinstance(model, Classify):
         return classifier.EXAMPLE
     auto, more = ("VideoMAEModel", "") if isinstance(model, VideoMAE) else ("AutoModel", ", trust_remote_code=True")
-    return f'from transformers import {auto}\nmodel = {auto}.from_pretrained("PATH"{more})'
+    return (
+        f'from transformers import {auto}\nmodel = {auto}.from_pretrained("PATH"{more})\n'
+        "model(pixel_values).last_hidden_state  # [B, N, D], of frames [B, T, 3, H, W]"
+    )
 
 
 def _to_videomae(model: VideoMAE, folder: Path, decoder: bool) -> str:
@@ -89,15 +87,6 @@ def _to_modeling_file(model: Objective, folder: Path) -> str:
     theirs.save_pretrained(folder)
     difference = compare(model, VideoViTModel.from_pretrained(folder))
     return f"VideoViTModel with its modelling file, features equal to {difference:.1e}"
-
-
-def _save_processor(model: Objective, folder: Path) -> None:
-    from transformers import VideoMAEImageProcessor
-
-    size, (mean, std) = encoder_of(model).size, model.normalize.values
-    VideoMAEImageProcessor(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=mean, image_std=std
-    ).save_pretrained(folder)
 
 
 def transformers_config(model: VideoMAE) -> "VideoMAEConfig":
