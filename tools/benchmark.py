@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from datamodules.storage.whole_files import write_whole
 from pretrain.errors import reports_errors
 
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     report, table = a.run(a)
     print(table)
     if a.json:
-        Path(a.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_whole(a.json, json.dumps(report, indent=1) + "\n")
     return 0
 
 

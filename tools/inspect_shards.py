@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 from datamodules.making.contents import as_markdown, contact_sheet, sample_properties, totals
 from datamodules.sources.shards import Shards
+from datamodules.storage.whole_files import whole_file
 from pretrain.errors import reports_errors
 
 
@@ -28,8 +29,8 @@ def main(arguments: list[str]) -> int:
     for name, reason in failed.items():
         print(f"unreadable {name}: {reason}", file=sys.stderr)
     if a.out:
-        a.out.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(source, a.shown, a.frames).save(a.out)
+        with whole_file(a.out, "wb") as file:
+            contact_sheet(source, a.shown, a.frames).save(file, "PNG")
         print(f"drawn to {a.out}")
     return 1 if failed else 0
 

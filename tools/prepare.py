@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 from datamodules.making.options import add_arguments, encoding_of, print_summary
 from datamodules.making.prepare import prepare
 from datamodules.sources.tars import index_folder
+from datamodules.storage.whole_files import write_whole
 from pretrain.errors import reports_errors
 
 
@@ -53,7 +54,7 @@ def _compare(arguments: list[str]) -> int:
         print(f"left out {name}: {reason}", file=sys.stderr)
     print(as_markdown(rows))
     if a.json:
-        a.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        write_whole(a.json, json.dumps(rows, indent=1))
     return 0
 
 

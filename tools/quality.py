@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from datamodules.storage.lock import lock_folder
 from pretrain.errors import reports_errors
 
 
@@ -32,9 +33,10 @@ def main(arguments: list[str]) -> int:
         print(f"$ python -m pretrain {shlex.join(words)}", flush=True)
         command([*words, "--trainer.enable_progress_bar=false"])
 
-    study = Study(a.out, Size(**{field.name: getattr(a, field.name) for field in fields(Size)}), run, a.trust)
-    rows = [study.row(name) for name in a.methods]
-    print(write_results(a.out, rows, study.size))
+    with lock_folder(a.out):
+        study = Study(a.out, Size(**{field.name: getattr(a, field.name) for field in fields(Size)}), run, a.trust)
+        rows = [study.row(name) for name in a.methods]
+        print(write_results(a.out, rows, study.size))
     return 0
 
 

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from datamodules.storage.whole_files import whole_file
 from models import load_weights
 from pretrain.engine.checkpoint import newest_checkpoint
 
@@ -70,8 +71,8 @@ def write_interpolated(tuned: str, start: str, alpha: float, out: Path, trust: S
     saved = read_checkpoint(file)
     for part in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "ema"):
         saved.pop(part, None)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({**saved, "state_dict": model.state_dict()}, out)
+    with whole_file(out, "wb") as file:
+        torch.save({**saved, "state_dict": model.state_dict()}, file)
     return only_tuned
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from datamodules.storage.whole_files import write_whole
 from pretrain.plan.devices import DEVICES
 from pretrain.plan.estimate import Assumptions, Plan, as_text
 from pretrain.plan.memory import CONTEXT, FRAGMENTATION
@@ -71,6 +72,6 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
     for warning in numbers["warnings"]:
         print(f"WARNING: {warning}", file=sys.stderr)
     if options.json:
-        options.json.write_text(json.dumps(numbers, indent=2) + "\n")
+        write_whole(options.json, json.dumps(numbers, indent=2) + "\n")
     if options.png:
         write_png(options.png, plan.picture())

@@ -4,6 +4,7 @@ Every training and every feature extraction is one `python -m pretrain` command;
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +16,13 @@ import yaml
 from torch import Tensor
 
 from datamodules.sources.synthetic import SHAPES, Synthetic
+from datamodules.storage.json_text import Damaged, read_json
+from datamodules.storage.whole_files import write_whole
 from pretrain.export.load_run import load_objective
 from pretrain.features.videos import read_features
 from pretrain.studies.probes import accuracy, knn_probe, linear_probe, random_subsets
+
+log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
 Task = Literal["shape", "direction"]
@@ -105,10 +110,9 @@ class Study:
     ) -> None:
         self.folder, self.size, self.command, self.trust = folder, size, command, trust
         file = folder / "size.json"
-        if file.is_file() and json.loads(file.read_text()) != asdict(size):
+        if file.is_file() and read_json(file) != asdict(size):
             raise ValueError(f"{folder} was begun with other numbers ({file}): repeat them, or choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(size)) + "\n")
+        write_whole(file, json.dumps(asdict(size)) + "\n")
 
     def row(self, name: str) -> dict[str, Any]:
         """Results of one method: accuracies in percent, for each task and protocol a list over repetitions."""
@@ -203,8 +207,7 @@ class Study:
             arguments["out"], model["dropout"] = None, 0.0
         objective = {"model": {"class_path": head, "init_args": model}, "mean": recipe["mean"], "std": recipe["std"]}
         file = self.folder / name / f"{head}.yaml"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump({"model": {"init_args": objective}}), encoding="utf-8")
+        write_whole(file, yaml.safe_dump({"model": {"init_args": objective}}))
         options = ["-c", str(file)]
         if METHODS[name].recipe:
             options.append(f"--model.init_args.weights={self.checkpoint(name, self.size.steps)}")
@@ -239,12 +242,16 @@ class Study:
         name = run.partition("/")[0]
         seconds = self.seconds(name)
         seconds[run] = round(seconds.get(run, 0) + time.process_time() - start, 1)
-        (self.folder / name / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
+        write_whole(self.folder / name / "seconds.json", json.dumps(seconds, indent=1) + "\n")
 
     def seconds(self, name: str) -> dict[str, float]:
         """Processor seconds of a method's runs, by run."""
         file = self.folder / name / "seconds.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        try:
+            return read_json(file) if file.is_file() else {}
+        except Damaged as error:
+            log.warning("%s: its seconds are lost", error)
+            return {}
 
 
 def class_labels(task: Task, seed: int, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.storage.whole_files import write_whole
 from pretrain.plots.bars import figure_to_array
 from pretrain.plots.contact_sheet import write_png
 from pretrain.studies.quality import TASKS, Size
@@ -19,9 +20,9 @@ _COLOURS = dict(zip(PROTOCOLS, ("#285aaa", "#78afdc", "#e18228", "#5a5a5a"), str
 def write_results(folder: Path, rows: list[dict[str, Any]], size: Size) -> str:
     """Writes `quality.md`, `quality.json` and `quality.png`; returns the table."""
     text = as_markdown(rows)
-    (folder / "quality.md").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / "quality.md", text + "\n")
     results = {"chance": CHANCE, "size": asdict(size), "rows": rows}
-    (folder / "quality.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "quality.json", json.dumps(results, indent=1) + "\n")
     write_png(folder / "quality.png", picture(rows))
     return text
 

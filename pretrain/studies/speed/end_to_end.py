@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from datamodules.storage.whole_files import write_whole
 from pretrain.studies.speed.race import machine_facts
 from pretrain.studies.speed.step import Contender, synchronize
 
@@ -111,7 +112,7 @@ class Stopwatch(pl.Callback):
         times = {"interval": self.intervals, "wait": self.waits, "bare": bare}
         medians = {name: statistics.median(seconds[_WARMUP:]) for name, seconds in times.items()}
         facts = {"first": self.first, "clips": len(self.batch["video"]), **medians}
-        Path(self.path).write_text(json.dumps(facts), encoding="utf-8")
+        write_whole(self.path, json.dumps(facts))
 
     def _loss(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> torch.Tensor:
         with trainer.precision_plugin.train_step_context():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datamodules.storage.whole_files import whole_file
 from pretrain.studies.speed.race import Method, Report, race
 from pretrain.studies.speed.step import Setting
 
@@ -63,5 +64,5 @@ def draw(found: dict[str, dict[str | float, Report]], path: Path) -> None:
     panels[0][0].legend()
     first = next(iter(next(iter(found.values())).values()))
     figure.suptitle(f"{first.method} on {first.machine['device']}, {first.machine['threads']} threads, float32")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, dpi=110, format=path.suffix.removeprefix(".") or "png")
