@@ -18,8 +18,9 @@ class Limits:
         streams: of a container; FFmpeg opens a decoder for each.
         picture_bytes: of an image file.
         sample_bytes: of a video in a shard, which is read whole.
-        json_bytes: of a sample's json in a shard, or of one line of a jsonl list.
-        list_bytes: of a list or an annotation file.
+        meta_bytes: of a sample's json in a shard.
+        json_bytes: of an annotation file in json, which is read whole.
+        list_bytes: of any other list or annotation file.
         index_bytes: of the `shards.csv` of a folder of shards, and of the index of one shard.
         tar_members: of a tar that is indexed.
     """
@@ -31,9 +32,10 @@ class Limits:
     streams: int = 64
     picture_bytes: int = 2**26
     sample_bytes: int = 2**30
-    json_bytes: int = 2**22
-    list_bytes: int = 2**31
-    index_bytes: int = 2**28
+    meta_bytes: int = 2**22
+    json_bytes: int = 2**28
+    list_bytes: int = 2**30
+    index_bytes: int = 2**26
     tar_members: int = 2**18
 
     def __post_init__(self) -> None:

@@ -4,16 +4,16 @@ If the store supports ranges (S3, most http servers), only a sample's range is r
 starts at once. Otherwise, and through a command, whole tars are fetched into the cache.
 """
 
+import io
 import os
 import shlex
-import shutil
-import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import IO, BinaryIO, Protocol, TypeVar, cast
+from typing import BinaryIO, Protocol, TypeVar, cast
 
 from datamodules.decoding.contract import DecodeError
+from datamodules.sources.bounded_reads import command_to, http_to
 from datamodules.sources.cache import Cache
 
 T = TypeVar("T")
@@ -40,27 +40,31 @@ class Store(ABC):
         self.folder, self.retries, self.backoff = folder, retries, backoff
 
     @abstractmethod
-    def _all(self, file: str) -> bytes:
-        """The contents of a file."""
-
-    @abstractmethod
-    def _copy(self, file: str, out: BinaryIO) -> None:
-        """Copies a file to `out`."""
+    def _copy(self, file: str, out: BinaryIO, most: int) -> None:
+        """Copies a file to `out`; of a file of more than `most` bytes, any part that is longer than that."""
 
     def _range(self, file: str, offset: int, size: int) -> bytes:
-        """`size` bytes of a file from `offset`; called only if `ranges`."""
+        """`size` bytes of a file from `offset`; called only if `ranges`. More, if the server sends more."""
         raise NotImplementedError
 
     def supports_ranges(self, file: str) -> bool:
         """Tests with a non-empty file whether byte ranges can be read."""
         return self.ranges
 
-    def fetch(self, file: str, name: str | None = None, whole: Callable[[bytes], T] = bytes) -> T:
+    def fetch(self, file: str, most: int, name: str | None = None, whole: Callable[[bytes], T] = bytes) -> T:
         """A file of the folder, passed through `whole`, which raises ValueError if the file is incomplete.
 
-        `name` is the file's name in error messages.
+        `name` is the file's name in error messages. DecodeError at once if the file has more than `most` bytes.
         """
-        return self._persist(name or file, lambda: whole(self._all(file)))
+
+        def attempt() -> T:
+            out = io.BytesIO()
+            self._copy(file, out, most)
+            if out.tell() > most:
+                raise DecodeError(name or file, f"it has more than {most} bytes, the limit index_bytes of Shards")
+            return whole(out.getvalue())
+
+        return self._persist(name or file, attempt)
 
     def read(self, file: str, offset: int, size: int, name: str) -> bytes:
         """`size` bytes of a file from `offset`; only if `ranges`."""
@@ -78,9 +82,9 @@ class Store(ABC):
 
         def attempt() -> None:
             out.seek(0)
-            self._copy(file, out)
+            self._copy(file, out, size)
             if out.tell() != size:
-                raise OSError(f"received {out.tell()} of {size} bytes")
+                raise OSError(f"received {out.tell()} bytes, not {size}")
 
         self._persist(name, attempt)
         out.truncate()  # a failed attempt may have written more
@@ -89,13 +93,13 @@ class Store(ABC):
         for number in range(self.retries):
             try:
                 return attempt()
-            except ImportError:
+            except (ImportError, DecodeError):
                 raise
             except Exception:  # stores raise all kinds of errors: OSError, aiohttp's, botocore's
                 time.sleep(self.backoff * 2**number)
         try:
             return attempt()
-        except ImportError:
+        except (ImportError, DecodeError):
             raise
         except Exception as error:
             tries = f"{1 + self.retries} attempts" if self.retries else "one attempt"
@@ -105,6 +109,8 @@ class Store(ABC):
 
 class _FileSystem(Protocol):
     """The part of fsspec's file systems that is used here."""
+
+    protocol: str | tuple[str, ...]
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes: ...
 
@@ -150,18 +156,23 @@ class Url(Store):
         self.ranges = self._persist(file, lambda: len(self._range(file, 0, 1))) == 1
         return self.ranges
 
-    def _all(self, file: str) -> bytes:
-        fs, path = self._fs()
-        return fs.cat_file(f"{path}/{file}")
-
     def _range(self, file: str, offset: int, size: int) -> bytes:
         fs, path = self._fs()
-        return fs.cat_file(f"{path}/{file}", start=offset, end=offset + size)
+        if "http" not in fs.protocol:
+            return fs.cat_file(f"{path}/{file}", start=offset, end=offset + size)
+        out = io.BytesIO()
+        http_to(out, fs, f"{path}/{file}", size, (offset, offset + size))
+        return out.getvalue()
 
-    def _copy(self, file: str, out: BinaryIO) -> None:
+    def _copy(self, file: str, out: BinaryIO, most: int) -> None:
         fs, path = self._fs()
+        if "http" in fs.protocol:
+            http_to(out, fs, f"{path}/{file}", most)
+            return
         with fs.open(f"{path}/{file}", "rb") as source:
-            shutil.copyfileobj(source, out, 2**20)
+            left = most + 1
+            while left > 0 and (chunk := source.read(min(left, 2**20))):
+                left -= out.write(chunk)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_opened": {}}
@@ -181,19 +192,9 @@ class Pipe(Store):
             )
         super().__init__(folder, retries, backoff)
 
-    def _all(self, file: str) -> bytes:
-        return self._run(file, subprocess.PIPE)
-
-    def _copy(self, file: str, out: BinaryIO) -> None:
-        self._run(file, out)
-        out.seek(os.lseek(out.fileno(), 0, os.SEEK_CUR))  # this object does not know what the command wrote
-
-    def _run(self, file: str, out: int | IO[bytes]) -> bytes:
+    def _copy(self, file: str, out: BinaryIO, most: int) -> None:
         command = self.folder.removeprefix("pipe:").replace("{}", shlex.quote(file))
-        done = subprocess.run(command, shell=True, stdout=out, stderr=subprocess.PIPE, timeout=_TIMEOUT, check=False)
-        if done.returncode:
-            raise OSError(f"`{command}` exited with {done.returncode}: {done.stderr.decode(errors='replace').strip()}")
-        return done.stdout
+        command_to(out, command, most, _TIMEOUT)
 
 
 class RemoteTar:

@@ -1,22 +1,21 @@
 """Random access to WebDataset tars (`KEY.mp4`, `KEY.json`) by an index that is checked against each member's header."""
 
-import csv
 import hashlib
-import io
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.limits import Limits
 from datamodules.sources.cache import Cache
 from datamodules.sources.remote import RemoteTar, Store, is_remote, store
+from datamodules.sources.sample_json import read_annotation
+from datamodules.sources.shard_index import REMEDY, parse_entries, parse_remote_index, read_entries, read_index
 from datamodules.sources.source import Sample, Source, Strings
-from datamodules.sources.tars import COLUMNS, INDEX, checksum, index_of, label_of, parse_meta, text_of
+from datamodules.sources.tars import INDEX, checksum, index_of
 
-_REMEDY = "python tools/prepare.py index {}"
 _OPEN = 64  # tars with their indices that a process keeps open
 _INDICES = 1024  # indices of remote tars that a process keeps; they only take memory
 _CHECKED = 4096  # up to this many shards, all sizes are checked at the start; of more, each when it is opened
@@ -39,10 +38,11 @@ class Shards(Source):
         retries: further attempts after a failed remote read; after the last one the sample counts as unreadable.
         backoff: seconds before the first retry; doubled before each further one.
         options: of fsspec's file systems (credentials, an endpoint).
+        limits: what a sample or an index may cost; by default those of `Limits`.
 
     Raises:
         FileNotFoundError: the folder does not exist or holds no shards, or the shards have no index.
-        ValueError: the index does not match the tars (an outdated index, a tar that is cut off).
+        ValueError: the index is malformed or does not match the tars (an outdated index, a tar that is cut off).
     """
 
     def __init__(
@@ -54,7 +54,9 @@ class Shards(Source):
         retries: int = 4,
         backoff: float = 1.0,
         options: dict | None = None,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits or Limits()
         self.folders = [path] if isinstance(path, str) else list(path)
         if not self.folders:
             raise FileNotFoundError("Shards got an empty list of folders")
@@ -81,16 +83,16 @@ class Shards(Source):
     def _rows(self, folder: str, remote: Store | None) -> tuple[list[str], np.ndarray]:
         """Names of a folder's non-empty shards, and int64 [shards, 4]: samples, bytes, texts, labels."""
         if remote is None:
-            return _columns(read_index(Path(folder)))
+            return read_index(Path(folder), self.limits)
         try:
-            text = remote.fetch(INDEX).decode("utf-8")
+            data = remote.fetch(INDEX, self.limits.index_bytes)
             ranges = not self.whole and remote.supports_ranges(INDEX)
         except DecodeError as error:
             raise FileNotFoundError(
                 f"no index of the shards at {folder}: {error.reason}. Is the address right? A folder of shards holds "
-                f"{INDEX}, which `{_REMEDY.format('FOLDER')}` writes if the tars are on a local disk"
+                f"{INDEX}, which `{REMEDY.format('FOLDER')}` writes if the tars are on a local disk"
             ) from error
-        names, numbers = _columns(_parse(io.StringIO(text), folder))
+        names, numbers = parse_remote_index(data, folder, self.limits)
         if len(numbers) and not ranges and numbers[:, 1].max() > self.cache.limit:
             raise ValueError(
                 f"the largest shard at {folder} has {numbers[:, 1].max()} bytes, the cache {self.cache.limit}: raise "
@@ -110,8 +112,11 @@ class Shards(Source):
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         opened, entries = self._open(shard)
         entry = entries[index - self.starts[shard]]
-        key = entry["key"].decode()
+        key = entry["key"].decode("utf-8", "surrogateescape")
         name = f"{self.names[shard]}/{key}"
+        for limit, size in (("sample_bytes", entry["video_size"]), ("meta_bytes", entry["meta_size"])):
+            if refusal := self.limits.refusal(limit, int(size), "bytes"):
+                raise DecodeError(name, refusal)
         # The member's header is read too, so that a mismatched index can never yield a wrong video.
         data, meta = _members(opened, entry, name)
         if checksum(data[:512]) != entry["video_sum"]:
@@ -119,8 +124,11 @@ class Shards(Source):
             raise ValueError(f"{tar} is not what its index describes (sample {key}). Index it again: {_remedy(tar)}")
         if len(data) < entry["video_size"] + 512:
             raise DecodeError(name, f"{self.tar(shard)} ends in the middle of this sample")
-        meta = parse_meta(name, meta)
-        return Sample(name, data[512:], text_of(meta), label_of(meta))
+        text, label = read_annotation(name, meta, self.limits)
+        for what, value, count in (("text", text, self.texts), ("label", label, self.labels)):
+            if value is None and count == len(self):
+                raise DecodeError(name, f"it has no {what}, although by {INDEX} all samples have one")
+        return Sample(name, data[512:], text, label)
 
     def _open(self, shard: int) -> tuple["Tar | RemoteTar", np.ndarray]:
         """A shard's tar and index; the least recently used ones are closed."""
@@ -138,21 +146,23 @@ class Shards(Source):
     def _open_local(self, shard: int) -> tuple["Tar", np.ndarray]:
         self._check(shard)
         tar = self.tar(shard)
-        entries = np.load(index_of(tar), allow_pickle=False)
-        if len(entries) != self.samples[shard]:
-            raise ValueError(f"{index_of(tar)} and {INDEX} differ in the number of samples. Reindex: {_remedy(tar)}")
-        return Tar(tar), entries
+        return Tar(tar), self._entries(shard)
+
+    def _entries(self, shard: int) -> np.ndarray:
+        """The index of a local shard."""
+        tar = self.tar(shard)
+        try:
+            return read_entries(index_of(tar), int(self.samples[shard]), int(self.bytes[shard]), self.limits)
+        except ValueError as error:
+            raise ValueError(f"{error}. Index it again: {_remedy(tar)}") from None
 
     def _open_remote(self, shard: int, remote: Store) -> tuple[RemoteTar, np.ndarray]:
         name, size = self.names[shard], int(self.bytes[shard])
 
         def parse(data: bytes) -> np.ndarray:
-            found = np.load(io.BytesIO(data), allow_pickle=False)
-            if len(found) != self.samples[shard]:
-                raise ValueError(f"it has {len(found)} samples, {INDEX} {self.samples[shard]}")
-            return found
+            return parse_entries(data, index_of(name), int(self.samples[shard]), size, self.limits)
 
-        entries = remote.fetch(index_of(name), f"{name} (its index)", parse)
+        entries = remote.fetch(index_of(name), self.limits.index_bytes, f"{name} (its index)", parse)
         version = hashlib.sha256(f"{remote.folder} {size} {self.samples[shard]}".encode()).hexdigest()[:16]
         cache = None if remote.ranges and not self.whole else self.cache
         return RemoteTar(remote, name, size, cache, f"{version}-{name}"), entries
@@ -171,8 +181,20 @@ class Shards(Source):
                 f"{tar} is cut off: {found} bytes of {size}. Copy it again, or index the samples that are complete: "
                 f"{_remedy(tar)}"
             )
-        if found > size or _changed(tar):
+        if found > size or self._changed(shard):
             raise ValueError(f"the index is older than {tar} and does not match it. Index it again: {_remedy(tar)}")
+
+    def _changed(self, shard: int) -> bool:
+        """Whether a tar newer than its index has other contents; the first and last headers of a mere copy match."""
+        tar = self.tar(shard)
+        if os.path.getmtime(tar) <= os.path.getmtime(index_of(tar)):
+            return False
+        with open(tar, "rb") as file:
+            for entry in self._entries(shard)[[0, -1]]:
+                file.seek(int(entry["video"]) - 512)
+                if checksum(file.read(512)) != entry["video_sum"]:
+                    return True
+        return False
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_shards": OrderedDict()}  # another process opens its own files
@@ -203,68 +225,5 @@ def _members(tar: Tar | RemoteTar, entry: np.ndarray, name: str) -> tuple[bytes,
     return data[first - low : end - low], data[meta - low : meta - low + size]
 
 
-def _changed(tar: str) -> bool:
-    """Whether a tar newer than its index has other contents; the first and last headers of a mere copy still match."""
-    if os.path.getmtime(tar) <= os.path.getmtime(index_of(tar)):
-        return False
-    entries = np.load(index_of(tar), allow_pickle=False)
-    with open(tar, "rb") as file:
-        for entry in entries[[0, -1]] if len(entries) else ():
-            file.seek(int(entry["video"]) - 512)
-            if checksum(file.read(512)) != entry["video_sum"]:
-                return True
-    return False
-
-
-def read_index(folder: Path) -> list[tuple]:
-    """The rows of a folder's `shards.csv`; if it is missing or lacks a tar, the error names the remedy."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no shards at {folder}: there is no such folder. Create shards: python tools/prepare.py VIDEOS {folder}"
-        )
-    tars = sorted(
-        entry.name for entry in os.scandir(folder) if entry.name.endswith(".tar") and not entry.name.startswith(".")
-    )
-    if not tars:
-        raise FileNotFoundError(
-            f"no shards at {folder}: no .tar in this folder. Create shards: python tools/prepare.py VIDEOS {folder}"
-        )
-    if not (folder / INDEX).exists():
-        raise FileNotFoundError(
-            f"{folder} holds {len(tars)} tars but no {INDEX}. Index them: {_REMEDY.format(folder)} "
-            "(or, if `prepare` was interrupted, run it again: it continues)"
-        )
-    with open(folder / INDEX, encoding="utf-8", newline="") as file:
-        rows = _parse(file, str(folder))
-    if new := sorted(set(tars) - {row[0] for row in rows}):
-        raise ValueError(
-            f"{folder / INDEX} is older than {len(new)} tars ({new[0]}, ...). Index again: {_REMEDY.format(folder)}"
-        )
-    return rows
-
-
-def _parse(file: Iterable[str], folder: str) -> list[tuple]:
-    """Rows of (name, samples, bytes, texts, labels), as tuples because there may be hundreds of thousands."""
-    reader = csv.reader(file)
-    header = next(reader, [])
-    if set(COLUMNS) - set(header):
-        raise ValueError(
-            f"{folder}/{INDEX} lacks the columns {', '.join(COLUMNS)}. Write it again: {_REMEDY.format(folder)}"
-        )
-    at = [header.index(column) for column in COLUMNS]
-    try:
-        return [(row[at[0]], *(int(row[i]) for i in at[1:])) for row in reader if row]
-    except (IndexError, ValueError) as error:
-        raise ValueError(
-            f"{folder}/{INDEX}, line {reader.line_num}: {error}. Write it again: {_REMEDY.format(folder)}"
-        ) from None
-
-
-def _columns(rows: list[tuple]) -> tuple[list[str], np.ndarray]:
-    """Names, and int64 [shards, 4], of the non-empty shards."""
-    numbers = np.array([row[1:] for row in rows], dtype=np.int64).reshape(-1, 4)
-    return [row[0] for row in rows if row[1]], numbers[numbers[:, 0] > 0]
-
-
 def _remedy(tar: str) -> str:
-    return _REMEDY.format("FOLDER, if the tars are on a local disk" if is_remote(tar) else os.path.dirname(tar))
+    return REMEDY.format("FOLDER, if the tars are on a local disk" if is_remote(tar) else os.path.dirname(tar))

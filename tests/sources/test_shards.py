@@ -81,7 +81,8 @@ def test_tars_from_elsewhere_are_indexed(tmp_path: Path, video: bytes) -> None:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     rows, wrong = index_folder(tmp_path)
-    assert rows[0]["samples"] == 3 and rows[0]["texts"] == 1 and not wrong
+    assert rows[0]["samples"] == 3 and not wrong
+    assert rows[0]["texts"] == 2  # the sample with the broken json has what others have, until it is read
     source = Shards(str(tmp_path))
     assert source[0].text == "long" and source[0].name.endswith("é") and source[1].content == video
     with pytest.raises(DecodeError, match="json"):

@@ -1,0 +1,69 @@
+"""The caption and the class in the json of a sample in a shard; what is wrong with one costs that sample only."""
+
+import json
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.limits import Limits
+
+_MOST_CLASSES = 2**31  # a class number is below
+
+
+def read_annotation(name: str, data: bytes, limits: Limits) -> tuple[str | list[str] | None, int | None]:
+    """(caption or captions, class number) in a sample's json; None for what it does not give.
+
+    `text` (or `caption`) is a string or a list of strings, `label` an integer from 0, or an integer written as text or
+    as a float; null is as good as absent.
+
+    Raises:
+        DecodeError: it is no JSON, too long or too deeply nested, or no object; or a value is of another kind.
+    """
+    if not data:
+        return None, None
+    if refusal := limits.refusal("meta_bytes", len(data), "bytes of its json"):
+        raise DecodeError(name, refusal)
+    try:
+        meta = json.loads(data)
+    except RecursionError:
+        raise DecodeError(name, "its json cannot be read: it is nested too deeply") from None
+    except ValueError as error:  # also for bytes that are not text
+        raise DecodeError(name, f"its json cannot be read: {error}") from None
+    if not isinstance(meta, dict):
+        raise DecodeError(name, f"its json is not an object but a {type(meta).__name__}")
+    return _text(name, meta.get("text", meta.get("caption"))), _label(name, meta.get("label"))
+
+
+def _text(name: str, given: object) -> str | list[str] | None:
+    if given is None:
+        return None
+    captions = given if isinstance(given, list) else [given]
+    if not captions:
+        raise DecodeError(name, "its text is an empty list")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise DecodeError(name, f"its text is not text: {_short(caption)}")
+        try:
+            caption.encode()
+        except UnicodeEncodeError:
+            raise DecodeError(name, "its text holds half of a character (a lone surrogate)") from None
+    return given  # pyrefly: ignore[bad-return]  (checked above)
+
+
+def _label(name: str, given: object) -> int | None:
+    if given is None:
+        return None
+    try:
+        if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+            raise TypeError
+        number = int(given)
+        if isinstance(given, float) and number != given:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
+        raise DecodeError(name, f"its label is not an integer: {_short(given)}") from None
+    if not 0 <= number < _MOST_CLASSES:
+        raise DecodeError(name, f"its label is {_short(given)}; classes are numbered from 0")
+    return number
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, (list, dict)) else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}..."
