@@ -98,8 +98,9 @@ def load_weights(
 
     Args:
         model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, a
-            `SpatioTemporalUNet`, or a module with an `encoder` (and `decoder`, or `text`) or with a classifier as its `model`, such as an objective.
-            Weights of a text tower alone, or of one encoder of a coordinated pair, are loaded into that part.
+            `SpatioTemporalUNet`, or a module with an `encoder` (and `decoder`, or `text`), with a `unet`, or with a
+            classifier as its `model`, such as an objective. Weights of a text tower alone, or of one encoder of a
+            coordinated pair, are loaded into that part.
         path: a file, a transformers folder, or a state dict.
         classes: rows to take from the checkpoint's head, in order: a label map turns a K710 head into a K400 head.
             "none": leave the model's head unchanged.

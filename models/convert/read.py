@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.convert.integrity import MANIFEST, is_complete_folder, is_zip, refusal, require_undamaged
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.torchscript import is_script, read_script
 
@@ -37,12 +38,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: the path does not exist, or the folder contains no weights.
-        ValueError: the file is cut short, contains no tensors, or contains pickled code.
+        ValueError: the file is cut short or damaged (see `integrity`), contains no tensors, or contains pickled code.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    if not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is no regular file")
     if path.is_dir() and is_sharded(path):
+        if (path / MANIFEST).is_file() and not is_complete_folder(path):
+            raise ValueError(f"{path} is cut or damaged: a file in it has another checksum than when it was written")
         return strip_prefixes(read_sharded(path, lambda part: part == "state_dict")["state_dict"])
     files = _weight_files(path) if path.is_dir() else [path]
     state: dict[str, Tensor] = {}
@@ -55,7 +60,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for stem in ("model", "diffusion_pytorch_model"):  # transformers' name, diffusers' name
         index = folder / f"{stem}.safetensors.index.json"
         if index.exists():
-            return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            return [folder / name for name in _shard_names(index)]
     for name in _WEIGHT_FILES:
         if (folder / name).exists():
             return [folder / name]
@@ -67,7 +72,20 @@ def _weight_files(folder: Path) -> list[Path]:
     )
 
 
+def _shard_names(index: Path) -> list[str]:
+    """The files that an index of transformers names, which lie beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        plain = all(Path(name).name == name for name in names)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index} is damaged or no index of weights ({type(error).__name__}: {error})") from error
+    if not plain:
+        raise ValueError(f"{index} names files outside its folder")
+    return names
+
+
 def _read_file(file: Path) -> dict[str, Tensor]:
+    require_undamaged(file)
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -80,17 +98,12 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         return read_script(file)
     try:
         with torch.serialization.safe_globals(_SAFE):
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{file} cannot be read as weights only (cut short, or holding pickled code): {error}"
+            f"{file} cannot be read as weights only (cut short, or holding pickled code): {refusal(error)}"
         ) from error
     return _unwrap(found, file)
-
-
-def _is_zip(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(2) == b"PK"
 
 
 def _unwrap(found: object, file: Path) -> dict[str, Tensor]:

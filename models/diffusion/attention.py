@@ -85,10 +85,13 @@ class TextAttention(Attention):
         # The frames of a video share a text: their queries are one long row, so that keys and values are not repeated.
         q, k, v = self.to_q(x), self.to_k(text), self.to_v(text)
         video = frames - images if rows > 1 else frames
-        shared = q[:, :video].flatten(1, 2), k[:, 0], v[:, 0]
-        out = merge_heads(attend(*(split_heads(part, self.heads) for part in shared))).unflatten(1, (video, n))
+        out = self._attend(q[:, :video].flatten(1, 2), k[:, 0], v[:, 0]).unflatten(1, (video, n))
         if video < frames:
-            own = q[:, video:], k[:, 1:], v[:, 1:]
-            heads = (split_heads(part, self.heads).flatten(0, 1) for part in own)
-            out = torch.cat((out, merge_heads(attend(*heads)).unflatten(0, (b, images))), dim=1)
+            own = self._attend(q[:, video:].flatten(0, 1), k[:, 1:].flatten(0, 1), v[:, 1:].flatten(0, 1))
+            out = torch.cat((out, own.unflatten(0, (b, images))), dim=1)
         return self.to_out(out)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of `[B, N, D]` to keys and values `[B, L, D]`."""
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        return merge_heads(attend(q, k, v))

@@ -57,7 +57,7 @@ class TemporalResBlock(nn.Module):
     def __init__(self, channels: int, kernel: int = 3, embedding: int | None = None) -> None:
         super().__init__()
         if channels % TIME_GROUPS:
-            raise ValueError(f"blocks over time norm {TIME_GROUPS} groups, which {channels} channels do not divide into")
+            raise ValueError(f"{channels} channels do not divide into the {TIME_GROUPS} groups of blocks over time")
         self.norm1 = nn.GroupNorm(TIME_GROUPS, channels, TIME_EPS)
         self.conv1 = nn.Conv3d(channels, channels, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
         self.time_proj = nn.Linear(embedding, channels) if embedding else None
@@ -74,14 +74,14 @@ class TemporalResBlock(nn.Module):
 
 
 class TemporalModule(nn.Module):
-    """A block over time of kernel 5, a `ResBlock` and a 1 x 1 convolution that starts at zero, on a residual.
+    """A block over time, a `ResBlock` and a 1 x 1 convolution that starts at zero, on a residual.
 
     LaVie's super-resolution has one after each level. Images pass unchanged.
     """
 
-    def __init__(self, channels: int, embedding: int) -> None:
+    def __init__(self, channels: int, embedding: int, kernel: int = 5) -> None:
         super().__init__()
-        self.over_time = TemporalResBlock(channels, 5, embedding)
+        self.over_time = TemporalResBlock(channels, kernel, embedding)
         self.per_frame = ResBlock(channels, channels, embedding, TIME_GROUPS, TIME_EPS)
         self.out = ZeroConv2d(channels, channels, 1)
 

@@ -279,7 +279,7 @@ class SpatioTemporalUNet(nn.Module):
             raise ValueError(f"latents should be [B, {self.channels}, F, H, W] and are {tuple(latents.shape)}")
         given = 0 if condition is None else condition.shape[1]
         if given != self.condition_channels:
-            raise ValueError(f"the network takes a condition of {self.condition_channels} channels and was given {given}")
+            raise ValueError(f"the condition should have {self.condition_channels} channels and has {given}")
         if condition is not None and condition.shape[2:] != latents.shape[2:]:
             raise ValueError(f"condition {tuple(condition.shape)} and latents {tuple(latents.shape)} differ in size")
         if (noise_level is None) != (self.noise_embed is None):
