@@ -19,10 +19,11 @@ ALL_DATA = (
     "datamodules/sources/annotated",
     "datamodules/clips",
 )
-MODELS = ("models", "models/convert")
+MODELS = ("models", "models/diffusion", "models/convert")
 ROOMS: dict[str, tuple[str, ...]] = {
     "models": (),
-    "models/convert": ("models",),
+    "models/diffusion": ("models",),
+    "models/convert": ("models", "models/diffusion"),
     STORAGE: (),
     "datamodules/decoding": (),
     "datamodules/sources": (STORAGE, "datamodules/decoding"),
@@ -65,7 +66,18 @@ DOORS = {"models/__init__.py", "datamodules/__init__.py", "pretrain/__init__.py"
 PACKAGES = ("models", "datamodules", "pretrain")
 BARRED = {"models": ("lightning", "torch.distributed", "tools"), "datamodules": ("tools",), "pretrain": ("tools",)}
 HEAVY = (
-    *("transformers", "deepspeed", "flash_attn", "open_clip", "torchcodec", "decord", "av", "cv2", "webdataset"),
+    *(
+        "transformers",
+        "diffusers",
+        "deepspeed",
+        "flash_attn",
+        "open_clip",
+        "torchcodec",
+        "decord",
+        "av",
+        "cv2",
+        "webdataset",
+    ),
     *("scenedetect", "pyarrow", "sklearn", "pebble"),
 )
 # These are imported where they are used themselves; the last four are only copied, beside exported weights.
