@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
+from models.convert.sharded import is_sharded, require_safe
 from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
 from pretrain.engine.ema import EMA
 from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
@@ -162,7 +163,7 @@ class CLI(LightningCLI):
         self.run_lock.take(self.trainer, self.model, settings.wait_for_run)
         self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
-        self._skip_starting_weights(settings.ckpt_path)
+        self._use_checkpoint(settings.ckpt_path)
 
     def before_validate(self) -> None:
         """Finds the checkpoint to evaluate; refuses random weights unless they are asked for."""
@@ -174,14 +175,20 @@ class CLI(LightningCLI):
                 "file, a run folder, or last), give weights by --model.init_args.weights FILE, or set "
                 "--allow_untrained true"
             )
-        self._skip_starting_weights(settings.ckpt_path)
+        self._use_checkpoint(settings.ckpt_path)
 
     before_test = before_validate
 
-    def _skip_starting_weights(self, checkpoint: str | None) -> None:
-        """A checkpoint holds all weights: the files that its run started from are not read, and need not exist."""
-        if checkpoint is not None:
-            self.model.weights = None
+    def _use_checkpoint(self, checkpoint: str | None) -> None:
+        """A checkpoint holds all weights: the files that its run started from are not read, and need not exist.
+
+        On every rank, before torch's or DeepSpeed's reader would run what a sharded folder names.
+        """
+        if checkpoint is None:
+            return
+        self.model.weights = None
+        if "://" not in checkpoint and is_sharded(Path(checkpoint)):
+            require_safe(Path(checkpoint))
 
     def before_predict(self) -> None:
         self.before_validate()

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.convert.zero import is_zero, read_zero
+from models.convert.integrity import refusal
+from models.convert.zero import is_zero, read_zero, require_plain_files
 
 
 def is_sharded(folder: Path) -> bool:
@@ -39,8 +40,42 @@ def read_sharded(folder: Path, wanted: Callable[[str], bool] = lambda name: True
     """
     try:
         return read_zero(folder) if is_zero(folder) else _read_dcp(folder, wanted)
-    except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"the checkpoint folder {folder} is incomplete or damaged: {error}") from error
+    except _ERRORS as error:
+        raise _damaged(folder, error) from error
+
+
+def require_safe(folder: Path) -> None:
+    """Raise a ValueError unless a sharded checkpoint holds tensors and plain values only.
+
+    torch's and DeepSpeed's own readers, which a resumed run uses, unpickle whatever such a folder names. Everything
+    that they would unpickle is read here first, by the rules of `read_sharded`.
+    """
+    try:
+        if is_zero(folder):
+            require_plain_files(folder)
+            return
+        metadata = _read_metadata(folder)
+        for index, at in metadata.storage_data.items():
+            # By its class, as torch decides: a tensor is read by weights_only there too, any other entry is not.
+            if not isinstance(metadata.state_dict_metadata.get(index.fqn), _Tensor):
+                _read(folder, at)
+    except _ERRORS as error:
+        raise _damaged(folder, error) from error
+
+
+# What reading a damaged or crafted folder raises.
+_ERRORS = (
+    OSError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    *(AttributeError, TypeError, ValueError),
+)
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"the checkpoint folder {folder} is incomplete or damaged: {refusal(error)}")
 
 
 # The classes in a `.metadata` file, with the fields that are needed here.
@@ -66,34 +101,55 @@ class _Record:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
 
 
+class _Tensor(_Record):
+    """TensorStorageMetadata: the chunks of a tensor."""
+
+
+_DCP = "torch.distributed.checkpoint"
+# Exact names: a pickle may write `os.system` after the name of any module that imports os.
+_CLASSES: dict[tuple[str, str], Any] = {
+    (f"{_DCP}.metadata", "MetadataIndex"): _Index,
+    (f"{_DCP}.metadata", "TensorStorageMetadata"): _Tensor,
+    (f"{_DCP}.metadata", "_MEM_FORMAT_ENCODING"): lambda *_: None,
+    (f"{_DCP}.filesystem", "_StorageInfo"): _Record,
+    **{
+        (f"{_DCP}.metadata", name): _Record
+        for name in ("BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "StorageMeta", "TensorProperties")
+    },
+}
+_PATHS = ("Path", "PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
+
+
 class _Metadata(pickle.Unpickler):
     """Unpickles `.metadata` with the classes above in place of its own: nothing it names is imported or called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if name == "MetadataIndex":
-            return _Index
-        if module.startswith("torch.distributed.checkpoint"):
-            return (lambda *_: None) if name == "_MEM_FORMAT_ENCODING" else _Record
+        if (module, name) in _CLASSES:
+            return _CLASSES[module, name]
         if (module, name) == ("torch", "Size"):
             return torch.Size
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         if (module, name) == ("torch.serialization", "_get_layout"):
             return str
-        if module.startswith("pathlib"):
+        if module in ("pathlib", "pathlib._local") and name in _PATHS:
             return PurePosixPath
         raise pickle.UnpicklingError(f"it contains {module}.{name}, which no checkpoint needs")
 
 
-def _read_dcp(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
+def _read_metadata(folder: Path) -> Any:
     with (folder / ".metadata").open("rb") as stream:
-        metadata = _Metadata(stream).load()
+        return _Metadata(stream).load()
+
+
+def _read_dcp(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    metadata = _read_metadata(folder)
     locations = {(index.fqn, tuple(index.offset or ())): at for index, at in metadata.storage_data.items()}
     found: dict[str, Any] = {}
     for name, kind in metadata.state_dict_metadata.items():
         path = metadata.planner_data[name]
         if wanted(path[0]):
-            is_tensor = hasattr(kind, "size")
+            is_tensor = isinstance(kind, _Tensor)
             value = _tensor(folder, name, kind, locations) if is_tensor else _read(folder, locations[name, ()])
             _put(found, path, value)
     states = [found.pop(name) for name in sorted(found) if name.startswith("optimizer_")]
@@ -121,7 +177,9 @@ def _tensor(folder: Path, name: str, kind: Any, locations: dict) -> Tensor:
 
 
 def _read(folder: Path, at: Any) -> Any:
-    """The object that is stored at a location."""
+    """The object that is stored at a location, in a file of the folder."""
+    if Path(at.relative_path).name != at.relative_path:
+        raise ValueError(f"it names {at.relative_path!r}, which is no file of the folder")
     with (folder / at.relative_path).open("rb") as stream:
         stream.seek(at.offset)
         content = stream.read(at.length)

@@ -35,7 +35,7 @@ def read_zero(folder: Path) -> dict[str, Any]:
     Raises:
         KeyError, RuntimeError: a partition is missing, or DeepSpeed has changed its layout.
     """
-    step = folder / (folder / "latest").read_text().strip()
+    step = folder / _latest(folder)
     models, optimizers = _files(step, "model_states"), _files(step, "optim_states")
     if not models or not optimizers:
         raise RuntimeError(f"{step} lacks model_states or optim_states")
@@ -56,6 +56,24 @@ def read_zero(folder: Path) -> dict[str, Any]:
     for name in own.pop("scalars", []):
         state[name] = state[name].reshape(())
     return {"state_dict": {name: tensor.detach() for name, tensor in state.items()}, **own}
+
+
+def require_plain_files(folder: Path) -> None:
+    """Raise UnpicklingError if a file holds more than tensors, plain values and the classes above.
+
+    DeepSpeed unpickles whatever they name when a run is resumed.
+    """
+    _latest(folder)
+    for file in folder.rglob("*.pt"):
+        _load(file)
+
+
+def _latest(folder: Path) -> str:
+    """The name of the subfolder that holds the newest step."""
+    name = (folder / "latest").read_text().strip()
+    if not name or Path(name).name != name:
+        raise ValueError(f"its file `latest` names {name!r}, which is no folder in it")
+    return name
 
 
 # DeepSpeed's own entries in a file of model states.

@@ -2,23 +2,29 @@
 
 import logging
 import pickle
-import zipfile
+import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
+import fsspec
 import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.storage.whole_files import whole_file, write_whole
+from models.convert.integrity import MANIFEST, is_complete_folder, is_zip, refusal, zip_damage
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.zero import is_zero
-from pretrain.engine.sharded_checkpoint import is_complete_folder, remove_folder, write_error
+from pretrain.engine.sharded_checkpoint import remove_folder, write_error
 
 log = logging.getLogger(__name__)
+
+_BLOCK = 1 << 22  # bytes that are copied at a time
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,9 +43,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: _PATH, map_location: Any | None = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """A checkpoint file, or a folder that FSDP2 wrote, returned in the form of a file."""
-        if "://" in str(path) or not is_sharded(Path(path)):
-            return super().load_checkpoint(path, map_location, weights_only)
+        """A checkpoint file, here or behind a URL, or a folder that FSDP2 wrote, returned in the form of a file.
+
+        It may hold tensors and plain values only, whatever `weights_only` is: Lightning's default for a URL is to run
+        what the file says. A file behind a URL is copied, and checked like one that is here.
+        """
+        if "://" in str(path):
+            with tempfile.NamedTemporaryFile() as copy:
+                try:
+                    with fsspec.open(str(path), "rb") as remote:
+                        shutil.copyfileobj(cast(IO[bytes], remote), copy, _BLOCK)
+                except Exception as error:  # each kind of store raises its own
+                    raise OSError(
+                        f"the checkpoint {path} cannot be fetched ({type(error).__name__}: {error})"
+                    ) from error
+                copy.flush()
+                if not is_complete(Path(copy.name)):
+                    raise ValueError(f"the checkpoint {path} is cut or damaged")
+                return _load_plain(Path(copy.name), str(path), map_location)
+        if not is_sharded(Path(path)):
+            return _load_plain(Path(path), str(path), map_location)
         if is_zero(Path(path)):
             raise ValueError(
                 f"{path} was written by DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml and as many "
@@ -54,6 +77,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             remove_folder(Path(path))
         else:
             super().remove_checkpoint(path)
+
+
+def _load_plain(file: Path, name: str, map_location: Any) -> dict[str, Any]:
+    """The content of a checkpoint file; ValueError with its `name` if it holds more than tensors and plain values."""
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{name} cannot be read as weights and plain values only: {refusal(error)}") from error
 
 
 def _by_number(state: dict[str, Any]) -> dict[str, Any]:
@@ -125,17 +156,33 @@ def is_complete(path: Path) -> bool:
     if path.is_dir():
         return is_complete_folder(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            # One flipped bit in the archive's table makes a record a folder, which torch would read as zeros.
-            if archive.testzip() is not None or any(record.external_attr & 0x10 for record in archive.infolist()):
-                return False
+        if not path.is_file() or not is_zip(path) or zip_damage(path) is not None:
+            return False
         torch.load(path, map_location="meta", mmap=True, weights_only=True)
         return True
     except pickle.UnpicklingError:  # it holds objects that weights_only does not load
         return True
-    except Exception as error:  # zipfile raises many types for damaged archives
+    except Exception as error:  # torch raises several types for damaged archives
         log.debug("%s: %s", path, error)
         return False
+
+
+def require_complete(path: str) -> str:
+    """A checkpoint that the user names by its path, checked as one that is found by `last`; a URL is checked when it is
+    loaded.
+
+    Raises:
+        MisconfigurationException: it is missing or damaged.
+    """
+    if "://" not in path:
+        file = Path(path)
+        if not file.exists():
+            raise MisconfigurationException(f"no checkpoint at {path}")
+        # A folder that DeepSpeed's own conversion wrote has no manifest, hence no checksums.
+        unknown = is_sharded(file) and not (file / MANIFEST).is_file()
+        if not unknown and not is_complete(file):
+            raise MisconfigurationException(f"{path} is cut or damaged: name another checkpoint, or a run's folder")
+    return path
 
 
 def checkpoint_folder(trainer: pl.Trainer) -> Path:

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from models.convert.sharded import is_sharded
-from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint
+from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint, require_complete
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +61,10 @@ def resolve_trained(trainer: pl.Trainer, model: pl.LightningModule, wanted: str 
 
 
 def _newest_in(path: str) -> str:
-    """The newest complete checkpoint of a run folder; any other path itself."""
+    """The newest complete checkpoint of a run folder; any other path itself, if it is complete."""
     folder = Path(path)
     if not folder.is_dir() or is_sharded(folder):
-        return path
+        return require_complete(path)
     found = newest_checkpoint(folder)
     if found is None:
         raise MisconfigurationException(f"no complete checkpoint in the folder {path}")

@@ -3,16 +3,15 @@
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import torch.distributed as dist
 
-T = TypeVar("T")
+from models.convert.integrity import MANIFEST, crc32
 
-MANIFEST = "whole.json"  # size and checksum of every file; written last
+T = TypeVar("T")
 
 
 def save_sharded(path: Path, write: Callable[[Path], None]) -> None:
@@ -37,18 +36,6 @@ def write_error(path: Path, reason: object) -> OSError:
         f"could not write the checkpoint {path} ({reason}). Earlier checkpoints are whole; free some space and resume "
         "with --ckpt_path last"
     )
-
-
-def is_complete_folder(path: Path) -> bool:
-    """Whether every file of the manifest exists with the size and the checksum that were written."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        return all(
-            (path / name).stat().st_size == size and _checksum(path / name) == checksum
-            for name, (size, checksum) in manifest.items()
-        )
-    except (OSError, ValueError):
-        return False
 
 
 def remove_folder(path: Path) -> None:
@@ -106,16 +93,8 @@ def _manifest_entries(draft: Path) -> dict[str, tuple[int, int]]:
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-        entries[str(file.relative_to(draft))] = (file.stat().st_size, _checksum(file))
+        entries[str(file.relative_to(draft))] = (file.stat().st_size, crc32(file))
     return entries
-
-
-def _checksum(file: Path) -> int:
-    checksum = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def _publish(draft: Path, path: Path, manifest: dict[str, tuple[int, int]]) -> None:

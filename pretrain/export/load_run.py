@@ -8,6 +8,7 @@ from typing import Any
 import jsonargparse
 import torch
 
+from models.convert.integrity import refusal
 from models.convert.sharded import is_sharded, read_sharded
 from pretrain.engine.checkpoint import is_complete, newest_checkpoint
 from pretrain.engine.old_names import with_new_names
@@ -62,8 +63,7 @@ def read_checkpoint(file: Path, wanted: Callable[[str], bool] = lambda part: Tru
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{file} cannot be read as weights and plain values only: {reason}") from error
+        raise ValueError(f"{file} cannot be read as weights and plain values only: {refusal(error)}") from error
     if not isinstance(saved, dict):
         raise ValueError(f"{file} is no checkpoint of a run: it holds a {type(saved).__name__}")
     return saved
