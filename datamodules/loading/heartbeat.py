@@ -1,6 +1,7 @@
 """The sample that a worker is at, in memory that the main process can read even if the worker hangs or dies.
 
-A sample that killed its worker or took too long is put on the blocklist: reading it again raises a DecodeError.
+A sample that killed its worker, or at which the worker hung, is put on the blocklist: reading it again raises a
+DecodeError. The time limit holds for each stage of a sample; a slow read that makes progress starts it again.
 """
 
 import struct
@@ -12,13 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError
+from datamodules.sources import progress
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _NAME_SIZE = 1024  # bytes; longer names are cut
-_HEADER = struct.Struct("<dI")  # start of the decoding (0: none is running), length of the name
+_HEADER = struct.Struct("<dIB")  # when the work on this began (0: idle), length of the name, number of the stage
 SIZE = _HEADER.size + _NAME_SIZE
+STAGES = ("starting", "preparing a batch", "reading", "decoding", "processing")
+STARTING, PREPARING, READING, DECODING, PROCESSING = STAGES
 
 
 class Note:
@@ -31,15 +35,23 @@ class Note:
     def __init__(self, memory: "Buffer | None" = None) -> None:
         self.memory = np.frombuffer(memoryview(bytearray(SIZE) if memory is None else memory), np.uint8).data
 
-    def write(self, name: str, since: float = 0.0) -> None:
+    def write(self, name: str, stage: str = PREPARING, since: float = 0.0) -> None:
+        """Notes the sample, and what has been done with it since that time; 0.0: the process is idle."""
         text = name.encode("utf-8", "surrogateescape")[:_NAME_SIZE]
         self.memory[_HEADER.size : _HEADER.size + len(text)] = text
-        _HEADER.pack_into(self.memory, 0, since, len(text))
+        _HEADER.pack_into(self.memory, 0, since, len(text), STAGES.index(stage))
 
-    def read(self) -> tuple[str, float]:
-        """(name of the sample, start of its decoding by the monotonic clock: 0.0 if none is running)."""
-        since, length = _HEADER.unpack_from(self.memory, 0)
-        return bytes(self.memory[_HEADER.size : _HEADER.size + length]).decode("utf-8", "replace"), since
+    def read(self) -> tuple[str, str, float]:
+        """Name of the sample, stage, and its start by the monotonic clock: 0.0 if the process is idle."""
+        since, length, stage = _HEADER.unpack_from(self.memory, 0)
+        text = bytes(self.memory[_HEADER.size : _HEADER.size + length])
+        return text.decode("utf-8", "replace"), STAGES[stage], since
+
+    def renew(self) -> None:
+        """Starts the time of the current stage again, if the process is not idle."""
+        since, length, stage = _HEADER.unpack_from(self.memory, 0)
+        if since:
+            _HEADER.pack_into(self.memory, 0, time.monotonic(), length, stage)
 
 
 note = Note()  # of this process; a worker replaces it by one in shared memory
@@ -47,9 +59,10 @@ blocklist: dict[str, str] = {}  # reason by name of the sample
 
 
 def use_note(other: Note) -> None:
-    """Writes to another note from now on."""
+    """Writes to another note from now on; slow reads that make progress renew it."""
     global note
     note = other
+    progress.listen(other.renew)
 
 
 def block(reasons: Mapping[str, str]) -> None:
@@ -58,18 +71,18 @@ def block(reasons: Mapping[str, str]) -> None:
 
 
 def begin(name: str) -> None:
-    """Notes the sample that is read next, in case this process dies; DecodeError if it is blocked."""
-    note.write(name)
+    """Notes the sample that is read next, in case this hangs or the process dies; DecodeError if it is blocked."""
+    note.write(name, READING, time.monotonic())
     if name in blocklist:
         raise DecodeError(name, blocklist[name])
 
 
 @contextmanager
 def decoding(name: str) -> Iterator[None]:
-    """Notes that a sample is being decoded, in case this hangs; DecodeError if it is blocked."""
+    """Notes that a sample is being decoded, and after that processed; DecodeError if it is blocked."""
     begin(name)
-    note.write(name, time.monotonic())
+    note.write(name, DECODING, time.monotonic())
     try:
         yield
     finally:
-        note.write(name)
+        note.write(name, PROCESSING, time.monotonic())

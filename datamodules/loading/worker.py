@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import time
 import traceback
 from multiprocessing import connection
 from multiprocessing.reduction import send_handle
@@ -48,6 +49,7 @@ def work(
     pool = buffers.pool = buffers.Pool()
     heartbeat.use_note(heartbeat.Note(memory))
     heartbeat.block(blocklist)
+    heartbeat.note.write("")
     while True:
         while not pipe.poll(POLL_SECONDS):
             if os.getppid() != parent:  # the parent was killed without closing the pipe
@@ -57,11 +59,13 @@ def work(
         except EOFError:
             return
         pool.returned(returned)
-        _answer(pipe, pool, serial, _make(dataset, number), parent)
+        item = _make(dataset, number)
+        heartbeat.note.write("")  # sending may wait for the parent, which is busy with a step
+        _answer(pipe, pool, serial, item, parent)
 
 
 def _make(dataset: Dataset, number: int) -> dict | Exception:
-    heartbeat.note.write("")
+    heartbeat.note.write("", since=time.monotonic())
     try:
         return dataset[number]
     except Exception as error:

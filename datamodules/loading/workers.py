@@ -2,8 +2,9 @@
 
 torch's DataLoader ends the run when a worker dies, and waits for ever for a worker that hangs in native code, where
 neither threads nor signal handlers of that process run. Here the main process reads the current sample of each worker
-(see `heartbeat`), kills a worker that decodes one sample for too long, and a new worker makes its batches without that
-sample.
+(see `heartbeat`), kills a worker that reads, decodes or processes one sample for too long, and a new worker makes its
+batches without that sample. A worker that cannot be killed, as it waits for a disk or a network file system, is left
+behind.
 """
 
 import logging
@@ -15,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, process
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import recv_handle
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # seconds between checks of the workers while waiting for a batch
 JOIN_TIMEOUT = 5.0  # seconds to wait for a killed process; one that waits for a disk may stay alive
+START_SECONDS = 120.0  # the least that a process may take to start: importing torch from a busy file system takes long
 _MAX_DEATHS = 8  # workers that may die in a row, without a sample to blame, before a batch arrives
 
 
@@ -40,7 +42,7 @@ class Workers:
         dataset: items by number; an item is a dict of tensors and small objects.
         count: number of processes.
         ahead: items that each process prefetches.
-        limit: time limit in seconds for decoding one sample; None for no limit.
+        limit: time limit in seconds for each stage of one sample: reading, decoding, processing; None for no limit.
         context: start method of the processes; by default Python's.
     """
 
@@ -114,16 +116,18 @@ class Workers:
             ready[serial] = item
 
     def _check_limit(self, worker: "Worker", limit: float) -> None:
-        """Replaces a worker that has been decoding one sample for longer than the limit."""
-        name, since = worker.note.read()
+        """Replaces a worker that has been at one stage of a sample for longer than the limit."""
+        before = name, stage, since = worker.note.read()
+        limit = max(limit, START_SECONDS) if stage == heartbeat.STARTING else limit
         if not since or time.monotonic() < since + limit:
             return
         worker.kill()
         if worker.process.exitcode not in (None, -signal.SIGKILL):  # it was dying: a core dump takes time
             self._replace(worker, self._how_it_died(worker))
-        elif worker.note.read() == (name, since):
-            self.suspects[name] = worker.tasks[0][0]
-            self._replace(worker, f"given up after {limit:g} s of decoding")
+        elif worker.note.read() == before:
+            if name and worker.tasks:
+                self.suspects[name] = worker.tasks[0][0]
+            self._replace(worker, f"given up after {limit:g} s of {stage}")
         else:  # it finished the sample at the last moment; its current sample is not to blame
             worker.note.write("")
             self._replace(worker, "it was slow")
@@ -144,7 +148,7 @@ class Workers:
         A sample at which a worker died is tried once more, since the cause may lie outside (if the retry succeeds, the
         sample is no suspect any more). A sample that hangs is blocked at once.
         """
-        name, _ = worker.note.read()
+        name, _, _ = worker.note.read()
         worker.kill()
         tasks = [task for task in worker.tasks if task[0] not in worker.dropped]
         if worker.tasks and name in self.suspects and name not in self.blocklist:
@@ -153,6 +157,7 @@ class Workers:
             log.warning("%s: %s; trying once more", name, reason)
             self.suspects[name] = worker.tasks[0][0]
         else:
+            log.warning("a loading process is replaced: %s", reason)
             self.deaths_without_progress += 1
         if self.deaths_without_progress > _MAX_DEATHS:
             raise RuntimeError(
@@ -180,6 +185,7 @@ class Worker:
     def __init__(self, context: BaseContext, dataset: Dataset, blocklist: dict[str, str]) -> None:
         memory = context.RawArray("c", heartbeat.SIZE)
         self.note = heartbeat.Note(memory)
+        self.note.write("", heartbeat.STARTING, time.monotonic())
         self.tasks: deque[tuple[int, int]] = deque()
         self.dropped: set[int] = set()  # serials whose items are not needed any more
         self.buffers: dict[int, mmap.mmap] = {}
@@ -216,6 +222,13 @@ class Worker:
         return serial, item
 
     def kill(self) -> None:
+        """Ends the process; without effect if that is done, or was tried in vain."""
+        if self.pipe.closed:
+            return
         self.process.kill()
         self.process.join(JOIN_TIMEOUT)
-        self.pipe.close() if not self.pipe.closed else None
+        self.pipe.close()
+        if self.process.exitcode is None:
+            log.warning("loading process %d waits for a disk and cannot be killed: left behind", self.process.pid)
+            # Python waits at its exit for all children that it knows of, this one for ever.
+            process._children.discard(self.process)  # pyrefly: ignore[missing-attribute]  has no public name
