@@ -19,12 +19,13 @@ from pretrain.metrics.vbench.imaging_quality import percent
 from pretrain.metrics.vbench.motion_smoothness import MotionSmoothness
 from pretrain.metrics.vbench.prompts import prompt_of
 from pretrain.metrics.vbench.score_video import means
-from pretrain.metrics.vbench.scorer import Pass, VideoFacts, VideoScore
+from pretrain.metrics.vbench.scorer import Pass
 from pretrain.metrics.vbench.static_filter import PIXELS as STATIC_PIXELS
 from pretrain.metrics.vbench.static_filter import SHARE as STATIC_SHARE
 from pretrain.metrics.vbench.static_filter import StaticFilter, moving_pairs_allowed
 from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering, pixel_difference
 from pretrain.metrics.vbench.totals import dimension_name, i2v_totals, normalise, totals
+from pretrain.metrics.vbench.video_score import VideoFacts, VideoScore
 from tests.parity import checks
 from tests.parity.case import Case, Record
 

@@ -4,8 +4,9 @@ from pretrain.metrics.vbench.build import NEEDS, Parts, build, kinetics_400
 from pretrain.metrics.vbench.metric import VBench
 from pretrain.metrics.vbench.models import Models
 from pretrain.metrics.vbench.score_video import Means, means, score_video
-from pretrain.metrics.vbench.scorer import NotScored, Scorer, VideoFacts, VideoScore
+from pretrain.metrics.vbench.scorer import Scorer
 from pretrain.metrics.vbench.totals import DIMENSIONS, i2v_totals, totals
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 __all__ = [
     "DIMENSIONS",

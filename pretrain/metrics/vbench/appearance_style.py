@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import ALL, Block
-from pretrain.metrics.vbench.scorer import VideoFacts
 from pretrain.metrics.vbench.transforms import for_style
+from pretrain.metrics.vbench.video_score import VideoFacts
 
 
 class AppearanceStyle:

@@ -10,7 +10,7 @@ The object's name is the prompt without "a ", "an " and the colour, wherever the
 from pretrain.metrics.vbench.frames import Block
 from pretrain.metrics.vbench.interfaces import Detect, Detections
 from pretrain.metrics.vbench.object_class import MIDDLE_16, detections_of
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts, VideoScore
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 COLORS = (*("white", "red", "pink", "blue", "silver", "purple", "orange", "green", "gray", "yellow", "black", "grey"),)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.metrics.vbench.frames import Block
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts, VideoScore
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 
 class Consistency:

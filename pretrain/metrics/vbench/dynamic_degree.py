@@ -10,7 +10,7 @@ the check is made after the first pair, so that such a video is always dynamic.
 
 from pretrain.metrics.vbench.flow import Flow, NeighbourFlow, short_side_threshold
 from pretrain.metrics.vbench.frames import Block, Selection
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts, VideoScore
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 SHARE, PIXELS = 0.05, 6.0
 

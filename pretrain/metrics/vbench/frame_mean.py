@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.metrics.vbench.frames import Block
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts, VideoScore
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 
 class FrameMean:

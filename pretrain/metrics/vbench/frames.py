@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.decoding.contract import DecodeError, Video
-from pretrain.metrics.vbench.scorer import NotScored
+from pretrain.metrics.vbench.video_score import NotScored
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import Block
 from pretrain.metrics.vbench.object_class import MIDDLE_16
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts
 from pretrain.metrics.vbench.transforms import for_umt
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts
 
 
 def label_of(path: str) -> str:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import ALL, Block
-from pretrain.metrics.vbench.scorer import VideoFacts
 from pretrain.metrics.vbench.transforms import ImagingMode, for_musiq, imaging_size
+from pretrain.metrics.vbench.video_score import VideoFacts
 
 
 def percent(total: float, count: int) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from pretrain.learning.batch import Batch
 from pretrain.metrics.vbench.frames import TensorVideo
 from pretrain.metrics.vbench.prompts import Prompt
 from pretrain.metrics.vbench.score_video import OVER_UNITS, score_video
-from pretrain.metrics.vbench.scorer import Scorer, VideoFacts, VideoScore
+from pretrain.metrics.vbench.scorer import Scorer
 from pretrain.metrics.vbench.totals import DIMENSIONS, totals
+from pretrain.metrics.vbench.video_score import VideoFacts, VideoScore
 
 _TOTAL, _COUNT, _VALUES, _VIDEOS, _MISSING = range(5)  # columns of the state
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pretrain.metrics.vbench.frames import ALL, Block
 from pretrain.metrics.vbench.interfaces import Interpolate
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts, VideoScore
 from pretrain.metrics.vbench.temporal_flickering import pixel_difference
 from pretrain.metrics.vbench.transforms import even_padding
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 
 def as_uint8(made: Tensor) -> Tensor:

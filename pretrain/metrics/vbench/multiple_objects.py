@@ -7,7 +7,7 @@ the share of all frames. VBench detects with GRiT-B. Source: VBench `multiple_ob
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.interfaces import Detect
 from pretrain.metrics.vbench.object_class import MIDDLE_16, counts, detections_of, has_all
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts
 
 
 def both_names(pair: str) -> list[str]:

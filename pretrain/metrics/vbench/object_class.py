@@ -12,8 +12,8 @@ from torch import Tensor
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import Block, Selection
 from pretrain.metrics.vbench.interfaces import Detect, Detections
-from pretrain.metrics.vbench.scorer import VideoFacts
 from pretrain.metrics.vbench.transforms import for_detector
+from pretrain.metrics.vbench.video_score import VideoFacts
 
 MIDDLE_16 = Selection(middle=16)
 

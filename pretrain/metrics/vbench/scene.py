@@ -15,7 +15,7 @@ from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import Block
 from pretrain.metrics.vbench.interfaces import Caption
 from pretrain.metrics.vbench.object_class import MIDDLE_16, counts
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts
 
 
 def names_scene(captions: Sequence[str], scene: str) -> Tensor:

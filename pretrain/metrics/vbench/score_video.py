@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from datamodules.decoding.contract import Video
 from pretrain.metrics.vbench.frames import Selection, stream
-from pretrain.metrics.vbench.scorer import NotScored, Pass, Scorer, VideoFacts, VideoScore
+from pretrain.metrics.vbench.scorer import Pass, Scorer
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 # Dimensions whose official score, on one GPU, is the mean over all frames or pairs of all videos; the others are the
 # mean over videos.

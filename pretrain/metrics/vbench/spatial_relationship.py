@@ -18,7 +18,7 @@ from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import Block
 from pretrain.metrics.vbench.interfaces import Detect, Detections
 from pretrain.metrics.vbench.object_class import MIDDLE_16, detections_of
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts
 
 HORIZONTAL, VERTICAL = ("on the right of", "on the left of"), ("on the bottom of", "on the top of")
 IOU = 0.1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretrain.metrics.vbench.flow import Flow, NeighbourFlow, largest_lengths, padded_flow, short_side_threshold
 from pretrain.metrics.vbench.frames import ALL, Block
-from pretrain.metrics.vbench.scorer import NotScored, VideoFacts, VideoScore
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 SHARE, PIXELS = 0.02, 3.0
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pretrain.metrics.vbench.frames import ALL, Block
-from pretrain.metrics.vbench.scorer import NotScored, Pass, VideoFacts, VideoScore
+from pretrain.metrics.vbench.scorer import Pass
 from pretrain.metrics.vbench.static_filter import StaticFilter
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 
 def pixel_difference(a: Tensor, b: Tensor) -> Tensor:

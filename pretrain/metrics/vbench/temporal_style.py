@@ -8,7 +8,7 @@ from torch import nn
 
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import Selection
-from pretrain.metrics.vbench.scorer import VideoFacts
+from pretrain.metrics.vbench.video_score import VideoFacts
 from pretrain.metrics.vbench.video_text import video_text_cosine
 
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import Block
-from pretrain.metrics.vbench.scorer import VideoFacts
 from pretrain.metrics.vbench.transforms import for_viclip
+from pretrain.metrics.vbench.video_score import VideoFacts
 
 
 def video_text_cosine(video: VideoFacts, vision: nn.Module, text: nn.Module, dimension: str, size: int) -> FrameMean:
