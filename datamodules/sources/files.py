@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.decoding.images import IMAGE_SUFFIXES
+from datamodules.decoding.limits import Limits
 from datamodules.sources.source import Sample, Source, Strings
 
 VIDEO_SUFFIXES = {
@@ -40,14 +41,17 @@ class Files(Source):
             no class). A list may also contain images, which are videos of one frame.
         root: the folder that relative paths of a list refer to; the list's own folder by default.
         pictures: search a folder for images as well as videos.
+        limits: what a list may cost; by default those of `Limits`.
 
     Raises:
         FileNotFoundError: `path` does not exist, or the folder holds no video.
-        ValueError: the list has no `path` column, a row without a path, a label that is not an integer, or both `label`
-            and `labels`.
+        ValueError: the list is malformed, too long, has no `path` column, a row without a path, a value of another
+            kind, or both `label` and `labels`.
     """
 
-    def __init__(self, path: str, root: str | None = None, pictures: bool = False) -> None:
+    def __init__(
+        self, path: str, root: str | None = None, pictures: bool = False, limits: Limits | None = None
+    ) -> None:
         where = Path(path)
         if not where.exists():
             raise FileNotFoundError(f"no list or folder of videos at {path}")
@@ -60,7 +64,9 @@ class Files(Source):
         elif where.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
             rows = [{"path": str(where), "name": where.name}]
         else:
-            rows = list(read_list(where))
+            rows = list(read_list(where, limits))
+            if several := next((row["path"] for row in rows if isinstance(row.get("text"), list)), None):
+                raise ValueError(f"{path}: {several} has several captions; give one text, or make shards of the list")
             if not rows:
                 raise ValueError(f"{path} lists no video: it has no row after its header")
         self.root = str(root if root is not None else where.parent) if not where.is_dir() else ""
@@ -99,22 +105,40 @@ def find_videos(folder: Path, pictures: bool = False) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
 
 
-def read_list(path: Path) -> Iterator[dict]:
+def read_list(path: Path, limits: Limits | None = None) -> Iterator[dict]:
     """Rows of a csv or jsonl list: dicts with `path`, if present `text`, `label` (int) and `labels` (list), and all
-    other columns."""
+    other columns. ValueError names the file and the line."""
     if path.suffix.lower() not in {".csv", ".jsonl"}:
         raise ValueError(
             f"{path} is neither a .csv nor a .jsonl list, nor a folder, nor a video ({path.suffix or 'no suffix'})"
         )
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            reader = csv.DictReader(file)
-            _require_path(path, list(reader.fieldnames or []))
-            rows = ((reader.line_num, row) for row in reader)
-        else:
-            rows = _json_rows(path, file)
-        for number, row in rows:
-            yield _clean(path, number, row)
+    check_size(path, "list_bytes", limits)
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if path.suffix.lower() == ".csv":
+                reader = csv.DictReader(file)
+                _require_path(path, list(reader.fieldnames or []))
+                rows = ((reader.line_num, row) for row in reader)
+            else:
+                rows = _json_rows(path, file)
+            for number, row in rows:  # the errors below need the number
+                yield _clean(path, number, row)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text after line {number}: {error.reason}. Convert it, for example by "
+            "`iconv -f latin1 -t utf-8`"
+        ) from None
+    except csv.Error as error:
+        raise ValueError(f"{path}, after line {number}: {error} (an unclosed quotation mark?)") from None
+
+
+def check_size(path: Path, limit: str, limits: Limits | None) -> None:
+    """ValueError if a list is not a regular file, which may never end, or has more bytes than the limit."""
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    if refusal := (limits or Limits()).refusal(limit, path.stat().st_size, "bytes"):
+        raise ValueError(f"{path}: {refusal}")
 
 
 def _json_rows(path: Path, file: Iterator[str]) -> Iterator[tuple[int, dict]]:
@@ -135,25 +159,57 @@ def _require_path(path: Path, columns: list[str]) -> None:
 
 def _clean(path: Path, number: int, row: dict) -> dict:
     row = {key: value for key, value in row.items() if value not in (None, "") and key is not None}
+    place = f"{path}, line {number}"
     if "path" not in row:
-        raise ValueError(f"{path}, line {number}: the path is empty")
+        raise ValueError(f"{place}: the path is empty")
+    if not isinstance(row["path"], str) or "\0" in row["path"]:
+        raise ValueError(f"{place}: the path is not that of a file: {_short(row['path'])}")
     if "caption" in row:
         row.setdefault("text", row.pop("caption"))
+    for text in row["text"] if isinstance(row.get("text"), list) else [row.get("text", "")]:
+        if not isinstance(text, str):
+            raise ValueError(f"{place}: text {_short(text)} is not text")
+        if not text.isascii() and _halves(text):
+            raise ValueError(f"{place}: the text holds half of a character (a lone surrogate)")
     for column in ("label", "labels"):
         if column in row:
             given = row[column]
             try:
-                row[column] = _numbers(given) if column == "labels" else int(given)
-            except (TypeError, ValueError):
+                row[column] = _numbers(given) if column == "labels" else _integer(given)
+            except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
                 raise ValueError(
-                    f"{path}, line {number}: {column} {given!r} is not an integer; number the classes from 0"
+                    f"{place}: {column} {_short(given)} is not an integer; number the classes from 0"
                 ) from None
     return row
 
 
+def _halves(text: str) -> bool:
+    """Whether a text holds half of a character, which no tokenizer and no file takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, dict) else "an object"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _integer(given: object) -> int:
+    """A class number; a float must be whole."""
+    if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+        raise TypeError
+    number = int(given)
+    if not -(2**62) < number < 2**62 or (isinstance(given, float) and number != given):
+        raise ValueError
+    return number
+
+
 def _numbers(given: object) -> list[int]:
     """Class numbers from a list, or from a string in which spaces or commas separate them."""
-    numbers = [int(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
+    numbers = [_integer(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
     if any(number < 0 for number in numbers):
         raise ValueError("negative")
     return numbers
@@ -163,7 +219,9 @@ def json_object(path: Path, number: int, line: str) -> dict:
     """The object on line `number` of a jsonl file; ValueError names the line."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise ValueError(f"{path}, line {number} is nested too deeply") from None
+    except ValueError as error:  # also a number of thousands of digits
         raise ValueError(f"{path}, line {number} is not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"{path}, line {number} is not a JSON object")

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.sources.files import json_object
+from datamodules.decoding.limits import Limits
+from datamodules.sources.files import check_size, json_object
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}  # None: any whitespace
 
@@ -29,6 +30,7 @@ class Table:
         comment: lines that begin with this are skipped.
         entries: the key of a json object that holds the rows. Without it, an object holds rows by id, and each row gets
             its id as `key`. Rows that are not objects become the column `value`.
+        limits: how many bytes the file may have; by default those of `Limits`.
     """
 
     file: str
@@ -36,6 +38,7 @@ class Table:
     delimiter: str | None = None
     comment: str | None = None
     entries: str | None = None
+    limits: Limits | None = None
 
     def place(self, number: int) -> str:
         """The location of row `number` in error messages."""
@@ -49,6 +52,7 @@ class Table:
             return
         if suffix not in {*_DELIMITERS, ".jsonl"}:
             raise ValueError(f"{self.file} is not a .csv, .tsv, .txt, .json or .jsonl file ({suffix or 'no suffix'})")
+        check_size(Path(self.file), "list_bytes", self.limits)
         number, delimiter = 0, self.delimiter or _DELIMITERS.get(suffix)
         try:
             # The csv module needs untranslated line ends; in other formats a lone carriage return belongs to a caption.
@@ -83,7 +87,7 @@ class Table:
             yield number, dict(zip(columns, row, strict=True))
 
     def _entries(self) -> Iterator[dict]:
-        found = read_json(self.file)
+        found = read_json(self.file, self.limits)
         if self.entries is not None:
             if not isinstance(found, dict) or self.entries not in found:
                 keys = ", ".join(map(repr, list(found)[:8])) if isinstance(found, dict) else "it is a list"
@@ -99,8 +103,8 @@ class Table:
             raise ValueError(f"{self.file} holds neither a list nor an object")
 
 
-def read_json(file: str) -> object:
-    """The contents of a json file; ValueError if it is not valid JSON or an object has a key twice."""
+def read_json(file: str, limits: Limits | None = None) -> object:
+    """The contents of a json file; ValueError if it is too long, not valid JSON, or an object has a key twice."""
 
     def unique(pairs: list[tuple[str, object]]) -> dict:
         unique = dict(pairs)
@@ -109,12 +113,15 @@ def read_json(file: str) -> object:
             raise ValueError(f"{file}: the key {duplicate!r} occurs {times} times in one object")
         return unique
 
+    check_size(Path(file), "json_bytes", limits)
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: {_remedy(error)}") from None
     try:
         return json.loads(text, object_pairs_hook=unique)
+    except RecursionError:
+        raise ValueError(f"{file} is nested too deeply") from None
     except json.JSONDecodeError as error:
         empty = "" if text.strip() else "it is empty: "
         raise ValueError(f"{file} is not valid JSON: {empty}{error}") from None
