@@ -255,7 +255,7 @@ class VideoData(LightningDataModule):
         )
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Removes `skipped` from a batch, counts and logs its videos, and stops the run over the failure budget."""
+        """Counts and logs `skipped` videos, stops the run over the failure budget; the model then checks the batch."""
         stage = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
         skipped = batch.pop("skipped", [])
         if "window" in batch:  # the survey has counted the videos, and one has many batches
@@ -265,7 +265,8 @@ class VideoData(LightningDataModule):
             self.loaded[stage] = self.loaded.get(stage, 0) + len(set(batch["name"]))  # views share a name
         if skipped:
             self._count(stage, skipped)
-        return batch
+        on_host = getattr(self.trainer and self.trainer.lightning_module, "on_host", None)
+        return batch if on_host is None or stage == "predict" else on_host(batch)
 
     def _count(self, stage: str, skipped: list[tuple[str, str]]) -> None:
         failed, loaded = self.failed.setdefault(stage, []), self.loaded[stage]

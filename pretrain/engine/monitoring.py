@@ -208,5 +208,9 @@ class Progress(TQDMProgressBar):
                 return shown
         metrics = super().get_metrics(trainer, pl_module)
         metrics = {name: value for name, value in metrics.items() if name != "v_num"}
+        names = cast(set[str], getattr(pl_module, "shown_in_training", set()))  # see `Objective.log`
+        if names:
+            logged = trainer.callback_metrics
+            metrics |= {name: logged[name].item() for name in sorted(names) if name in logged}
         self._shown = step, metrics
         return metrics

@@ -3,8 +3,7 @@
 import json
 import logging
 import math
-import statistics
-from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,6 +11,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
+
+from pretrain.learning.parallel import max_over_ranks
+from pretrain.learning.transfer import HostCopy, to_device
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +24,34 @@ class _Objective(Protocol):
     def gradient_norm(self) -> Tensor: ...
 
 
+@dataclass
+class _Verdict:
+    """The judgement of one step.
+
+    step: optimiser steps before it; count: steps judged so far, with it.
+    facts: whether the step is skipped, whether a loss is bad on any rank, the gradient norm, the median it is compared
+        with, and for each micro-batch of this rank whether its loss is finite.
+    names: samples of each micro-batch, on this rank.
+    """
+
+    step: int
+    count: int
+    facts: HostCopy
+    names: list[list[str]]
+
+
 class Guard(pl.Callback):
     """Skips an optimiser step, with all its micro-batches and on all ranks, if a loss or the gradient norm is not
     finite, or (with `factor`) if the norm is a spike. A skipped step changes neither weights nor optimiser state.
 
-    Each skip is a warning with the sample names, and a line of `skipped_steps.jsonl` in the run folder. It costs one
-    small reduction and one device-to-host sync per step; the norm is computed for clipping anyway. With float16's
-    scaler, a gradient that overflows while the losses are finite is skipped by the scaler and not counted. DeepSpeed
-    takes the steps itself: there a non-finite loss stops the run, and norms are not checked.
+    Each skip is a warning with the sample names, and a line of `skipped_steps.jsonl` in the run folder.
+
+    The device judges the step and the fused optimiser reads the verdict there (`found_inf`); the host reads it one step
+    later, and at every checkpoint, so it never waits for the device. It costs one small reduction per step; the norm is
+    computed for clipping anyway. An optimiser without `found_inf`, such as the one under float16's scaler, needs the
+    verdict on the host before its step: it waits. With that scaler, a gradient that overflows while the losses are
+    finite is skipped by the scaler and not counted. DeepSpeed takes the steps itself: there a non-finite loss stops the
+    run, before a checkpoint is saved, and norms are not checked.
 
     Args:
         factor: a norm above this many times the median of the last accepted norms is a spike; null: every finite norm
@@ -44,10 +66,11 @@ class Guard(pl.Callback):
         if factor is not None and factor <= 1:
             raise ValueError(f"guard.factor must be above 1 or null, not {factor}")
         self.factor, self.window, self.budget, self.grace = factor, window, budget, grace
-        self.norms: deque[float] = deque(maxlen=window)
+        self.norms = torch.full((window,), torch.nan)  # the last accepted ones, the newest last; NaN: not known yet
         self.steps = self.skipped = 0
         self.names: list[list[str]] = []  # samples of each micro-batch of this step, on this rank
         self.losses: list[Tensor] = []
+        self.unread: tuple[pl.Trainer, _Verdict] | None = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -64,78 +87,115 @@ class Guard(pl.Callback):
     ) -> None:
         if isinstance(trainer.strategy, DeepSpeedStrategy) and len(self.losses) < trainer.accumulate_grad_batches:
             return  # DeepSpeed calls this after each micro-batch
-        bad_loss, norm = self._across_ranks(trainer, pl_module)
+        self._read()  # of the step before
         self.steps += 1
-        has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
+        skip, facts = self._judge(trainer, pl_module)
+        self.unread = trainer, _Verdict(trainer.global_step, self.steps, HostCopy(facts), self.names)
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            return
+        if getattr(optimizer, "_step_supports_amp_scaling", False) and not _has_scaler(trainer):
+            cast(Any, optimizer).found_inf = skip  # the fused kernel changes nothing where it is 1
+        elif self._read():
+            for parameter in pl_module.parameters():
+                parameter.grad = None  # the optimiser then skips the parameter and its state
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._read()
+
+    def _judge(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Tensor, Tensor]:
+        """Whether the step is skipped, 1.0 or 0.0, and the facts of `_Verdict`; nothing is read by the host.
+
+        The norm is the maximum of the ranks' (equal except with faulty hardware), infinite for a NaN.
+        """
+        device = pl_module.device
+        norm = cast(_Objective, pl_module).gradient_norm().float().nan_to_num(math.inf, math.inf, math.inf)
+        finite = torch.stack(self.losses).isfinite()
+        values = torch.stack(((~finite.all()).float(), to_device(norm, device)))  # without gradients it is on the CPU
+        bad_loss, norm = max_over_ranks(values)
+        skip = bad_loss > 0
+        if not _has_scaler(trainer):
+            skip = skip | norm.isinf()
+        self.norms, median = to_device(self.norms, device), torch.full_like(norm, torch.nan)
+        if self.factor is not None:
+            median = self.norms.nanquantile(0.5)
+            known = (~self.norms.isnan()).sum() >= max(1, self.window // 4)
+            skip = skip | (norm.isfinite() & known & (norm > self.factor * median))
+        longer = torch.cat((self.norms[1:], norm[None]))
+        self.norms = torch.where(~skip & norm.isfinite(), longer, self.norms)
+        skip = skip.float()
+        return skip, torch.cat((torch.stack((skip, bad_loss, norm, median)), finite.float()))
+
+    def _read(self) -> bool:
+        """Read and report the verdict of the last step, if that was not done yet: whether the step is skipped.
+
+        Raises:
+            RuntimeError: more steps were skipped than may be.
+        """
+        if self.unread is None:
+            return False
+        (trainer, verdict), self.unread = self.unread, None
+        skip, bad_loss, norm, median, *finite = verdict.facts.read()
+        if not skip:
+            return False
         if bad_loss:
             reason = "a loss is not finite"
         elif not math.isfinite(norm):
-            if has_scaler:
-                return
             reason = "the gradient is not finite"
-        elif self._is_spike(norm):
-            reason = f"the gradient's norm is {norm:.3g}, and the median was {statistics.median(self.norms):.3g}"
         else:
-            self.norms.append(norm)
-            return
-        self._skip(trainer, pl_module, reason, bad_loss)
+            reason = f"the gradient's norm is {norm:.3g}, and the median was {median:.3g}"
+        bad = [not good for good in finite] if bad_loss else [True] * len(verdict.names)
+        self._report(trainer, verdict, reason, bad)
+        return True
 
-    def _across_ranks(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[bool, float]:
-        """Whether a loss is non-finite on any rank, and the maximum of the ranks' gradient norms (equal except with
-        faulty hardware), infinite for a NaN. The only sync with the device."""
-        norm = cast(_Objective, pl_module).gradient_norm().float().nan_to_num(math.inf, math.inf, math.inf)
-        bad_loss = ~torch.stack(self.losses).isfinite().all() if self.losses else torch.zeros_like(norm)
-        values = torch.stack((bad_loss.to(norm), norm)).to(pl_module.device)  # without gradients the norm is on the CPU
-        any_bad_loss, largest_norm = trainer.strategy.reduce(values, reduce_op="max").tolist()
-        return bool(any_bad_loss), largest_norm
-
-    def _is_spike(self, norm: float) -> bool:
-        known = len(self.norms) >= max(1, self.window // 4)
-        return self.factor is not None and known and norm > self.factor * statistics.median(self.norms)
-
-    def _skip(self, trainer: pl.Trainer, pl_module: pl.LightningModule, reason: str, bad_loss: bool) -> None:
+    def _report(self, trainer: pl.Trainer, verdict: _Verdict, reason: str, bad: list[bool]) -> None:
+        """Warn of a skipped step, whose micro-batches `bad` are to blame; a RuntimeError over the budget."""
         self.skipped += 1
-        if isinstance(trainer.strategy, DeepSpeedStrategy):
+        zero = isinstance(trainer.strategy, DeepSpeedStrategy)
+        if zero:
             reason += ", and DeepSpeed cannot skip a step"
-        else:
-            for parameter in pl_module.parameters():
-                parameter.grad = None  # the optimiser then skips the parameter and its state
-        names = self._samples(trainer, bad_loss)
+        names = _all_ranks(trainer, [n for part, b in zip(verdict.names, bad, strict=True) if b for n in part])
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         if trainer.is_global_zero:
             log.warning(
                 "step %d is not taken: %s (%d of %d steps so far). Its samples: %s",
-                *(trainer.global_step, reason, self.skipped, self.steps, shown),
+                *(verdict.step, reason, self.skipped, verdict.count, shown),
             )
-        self._log(trainer, {"step": trainer.global_step, "reason": reason, "samples": names})
-        over_budget = self.skipped > max(self.grace, self.budget * self.steps)
-        if over_budget or isinstance(trainer.strategy, DeepSpeedStrategy):
+        _log(trainer, {"step": verdict.step, "reason": reason, "samples": names})
+        if zero or self.skipped > max(self.grace, self.budget * verdict.count):
             raise RuntimeError(
-                f"{self.skipped} of {self.steps} steps had to be left out, the last one because {reason} (samples: "
+                f"{self.skipped} of {verdict.count} steps had to be left out, the last one because {reason} (samples: "
                 f"{shown}). The checkpoints are older: check these samples and the learning rate, resume from an "
                 "earlier checkpoint (--ckpt_path FILE), or raise guard.budget."
             )
 
-    def _samples(self, trainer: pl.Trainer, bad_loss: bool) -> list[str]:
-        """Sample names of the step over all ranks; with a bad loss only those of micro-batches that have one."""
-        finite = [bool(loss.isfinite()) for loss in self.losses] or [True] * len(self.names)
-        mine = [name for part, good in zip(self.names, finite, strict=True) if not (bad_loss and good) for name in part]
-        if trainer.world_size == 1:
-            return mine
-        gathered: list[list[str]] = [[] for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(gathered, mine)
-        return [name for part in gathered for name in part]
-
-    def _log(self, trainer: pl.Trainer, line: dict) -> None:
-        folder = trainer.log_dir  # a collective call
-        if trainer.is_global_zero and folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            with (Path(folder) / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
     def state_dict(self) -> dict:
-        return {"norms": list(self.norms), "steps": self.steps, "skipped": self.skipped}
+        self._read()  # a checkpoint counts the step that it is saved after
+        norms = self.norms[~self.norms.isnan()]
+        return {"norms": norms.tolist(), "steps": self.steps, "skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.norms = deque(state_dict["norms"], maxlen=self.window)
+        norms = torch.tensor(state_dict["norms"][-self.window :])
+        self.norms = torch.cat((torch.full((self.window - len(norms),), torch.nan), norms))
         self.steps, self.skipped = state_dict["steps"], state_dict["skipped"]
+
+
+def _has_scaler(trainer: pl.Trainer) -> bool:
+    """Whether float16's scaler decides about overflows."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def _all_ranks(trainer: pl.Trainer, names: list[str]) -> list[str]:
+    """The names of all ranks, in order of rank."""
+    if trainer.world_size == 1:
+        return names
+    gathered: list[list[str]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(gathered, names)
+    return [name for part in gathered for name in part]
+
+
+def _log(trainer: pl.Trainer, line: dict) -> None:
+    folder = trainer.log_dir  # a collective call
+    if trainer.is_global_zero and folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with (Path(folder) / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")

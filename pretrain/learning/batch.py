@@ -30,6 +30,13 @@ def without_padding(batch: Batch) -> tuple[Batch, int]:
     return cast(Batch, kept), rows
 
 
+def first_row(batch: Batch, wrong: Tensor) -> int | None:
+    """The first row that is `wrong` `[B]`, of those that do not only fill up the batch; None: there is none."""
+    weight = batch.get("weight")
+    rows = (wrong if weight is None else wrong & (weight > 0)).nonzero()
+    return int(rows[0]) if len(rows) else None
+
+
 def is_nested(values: Any) -> bool:
     """Whether a field has a list per sample, such as several captions: no single loss is defined for it."""
     return isinstance(values, list) and any(isinstance(value, list) for value in values)

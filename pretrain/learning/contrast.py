@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.learning.precision import full_precision
+from pretrain.learning.transfer import to_device
 
 try:
     from torch.distributed._functional_collectives import all_gather_single_autograd, wait_tensor
@@ -141,4 +142,5 @@ def same_pairs(keys: Tensor) -> Tensor:
 def hash_names(names: Sequence[str], device: torch.device | None = None) -> Tensor:
     """A hash of each name, int64 `[B]`, equal on every rank and in every run."""
     digests = [hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names]
-    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], device=device)
+    keys = torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests])
+    return keys if device is None else to_device(keys, device)

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pretrain.learning.transfer import to_device
+
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 
 
@@ -65,18 +67,13 @@ def blend(own: Tensor, partner: Tensor, draws: list[tuple[float, Box | None]]) -
     weight = torch.tensor([[weight] for weight, _ in draws], dtype=own.dtype)
     everywhere = torch.tensor([0.0 if box else 1 - weight for weight, box in draws], dtype=own.dtype)  # of mixup
     boxes = torch.tensor([box or (0, 0, 0, 0) for _, box in draws])
-    weight, everywhere, boxes = (_to(x, own.device) for x in (weight, everywhere, boxes))
+    weight, everywhere, boxes = (to_device(x, own.device) for x in (weight, everywhere, boxes))
     top, bottom, left, right = boxes[:, :, None].unbind(dim=1)  # [B, 1]
     y, x = (torch.arange(side, device=own.device) for side in (height, width))
     rows, columns = (y >= top) & (y < bottom), (x >= left) & (x < right)  # [B, H], [B, W]
     alpha = (rows[:, :, None] & columns[:, None]).to(own.dtype) + everywhere[:, None, None]  # [B, H, W]
     alpha = alpha[:, None, None]
     return own * (1 - alpha) + partner * alpha, weight
-
-
-def _to(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a small CPU tensor to a device without waiting for it."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def partner_rows(x: Tensor, rank: int = 0, world: int = 1) -> Tensor:

@@ -1,5 +1,6 @@
 """Activation checkpointing, compilation and sharding of transformer blocks, applied to models from outside."""
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -113,3 +114,31 @@ def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     """The norm of all gradients together, a plain scalar that is equal in every process; some may be DTensors."""
     norm = torch.nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def agree(value: bool) -> bool:
+    """Whether `value` is true on every rank. The hosts wait for each other, and not for the devices: a group of its own
+    exchanges values of hosts."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    answer = torch.tensor(int(value))
+    dist.all_reduce(answer, op=dist.ReduceOp.MIN, group=_host_group(dist.group.WORLD))
+    return bool(answer)
+
+
+@functools.lru_cache(maxsize=1)
+def _host_group(world: "dist.ProcessGroup") -> "dist.ProcessGroup":
+    """The group for values of hosts, made at the first call, which all ranks of `world` make together."""
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # this rank is one of its members
+    return group
+
+
+def max_over_ranks(x: Tensor) -> Tensor:
+    """The elementwise maximum of the ranks' `x`, in place; no rank's host waits for it.
+
+    (Lightning's `strategy.reduce` has a barrier first, which waits for the device.)
+    """
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x

@@ -14,7 +14,8 @@ from models.text import CLIPText
 from models.tokenizers import Words
 from models.uniformerv2 import UniFormerV2
 from models.viclip import ViCLIPVision
-from pretrain.learning.contrast import all_gather
+from pretrain.learning.parallel import agree
+from pretrain.learning.transfer import to_device
 
 
 class TwoTowers(Protocol):
@@ -61,19 +62,24 @@ def text_features(text: CLIPText, ids: Tensor, frozen: bool) -> Tensor:
 def tokenize(words: Words, texts: Sequence[str], device: torch.device) -> Tensor:
     """Token ids `[B, L]` of CLIP's tokenizer, cut after the longest text: no token attends to those after the end."""
     ids = words(texts)
-    return ids[:, : int(ids.argmax(dim=1).max()) + 1].to(device)
+    return to_device(ids[:, : int(ids.argmax(dim=1).max()) + 1], device)
 
 
 def first_frame_if_static(video: Tensor, local: bool = False) -> Tensor:
     """`video` `[B, C, T, H, W]`, or its first frame if all frames are equal in the batches of all ranks: still images.
+
+    It reads the pixels: `video` should be on the host (see `Objective.on_host`).
 
     Args:
         local: test this rank's batch only, as in evaluation.
     """
     if video.shape[2] == 1:
         return video
-    static = (video == video[:, :, :1]).all().int()[None]
-    return video[:, :, :1] if (static if local else all_gather(static)).all() else video
+    static = all(torch.equal(clip, clip[:, :1].expand_as(clip)) for clip in video)  # the first moving clip ends it
+    if not (static if local else agree(static)):
+        return video
+    image = video[:, :, :1].contiguous()
+    return image.pin_memory() if video.is_pinned() else image
 
 
 def check_widths(encoder: ViCLIPVision | UniFormerV2, text: CLIPText) -> None:

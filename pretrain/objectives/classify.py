@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.classifier import Classifier
-from pretrain.learning.batch import Batch
+from pretrain.learning.batch import Batch, first_row
 from pretrain.learning.contrast import global_masked_mean
 from pretrain.learning.mixup import Mix, blend, partner_rows
 from pretrain.learning.random_erasing import Erase
@@ -88,7 +88,8 @@ class Classify(Objective):
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Target distributions, `[B, K]`, and 1.0 where the label is a class of the model, `[B]`."""
-        label = self._labels(batch)
+        label = batch["label"].reshape(len(batch["label"]), -1)
+        label = label if self.multi_label else label[:, :1]
         classes, known = self.model.classes, label >= 0
         smoothing = self.smoothing if self.training else 0.0
         low = smoothing / classes
@@ -96,22 +97,22 @@ class Classify(Objective):
         target = target.scatter(1, torch.where(known, label, classes), 1 - smoothing + low)[:, :classes]
         return target, torch.ones(len(label), device=label.device) if self.multi_label else known[:, 0].float()
 
-    def _labels(self, batch: Batch) -> Tensor:
-        """Labels `[B, L]`; a ValueError names a video whose label is no class."""
-        label = batch["label"] if batch["label"].ndim == 2 else batch["label"][:, None]
+    def on_host(self, batch: Batch) -> Batch:
+        """The batch itself; a ValueError names a video whose label is no class."""
+        if "label" not in batch:
+            return batch
+        classes, label = self.model.classes, batch["label"].reshape(len(batch["label"]), -1)  # [B, L]
         lowest = -1 if self.multi_label or not self.training else 0
-        first, others = label[:, :1] if not self.multi_label else label, label[:, 1:]
-        wrong = ((first < lowest) | (first >= self.model.classes)).any(dim=1)  # [B]
-        if not self.multi_label:
-            wrong, label = wrong | (others >= 0).any(dim=1), first
-        if wrong.any():
-            row, classes = int(wrong.nonzero()[0]), self.model.classes
+        first, others = (label, label[:, :0]) if self.multi_label else (label[:, :1], label[:, 1:])
+        wrong = ((first < lowest) | (first >= classes)).any(dim=1) | (others >= 0).any(dim=1)  # [B]
+        row = first_row(batch, wrong)
+        if row is not None:
             raise ValueError(
                 f"{batch['name'][row]} has the label {batch['label'][row].tolist()}, and the model has {classes} "
                 f"classes, numbered from 0 to {classes - 1}: give the model the data's number of classes "
                 "(model.init_args.model.init_args.classes), correct the list, or set multi_label for several per video"
             )
-        return label
+        return batch
 
     def augment(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Clips normalised, erased and blended; and targets `[B, K]` blended with the same weights.

@@ -83,8 +83,6 @@ class InternVideo(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video, generator = batch["video"], self.generator(batch["video"].device)
-        if self.pictures:
-            video = two_towers.first_frame_if_static(video, not self.training)
         ids = two_towers.tokenize(self.words, batch["text"], video.device)
         attention_mask = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(dim=1, keepdim=True)
         keep, masked = self.visible_patches(video, generator), self.mask_tokens(ids, attention_mask, generator)
@@ -95,6 +93,12 @@ class InternVideo(Objective):
         if errors:
             losses["caption"] = self.caption_weight * caption_loss(errors[0], attention_mask, not self.training)
         return losses
+
+    def on_host(self, batch: Batch) -> Batch:
+        """Batches of images become clips of one frame."""
+        if not self.pictures:
+            return batch
+        return {**batch, "video": two_towers.first_frame_if_static(batch["video"], not self.training)}
 
     def encode_and_caption(
         self, video: Tensor, keep: Tensor | None, ids: Tensor, masked: Tensor | None

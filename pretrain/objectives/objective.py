@@ -18,6 +18,7 @@ from pretrain.learning.batch import Batch, is_nested, without_padding
 from pretrain.learning.optim import AdamW
 from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
+from pretrain.learning.transfer import to_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -70,6 +71,7 @@ class Objective(pl.LightningModule):
         self.needs: tuple[str, ...] = ("video",)  # fields of a batch that the losses need; a method may add some
         self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `clamp_parameters`
         self.random_key = RandomKey()
+        self.shown_in_training: set[str] = set()  # names of logged values that the progress bar shows
         self._norm: tuple[int, Tensor | None] = (-1, None)  # step and norm of the last gradient
 
     # What a method may define
@@ -82,6 +84,12 @@ class Objective(pl.LightningModule):
         """The outputs that metrics and `python -m pretrain predict` receive, a row per video."""
         raise MisconfigurationException(f"{type(self).__name__} has no `predict`")
 
+    def on_host(self, batch: Batch) -> Batch:
+        """A batch of training or evaluation before it is copied to the device; the data module calls this. What depends
+        on its values is done here: checks, which raise a ValueError that names the sample, and decisions on shapes. On
+        the device each of them would make the host wait."""
+        return batch
+
     def losses_from_outputs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The losses in evaluation, given the outputs of `predict`. By default `forward`, which encodes the video
         again; a method whose losses follow from its outputs overrides it."""
@@ -92,6 +100,16 @@ class Objective(pl.LightningModule):
         return None
 
     # Steps
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        """Lightning's, without what makes the host wait for the device: Lightning would copy a number there, and after
+        each batch read what the progress bar shows. The bar itself reads `shown_in_training`, at intervals."""
+        if isinstance(value, int | float) and not options.get("sync_dist"):
+            value = torch.tensor(float(value))
+        if options.get("prog_bar") and self.trainer.training:
+            options["prog_bar"] = False
+            self.shown_in_training.add(name)
+        super().log(name, value, *args, **options)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.trainer.accumulate_grad_batches
@@ -221,7 +239,7 @@ class Objective(pl.LightningModule):
         """
         total = rows * self.random_key.parts * self.position[1]
         noise = torch.rand(total, width, generator=generator, device=generator.device)
-        return noise if total == rows else noise[self.places(rows).to(noise.device)]
+        return noise if total == rows else noise[to_device(self.places(rows), generator.device)]
 
     # Weights and optimiser
 

@@ -25,6 +25,7 @@ from pretrain.learning.masking import Mask
 from pretrain.learning.matching import check_text_tower, matching_loss, matching_pairs, sample_negatives
 from pretrain.learning.teachers import Frozen, check_student, last_blocks, teacher_targets
 from pretrain.learning.text_masking import IGNORE_INDEX, bert_mask, choose_tokens, masked_labels
+from pretrain.learning.transfer import to_device
 from pretrain.learning.two_towers import first_frame_if_static, unit_texts
 from pretrain.objectives.objective import Objective
 
@@ -114,7 +115,7 @@ class UMT2(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.clamp_parameters()
-        video, generator = self.normalize(self.first_if_image(batch["video"])), self.generator(batch["video"].device)
+        video, generator = self.normalize(batch["video"]), self.generator(batch["video"].device)
         ids, attention_mask = self.tokenize(batch["text"])
         keys = hash_names(batch[self.positives], video.device)
 
@@ -138,9 +139,11 @@ class UMT2(Objective):
 
     # Encoding
 
-    def first_if_image(self, video: Tensor) -> Tensor:
-        """`video` `[B, C, T, H, W]`, or its first frame if the batches of all ranks are images."""
-        return video if self.image_mask is None else first_frame_if_static(video, not self.training)
+    def on_host(self, batch: Batch) -> Batch:
+        """Batches of images become clips of one frame, if there is an `image_mask`."""
+        if self.image_mask is None:
+            return batch
+        return {**batch, "video": first_frame_if_static(batch["video"], not self.training)}
 
     def grid_of(self, video: Tensor) -> Grid:
         """The token grid of `video`: time, rows, columns. An image has one slice."""
@@ -156,7 +159,7 @@ class UMT2(Objective):
         if self.negatives == "rank" or not self.training:
             longest = int(attention_mask.any(dim=0).nonzero().max()) + 1
             ids, attention_mask = ids[:, :longest], attention_mask[:, :longest]
-        return ids.to(self.device), attention_mask.to(self.device)
+        return to_device(ids, self.device), to_device(attention_mask, self.device)
 
     def visible_and_targets(
         self, video: Tensor, generator: torch.Generator
@@ -248,7 +251,7 @@ class UMT2(Objective):
         number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         ids, attention_mask = self.tokenize(list(number))
         states = self.text.encode(ids, attention_mask)
-        rows = torch.tensor([number[text] for text in texts], device=states.device)
+        rows = to_device(torch.tensor([number[text] for text in texts]), states.device)
         return self.match_logits(tokens, states[rows], attention_mask[rows])[:, 1].float()
 
 

@@ -19,9 +19,10 @@ from datamodules.sources.annotated.classes import read_classes
 from models.bert import Bert
 from models.encoder import Encoder
 from models.tokenizers import Words
-from pretrain.learning.batch import Batch
+from pretrain.learning.batch import Batch, first_row
 from pretrain.learning.contrast import global_masked_mean
 from pretrain.learning.matching import check_text_tower
+from pretrain.learning.transfer import to_device
 from pretrain.objectives.objective import Objective
 
 
@@ -76,6 +77,19 @@ class VideoQA(Objective):
         each = self.answer_loss(states, mask, ids, ids != self.answer_decoder.pad)
         return {"answer": global_masked_mean(each, counts, not self.training)}
 
+    def on_host(self, batch: Batch) -> Batch:
+        """The batch itself; a ValueError names a video whose label is no answer."""
+        if "label" not in batch:
+            return batch
+        label = batch["label"]
+        row = first_row(batch, (label >= len(self.answers)) | (label < (0 if self.training else -1)))
+        if row is not None:
+            raise ValueError(
+                f"{batch['name'][row]} has the label {int(label[row])}, and the answers are numbered from 0 to "
+                f"{len(self.answers) - 1}: the labels were made with another list (model.init_args.answers)"
+            )
+        return batch
+
     @property
     def answers(self) -> list[str]:
         """The list of answers, in the order of their indices."""
@@ -84,25 +98,14 @@ class VideoQA(Objective):
         return self._answers
 
     def labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The answers' indices, `[B]`, and 1.0 where the answer is in the list, `[B]`.
-
-        Raises:
-            ValueError: an index outside the list.
-        """
+        """The answers' indices, `[B]`, and 1.0 where the answer is in the list, `[B]`."""
         label = batch["label"]
-        wrong = (label >= len(self.answers)) | (label < (0 if self.training else -1))
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"{batch['name'][row]} has the label {int(label[row])}, and the answers are numbered from 0 to "
-                f"{len(self.answers) - 1}: the labels were made with another list (model.init_args.answers)"
-            )
         return label.clamp(min=0), (label >= 0).float()
 
     def encode_questions(self, video: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """States of questions with cross-attention to the videos, `[B, L, D]`, and their attention mask, `[B, L]`."""
         tokens = self.encoder(self.normalize(video))
-        ids = self.words(questions).to(video.device)
+        ids = to_device(self.words(questions), video.device)
         mask = ids != self.text.pad
         return self.text(ids, mask, tokens), mask
 
@@ -113,7 +116,7 @@ class VideoQA(Objective):
             tokenizer.context = self.answer_context
             self._ids = tokenizer([answer + self.end for answer in self.answers])
         if self._ids.device != self.device:
-            self._ids = self._ids.to(self.device)
+            self._ids = to_device(self._ids, self.device)
         return self._ids
 
     def answer_loss(self, states: Tensor, mask: Tensor, ids: Tensor, answer_mask: Tensor) -> Tensor:

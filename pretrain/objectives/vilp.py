@@ -16,6 +16,7 @@ from pretrain.learning.contrast import hash_names, pair_loss
 from pretrain.learning.grad_cache import check_chunk_size, in_chunks
 from pretrain.learning.masking import Mask
 from pretrain.learning.text_masking import choose_tokens
+from pretrain.learning.transfer import HOST, to_device
 from pretrain.objectives.objective import Objective
 
 
@@ -81,8 +82,11 @@ class ViLP(Objective):
         keep = None
         if self.mask is not None and self.training:
             keep = self.mask(self.noise(generator, len(video), self.mask.width(grid)), grid)
-        ids = two_towers.tokenize(self.words, batch["text"], video.device)
-        masked = self.mask_tokens(ids, self.noise(generator, len(ids), self.text.context)[:, : ids.shape[1]])
+        ids = two_towers.tokenize(self.words, batch["text"], HOST)
+        # Masked on the host, which needs the number of masked tokens and would have to wait for a device's.
+        drawn_by = generator if generator.device == HOST else self.generator(HOST)
+        masked = self.mask_tokens(ids, self.noise(drawn_by, len(ids), self.text.context)[:, : ids.shape[1]])
+        ids = to_device(ids, video.device)
         feature, text, errors = in_chunks(self.encode_and_predict, self.chunk_size, video, keep, ids, masked)
         self.clamp_parameters()
         keys = hash_names(batch[self.positives], video.device)
@@ -94,29 +98,32 @@ class ViLP(Objective):
     def encode_and_predict(
         self, video: Tensor, keep: Tensor | None, ids: Tensor, masked: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features `[B, out]` of videos and texts, and the masked-token loss per text, `[B]`."""
+        """Features `[B, out]` of videos and texts, and the masked-token loss per text, `[B]`.
+
+        `masked` `[B, L]` is on the host.
+        """
         feature, tokens = self.encoder.feature_and_tokens(self.normalize(video), keep)
-        text, states = self.text(ids, masked)
+        text, states = self.text(ids, to_device(masked, ids.device))
         if self.contrast_with == "whole":
             text = two_towers.text_features(self.text, ids, self.freeze_text)
         return feature, text, self.masked_token_loss(states, tokens, ids, masked)
 
     def mask_tokens(self, ids: Tensor, noise: Tensor) -> Tensor:
         """True where a token is masked, `[B, L]`: never start, end or padding, and at least one token of each text."""
-        place, end = torch.arange(ids.shape[1], device=ids.device), ids.argmax(dim=1, keepdim=True)
+        place, end = torch.ones_like(ids).cumsum(dim=1) - 1, ids.argmax(dim=1, keepdim=True)
         return choose_tokens(noise, (place > 0) & (place < end), self.word_ratio, at_least_one=True)
 
     def masked_token_loss(self, states: Tensor, video: Tensor, ids: Tensor, masked: Tensor) -> Tensor:
         """Cross entropy of the masked tokens, averaged per text, `[B]`; 0 for an empty text.
 
-        The mean over texts does not depend on how a batch is divided.
+        The mean over texts does not depend on how a batch is divided. `masked` `[B, L]` is on the host.
         """
         end = ids.argmax(dim=1, keepdim=True)
         fused = self.fusion(states, video, torch.arange(ids.shape[1], device=ids.device) <= end)
-        row, place = masked.nonzero(as_tuple=True)
+        count = masked.sum(dim=1).clamp(min=1)
+        row, place, count = (to_device(x, ids.device) for x in (*masked.nonzero(as_tuple=True), count))
         scores = self.fusion.scores(fused[row, place], self.text.token_embed.weight)
         loss = F.cross_entropy(scores.float(), ids[row, place], reduction="none")
-        count = masked.sum(dim=1).clamp(min=1)[row]
-        return torch.zeros(len(ids), device=loss.device).index_add(0, row, loss / count)
+        return torch.zeros(len(ids), device=loss.device).index_add(0, row, loss / count[row])
 
     encode_video, encode_text, predict = two_towers.encode_video, two_towers.encode_text, two_towers.predict

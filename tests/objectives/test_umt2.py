@@ -174,16 +174,16 @@ def test_images_are_clips_of_one_frame() -> None:
     model = whole(image_mask=Attention(0.5))
     still = batch(frames=1)
     stretched = {**still, "video": still["video"].expand(-1, -1, 4, -1, -1)}
-    frames = [model.first_if_image(video).shape[2] for video in (stretched["video"], batch()["video"])]
+    frames = [model.on_host(videos)["video"].shape[2] for videos in (stretched, batch())]
     assert frames == [1, 4]
     mixed = torch.cat((stretched["video"][:1], batch()["video"][1:]))
-    assert model.first_if_image(mixed).shape[2] == 4  # a batch of both is one of videos
+    assert model.on_host({"video": mixed})["video"].shape[2] == 4  # a batch of both is one of videos
     keep, _ = model.visible_and_targets(model.normalize(still["video"]), model.generator(torch.device("cpu")))
     assert keep.shape == (4, 8)
-    one, other = model(still), model(stretched)
+    one, other = model(still), model(model.on_host(stretched))
     for name, loss in one.items():
         torch.testing.assert_close(loss, other[name])
-    assert whole().first_if_image(stretched["video"]).shape[2] == 4  # not tested without an image_mask
+    assert whole().on_host(stretched)["video"].shape[2] == 4  # not tested without an image_mask
 
 
 def test_features_and_matching_for_metrics() -> None:

@@ -58,10 +58,10 @@ def test_a_label_without_an_answer_is_named() -> None:
     model, wrong = answerer(), asked()
     wrong["label"] = torch.tensor([0, 1, 5, 3])
     with pytest.raises(ValueError, match="c has the label 5, and the answers are numbered from 0 to 4"):
-        model(wrong)
+        model.on_host(wrong)
     wrong["label"] = torch.tensor([0, -1, 2, 3])
     with pytest.raises(ValueError, match="b has the label -1"):
-        model(wrong)
+        model.on_host(wrong)
     model.eval()  # an answer outside the list is wrong, and not in the loss
     some = {k: v[[0, 2, 3]] if isinstance(v, torch.Tensor) else [v[0], *v[2:]] for k, v in wrong.items()}
     torch.testing.assert_close(model(wrong)["answer"], model(some)["answer"])
