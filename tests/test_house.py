@@ -88,6 +88,8 @@ LAZY = {
     "models/convert/modeling_video.py",
     "models/convert/modeling_videovit.py",
     "models/convert/modeling_viclip.py",
+    "models/convert/modeling_lavie.py",
+    "models/convert/pipeline_lavie.py",
     "models/convert/processing_video.py",
 }
 FILES = [str(path.relative_to(ROOT)) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]

@@ -176,7 +176,9 @@ class SpatioTemporalUNet(nn.Module):
         norm_over_frames: bool = True,
         linear_projections: bool = False,
     ) -> None:
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.options: dict[str, Any] = options  # what exports write, to build the network again
         levels, embedding = len(widths), 4 * widths[0]
         heads = _per_level("heads", heads, levels)
         kinds = cast(list[Spatial], _per_level("spatial", spatial, levels))
@@ -187,8 +189,9 @@ class SpatioTemporalUNet(nn.Module):
         def layer(inputs: int, level: int, attends: bool, kind: Spatial) -> Layer:
             width = widths[level]
             res = ResBlock(inputs, width, embedding, groups, eps, norm_over_frames)
-            options = groups, kind, temporal, rotary, buckets, temporal_res
-            return Layer(res, SpatioTemporalTransformer(width, heads[level], text_width, *options) if attends else None)
+            sizes = width, heads[level], text_width, groups
+            time = kind, temporal, rotary, buckets, temporal_res
+            return Layer(res, SpatioTemporalTransformer(*sizes, *time) if attends else None)
 
         def module(width: int, present: bool) -> TemporalModule | None:
             return TemporalModule(width, embedding) if present else None
