@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 VIDEOS ?=
+# Of `make gpu`: a Python that already has PyTorch, named on the command line, is used without an environment of our own.
+BARE := $(if $(filter command,$(firstword $(origin PYTHON))),$(PYTHON))
+WHEELS ?=
+OUT ?= build/gpu
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1  /' | column -t -s '  ' -l 3 2>/dev/null || \
@@ -32,6 +36,10 @@ slurm: install   ## tests against a real Slurm of one node; as root
 kills: install   ## a run killed 50 times at random moments against one left alone; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.kills --kills 50 --folder $$(mktemp -d)
 
+gpu: $(if $(BARE),,install)  ## tests and benchmark on one GPU, six minutes: make gpu [PYTHON=python3] [WHEELS=folder] [OUT=folder]
+	$(if $(WHEELS),$(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/gpu/site '$(WHEELS)'/*.whl)
+	PYTHONPATH="$(if $(WHEELS),build/gpu/site:).:$$PYTHONPATH" $(or $(BARE),$(BIN)/python) tools/gpu.py --out '$(OUT)' $(GPU_OPTIONS)
+
 check: install   ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,4 +49,4 @@ format: install  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo test slow slurm kills check format
+.PHONY: help install demo test slow slurm kills gpu check format

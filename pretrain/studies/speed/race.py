@@ -147,11 +147,18 @@ def _without_none(setting: Setting) -> dict[str, Any]:
 class MatmulRate:
     """The machine's peak rate in products of large square matrices, measured between steps."""
 
-    def __init__(self, device: torch.device) -> None:
-        side, self.times = (2048, 3) if device.type == "cpu" else (8192, 20)
-        self.a, self.b, self.out = (
-            torch.randn(side, side, device=device) for _ in range(3)
-        )  # fresh memory would cost time
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        side: int | None = None,
+        times: int | None = None,
+    ) -> None:
+        cpu = device.type == "cpu"
+        side, self.times = side or (2048 if cpu else 8192), times or (3 if cpu else 20)
+        self.a, self.b, self.out = (  # fresh memory would cost time
+            torch.randn(side, side, device=device, dtype=dtype) for _ in range(3)
+        )
         self()
 
     def __call__(self) -> float:

@@ -1,8 +1,9 @@
 """One whole training step, each part timed: forward, backward, gradient clipping and AdamW."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class Setting:
         frames: of a clip. pixels: height and width of a frame.
         ratio: share of the tokens that is masked; None: that of the method's paper.
         device: to compute on.
+        precision: bfloat16 under autocast, as is a frozen teacher's whole model; None: float32.
     """
 
     size: str = "base"
@@ -31,6 +33,7 @@ class Setting:
     pixels: int = 224
     ratio: float | None = None
     device: str = "cpu"
+    precision: Literal["bf16"] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
@@ -62,12 +65,21 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 @dataclass
 class Contender:
     """A model, the loss of its step on one fixed batch, and its optimiser (None: nothing is trained); `clip` is the
-    norm that gradients are clipped to (None: no clipping)."""
+    norm that gradients are clipped to (None: no clipping); `inputs` are the batch's videos."""
 
     model: nn.Module
     loss: Callable[[], Tensor]
     optimizer: torch.optim.Optimizer | None
     clip: float | None = 1.0
+    inputs: Sequence[Tensor] = ()
+
+    def refill(self) -> None:
+        """Draws new pixels in place: bytes, or normalised ones."""
+        for video in self.inputs:
+            if video.is_floating_point():
+                video.normal_()
+            else:
+                video.random_(0, 256)
 
     def step(self) -> tuple[float, dict[str, float]]:
         """The loss, and the seconds of each of `PARTS`."""

@@ -24,7 +24,7 @@ _LAYERS = 6  # whose features are compared
 
 def build(name: str, setting: Setting) -> Contender:
     """`ours`, `plain`, or our `teacher` alone."""
-    model = _model(setting)
+    model = objective(setting)
     video = torch.randn(setting.shape, generator=torch.Generator().manual_seed(0)).to(setting.device)
     shape = setting.batch, model.mask.width(model.encoder.grid)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(1)).to(setting.device)
@@ -36,11 +36,13 @@ def build(name: str, setting: Setting) -> Contender:
     if name == "teacher":
         return Contender(model, lambda: model.teacher_targets(video, noise)[1].float().mean(), None)
     if name == "ours":
-        return Contender(model, ours, _OPTIM.build(model))
-    return Contender(model, lambda: plain_umt(model, video, noise), _OPTIM.build(model, fused=False))
+        return Contender(model, ours, _OPTIM.build(model), inputs=(video,))
+    optimizer = _OPTIM.build(model, fused=setting.device != "cpu")
+    return Contender(model, lambda: plain_umt(model, video, noise), optimizer, inputs=(video,))
 
 
-def _model(setting: Setting) -> UMT:
+def objective(setting: Setting) -> UMT:
+    """UMT of a size, with a teacher of the same size and random weights."""
     torch.manual_seed(0)
     clip: dict[str, Any] = {**CLIP_SIZES[setting.size]}
     student: dict[str, Any] = {**SIZES[setting.size]}
@@ -49,7 +51,8 @@ def _model(setting: Setting) -> UMT:
     encoder = VideoViT(**student, **sizes)
     decoder = FeatureDecoder(encoder.width, clip["out"], _LAYERS, encoder.patch, **sizes)
     mask = Attention(setting.mask_ratio(0.8))
-    return UMT(encoder, decoder, Frozen(CLIPVision(**clip), random=0), mask).to(setting.device)
+    teacher = Frozen(CLIPVision(**clip), random=0, param_dtype="bfloat16" if setting.precision == "bf16" else "float32")
+    return UMT(encoder, decoder, teacher, mask).to(setting.device)
 
 
 def necessary_flops(setting: Setting) -> float:

@@ -25,15 +25,16 @@ _OPTIM = AdamW(base_lr=1e-4, weight_decay=0.2, betas=(0.9, 0.98))
 
 def build(name: str, setting: Setting) -> Contender:
     """`ours` or `open_clip`."""
-    model = _model(setting)
+    model = objective(setting)
     batch = random_pairs(setting)
     if name == "ours":
-        return Contender(model, lambda: model(batch)["contrast"], _OPTIM.build(model))
+        return Contender(model, lambda: model(batch)["contrast"], _OPTIM.build(model), inputs=(batch["video"],))
     video = model.normalize(batch["video"])
     keep = model.visible_patches(video)
     ids = model.words(batch["text"]).to(setting.device)
     peer = _OpenClip(model, setting).to(setting.device)
-    return Contender(peer, lambda: peer(video, keep, ids), _OPTIM.build(peer, fused=False))
+    optimizer = _OPTIM.build(peer, fused=setting.device != "cpu")
+    return Contender(peer, lambda: peer(video, keep, ids), optimizer, inputs=(video,))
 
 
 def random_pairs(setting: Setting) -> Batch:
@@ -43,7 +44,8 @@ def random_pairs(setting: Setting) -> Batch:
     return {"video": video, "text": [TEXT] * setting.batch, "name": [str(i) for i in range(setting.batch)]}
 
 
-def _model(setting: Setting) -> ViCLIP:
+def objective(setting: Setting) -> ViCLIP:
+    """ViCLIP of a size, both towers trained."""
     torch.manual_seed(0)
     vision = ViCLIPVision(**{**CLIP_SIZES[setting.size], "size": setting.pixels}, frames=setting.frames)
     text_sizes: dict[str, Any] = {**TEXT_SIZES[setting.size]}

@@ -20,22 +20,24 @@ _TUBELET, _DEPTH = 2, 4  # of every published model: frames in a token, blocks o
 
 def build(name: str, setting: Setting) -> Contender:
     """`ours` in version 1's form, `transformers`, or `dual`: ours with half of the tokens decoded."""
-    model = _model(setting, dual=name == "dual")
+    model = objective(setting, dual=name == "dual")
     generator = torch.Generator().manual_seed(0)
     video = torch.randint(0, 256, setting.shape, dtype=torch.uint8, generator=generator).to(setting.device)
     if name != "transformers":
-        return Contender(model, lambda: model({"video": video})["pixels"], _OPTIM.build(model))
+        return Contender(model, lambda: model({"video": video})["pixels"], _OPTIM.build(model), inputs=(video,))
     from pretrain.export.transformers import as_transformers
 
     peer = as_transformers(model, decoder=True).train()
     keep, _ = model.sample_masks(len(video), video.device)
     masked = torch.ones(len(video), model.num_tokens, dtype=torch.bool, device=video.device).scatter_(1, keep, False)
     floats = model.normalize(video).transpose(1, 2).contiguous()  # as its processor does, outside the step
-    # The optimiser that its users take: the same settings, in torch's default implementation.
-    return Contender(peer, lambda: peer(floats, bool_masked_pos=masked).loss, _OPTIM.build(peer, fused=False))
+    # What its users take: torch's default implementation on a CPU, on a GPU the fused one, as transformers' Trainer.
+    optimizer = _OPTIM.build(peer, fused=setting.device != "cpu")
+    return Contender(peer, lambda: peer(floats, bool_masked_pos=masked).loss, optimizer, inputs=(floats,))
 
 
-def _model(setting: Setting, dual: bool) -> VideoMAE:
+def objective(setting: Setting, dual: bool) -> VideoMAE:
+    """VideoMAE of a size; `dual`: half of all tokens are decoded, as in version 2, else all masked ones."""
     torch.manual_seed(0)
     sizes: dict[str, Any] = {**SIZES[setting.size]}
     decoder_sizes: dict[str, Any] = {**DECODER_SIZES[setting.size]}

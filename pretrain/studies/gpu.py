@@ -1,0 +1,144 @@
+"""The tests marked `gpu` and the benchmark of training steps on this machine, one part after the other, and a report.
+
+Each part is a process behind a timeout of its own, and what it finds is written as it comes: a run that is cut keeps
+what it had. This file imports no torch, so that it starts at once and survives whatever a part does to the GPU.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.studies.gpu_report import as_markdown, goals
+
+ROOT = Path(__file__).resolve().parents[2]
+# Seconds that each part may take; the order is that of the run. On a machine with a GPU all of it fits in six minutes.
+LIMITS = {"tests": 115, "videomae_l": 75, "umt_b": 50, "viclip_b": 45, "videomae_b": 60}
+_OPTIONAL = ("flash_attn", "transformers", "open_clip", "decord", "av", "torchcodec", "deepspeed", "xdist")
+_OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
+_PROGRESS = re.compile(r"\[ *\d+%\]")  # in the line of each test, and not in the summary at the end
+
+
+@dataclass
+class Part:
+    """A part of the run; `outcome` is done, failed, or cut: it ran past its limit."""
+
+    name: str
+    seconds: float
+    outcome: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs all parts and prints the report; the exit code is 1 if a test failed, or a part or a row is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="sizes that take seconds on a CPU; figures mean nothing")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/gpu"), help="folder of the report (default %(default)s)"
+    )
+    parser.add_argument("--parts", nargs="+", choices=LIMITS, default=list(LIMITS), help="(default: all)")
+    parser.add_argument("--steps", type=int, default=15, help="timed steps of each row (default %(default)s)")
+    parser.add_argument("--limit", type=float, default=350, help="seconds in all (default %(default)s)")
+    a = parser.parse_args(arguments)
+    a.out.mkdir(parents=True, exist_ok=True)
+    for old in ("rows.jsonl", "tests.txt", "report.json", "report.md"):
+        (a.out / old).unlink(missing_ok=True)
+    missing = [name for name in _OPTIONAL if importlib.util.find_spec(name) is None]
+    print(f"not installed here: {', '.join(missing) or 'nothing that matters'}", flush=True)
+    start = time.monotonic()
+    parts: list[Part] = []
+    report = _report(a.out, parts, missing, a.tiny)
+    for name in a.parts:
+        left = a.limit - (time.monotonic() - start)
+        command, log = (_tests(a), a.out / "tests.txt") if name == "tests" else (_case(a, name), None)
+        parts.append(_run(name, command, min(LIMITS[name], left), log))
+        report = _report(a.out, parts, missing, a.tiny)
+        (a.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    table = as_markdown(report)
+    (a.out / "report.md").write_text(table + "\n", encoding="utf-8")
+    print(f"\n{table}", flush=True)
+    bad_rows = any(row.get("error") for row in report["rows"])
+    return int(bad_rows or any(part.outcome != "done" for part in parts))
+
+
+def _tests(a: argparse.Namespace) -> list[str]:
+    """pytest on the files that hold tests marked `gpu`; others may need packages that are not there."""
+    marked = [p for p in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in p.read_text(encoding="utf-8")]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider"]
+    if a.device == "cuda" and importlib.util.find_spec("xdist") is not None:
+        command += ["-n", "4", "--dist", "loadfile"]
+    return [*command, *(str(path.relative_to(ROOT)) for path in marked)]
+
+
+def _case(a: argparse.Namespace, name: str) -> list[str]:
+    options = ["--device", a.device, "--steps", str(a.steps), "--out", str(a.out / "rows.jsonl")]
+    module = [sys.executable, "-m", "pretrain.studies.speed.gpu_step"]
+    return [*module, name, *options, *(["--tiny"] if a.tiny else [])]
+
+
+def _run(name: str, command: list[str], limit: float, log: Path | None) -> Part:
+    """Runs a part, prints its output as it comes and copies it to `log`; the whole process group ends at the limit."""
+    if limit <= 0:
+        return Part(name, 0.0, "cut")
+    print(f"\n## {name}: at most {limit:.0f} s", flush=True)
+    paths = os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path)
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+    start, cut = time.monotonic(), threading.Event()
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        cut.set()
+        os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(limit, end)
+    timer.start()
+    try:
+        assert process.stdout is not None  # a pipe
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if log is not None:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(line)
+        code = process.wait()
+    finally:
+        timer.cancel()
+    outcome = "cut" if cut.is_set() else "done" if code == 0 else f"failed with {code}"
+    return Part(name, time.monotonic() - start, outcome)
+
+
+def _report(out: Path, parts: list[Part], missing: list[str], tiny: bool) -> dict[str, Any]:
+    """All that is known so far, for JSON."""
+    file, log = out / "rows.jsonl", out / "tests.txt"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    results = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    found = [match[1] for line in results if _PROGRESS.search(line) and (match := _OUTCOME.search(line))]
+    rows = [line for line in lines if "contender" in line]
+    return {
+        "tiny": tiny,
+        "machine": next((line["machine"] for line in lines if "machine" in line), {}),
+        "missing_packages": missing,
+        "parts": [asdict(part) for part in parts],
+        "tests": dict(Counter(found)),
+        "ceilings": [line for line in lines if "product_flops" in line],
+        "rows": rows,
+        "goals": goals(rows),
+    }

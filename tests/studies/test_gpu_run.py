@@ -1,0 +1,117 @@
+"""The tests and the benchmark of `make gpu`, at tiny sizes on a CPU: rows, goals, limits, and the whole script."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import clip, decoders, text, vit
+from pretrain.studies import gpu
+from pretrain.studies.gpu_report import as_markdown, goals
+from pretrain.studies.speed import METHODS, Setting, gpu_step
+from tests.helpers.runs import run_script
+
+MODES = ("eager", "compiled")
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Removes the tiny size, and the backend that it compiles with, after the test."""
+    for table in (vit.SIZES, decoders.DECODER_SIZES, clip.CLIP_SIZES, text.TEXT_SIZES):
+        monkeypatch.setitem(table, "tiny", {})
+    before = torch.compiler.get_default_backend()
+    yield
+    torch.compiler.set_default_backend(before)
+
+
+def row(case: str, contender: str, mode: str = "eager", **facts: object) -> dict:
+    return {"case": case, "contender": contender, "mode": mode, "batch": 2, **facts}
+
+
+@pytest.mark.parametrize("name", [pytest.param("videomae_l", marks=pytest.mark.slow), "viclip_b"])
+def test_each_contender_has_a_row_eager_and_compiled(name: str, tiny: None) -> None:
+    ceilings, *rows = gpu_step.measure(name, torch.device("cpu"), tiny=True, steps=1)
+    assert ceilings["product_flops"] > 0 and ceilings["copy_bytes_per_second"] > 0 and ceilings["machine"]
+    case = gpu_step.CASES[name]
+    assert [(r["contender"], r["mode"]) for r in rows] == [
+        (c, m) for c in case.contenders for m in ("eager", "compiled")
+    ]
+    for r in rows:
+        assert r["error"] is None and r["steps"] == 1 and 0 < r["loss"] < 10
+        assert r["clips_per_second"] == pytest.approx(2 / r["seconds"]) and r["peak_bytes"] is None
+        assert (r["planned_bytes"] is not None) == (r["contender"] in case.models)
+        if r["contender"] != "dual":
+            flop = r["mfu"] * r["seconds"] * ceilings["product_flops"]
+            setting = Setting("tiny", 2, 8, 64, precision="bf16")
+            assert flop == pytest.approx(METHODS[case.method].flops(setting), rel=0.1)
+        assert r["attention"] == ("sdpa" if r["contender"] == "transformers" else None)
+
+
+def test_a_contender_that_fails_is_a_row_and_the_others_are_measured(tiny: None, monkeypatch, capsys) -> None:
+    build = METHODS["umt"].build
+
+    def fails(name: str, setting: Setting):
+        if name == "plain":
+            raise torch.OutOfMemoryError("out of memory\nand more")
+        return build(name, setting)
+
+    monkeypatch.setitem(METHODS, "umt", METHODS["umt"]._replace(build=fails))
+    _, eager, compiled, plain = gpu_step.measure("umt_b", torch.device("cpu"), tiny=True, steps=1)
+    assert plain["error"] == "OutOfMemoryError: out of memory" and plain["seconds"] is None
+    assert eager["error"] is compiled["error"] is None and compiled["mode"] == "compiled"
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_goals_are_the_figures_of_the_rows() -> None:
+    rows = [
+        row("videomae_l", "ours", seconds=0.5, mfu=0.4, peak_bytes=12, planned_bytes=10.0),
+        row("videomae_l", "dual", seconds=0.4, mfu=0.44, peak_bytes=9, planned_bytes=10.0),
+        row("videomae_l", "dual", "compiled", seconds=0.35, mfu=0.46),
+        row("videomae_l", "transformers", seconds=1.0, mfu=0.2),
+        row("videomae_l", "transformers", "compiled", seconds=0.7, mfu=0.3),
+        row("umt_b", "ours", "compiled", error="OutOfMemoryError: out of memory"),
+    ]
+    found = {goal["goal"]: (goal["value"], goal["met"]) for goal in goals(rows)}
+    assert found["MFU of VideoMAE L"] == (0.46, True)
+    assert found["VideoMAE L over transformers, V1's form"] == (pytest.approx(1.4), False)
+    assert found["VideoMAE L over transformers, dual masking"] == (pytest.approx(2.0), True)
+    assert found["MFU of UMT B with its teacher"] == (None, None)
+    assert found["error of the plan's memory"] == (pytest.approx(0.2), False)
+    text_ = as_markdown(report(rows))
+    assert "| videomae_l dual, batch 2 | compiled | 0.3500 |" in text_ and "OutOfMemoryError" in text_
+    assert "| MFU of UMT B with its teacher | >= 0.5 | not measured |  |" in text_
+
+
+def report(rows: list[dict]) -> dict:
+    more = {"clips_per_second": 1.0, "first_seconds": 1.0}
+    lists = {"parts": [], "tests": {}, "ceilings": [], "missing_packages": ["flash_attn"], "machine": {"device": "G"}}
+    return {"tiny": False, "rows": [{**more, **r} for r in rows], "goals": goals(rows), **lists}
+
+
+def test_a_part_past_its_limit_is_cut_with_its_children_and_keeps_its_output(tmp_path: Path, capfd) -> None:
+    code = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '60'])"
+    part = gpu._run("slow", [sys.executable, "-c", code], 1.0, tmp_path / "log.txt")
+    assert part.outcome == "cut" and part.seconds < 20
+    assert (tmp_path / "log.txt").read_text() == "begun\n" and "begun" in capfd.readouterr().out
+    assert gpu._run("bad", [sys.executable, "-c", "exit(3)"], 20.0, None).outcome == "failed with 3"
+    assert gpu._run("late", [sys.executable, "-c", ""], 0.0, None).outcome == "cut"
+
+
+def test_the_outcomes_of_tests_are_counted_once(tmp_path: Path) -> None:
+    lines = ["tests/a.py::test_x[cpu] PASSED  [ 33%]", "[gw1] [ 66%] FAILED tests/a.py::test_y[1] "]
+    (tmp_path / "tests.txt").write_text("\n".join([*lines, "FAILED tests/a.py::test_y[1] - assert", "1 failed"]))
+    assert gpu._report(tmp_path, [], [], tiny=True)["tests"] == {"PASSED": 1, "FAILED": 1}
+
+
+def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--tiny", "--steps", "1", "--parts", "tests", "videomae_b", "--out", str(tmp_path)]
+    written = run_script("tools/gpu.py", options)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert [part["outcome"] for part in found["parts"]] == ["done", "done"] and found["tests"]
+    contenders = ("ours", "transformers", "dual")
+    assert [(r["contender"], r["mode"]) for r in found["rows"]] == [(c, m) for c in contenders for m in MODES]
+    assert (tmp_path / "report.md").read_text() in written
+    assert "| videomae_b dual, batch 2 | compiled |" in written and "Tiny sizes" in written

@@ -1,0 +1,11 @@
+"""Tests marked `gpu` and the benchmark of training steps on a machine with one GPU: `make gpu`; see `--help`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
+
+from pretrain.studies.gpu import main
+
+if __name__ == "__main__":
+    sys.exit(main())
