@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from datamodules.storage.whole_files import whole_folder
 from models.classifier import VideoClassifier
 from models.convert import internvideo as internvideo_names
 from models.convert import umt as umt_names
@@ -17,6 +18,7 @@ from models.convert import viclip as viclip_names
 from models.convert import videomae as names
 from models.convert.rules import Rules, to_theirs
 from models.uniformerv2 import UniFormerV2Classifier
+from pretrain.export.checksums import write_checksums
 from pretrain.export.load_run import load_objective
 from pretrain.export.processors import READ_VIDEO, evaluation_of, save_processors
 from pretrain.export.shared import encoder_of, exported_module, exported_state, require_no_leftovers
@@ -48,16 +50,16 @@ def export(
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing, damaged or has no such layout; `out` is not empty.
     """
-    folder = Path(out)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: choose another --out")
+    if Path(out).exists() and not (Path(out).is_dir() and not any(Path(out).iterdir())):
+        raise ValueError(f"{out} is not an empty folder: choose another --out")
     model, facts = load_objective(ckpt, ema, trust)
     write = {"transformers": to_transformers, "safetensors": to_safetensors, "official": to_official}[to]
-    folder.mkdir(parents=True, exist_ok=True)
-    note = write(model, folder, decoder, facts["model"])
-    read, more = _processors(model, folder, facts["recipe"]) if to == "transformers" else ("", "")
-    (folder / "README.md").write_text(model_card(model, facts, to, read, more))
-    print(f"{folder}: {note}" + (f"; {more}" if more else ""))
+    with whole_folder(out) as folder:
+        note = write(model, folder, decoder, facts["model"])
+        read, more = _processors(model, folder, facts["recipe"]) if to == "transformers" else ("", "")
+        (folder / "README.md").write_text(model_card(model, facts, to, read, more))
+        write_checksums(folder)
+    print(f"{out}: {note}" + (f"; {more}" if more else ""))
 
 
 def _processors(model: Objective, folder: Path, recipe: str) -> tuple[str, str]:

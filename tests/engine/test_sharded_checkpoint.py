@@ -185,7 +185,7 @@ def exported_as_one(place: Path, path: Path, tmp_path: Path, ema: bool) -> None:
 
 
 def test_a_missing_ema_is_an_error(place: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no averaged weights"):
+    with pytest.raises(ValueError, match="no averaged weights"):
         export(str(last(place / "poisoned")), "safetensors", str(tmp_path / "out"), ema=True)
 
 

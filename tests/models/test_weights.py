@@ -154,9 +154,9 @@ def test_unreadable_files_say_so(official: dict, tmp_path: Path) -> None:
     torch.save({"model": Trap()}, tmp_path / "code.pth")
     for name, words in {
         "missing.pth": "no checkpoint at",
-        "cut.pth": "cut short",
+        "cut.pth": "cut or damaged",
         "cut.safetensors": "not a whole safetensors file",
-        "empty": "neither model.safetensors nor",
+        "empty": "neither model.safetensors",
         "other.pth": "no known layout",
         "none.pth": "holds no state dict",
         "code.pth": "holding pickled code",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -139,7 +140,7 @@ def test_the_command_prints_writes_and_warns(tmp_path: Path, capsys: pytest.Capt
     assert numbers["batch"]["clips_a_step"] == 256 and numbers["largest_micro_videos"] == 16
     assert numbers["days"] == pytest.approx(400 * numbers["step_seconds"] / 86400)
     assert numbers["loading"]["clips_per_second"] == pytest.approx(256 / numbers["step_seconds"])
-    with pytest.raises(SystemExit, match="global_batch 64 is no multiple of 7 devices"):
+    with pytest.raises(MisconfigurationException, match="global_batch 64 is no multiple of 7 devices"):
         main(["plan", "-c", str(ROOT / "recipes/videomae_tiny.yaml"), *small, "--devices=7"])
 
 
