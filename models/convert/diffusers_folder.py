@@ -44,9 +44,8 @@ def modeling_source() -> str:
         for node in nodes[1:]:
             if not isinstance(node, ast.Import | ast.ImportFrom):
                 break
-            text = ast.unparse(node)
-            if "models." not in text:
-                imports[text] = None
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("models.")):
+                imports[ast.unparse(node)] = None
             first = node.end_lineno or first
         bodies.append("".join(lines[first:]).strip("\n"))
     title = '"""The UNet of LaVie\'s family for diffusers, written by tubelet."""'

@@ -1,7 +1,7 @@
 """The UNet as a model of diffusers; copied beside exported weights, behind the source of the network."""
 
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 
 from models.diffusion.unet import SpatioTemporalUNet
 

@@ -1,7 +1,7 @@
 """A pipeline of diffusers that generates video from text; copied beside exported weights."""
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor
 
@@ -59,7 +59,7 @@ class TubeletPipeline(DiffusionPipeline):
                 raise ValueError("give a prompt or prompt_embeds")
             prompt_embeds = self.encode([prompt] if isinstance(prompt, str) else prompt)
         rows = len(prompt_embeds)
-        if guidance_scale != 1 and negative_prompt_embeds is None:
+        if negative_prompt_embeds is None and guidance_scale != 1:
             negative_prompt_embeds = self.encode([negative_prompt])
         if latents is None:
             factor = 1 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -73,7 +73,7 @@ class TubeletPipeline(DiffusionPipeline):
         for step in self.progress_bar(self.scheduler.timesteps):
             scaled, time = self.scheduler.scale_model_input(x, step), step.expand(rows).to(self.device)
             output = self.unet(scaled, time, prompt_embeds, **more)
-            if guidance_scale != 1:
+            if negative_prompt_embeds is not None:
                 without = self.unet(scaled, time, negative_prompt_embeds.expand_as(prompt_embeds), **more)
                 output = without + guidance_scale * (output - without)
             x = self.scheduler.step(output, step, x, return_dict=False)[0]
