@@ -5,7 +5,10 @@ import signal
 import subprocess
 import tempfile
 import threading
+from io import BufferedReader
 from typing import Any, BinaryIO, cast
+
+from datamodules.sources import progress
 
 _CHUNK = 2**18
 
@@ -35,6 +38,7 @@ def http_to(out: BinaryIO, fs: Any, url: str, most: int, span: tuple[int, int] |
             async for chunk in answer.content.iter_chunked(_CHUNK):
                 count += len(chunk)
                 out.write(chunk)
+                progress.advance()
                 if count > most:
                     break
         return count
@@ -56,9 +60,10 @@ def command_to(out: BinaryIO, command: str, most: int, seconds: float) -> int:
         timer = threading.Timer(seconds, lambda: (late.set(), _end(process)))
         timer.start()
         try:
-            while count <= most and (chunk := process.stdout.read(_CHUNK)):
+            while count <= most and (chunk := cast(BufferedReader, process.stdout).read1(_CHUNK)):
                 count += len(chunk)
                 out.write(chunk)
+                progress.advance()
             if count <= most:
                 process.wait()
         finally:

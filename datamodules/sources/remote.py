@@ -7,12 +7,12 @@ starts at once. Otherwise, and through a command, whole tars are fetched into th
 import io
 import os
 import shlex
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import BinaryIO, Protocol, TypeVar, cast
 
 from datamodules.decoding.contract import DecodeError
+from datamodules.sources import progress
 from datamodules.sources.bounded_reads import command_to, http_to
 from datamodules.sources.cache import Cache
 
@@ -96,7 +96,7 @@ class Store(ABC):
             except (ImportError, DecodeError):
                 raise
             except Exception:  # stores raise all kinds of errors: OSError, aiohttp's, botocore's
-                time.sleep(self.backoff * 2**number)
+                progress.sleep(self.backoff * 2**number)
         try:
             return attempt()
         except (ImportError, DecodeError):
@@ -173,6 +173,7 @@ class Url(Store):
             left = most + 1
             while left > 0 and (chunk := source.read(min(left, 2**20))):
                 left -= out.write(chunk)
+                progress.advance()
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_opened": {}}

@@ -1,6 +1,9 @@
 """A size-limited cache of whole files that many processes share."""
 
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -11,6 +14,7 @@ import pytest
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.sources.cache import Cache, _locked
+from tests.helpers.paths import ROOT
 
 
 def write(size: int, times: list | None = None, pause: float = 0.0):
@@ -23,13 +27,18 @@ def write(size: int, times: list | None = None, pause: float = 0.0):
     return fetch
 
 
+def held(folder: Path) -> int:
+    """Bytes of all files, without locks and checksums."""
+    return sum(file.stat().st_size for file in folder.iterdir() if not file.name.startswith("."))
+
+
 def test_the_least_recently_used_file_is_evicted_and_the_limit_holds(tmp_path: Path) -> None:
     cache, fetched = Cache(str(tmp_path), 300), []
     for name in ("a", "b", "c", "a", "d", "a", "b"):
         os.close(cache.open(name, 100, write(100, fetched)))
         time.sleep(0.01)
-        assert sum(f.stat().st_size for f in tmp_path.iterdir()) <= 300
-    assert fetched == [f"{x}.partial" for x in "abcdb"]  # d evicted b, then b evicted c
+        assert held(tmp_path) <= 300
+    assert [name[0] for name in fetched] == list("abcdb")  # d evicted b, then b evicted c
     with pytest.raises(ValueError, match="raise cache_bytes"):
         cache.open("large", 301, write(301))
 
@@ -64,7 +73,7 @@ def test_a_fetch_reserves_its_full_size_throughout(tmp_path: Path) -> None:
 
     def fetch(out: BinaryIO) -> None:
         for _ in range(5):
-            sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
+            sizes.append(held(tmp_path))
             out.write(b"A" * 20)
             out.flush()
 
@@ -90,7 +99,7 @@ def busy(arguments: tuple[str, int]) -> int:
         wrong += os.pread(descriptor, 2000, 0) != b"A" * 1000
         os.close(descriptor)
         with _locked(Path(folder) / ".lock"):  # otherwise a file could be counted under both its names
-            sizes = sum(file.stat().st_size for file in os.scandir(folder))
+            sizes = held(Path(folder))
         wrong += sizes > 2500
     return wrong
 
@@ -98,3 +107,71 @@ def busy(arguments: tuple[str, int]) -> int:
 def test_processes_share_a_small_cache(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
         assert list(pool.map(busy, [(str(tmp_path), seed) for seed in range(4)])) == [0, 0, 0, 0]
+
+
+def read(cache: Cache, file: str, fetch) -> bytes:
+    descriptor = cache.open(file, 100, fetch)
+    try:
+        return os.pread(descriptor, 200, 0)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "zeros"])
+def test_a_damaged_file_is_named_and_fetched_again(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crash of the machine may leave a file of full length that holds zeros."""
+    assert read(Cache(str(tmp_path), 1000), "a", write(100)) == b"A" * 100
+    content = {"flipped": b"A" * 50 + b"@" + b"A" * 49, "short": b"A" * 99, "zeros": bytes(100)}[damage]
+    (tmp_path / "a").write_bytes(content)
+    fetched: list[str] = []
+    for _ in range(2):
+        assert read(Cache(str(tmp_path), 1000), "a", write(100, fetched)) == b"A" * 100
+    assert len(fetched) == 1 and f"{tmp_path / 'a'} in the cache is damaged" in caplog.text
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_what_a_killed_fetch_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.0123abcd.partial").write_bytes(bytes(100))
+    assert read(Cache(str(tmp_path), 1000), "a", write(100)) == b"A" * 100
+    assert held(tmp_path) == 100
+
+
+SECOND_USER = """
+import os, sys
+from datamodules.sources.cache import Cache
+os.umask(0o077)
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+cache = Cache(sys.argv[1], 250)
+for file in sys.argv[2:]:
+    descriptor = cache.open(file, 100, lambda out: out.write(b"B" * 100))
+    print(os.pread(descriptor, 1, 0).decode(), end="")
+    os.close(descriptor)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_two_users_share_a_cache() -> None:
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        folder = Path(place) / "cache"
+        folder.mkdir()
+        folder.chmod(0o1777)
+        cache = Cache(str(folder), 250)
+        for file in ("open", "private"):
+            assert read(cache, file, write(100))[:1] == b"A"
+        (folder / "open").chmod(0o644)
+        (folder / "private").chmod(0o600)
+
+        def second(*files: str) -> str:
+            command = [sys.executable, "-c", SECOND_USER, str(folder), *files]
+            return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+
+        assert second("open") == "A"  # the first user's file is read
+        (folder / "open").unlink()
+        assert second("private") == "B"  # fetched under a second name, as the first one is not for him to read
+        assert read(cache, "private", write(100)) == b"A" * 100
+        assert {file.name for file in folder.iterdir() if file.name[0] != "."} == {"private", "private.user-65534"}
