@@ -33,6 +33,9 @@ CONTAINERS = {
 # A file that begins like this is a list of other files, whatever else a decoder takes it for.
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"\xef\xbb\xbf")
 _DAMAGE = (av.FFmpegError, OSError, IndexError)  # PyAV raises IndexError if a damaged ts gains streams midway
+_SLACK = (
+    2  # FFmpeg counts the pixels of its buffers, whose rows are rounded up; `_video_stream` checks the frame itself
+)
 _REPEATS = 4  # how often an edit list may show the same samples
 
 
@@ -51,7 +54,7 @@ def open_container(content: str | bytes, name: str, limits: Limits) -> tuple[Inp
     # The prefix keeps a path with a colon from being taken for a URL.
     source = f"file:{content}" if isinstance(content, str) else io.BytesIO(content)
     known = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "max_streams": str(limits.streams)}
-    bound = {"max_pixels": str(limits.frame_pixels)}  # also for the frames that FFmpeg decodes to find the properties
+    bound = {"max_pixels": str(_SLACK * limits.frame_pixels)}  # also for frames decoded to find the properties
     try:
         # A title in an odd encoding spoils no video.
         container = av.open(source, "r", metadata_errors="replace", container_options=known, options=bound)
@@ -105,8 +108,11 @@ def _video_stream(container: InputContainer, name: str, limits: Limits) -> Video
     context = streams[0].codec_context
     if context is None:
         raise DecodeError(name, "there is no decoder for its video")
+    if not context.width * context.height:  # FFmpeg also hides a size that is above its limit
+        reason = f"the size of its frames is unknown, or far above the limit frame_pixels of {limits.frame_pixels}"
+        raise DecodeError(name, reason)
     if refusal := limits.refusal("frame_pixels", context.width * context.height, "pixels of a frame"):
         raise DecodeError(name, refusal)
     context.thread_count, context.thread_type = 1, "NONE"
-    context.options = {"max_pixels": str(limits.frame_pixels)}  # a stream may change its size midway
+    context.options = {"max_pixels": str(_SLACK * limits.frame_pixels)}  # a stream may change its size midway
     return streams[0]

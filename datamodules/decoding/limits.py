@@ -15,7 +15,7 @@ class Limits:
         clip_bytes: of the RGB frames of one request; 2^30 are 172 frames of 1080p.
         frames: of a video; 2^21 are 19 hours at 30 frames a second.
         packets: of a video's stream, including those of hidden frames; also of what an mp4's tables declare.
-        streams: of a container; FFmpeg opens a decoder for each.
+        streams: of a container that FFmpeg looks at, with a decoder each; it does not see further ones.
         picture_bytes: of an image file.
         sample_bytes: of a video in a shard, which is read whole.
         meta_bytes: of a sample's json in a shard.
