@@ -34,22 +34,24 @@ _KINDS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 def modeling_source() -> str:
     """The source of `modeling_lavie.py`: the network's files as one, without imports of this project."""
     files = [_HERE.parent / f"diffusion/{name}.py" for name in _NETWORK] + [_HERE / "modeling_lavie.py"]
-    imports: dict[str, None] = {}
+    imports: dict[str, set[str]] = {}  # module, the names that are imported from it
     bodies = []
     for file in files:
         source = file.read_text()
-        lines = source.splitlines(keepends=True)
-        nodes = ast.parse(source).body
-        first = nodes[0].end_lineno or 0  # the docstring
-        for node in nodes[1:]:
-            if not isinstance(node, ast.Import | ast.ImportFrom):
+        docstring, *rest = ast.parse(source).body
+        start = docstring.end_lineno or 0
+        for node in rest:
+            if isinstance(node, ast.ImportFrom):
+                imports.setdefault(f"from {node.module} import ", set()).update(alias.name for alias in node.names)
+            elif isinstance(node, ast.Import):
+                imports.setdefault(ast.unparse(node), set())
+            else:
                 break
-            if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("models.")):
-                imports[ast.unparse(node)] = None
-            first = node.end_lineno or first
-        bodies.append("".join(lines[first:]).strip("\n"))
+            start = node.end_lineno or start
+        bodies.append("".join(source.splitlines(keepends=True)[start:]).strip("\n"))
+    lines = [stem + ", ".join(sorted(names)) for stem, names in sorted(imports.items()) if " models." not in stem]
     title = '"""The UNet of LaVie\'s family for diffusers, written by tubelet."""'
-    return "\n\n\n".join(("\n".join((title, "", *imports)), _LAYERS.strip("\n"), *bodies)) + "\n"
+    return "\n\n\n".join(("\n".join((title, "", *lines)), _LAYERS.strip("\n"), *bodies)) + "\n"
 
 
 def save_folder(

@@ -9,6 +9,11 @@ from models.diffusion.zero import ZeroConv2d, ZeroConv3d
 TIME_GROUPS, TIME_EPS = 32, 1e-6  # of the blocks over time: LaVie `vsr/models/resnet.py`
 
 
+def norm_frames(norm: nn.Module, x: Tensor, over_frames: bool) -> Tensor:
+    """`[B, C, F, H, W]` normed with the statistics of all frames or of each, as `[B * F, C, H, W]`."""
+    return fold(norm(x)) if over_frames else norm(fold(x))
+
+
 class ResBlock(nn.Module):
     """Two 3 x 3 convolutions per frame, each after a GroupNorm, with the time embedding between them.
 
@@ -35,14 +40,10 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`[B, C, F, H, W]` and the time embedding `[B, E]` to `[B, C', F, H, W]`."""
         frames = x.shape[2]
-        h = unfold(self.conv1(F.silu(self._norm(self.norm1, x))), frames)
+        h = unfold(self.conv1(F.silu(norm_frames(self.norm1, x, self.norm_over_frames))), frames)
         h = h + self.time_proj(F.silu(time))[:, :, None, None, None]
-        h = self.conv2(F.silu(self._norm(self.norm2, h)))
+        h = self.conv2(F.silu(norm_frames(self.norm2, h, self.norm_over_frames)))
         return unfold(self.shortcut(fold(x)) + h, frames)
-
-    def _norm(self, norm: nn.Module, x: Tensor) -> Tensor:
-        """`[B, C, F, H, W]` normed, as `[B * F, C, H, W]`."""
-        return fold(norm(x)) if self.norm_over_frames else norm(fold(x))
 
 
 class TemporalResBlock(nn.Module):

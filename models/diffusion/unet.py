@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.diffusion.frames import fold, unfold
-from models.diffusion.resblock import ResBlock, TemporalModule
+from models.diffusion.resblock import ResBlock, TemporalModule, norm_frames
 from models.diffusion.transformer import Spatial, SpatioTemporalTransformer, Temporal
 from models.layers import Blocks
 
@@ -145,7 +145,7 @@ class SpatioTemporalUNet(nn.Module):
         temporal_res: a block over time at the entry of each transformer.
         down_modules, up_modules, mid_module: levels, in their order of computation, that a `TemporalModule` follows.
         noise_levels: size of the table of embeddings of the condition's noise level; 0: none.
-        norm_over_frames: see `ResBlock`.
+        norm_over_frames: see `ResBlock`; of the norm before the last convolution too.
         linear_projections: the official layout stores a transformer's linear layers as matrices, not as 1 x 1
             convolutions; this changes no result.
     """
@@ -184,7 +184,7 @@ class SpatioTemporalUNet(nn.Module):
         kinds = cast(list[Spatial], _per_level("spatial", spatial, levels))
         attention = _per_level("attention", attention, levels)
         self.channels, self.condition_channels, self.text_width = channels, condition_channels, text_width
-        self.linear_projections = linear_projections
+        self.linear_projections, self.norm_over_frames = linear_projections, norm_over_frames
 
         def layer(inputs: int, level: int, attends: bool, kind: Spatial) -> Layer:
             width = widths[level]
@@ -272,7 +272,7 @@ class SpatioTemporalUNet(nn.Module):
                 size = skips[-1].shape[3:]  # of the level above, which need not be exactly twice this one's
                 x = unfold(level.resample(F.interpolate(fold(x), size=size, mode="nearest")), frames)
             x = level.over_time(x, time, images)
-        return unfold(self.conv_out(F.silu(fold(self.norm_out(x)))), frames)
+        return unfold(self.conv_out(F.silu(norm_frames(self.norm_out, x, self.norm_over_frames))), frames)
 
     def _check(
         self, latents: Tensor, text: Tensor, images: int, condition: Tensor | None, noise_level: Tensor | None
