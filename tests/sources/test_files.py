@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from datamodules import Files
+from datamodules.decoding.limits import Limits
 from datamodules.loading.batches import collate
 from datamodules.sources.source import Strings
 from tests.helpers import videos
@@ -63,13 +64,40 @@ def test_a_video_with_several_classes(folder: Path, tmp_path: Path) -> None:
         ("a.jsonl", '{"video": "x"}\n', "no column `path`: its columns are 'video'"),
         ("a.jsonl", "{\n", "line 1 is not valid JSON"),
         ("a.txt", "x.mp4\n", "neither a .csv nor a .jsonl"),
+        ("a.csv", 'path,text\nx.mp4,"' + "a" * 200_000 + "\n", "after line 0: field larger than field limit"),
+        ("a.csv", b"path,text\nx.mp4,a\ny.mp4,caf\xe9\n", "is not UTF-8 text after line"),
+        ("a.csv", "path,label\nx.mp4,99999999999999999999\n", "line 2: label '99999999999999999999' is not an integer"),
+        ("a.jsonl", '{"path": 3}\n', "line 1: the path is not that of a file: 3"),
+        ("a.jsonl", '{"path": "x\\u0000.mp4"}\n', "line 1: the path is not that of a file"),
+        ("a.jsonl", '{"path": "x", "text": 3}\n', "line 1: text 3 is not text"),
+        ("a.jsonl", '{"path": "x", "text": NaN}\n', "line 1: text nan is not text"),
+        ("a.jsonl", '{"path": "x", "text": "\\ud800"}\n', "line 1: the text holds half of a character"),
+        ("a.jsonl", '{"path": "x", "text": ["a", "b"]}\n', "x has several captions"),
+        ("a.jsonl", '{"path": "x", "label": NaN}\n', "line 1: label nan is not an integer"),
+        ("a.jsonl", '{"path": "x", "label": Infinity}\n', "line 1: label inf is not an integer"),
+        ("a.jsonl", '{"path": "x", "label": 1.5}\n', "line 1: label 1.5 is not an integer"),
+        ("a.jsonl", '{"path": "x", "labels": [1, null]}\n', "line 1: labels .1, None. is not an integer"),
+        ("a.jsonl", '{"path": ' + "[" * 100_000 + "\n", "line 1 is nested too deeply"),
+        ("a.jsonl", '{"path": "x", "label": ' + "9" * 5000 + "}\n", "line 1 is not valid JSON"),
     ],
 )
-def test_wrong_lists_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
-    (tmp_path / name).write_text(content)
+def test_wrong_lists_are_refused(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message) as error:
         Files(str(tmp_path / name))
     assert name in str(error.value)
+
+
+def test_a_list_is_a_regular_file_of_limited_size(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("path\nx.mp4\n")
+    assert len(Files(str(tmp_path / "l.csv"), limits=Limits(list_bytes=11))) == 1
+    with pytest.raises(ValueError, match=r"l\.csv: bytes: 11 is above the limit list_bytes of 10"):
+        Files(str(tmp_path / "l.csv"), limits=Limits(list_bytes=10))
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "zero.jsonl").symlink_to("/dev/zero")
+    for name in ("pipe.csv", "zero.jsonl"):
+        with pytest.raises(ValueError, match=f"{name} is not a regular file"):
+            Files(str(tmp_path / name))
 
 
 def test_a_missing_path_and_an_empty_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from datamodules import Annotated, Join, Table
+from datamodules.decoding.limits import Limits
 from datamodules.sources.annotated.locate import locate, locate_all, strip_suffixes
 from datamodules.sources.annotated.templates import Template
 
@@ -105,6 +106,21 @@ def test_a_key_that_is_not_in_the_file(made) -> None:
         made("a.json", '{"info": {}, "videos": []}', table={"entries": "sentences"})
     with pytest.raises(ValueError, match=r"a\.json has no 'sentences' at its top level: it is a list"):
         made("a.json", "[]", table={"entries": "sentences"})
+
+
+def test_a_file_has_a_limit_and_is_not_nested_without_end(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('["x"]')
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    for name, limit, size in (("a.json", "json_bytes", 5), ("a.csv", "list_bytes", 8)):
+        assert len(list(Table(str(tmp_path / name), limits=Limits(**{limit: size})).rows())) == 1
+        with pytest.raises(ValueError, match=rf"{name}: bytes: {size} is above the limit {limit} of {size - 1}"):
+            list(Table(str(tmp_path / name), limits=Limits(**{limit: size - 1})).rows())
+    (tmp_path / "b.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"b\.json is nested too deeply"):
+        list(Table(str(tmp_path / "b.json")).rows())
+    os.mkfifo(tmp_path / "c.csv")
+    with pytest.raises(ValueError, match=r"c\.csv is not a regular file"):
+        list(Table(str(tmp_path / "c.csv")).rows())
 
 
 def test_short_captions_are_skipped_and_counted(made, caplog: pytest.LogCaptureFixture) -> None:
