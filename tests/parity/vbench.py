@@ -18,8 +18,8 @@ from pretrain.metrics.vbench.frames import Block, middle_frames, stride_to_8_fps
 from pretrain.metrics.vbench.imaging_quality import percent
 from pretrain.metrics.vbench.motion_smoothness import MotionSmoothness
 from pretrain.metrics.vbench.prompts import prompt_of
-from pretrain.metrics.vbench.score_video import means
 from pretrain.metrics.vbench.scorer import Pass
+from pretrain.metrics.vbench.scoring import means
 from pretrain.metrics.vbench.static_filter import PIXELS as STATIC_PIXELS
 from pretrain.metrics.vbench.static_filter import SHARE as STATIC_SHARE
 from pretrain.metrics.vbench.static_filter import StaticFilter, moving_pairs_allowed
@@ -88,7 +88,7 @@ def dino_vit(case: Case) -> None:
         case.close(record["pos"], lambda patches=patches: fit_positions(dino.vit.pos_embed, *patches), close)
 
 
-@checks("temporal_flickering", not_needed={"layout": "a description of the frames' axes"})
+@checks("temporal_flickering")
 def temporal_flickering(case: Case) -> None:
     scores = []
     for record in case.facts.get("cases", ()):

@@ -12,8 +12,8 @@ from torchmetrics import Metric
 from pretrain.learning.batch import Batch
 from pretrain.metrics.vbench.frames import TensorVideo
 from pretrain.metrics.vbench.prompts import Prompt
-from pretrain.metrics.vbench.score_video import OVER_UNITS, score_video
 from pretrain.metrics.vbench.scorer import Scorer
+from pretrain.metrics.vbench.scoring import OVER_UNITS, score_video
 from pretrain.metrics.vbench.totals import DIMENSIONS, totals
 from pretrain.metrics.vbench.video_score import VideoFacts, VideoScore
 
@@ -28,7 +28,7 @@ class VBench(Metric):
     `partial/quality` and so on. A dimension that scored no video is NaN; `facts` counts the videos without a score.
 
     Args:
-        scorers: one a dimension (see `build.build`).
+        scorers: one a dimension (see `dimensions.build_scorers`).
         prompts: VBench's prompts by their text (`prompts.by_text`), for what dimensions ask of a prompt.
         fps: of the clips, where the batch has no `fps`.
         video: name of the model's output or the batch's entry with the clips, uint8 `[B, 3, T, H, W]`.

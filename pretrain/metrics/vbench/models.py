@@ -16,7 +16,7 @@ from pretrain.metrics.vbench.clip_towers import CLIP_B32, CLIP_L14, Towers
 from pretrain.metrics.vbench.dino import DINO
 from pretrain.metrics.vbench.musiq import MUSIQ
 from pretrain.metrics.vbench.raft import RAFT
-from pretrain.metrics.vbench.weights import locate
+from pretrain.metrics.vbench.weights import check, locate
 
 _UMT_SIZES = tuple(SIZES["large"][name] for name in ("width", "depth", "heads", "mlp", "patch"))
 Module = TypeVar("Module", bound=nn.Module)
@@ -36,7 +36,8 @@ class Models:
 
     def _ready(self, model: Module, name: str, load: Callable[[Path], object]) -> Module:
         if not self.random:
-            load(locate(name, self.folder, self.given))
+            path = locate(name, self.folder, self.given)
+            load(path if name in self.given else check(name, path))  # the user's own files may be of other layouts
         return model.to(self.device).eval().requires_grad_(False)
 
     def _read(self, load: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], object]:

@@ -107,7 +107,15 @@ def absent(
     return found
 
 
-def sha256(path: str | Path) -> str:
-    """The hash of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def check(name: str, path: Path) -> Path:
+    """The path, if the file has the hash that its publisher states, or none is stated; ValueError if it has another."""
+    stated = WEIGHTS[name].sha256
+    if stated:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(stated):
+            raise ValueError(
+                f"{path} has the sha256 {found}, and its publisher states {stated}: fetch it again from "
+                f"{WEIGHTS[name].source}, or name it as your own weights of {name}"
+            )
+    return path

@@ -90,7 +90,7 @@ def _need(part: T | None, name: str) -> T:
     return part
 
 
-def build(dimensions: Iterable[str], models: Models, parts: Parts | None = None) -> list[Scorer]:
+def build_scorers(dimensions: Iterable[str], models: Models, parts: Parts | None = None) -> list[Scorer]:
     """Scorers in the given order; ValueError for an unknown dimension, or one that lacks its interface."""
     part = parts or Parts()
     makers: dict[str, Callable[[], Scorer]] = {
