@@ -12,24 +12,11 @@ from datamodules.decoding.mp4_tables import declared_samples
 
 # FFmpeg's names of the containers that are read. Left out are those that make it open something else: playlists (hls,
 # concat, dash), session descriptions (sdp opens a port), devices, and sequences of images (PIL reads pictures).
-CONTAINERS = {
-    "mov": "mp4, mov, m4v, 3gp",
-    "matroska": "mkv, webm",
-    "avi": "avi",
-    "mpegts": "ts, m2ts",
-    "mpeg": "mpg, vob",
-    "mpegvideo": "raw MPEG-1 or MPEG-2",
-    "flv": "flv",
-    "ogg": "ogg, ogv",
-    "asf": "wmv, asf",
-    "gif": "gif",
-    "dv": "dv",
-    "ivf": "ivf",
-    "yuv4mpegpipe": "y4m",
-    "h264": "raw H.264",
-    "hevc": "raw HEVC",
-    "obu": "raw AV1",
-}
+CONTAINERS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "gif"),  # mov: also mp4, m4v and 3gp
+    *("mpegvideo", "h264", "hevc", "obu", "ivf", "dv", "yuv4mpegpipe"),  # streams without a container
+)
+_READ = "mp4, mov, mkv, webm, avi, ts, mpg, flv, ogv, wmv, 3gp, gif and raw streams"
 # A file that begins like this is a list of other files, whatever else a decoder takes it for.
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"\xef\xbb\xbf")
 _DAMAGE = (av.FFmpegError, OSError, IndexError)  # PyAV raises IndexError if a damaged ts gains streams midway
@@ -59,8 +46,7 @@ def open_container(content: str | bytes, name: str, limits: Limits) -> tuple[Inp
         # A title in an odd encoding spoils no video.
         container = av.open(source, "r", metadata_errors="replace", container_options=known, options=bound)
     except av.ArgumentError:  # FFmpeg's answer to a kind that is not listed
-        reason = f"not a video in a container that is read ({'; '.join(CONTAINERS.values())})"
-        raise DecodeError(name, reason) from None
+        raise DecodeError(name, f"not a video in a container that is read ({_READ})") from None
     except (*_DAMAGE, MemoryError) as error:
         raise DecodeError(
             name, f"no video that FFmpeg can open ({getattr(error, 'strerror', None) or error})"

@@ -15,7 +15,9 @@ from itertools import chain, pairwise
 
 import av
 
+from datamodules.decoding.containers import open_container
 from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.limits import Limits
 from datamodules.decoding.reader import PyAV
 from datamodules.making.encoding import Encoding
 
@@ -124,7 +126,7 @@ def _cut(path: str, encoding: Encoding, cuts: Sequence[Cut], size: tuple[int, in
 
 
 class Frames:
-    """Yields (time, frame) of a file in order, once; (time, None) for a packet that cannot be decoded."""
+    """Yields (time, frame) of a file in order, once; (time, None) for one that cannot be decoded or is corrupt."""
 
     def __init__(self, content: str | bytes) -> None:
         self.content, self.last = content, -math.inf
@@ -132,12 +134,8 @@ class Frames:
         self._open()
 
     def _open(self) -> None:
-        source = self.content if isinstance(self.content, str) else io.BytesIO(self.content)
-        self.container = av.open(source, "r", metadata_errors="replace")
-        covers = av.stream.Disposition.attached_pic
-        self.stream = next(s for s in self.container.streams.video if not s.disposition & covers)
-        self.stream.codec_context.thread_count = 1  # there is one process per core
-        self.stream.codec_context.thread_type = "NONE"
+        name = self.content if isinstance(self.content, str) else f"<{len(self.content)} bytes>"
+        self.container, self.stream = open_container(self.content, name, Limits())
         # avi stores no time stamps, and FFmpeg's guesses may decrease
         self.count_frames = self.container.format.name == "avi"
         self.source = self._read()
@@ -151,7 +149,7 @@ class Frames:
             except av.InvalidDataError:
                 decoded = [None]
             for frame in decoded:
-                if frame is None:
+                if frame is None or frame.is_corrupt:  # encoding it would hide the mark
                     yield self.last, None
                     continue
                 pts = frame.pts

@@ -2,31 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import PyAV
-from tests.helpers import videos
+from tests.helpers import hostile_files, videos
 
 AT = 15  # a frame in the middle of a group
 
 
 @pytest.fixture(params=["mp4", "avi"])
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> bytes:
-    """A video whose frame `AT` has lost the middle of its data; the avi is decoded by counting its frames."""
-    import av
-
-    codec = {"mp4": "libx264", "avi": "mpeg4"}[request.param]
-    path = videos.make(tmp_path / f"v.{request.param}", codec=codec, b_frames=0, gop=30, height=96, width=160)
-    with av.open(path) as container:
-        packets = [p for p in container.demux(container.streams.video[0]) if p.size]
-        packet = packets[AT]
-        whole = bytearray(Path(path).read_bytes())
-        start = whole.find(bytes(packet))
-        middle = slice(start + packet.size // 4, start + packet.size)
-        whole[middle] = bytes(np.random.RandomState(0).randint(256, size=middle.stop - middle.start, dtype=np.uint8))
-    return bytes(whole)
+    """A video whose frame `AT` is corrupt; the avi is decoded by counting its frames."""
+    return hostile_files.corrupt_frame(tmp_path, request.param, AT)
 
 
 def numbers(video: Video, first: int) -> list[int]:

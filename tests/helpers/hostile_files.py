@@ -7,6 +7,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
+import numpy as np
+
 from tests.helpers import videos
 from tests.helpers.paths import ROOT
 
@@ -96,6 +99,18 @@ def wide_png(side: int) -> bytes:
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes((1 + -(-side // 8)) * side), 1)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def corrupt_frame(folder: Path, ending: str, at: int) -> bytes:
+    """A video of 40 frames, mp4 or avi, in which most data of frame `at` (within a group of 30) is noise."""
+    codec = {"mp4": "libx264", "avi": "mpeg4"}[ending]
+    path = videos.make(folder / f"v.{ending}", codec=codec, b_frames=0, gop=30, height=96, width=160)
+    with av.open(path) as container:
+        packet = bytes([p for p in container.demux(container.streams.video[0]) if p.size][at])
+    whole = bytearray(Path(path).read_bytes())
+    start, end = whole.find(packet) + len(packet) // 4, whole.find(packet) + len(packet)
+    whole[start:end] = bytes(np.random.RandomState(0).randint(256, size=end - start, dtype=np.uint8))
+    return bytes(whole)
 
 
 PEAK = """

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.making.compare import as_markdown, compare, ssim
 from datamodules.making.encode import Cut, Frames, Lost, prepare_video
 from datamodules.making.encoding import RECOMMENDED, Encoding
-from tests.helpers import videos
+from tests.helpers import hostile_files, videos
 
 ENCODINGS = {
     "recommended": RECOMMENDED,
@@ -35,6 +36,14 @@ def test_encoding_again_keeps_every_frame(encoding: Encoding, tmp_path: Path) ->
         assert [videos.number(frame) for frame in video.frames(range(3, 50, 4))] == [*range(3, 50, 4)]
     times = [time for time, _ in Frames(piece.data)]
     assert times == pytest.approx([(i + (i > 20)) / 24 for i in range(50)], abs=1e-3)  # the pause is still there
+
+
+@pytest.mark.parametrize("encoding", [RECOMMENDED, Encoding()], ids=["again", "unchanged"])
+def test_a_corrupt_frame_is_not_encoded(encoding: Encoding, tmp_path: Path) -> None:
+    """Encoding it would hide FFmpeg's mark from those who train on it."""
+    (tmp_path / "a.mp4").write_bytes(hostile_files.corrupt_frame(tmp_path, "mp4", 15))
+    with pytest.raises(DecodeError, match=r"only \d+ of 40 frames can be decoded"):
+        prepare_video(str(tmp_path / "a.mp4"), encoding)
 
 
 def test_b_frames_are_as_many_as_set_and_no_references(tmp_path: Path) -> None:
