@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import io
 import pickle
 import sys
 import tarfile
@@ -38,6 +39,8 @@ def reports_errors(main: Callable[[list[str]], int | None]) -> Callable[..., int
         words = list(sys.argv[1:] if arguments is None else arguments)
         end = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:end]
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
         words = [word for word in words[:end] if word != "--debug"] + words[end:]
         try:
             return main(words) or 0
