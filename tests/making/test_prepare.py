@@ -142,7 +142,7 @@ def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
         with source[i].open(PyAV()) as video:
             lengths.append(len(video))
     assert lengths == list(range(12, 36))
-    assert not list((tmp_path / "out").glob(".shard*partial"))
+    assert not list((tmp_path / "out").rglob(".*.draft"))
 
 
 def test_index_and_its_errors(folder: Path, tmp_path: Path) -> None:
