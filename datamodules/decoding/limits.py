@@ -12,6 +12,7 @@ class Limits:
 
     Args:
         frame_pixels: of a frame or a picture; 2^25 is 8192 x 4096. A decoder keeps up to 17 frames for reference.
+        aspect_ratio: of the long to the short side; a view that scales the short side up makes the frame larger by it.
         clip_bytes: of the RGB frames of one request; 2^30 are 172 frames of 1080p.
         frames: of a video; 2^21 are 19 hours at 30 frames a second.
         packets: of a video's stream, including those of hidden frames; also of what an mp4's tables declare.
@@ -26,6 +27,7 @@ class Limits:
     """
 
     frame_pixels: int = 2**25
+    aspect_ratio: int = 32
     clip_bytes: int = 2**30
     frames: int = 2**21
     packets: int = 2**21
@@ -48,4 +50,5 @@ class Limits:
         most = getattr(self, limit)
         if value <= most:
             return None
-        return f"{what}: {value:.0f} is above the limit {limit} of {most}; if it is right, raise it in the recipe"
+        shown = f"{value:.1f}" if isinstance(value, float) else value
+        return f"{what}: {shown} is above the limit {limit} of {most}; if it is right, raise it in the recipe"

@@ -43,16 +43,20 @@ class Decoder(ABC):
         head = _head(content, name)
         if not head:
             raise DecodeError(name, "the file is empty (0 bytes)")
-        if is_image(head):
-            return StillImage(content, name, self.limits)
-        video = self._open(content, name)
-        if len(video) < 1:
+        video = StillImage(content, name, self.limits) if is_image(head) else self._open(content, name)
+        if reason := self._refusal(video):
             video.close()
-            raise DecodeError(name, "the video holds no frame")
-        if refusal := self.limits.refusal("frames", len(video), "frames of a video"):
-            video.close()
-            raise DecodeError(name, refusal)
+            raise DecodeError(name, reason)
         return video
+
+    def _refusal(self, video: Video) -> str | None:
+        """Why an open video is refused; None if it is not."""
+        if len(video) < 1:
+            return "the video holds no frame"
+        ratio = max(video.size) / min(video.size)
+        return self.limits.refusal("frames", len(video), "frames of a video") or self.limits.refusal(
+            "aspect_ratio", ratio, "long side by short side"
+        )
 
     @abstractmethod
     def _open(self, content: str | bytes, name: str) -> Video: ...

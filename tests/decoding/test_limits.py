@@ -74,6 +74,14 @@ def test_a_picture_has_limits(tmp_path: Path) -> None:
             PyAV(limits=limits).open(picture)
 
 
+def test_a_line_is_no_frame() -> None:
+    """A view that scales the short side to its size would make gigabytes of a few pixels."""
+    for content in (hostile_files.wide_gif(330, 10), hostile_files.wide_gif(10, 330)):
+        assert len(PyAV(limits=Limits(aspect_ratio=33)).open(content)) == 1
+        with pytest.raises(DecodeError, match=r"long side by short side: 33\.0 is above the limit aspect_ratio of 32"):
+            PyAV().open(content)
+
+
 def test_a_stream_that_grows_midway_is_refused(tmp_path: Path) -> None:
     """Two transport streams one after the other: the first is long enough that FFmpeg does not look at the second."""
     small, large = (
