@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Seconds that each part may take; the order is that of the run. On a machine with a GPU all of it fits in six minutes.
 LIMITS = {"tests": 115, "videomae_l": 75, "umt_b": 50, "viclip_b": 45, "videomae_b": 60}
 _OPTIONAL = ("flash_attn", "transformers", "open_clip", "decord", "av", "torchcodec", "deepspeed", "xdist")
+_MARKED = re.compile(r"mark\.gpu\b|tests\.helpers\.devices\b")  # in a test file; the helper marks for a GPU
 _OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _PROGRESS = re.compile(r"\[ *\d+%\]")  # in the line of each test, and not in the summary at the end
 
@@ -73,7 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _tests(a: argparse.Namespace) -> list[str]:
     """pytest on the files that hold tests marked `gpu`; others may need packages that are not there."""
-    marked = [p for p in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in p.read_text(encoding="utf-8")]
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    marked = [path for path in files if _MARKED.search(path.read_text(encoding="utf-8"))]
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider"]
     if a.device == "cuda" and importlib.util.find_spec("xdist") is not None:
         command += ["-n", "4", "--dist", "loadfile"]
