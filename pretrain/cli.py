@@ -21,11 +21,18 @@ from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipe
 from models.convert.sharded import is_sharded, require_safe
 from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
 from pretrain.engine.ema import EMA
+from pretrain.engine.logger_versions import (
+    DropLaterMetrics,
+    continue_newest_version,
+    keep_metrics,
+    newest_of_run,
+    takes_new_version,
+)
 from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.old_names import with_new_names
 from pretrain.engine.preemption import Preemption
-from pretrain.engine.resume import Resumed, resolve, resolve_trained
+from pretrain.engine.resume import Resumed, resolve, resolve_trained, restarted
 from pretrain.engine.run_lock import RunLock
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
@@ -126,7 +133,8 @@ class CLI(LightningCLI):
         guard, self.resumed = self._get(objects, "guard"), Resumed()
         keep = KeepRecipe(recipe, self.config_dump["model"])
         step_flop = StepFlop(recipe) if self.subcommand == "fit" else None
-        callbacks = [Throughput(step_flop=step_flop), guard, features, keep, FinalCheckpoint(), self.resumed]
+        callbacks = [Throughput(step_flop=step_flop), guard, features, keep, FinalCheckpoint()]
+        callbacks += [self.resumed, DropLaterMetrics()]
         if self.subcommand == "test":
             callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks
@@ -160,15 +168,21 @@ class CLI(LightningCLI):
         """Finds the checkpoint to resume from; refuses to start a new run in a folder that holds one, and any run in
         the folder of one that is alive."""
         settings = self.config_init["fit"]
+        if (restarted() or settings.ckpt_path in ("last", "auto")) and self._new_version():
+            continue_newest_version(self.trainer, self.model)
         self.run_lock.take(self.trainer, self.model, settings.wait_for_run)
         self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
+        keep_metrics(self.trainer)
         self._use_checkpoint(settings.ckpt_path)
 
     def before_validate(self) -> None:
         """Finds the checkpoint to evaluate; refuses random weights unless they are asked for."""
         settings = cast(Namespace, self.config_init)[str(self.subcommand)]
-        settings.ckpt_path = resolve_trained(self.trainer, self.model, settings.ckpt_path)
+        settings.ckpt_path = resolve_trained(
+            self.trainer, self.model, settings.ckpt_path, lambda: newest_of_run(self.trainer, self._new_version())
+        )
+        keep_metrics(self.trainer)
         if settings.ckpt_path is None and self.model.weights is None and not settings.allow_untrained:
             raise MisconfigurationException(
                 f"{self.subcommand} without a checkpoint would evaluate random weights: name one by --ckpt_path (a "
@@ -178,6 +192,9 @@ class CLI(LightningCLI):
         self._use_checkpoint(settings.ckpt_path)
 
     before_test = before_validate
+
+    def _new_version(self) -> bool:
+        return takes_new_version(cast(Namespace, self.config)[str(self.subcommand)].trainer.logger)
 
     def _use_checkpoint(self, checkpoint: str | None) -> None:
         """A checkpoint holds all weights: the files that its run started from are not read, and need not exist.
@@ -222,7 +239,10 @@ def _with_new_names(words: list[str]) -> list[str]:
         if not (option or (found and found[-1] in ("-c", "--config"))) or not os.path.isfile(path):
             found.append(word)
             continue
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        try:
+            given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"the recipe {path} is no YAML: {error}") from error
         renamed = with_new_names(given)
         if renamed == given:
             found.append(word)

@@ -187,17 +187,16 @@ def require_complete(path: str) -> str:
 
 def checkpoint_folder(trainer: pl.Trainer) -> Path:
     """Where a run's checkpoints lie: the folder of its ModelCheckpoint, whatever the logger and `dirpath` are."""
-    regular = regular_checkpoint(trainer)
-    if regular is None:
-        return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+    regular = regular_checkpoint(trainer) or ModelCheckpoint()  # evaluation need not have one
     resolve = regular._ModelCheckpoint__resolve_ckpt_dir  # pyrefly: ignore[missing-attribute]  has no public name
     return Path(resolve(trainer))
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a run folder or a folder of checkpoints, at any depth (a file name with
+def newest_checkpoint(*folders: Path) -> Path | None:
+    """The newest complete checkpoint in run folders or folders of checkpoints, at any depth (a file name with
     `{train/loss}` makes folders); None if there is none. Damaged ones are skipped with a warning."""
-    found = [path for path in folder.rglob("*.ckpt") if not any(p.suffix == ".ckpt" for p in path.parents)]
+    paths = [path for folder in folders for path in folder.rglob("*.ckpt")]
+    found = [path for path in paths if not any(p.suffix == ".ckpt" for p in path.parents)]
     found.sort(key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True)
     for path in found:
         if is_complete(path):

@@ -20,6 +20,11 @@ log = logging.getLogger(__name__)
 RESTART_COUNTS = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")  # above 0 if a scheduler restarted the run
 
 
+def restarted() -> bool:
+    """Whether a scheduler started this command again."""
+    return any(os.environ.get(name, "0") != "0" for name in RESTART_COUNTS)
+
+
 def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) -> str | None:
     """The checkpoint that `fit` resumes from, the same on all ranks; None: start a new run.
 
@@ -29,51 +34,71 @@ def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) 
             already. If a scheduler restarted the command, all of these mean `auto`, and a path is taken only while the
             run has no checkpoint of its own.
     """
-    if any(os.environ.get(name, "0") != "0" for name in RESTART_COUNTS) and wanted != "auto":
-        return resolve(trainer, model, "auto") or (None if wanted in (None, "last") else _newest_in(wanted))
+    if restarted() and wanted != "auto":
+        return resolve(trainer, model, "auto") or (
+            None if wanted in (None, "last") else _newest_in(trainer, model, wanted)
+        )
     if wanted not in (None, "last", "auto"):
-        return _newest_in(wanted)
+        return _newest_in(trainer, model, wanted)
     debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
     if wanted is None and debugging:
         return None
     return find_on_rank_zero(trainer, model, lambda folder: _find(folder, wanted))
 
 
-def resolve_trained(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) -> str | None:
+def resolve_trained(
+    trainer: pl.Trainer,
+    model: pl.LightningModule,
+    wanted: str | None,
+    newest: Callable[[], Path | None],
+) -> str | None:
     """The checkpoint that `validate`, `test` and `predict` load, the same on all ranks.
 
     Args:
         wanted: a checkpoint, a run folder, or `last` or `auto`: the newest complete checkpoint of the recipe's run
             folder, an error if there is none; None: none.
+        newest: finds that one.
     """
     if wanted not in ("last", "auto"):
-        return wanted and _newest_in(wanted)
+        return wanted and _newest_in(trainer, model, wanted)
 
-    def find(folder: Path) -> str:
-        found = newest_checkpoint(folder)
+    def find() -> str:
+        found = newest()
         if found is None:
             raise MisconfigurationException(
-                f"no complete checkpoint in {folder}: train first, or name one by --ckpt_path FILE"
+                f"no complete checkpoint in {checkpoint_folder(trainer)}: train first, or name one by --ckpt_path FILE"
             )
         return str(found)
 
-    return find_on_rank_zero(trainer, model, find)
+    return on_rank_zero(trainer, model, find)
 
 
-def _newest_in(path: str) -> str:
-    """The newest complete checkpoint of a run folder; any other path itself, if it is complete."""
-    folder = Path(path)
-    if not folder.is_dir() or is_sharded(folder):
-        return require_complete(path)
-    found = newest_checkpoint(folder)
-    if found is None:
-        raise MisconfigurationException(f"no complete checkpoint in the folder {path}")
-    return str(found)
+def _newest_in(trainer: pl.Trainer, model: pl.LightningModule, path: str) -> str:
+    """The newest complete checkpoint of a run folder; any other path itself, if it is complete; the same on all
+    ranks."""
+
+    def find() -> str:
+        folder = Path(path)
+        if not folder.is_dir() or is_sharded(folder):
+            return require_complete(path)
+        found = newest_checkpoint(folder)
+        if found is None:
+            raise MisconfigurationException(f"no complete checkpoint in the folder {path}")
+        return str(found)
+
+    found = on_rank_zero(trainer, model, find)
+    assert found is not None
+    return found
 
 
 def find_on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Callable[[Path], str | None]) -> str | None:
-    """Apply `find` to the folder of the run's checkpoints on rank 0 and broadcast the result: on a shared file system
-    other ranks may see an older state, and the large files should be read and checked only once.
+    """Apply `find` to the folder of the run's checkpoints by `on_rank_zero`."""
+    return on_rank_zero(trainer, model, lambda: find(checkpoint_folder(trainer)))
+
+
+def on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Callable[[], str | None]) -> str | None:
+    """Call `find` on rank 0 and broadcast the result: on a shared file system other ranks may see an older state, and
+    the large files should be read and checked only once.
 
     If Lightning itself starts the ranks, they are on one machine and not started yet: each rank searches then.
     """
@@ -83,10 +108,10 @@ def find_on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Call
     if not local:
         strategy.connect(model)
         strategy.setup_environment()  # the trainer repeats it without effect
-    folder, found, message = checkpoint_folder(trainer), None, None
+    found, message = None, None
     if local or trainer.is_global_zero:
         try:
-            found = find(folder)
+            found = find()
         except MisconfigurationException as error:
             message = str(error)
     if not local:

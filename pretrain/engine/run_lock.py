@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.storage.lock import InUse, Lock
 from pretrain.engine.checkpoint import regular_checkpoint
-from pretrain.engine.resume import RESTART_COUNTS, find_on_rank_zero
+from pretrain.engine.resume import find_on_rank_zero, restarted
 
 RESTART_WAIT = 300.0  # seconds that a run which a scheduler started again waits for its predecessor's end
 
@@ -52,7 +52,7 @@ class RunLock:
             MisconfigurationException: on all ranks; another run holds it, and the message names its process.
         """
         if wait is None:
-            wait = RESTART_WAIT if any(os.environ.get(name, "0") != "0" for name in RESTART_COUNTS) else 0.0
+            wait = RESTART_WAIT if restarted() else 0.0
 
         debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
         if debugging or regular_checkpoint(trainer) is None:

@@ -1,10 +1,14 @@
 """A run is found wherever its ModelCheckpoint writes, by every command; nothing found is an error; others' stay."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.cli import main
+from pretrain.engine.resume import resolve, resolve_trained
 from tests.helpers.runs import arguments, fit
 
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
@@ -63,3 +67,44 @@ def test_a_run_from_anothers_checkpoint_leaves_it_there(tmp_path: Path) -> None:
     (stop,) = (tmp_path / "source/run/checkpoints").glob("*.ckpt")
     fit(tmp_path / "fork", RECIPE, f"--ckpt_path={stop}", "--trainer.max_steps=8")
     assert stop.exists() and (tmp_path / "fork/run/checkpoints/step=0000008.ckpt").exists()
+
+
+class Ranks:
+    """The strategy of one of two ranks: what rank 0 broadcasts is what rank 1 receives."""
+
+    def __init__(self) -> None:
+        self.sent: object = None
+
+    def connect(self, model: object) -> None: ...
+
+    def setup_environment(self) -> None: ...
+
+    def broadcast(self, value: tuple[str | None, str | None]) -> object:
+        if value != (None, None):
+            self.sent = value
+        return self.sent
+
+
+def test_all_ranks_take_what_rank_zero_finds_in_a_folder_given_by_path(tmp_path: Path) -> None:
+    """Rank 1 sees a newer file, as on a shared file system whose ranks see different states."""
+    run, strategy = tmp_path / "run", Ranks()
+    run.mkdir()
+    first, second = (
+        SimpleNamespace(strategy=strategy, world_size=2, is_global_zero=rank == 0, fast_dev_run=False)
+        for rank in range(2)
+    )
+
+    def both(path: Path) -> list[str]:
+        """The checkpoints that the ranks resume from; another is written between the two."""
+        found = [resolve(first, None, str(path))]
+        torch.save({}, run / "step=3.ckpt")
+        return [*found, resolve(second, None, str(path)), resolve_trained(second, None, str(path), lambda: None)]
+
+    with pytest.raises(MisconfigurationException, match="no complete checkpoint in the folder"):
+        resolve(first, None, str(run))
+    torch.save({}, run / "step=2.ckpt")
+    assert both(run) == [str(run / "step=2.ckpt")] * 3
+    with pytest.raises(MisconfigurationException, match="no checkpoint at"):
+        resolve(first, None, str(tmp_path / "none.ckpt"))
+    with pytest.raises(MisconfigurationException, match="no checkpoint at"):
+        resolve(second, None, str(run))  # rank 0 has sent its error

@@ -1,0 +1,169 @@
+"""A run whose logger starts a new version at each start is found, goes on in its version, and keeps its CSV rows."""
+
+import csv
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import lightning.pytorch as pl
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import Logger
+
+from pretrain.cli import main
+from pretrain.engine.logger_versions import keep_metrics, takes_new_version
+from tests.helpers.runs import arguments, fit
+
+RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
+SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+
+
+class WithRunId(Logger):
+    """Named like WandbLogger: without `id`, each start is a run with a new id, which is known once it has begun."""
+
+    def __init__(self, save_dir: str, name: str, id: str | None = None) -> None:
+        super().__init__()
+        self._save_dir, self._name, self._id = save_dir, name, id
+
+    @property
+    def experiment(self) -> None:
+        self._id = self._id or uuid4().hex[:8]
+
+    @property
+    def save_dir(self) -> str:
+        return self._save_dir
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str | None:
+        return self._id
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+KINDS = {
+    "csv": "{class_path: CSVLogger, init_args: {version: null}}",
+    "tensorboard": "{class_path: TensorBoardLogger, init_args: {version: null}}",
+    "run_id": "{class_path: tests.engine.test_logger_versions.WithRunId}",
+}
+
+
+def with_logger(folder: Path, kind: str) -> list[str]:
+    """The recipe with a logger that starts a new version at each start."""
+    path = folder / "logger.yaml"
+    path.write_text(f"trainer: {{logger: {KINDS[kind]}}}")
+    return [*RECIPE, "-c", str(path)]
+
+
+class FailAtStep(pl.Callback):
+    """Ends a run without a word to the loggers or a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError(f"stopped at step {self.step}")
+
+
+RECORD = "--trainer.callbacks+=tests.engine.test_logger_versions.RecordPath"
+
+
+class RecordPath(pl.Callback):
+    """Keeps the path of the checkpoint that is validated."""
+
+    path = ""
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        RecordPath.path = str(trainer.ckpt_path)
+
+
+def rows(file: Path) -> list[tuple[str, str]]:
+    """The step and the training or validation loss of each row."""
+    with file.open(newline="") as stream:
+        return [(row["step"], row.get("train/loss") or row["val/loss"]) for row in csv.DictReader(stream)]
+
+
+def folders(path: Path) -> set[Path]:
+    return {file.parent for file in path.rglob("*.ckpt")}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k != "run_id")) for k in KINDS])
+def test_every_command_finds_the_newest_version_and_fit_goes_on_in_it(tmp_path: Path, kind: str) -> None:
+    recipe, run = with_logger(tmp_path, kind), tmp_path / "run"
+    fit(tmp_path, recipe, *SHORT)
+    first = folders(run)
+    fit(tmp_path, recipe, *SHORT)  # another run, in a version of its own
+    both = folders(run)
+    (second,) = both - first
+    for wanted, steps in (("last", 3), ("auto", 4)):
+        fit(tmp_path, recipe, f"--trainer.max_steps={steps}", f"--ckpt_path={wanted}")
+        assert (second / f"step={steps:07d}.ckpt").exists()
+    assert folders(run) == both
+    main(["validate", *arguments(tmp_path, recipe, "--ckpt_path=last", RECORD)[1:]])
+    assert RecordPath.path == str(second / "step=0000004.ckpt")
+
+
+@pytest.mark.slow
+def test_only_the_version_that_a_recipe_names_is_searched(tmp_path: Path) -> None:
+    recipe = with_logger(tmp_path, "csv")
+    fit(tmp_path, recipe, *SHORT)
+    with pytest.raises(Exception, match="nothing to resume"):
+        fit(tmp_path, recipe, *SHORT, "--ckpt_path=last", "--trainer.logger.init_args.version=other")
+
+
+@pytest.mark.slow
+def test_a_folder_of_checkpoints_and_a_slash_in_their_names_are_found_with_new_versions(tmp_path: Path) -> None:
+    recipe = with_logger(tmp_path, "run_id")
+    only = tmp_path / "only.yaml"
+    only.write_text("trainer: {callbacks: null}")
+    place = ["-c", str(only), "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"]
+    place += ["--trainer.callbacks.filename={step}-{train/loss:.3f}"]
+    fit(tmp_path, [*recipe, *place], *SHORT)
+    fit(tmp_path, [*recipe, *place], "--trainer.max_steps=4", "--ckpt_path=last")
+    assert len({path.parents[1] for path in (tmp_path / "run").rglob("*.ckpt")}) == 1
+    place.append(f"--trainer.callbacks.dirpath={tmp_path}/elsewhere")
+    fit(tmp_path, [*recipe, *place], *SHORT)
+    fit(tmp_path, [*recipe, *place], "--trainer.max_steps=4", "--ckpt_path=auto")
+    assert any("step=4" in str(path) for path in (tmp_path / "elsewhere").rglob("*.ckpt"))
+
+
+def test_the_csv_file_of_a_resumed_run_holds_its_history_once(tmp_path: Path) -> None:
+    """The run is stopped by an error two steps after its last checkpoint."""
+    (tmp_path / "whole").mkdir(), (tmp_path / "parts").mkdir()
+    for folder in (tmp_path / "whole", tmp_path / "parts"):
+        recipe = with_logger(folder, "csv")
+        every = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"]
+        more = ["--trainer.val_check_interval=6", "--trainer.logger.init_args.flush_logs_every_n_steps=1"]
+        if folder.name == "parts":
+            stop = ["--trainer.callbacks+=tests.engine.test_logger_versions.FailAtStep", "--trainer.callbacks.step=4"]
+            with pytest.raises(RuntimeError, match="at step 4"):
+                fit(folder, recipe, *every, *more, *stop)
+            assert [step for step, _ in rows(folder / "run/version_0/metrics.csv")] == ["0", "1", "2"]
+            more.append("--ckpt_path=last")
+        fit(folder, recipe, *every, *more)
+    whole, parts = (rows(tmp_path / name / "run/version_0/metrics.csv") for name in ("whole", "parts"))
+    assert parts == whole and len(whole) == 7  # six steps and a validation
+
+
+def test_rows_are_appended_to_a_file_that_another_process_wrote(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        logger = CSVLogger(tmp_path, "run", "mine")
+        keep_metrics(pl.Trainer(logger=logger, accelerator="cpu"))
+        logger.log_metrics({"val/loss": value} if value == 1 else {"val/loss": value, "val/top1": 0.5}, step=int(value))
+        logger.save()
+    assert rows(tmp_path / "run/mine/metrics.csv") == [("1", "1.0"), ("2", "2.0")]
+
+
+def test_a_version_is_new_unless_the_recipe_names_one() -> None:
+    for logger in (None, True, {"init_args": {"version": None}}, {"class_path": "x"}, [{"init_args": {}}, False]):
+        assert takes_new_version(logger)
+    for logger in (False, [], {"init_args": {"version": ""}}, {"init_args": {"id": "a"}}, [{"init_args": {"id": "a"}}]):
+        assert not takes_new_version(logger)
