@@ -123,6 +123,8 @@ class Bert(nn.Module):
         pad: the id of padding.
     """
 
+    any_length = True  # of texts: a compiled block takes all
+
     def __init__(
         self,
         width: int = 768,

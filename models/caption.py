@@ -122,6 +122,8 @@ class CaptionDecoder(nn.Module):
     Source: InternVideo1 CoTrain `modules/clip_decoders.py: CaptionDecoder`, `modules/coca.py`; paper 2212.03191, 3.2.
     """
 
+    any_length = True  # of texts: a compiled block takes all
+
     def __init__(
         self,
         width: int = 768,

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models.fused_activation import activate_linear
-from models.layers import Blocks, Grid, PatchEmbed, attend, token_grid
+from models.layers import Blocks, Grid, PatchEmbed, attend, branch_factors, scale_branch, token_grid
 from models.positions import resize_table
 
 # Named sizes of OpenAI's release; `out` is the shared width of image and text features.
@@ -100,7 +99,7 @@ class CLIPLayers(nn.Module):
         self.attn = CLIPAttention(width, heads, causal)
         self.norm2 = nn.LayerNorm(width, 1e-5)
         self.mlp = CLIPMLP(width, mlp)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = drop_path
 
 
 class CLIPBlock(CLIPLayers):
@@ -109,12 +108,19 @@ class CLIPBlock(CLIPLayers):
     def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """`[B, N, D]` to the same shape; with `index` `[B]`, only that token of each sample, `[B, 1, D]`: all that a
         feature needs of the last block."""
+        rate = self.drop_path if self.training else 0.0
+        return self.compute(x, index, branch_factors(x, rate), branch_factors(x, rate))
+
+    def compute(
+        self, x: Tensor, index: Tensor | None, attn_factors: Tensor | None, mlp_factors: Tensor | None
+    ) -> Tensor:
+        """`forward`, given the branches' factors; this is what is compiled."""
         h = self.norm1(x)
         if index is None:
-            x = x + self.drop_path(self.attn(h))
+            x = x + scale_branch(self.attn(h), attn_factors)
         else:
-            x = x.take_along_dim(index[:, None, None], dim=1) + self.drop_path(self.attn.at_token(h, index))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+            x = x.take_along_dim(index[:, None, None], dim=1) + scale_branch(self.attn.at_token(h, index), attn_factors)
+        return x + scale_branch(self.mlp(self.norm2(x)), mlp_factors)
 
 
 def init_blocks(blocks: "Blocks[CLIPLayers]", width: int) -> None:

@@ -9,7 +9,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models.clip import CLIPMLP, CLIPAttention, CLIPLayers
-from models.layers import Grid, attend, take_patches
+from models.layers import Grid, attend, branch_factors, scale_branch, take_patches
 
 
 class FramePatches(nn.Module):
@@ -66,16 +66,33 @@ class LocalBlock(CLIPLayers):
 
     def forward(self, x: Tensor, slices: int) -> Tensor:
         """Frames `[B * t, 1 + n, D]` of videos of `t = slices`."""
-        x = self._mix(self.local1, x, slices)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        if self.local2 is not None:
-            x = self._mix(self.local2, x, slices)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        rate = self.drop_path if self.training else 0.0
+        local1, attn = branch_factors(x[::slices], rate, 4), branch_factors(x, rate)
+        local2 = None if self.local2 is None else branch_factors(x[::slices], rate, 4)
+        return self.compute(x, slices, local1, attn, local2, branch_factors(x, rate))
 
-    def _mix(self, local: LocalMix, x: Tensor, slices: int) -> Tensor:
-        cls_token, patches = x[:, :1], x[:, 1:].unflatten(0, (-1, slices))
-        patches = patches + self.drop_path(local(patches))
-        return torch.cat((cls_token, patches.flatten(0, 1)), dim=1)
+    def compute(
+        self,
+        x: Tensor,
+        slices: int,
+        local1_factors: Tensor | None,
+        attn_factors: Tensor | None,
+        local2_factors: Tensor | None,
+        mlp_factors: Tensor | None,
+    ) -> Tensor:
+        """`forward`, given the branches' factors; this is what is compiled."""
+        x = _mix(self.local1, x, slices, local1_factors)
+        x = x + scale_branch(self.attn(self.norm1(x)), attn_factors)
+        if self.local2 is not None:
+            x = _mix(self.local2, x, slices, local2_factors)
+        return x + scale_branch(self.mlp(self.norm2(x)), mlp_factors)
+
+
+def _mix(local: LocalMix, x: Tensor, slices: int, factors: Tensor | None) -> Tensor:
+    """Frames `[B * t, 1 + n, D]` with the residual of `local` on their patches."""
+    cls_token, patches = x[:, :1], x[:, 1:].unflatten(0, (-1, slices))
+    patches = patches + scale_branch(local(patches), factors)
+    return torch.cat((cls_token, patches.flatten(0, 1)), dim=1)
 
 
 class Extractor(nn.Module):

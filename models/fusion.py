@@ -60,6 +60,8 @@ class FusionDecoder(nn.Module):
         video_width: channels of the video's tokens.
     """
 
+    any_length = True  # of texts: a compiled block takes all
+
     def __init__(
         self, width: int = 512, depth: int = 4, heads: int = 8, mlp: int = 2048, video_width: int = 768
     ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerScale
+from timm.layers import LayerScale
 from torch import Tensor, nn
 
 from models.fused_activation import activate_linear
@@ -57,9 +57,12 @@ _flash_enabled = True
 
 
 def use_flash(on: bool) -> None:
-    """Allow or forbid `attend` to use flash-attn's kernel, in all models of this process; allowed by default."""
+    """Allow or forbid `attend` to use flash-attn's kernel, in all models of this process; allowed by default.
+
+    Called before a model is compiled, it also finds out whether the package is there: a graph cannot.
+    """
     global _flash_enabled
-    _flash_enabled = on
+    _flash_enabled = on and (not torch.cuda.is_available() or flash_kernel() is not None)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, causal: bool = False) -> Tensor:
@@ -129,6 +132,24 @@ class MLP(nn.Module):
         return activate_linear(self.fc1(x), self.fc2.weight, self.fc2.bias)
 
 
+def branch_factors(x: Tensor, rate: float, dims: int = 3) -> Tensor | None:
+    """Stochastic depth of a branch: 0 where a sample of `x` `[B, ...]` drops it, with probability `rate`, and 1 / (1 -
+    rate) elsewhere, float32 `[B, 1, ...]` of `dims` dimensions; None: nothing is dropped.
+
+    Blocks draw these outside what is compiled: blocks of different rates share a graph, and random numbers are those of
+    an uncompiled model. (timm's `DropPath` has its rate as a constant in the graph.)
+    """
+    if rate == 0.0:
+        return None
+    shape = len(x), *[1] * (dims - 1)
+    return x.new_empty(shape, dtype=torch.float32).bernoulli_(1 - rate).div_(1 - rate)
+
+
+def scale_branch(branch: Tensor, factors: Tensor | None) -> Tensor:
+    """A branch times its `branch_factors`."""
+    return branch if factors is None else branch * factors.to(branch.dtype)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block; `layer_scale` 0 means none, `drop_path` is the probability to drop a branch."""
 
@@ -149,13 +170,18 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = MLP(width, mlp)
         self.ls2 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor, part: slice | None = None) -> Tensor:
         """`[B, N, D]` to the same shape; with `part`, only those tokens are computed and returned."""
+        rate = self.drop_path if self.training else 0.0
+        return self.compute(x, part, branch_factors(x, rate), branch_factors(x, rate))
+
+    def compute(self, x: Tensor, part: slice | None, attn_factors: Tensor | None, mlp_factors: Tensor | None) -> Tensor:
+        """`forward`, given the branches' factors; this is what is compiled."""
         attended = self.attn(self.norm1(x), part)
-        x = (x if part is None else x[:, part]) + self.drop_path(self.ls1(attended))
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        x = (x if part is None else x[:, part]) + scale_branch(self.ls1(attended), attn_factors)
+        return x + scale_branch(self.ls2(self.mlp(self.norm2(x))), mlp_factors)
 
 
 def token_grid(frames: int, size: int, tubelet: int, patch: int) -> Grid:

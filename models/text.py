@@ -30,6 +30,8 @@ class CLIPText(nn.Module):
         mask_token: own an embedding for masked tokens.
     """
 
+    any_length = True  # of texts: a compiled block takes all
+
     def __init__(
         self,
         width: int = 512,

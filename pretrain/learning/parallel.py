@@ -1,7 +1,9 @@
 """Activation checkpointing, compilation and sharding of transformer blocks, applied to models from outside."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +19,10 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def recompute(model: nn.Module) -> None:
-    """Activation checkpointing of each block: less memory, a third more compute. Parameter names do not change."""
+    """Activation checkpointing of each block: less memory, a third more compute. Parameter names do not change.
+
+    Called after `compile_blocks`, so that a block's recomputation runs its graph.
+    """
     for block in blocks(model):
         _replace_forward(block)
 
@@ -32,10 +37,42 @@ def _replace_forward(block: nn.Module) -> None:
     block.forward = recomputed
 
 
-def compile_blocks(model: nn.Module) -> None:
-    """Compile each block separately, in place: equal blocks share one graph, and parameter names do not change."""
-    for block in blocks(model):
-        block.compile()
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+    """Compile each block, in place; parameter names do not change.
+
+    The equal blocks of a list share their graphs, and no others: torch limits the graphs of one function. What exceeds
+    that limit, or cannot be in one graph, is an error, and never runs uncompiled. Hooks of blocks, such as those by
+    which FSDP2 gathers weights, stay outside.
+
+    Args:
+        backend: of `torch.compile`.
+    """
+    for name, module in model.named_modules():
+        if name.split(".")[-1] != "blocks" or not isinstance(module, nn.ModuleList):
+            continue
+        # Texts differ in length from step to step: their graphs take any. Other graphs do once a size has changed.
+        varying = getattr(model.get_submodule(name.rpartition(".")[0]), "any_length", False)
+        copies: dict[object, Callable] = {}
+        for block in module:
+            method = "compute" if hasattr(block, "compute") else "forward"
+            function = copies.setdefault(_structure(block), _own_copy(getattr(type(block), method)))
+            compiled = torch.compile(
+                MethodType(function, block), fullgraph=True, dynamic=True if varying else None, backend=backend
+            )
+            setattr(block, method, compiled)
+
+
+def _structure(block: nn.Module) -> object:
+    """Equal for blocks of the same layers."""
+    return type(block), tuple((name, type(part)) for name, part in block.named_modules())
+
+
+def _own_copy(function: Any) -> Callable:
+    """The function with a code object of its own, by which torch counts graphs."""
+    code, defaults = function.__code__.replace(), function.__defaults__
+    copied = FunctionType(code, function.__globals__, function.__name__, defaults, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
 
 
 def shard(

@@ -260,10 +260,11 @@ class Objective(pl.LightningModule):
 
     def configure_model(self) -> None:
         use_flash(self.flash)
+        if self.compile_blocks:
+            for model in (self, *(part.model for part in self.modules() if isinstance(part, Frozen))):
+                parallel.compile_blocks(model)
         if self.recompute:
             parallel.recompute(self)
-        if self.compile_blocks:
-            parallel.compile_blocks(self)
         self.recompute = self.compile_blocks = False  # Lightning may call this more than once
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
