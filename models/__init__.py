@@ -7,6 +7,7 @@ from models.clip import CLIP_SIZES, CLIPVision
 from models.convert import LoadReport, load_weights
 from models.coordinate import Coordinated
 from models.decoders import DECODER_SIZES, FeatureDecoder, PixelDecoder
+from models.diffusion import UNET_SIZES, SpatioTemporalUNet
 from models.encoder import Encoder
 from models.fusion import FusionDecoder
 from models.probe import AttentiveProbe, LinearProbe
@@ -22,6 +23,7 @@ __all__ = [
     "DECODER_SIZES",
     "SIZES",
     "TEXT_SIZES",
+    "UNET_SIZES",
     "AttentiveProbe",
     "Bert",
     "BertTokenizer",
@@ -37,6 +39,7 @@ __all__ = [
     "LinearProbe",
     "LoadReport",
     "PixelDecoder",
+    "SpatioTemporalUNet",
     "UniFormerV2",
     "UniFormerV2Classifier",
     "ViCLIPVision",

@@ -62,8 +62,6 @@ class TemporalAttention(Attention):
         max_distance: distance in frames from which all share the last bucket.
     """
 
-    freqs: Tensor
-
     def __init__(
         self, width: int, heads: int, rotary: int = 32, buckets: int = BUCKETS, max_distance: int = MAX_DISTANCE
     ) -> None:
@@ -76,13 +74,6 @@ class TemporalAttention(Attention):
         self.to_out = ZeroLinear(width, width)
         self.rotary, self.buckets, self.max_distance = rotary, buckets, max_distance
         self.relative_bias = nn.Embedding(buckets, heads) if buckets else None
-        # Constants: not in the state dict; official layouts store them, see models/convert/lavie.py.
-        self.register_buffer("freqs", torch.empty(rotary // 2), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        if not self.freqs.is_meta:
-            self.freqs.copy_(rotary_freqs(self.rotary))
 
     def bias(self, frames: int) -> Tensor | None:
         """`[heads, T, T]` (query, key), which is added to the logits; None: there is none."""
@@ -100,7 +91,8 @@ class TemporalAttention(Attention):
             for layer in (self.to_q, self.to_k, self.to_v)
         )
         if self.rotary:
-            q, k = rotate(q, self.freqs), rotate(k, self.freqs)
+            freqs = rotary_freqs(self.rotary, device=x.device)  # no buffer, which a cast of the model would round
+            q, k = rotate(q, freqs), rotate(k, freqs)
         bias = self.bias(frames)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype)[None])
         return self.to_out(merge_heads(out).unflatten(0, (b, n)).transpose(1, 2))

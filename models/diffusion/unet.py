@@ -68,16 +68,12 @@ def is_temporal(name: str) -> bool:
     return "temporal" in name
 
 
-def timestep_embedding(timestep: Tensor, width: int, flip: bool = True, shift: float = 0) -> Tensor:
-    """Cosines, then sines (`flip`; else sines first), of the step at `width / 2` frequencies: `[B]` to `[B, width]`.
-
-    `shift` moves the lowest frequency (DDPM: 1; Stable Diffusion: 0).
-    """
+def timestep_embedding(timestep: Tensor, width: int) -> Tensor:
+    """Cosines, then sines, of the step at `width / 2` frequencies: `[B]` to `[B, width]`."""
     half = width // 2
-    exponent = -math.log(10_000) * torch.arange(half, device=timestep.device, dtype=torch.float32) / (half - shift)
+    exponent = -math.log(10_000) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half
     angle = timestep[:, None].float() * exponent.exp()
-    parts = (angle.cos(), angle.sin()) if flip else (angle.sin(), angle.cos())
-    return torch.cat(parts, dim=-1)
+    return torch.cat((angle.cos(), angle.sin()), dim=-1)
 
 
 class TimeEmbedding(nn.Module):

@@ -47,9 +47,9 @@ def unet_of(case: Case) -> SpatioTemporalUNet:
         "linear_projections": c.get("use_linear_projection", False),
     }
     kind = case.facts["kind"]
+    options["spatial"] = "sparse_causal" if c.get("use_first_frame", False) else first_attention(c)
     if kind.startswith("interp"):
-        spatial = "sparse_causal" if c["use_first_frame"] else "self"
-        options |= {"spatial": spatial, "temporal": "after_ff", "rotary": 0, "buckets": 0}
+        options |= {"temporal": "after_ff", "rotary": 0, "buckets": 0}
     if kind.startswith("vsr"):
         options |= super_resolution(case, c)
     unet = SpatioTemporalUNet(**options)
@@ -62,6 +62,13 @@ def unet_of(case: Case) -> SpatioTemporalUNet:
     return unet.eval()
 
 
+def first_attention(c: Record) -> str | list[str]:
+    """The first attention of a block, for all levels or for each, where it is not sparse-causal."""
+    only_text = c.get("only_cross_attention", False)
+    kinds = {True: "text", False: "self"}
+    return [kinds[only] for only in only_text] if isinstance(only_text, list) else kinds[only_text]
+
+
 def stored_angles(state: dict) -> int:
     """The official networks count the angles of rotary positions, which all attentions share, once."""
     return next((tensor.numel() for name, tensor in state.items() if name.endswith("rotary_emb.freqs")), 0)
@@ -70,10 +77,7 @@ def stored_angles(state: dict) -> int:
 def super_resolution(case: Case, c: Record) -> dict:
     """Options that only the network of super-resolution has."""
     check_attention_off(case, c)
-    text = c["only_cross_attention"]
-    spatial = ["text" if only else "self" for only in text] if isinstance(text, list) else "text" if text else "self"
     return {
-        "spatial": spatial,
         "noise_levels": c["num_class_embeds"],
         "temporal_res": True,
         "down_modules": c["down_temporal_idx"],
@@ -131,7 +135,8 @@ def joint_training(case: Case) -> None:
     """The loss of a video and of images joined behind it, and its gradients."""
     facts, unet = case.facts, unet_of(case)
     x0, noise, timestep, images = case["x0"], case["noise"], case["timestep"], facts["images"]
-    case.sizes(facts, batch=len(x0), frames=x0.shape[2] - images)
+    frames = x0.shape[2] - images
+    case.sizes(facts, batch=len(x0), frames=frames)
     case.fact(facts, "timesteps", timestep.tolist())
     alpha_bar = alpha_bar_of(betas_of_text(facts["betas"]))
     xt = add_noise(x0, noise, level_at(alpha_bar, timestep))
@@ -139,7 +144,8 @@ def joint_training(case: Case) -> None:
     out = unet(xt, timestep, case["encoder_hidden_states"], images)
     case.close("out", out, relative(facts, case["out"]))
     error = (out - noise).square()
-    video, still = error[:, :, : x0.shape[2] - images].mean(), error[:, :, x0.shape[2] - images :].mean()
+    video = error[:, :, :frames].mean()
+    still = error[:, :, frames:].mean() if images else torch.zeros(())
     loss = video + facts["alpha"] * still
     for name, value in (("loss_video", video), ("loss_image", still), ("loss", loss)):
         case.close(name, value, relative(facts, case[name]))

@@ -1,11 +1,13 @@
 """The parity harness: a key or tensor that a check does not use fails, an absent value is not compared."""
 
 import copy
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.helpers.paths import TESTS
 from tests.parity import NOT_BUILT, read, run
@@ -97,3 +99,14 @@ def test_a_case_in_two_folders_runs_once_unless_it_differs(tmp_path: Path) -> No
     assert [parameter.id for parameter in find([tmp_path, other])] == ["v2_sinusoid_table"]
     (other / "v2_sinusoid_table.json").write_text('{"kind": "sinusoid_table"}')
     assert len(find([tmp_path])) == 2
+
+
+def test_weights_in_files_of_their_own_and_of_another_case_are_read(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "a.state.safetensors")
+    save_file({"x": torch.zeros(2)}, tmp_path / "a.io.safetensors")
+    save_file({"y": torch.zeros(2)}, tmp_path / "b.safetensors")
+    files = {"a.state.safetensors": 1, "a.io.safetensors": 1}
+    (tmp_path / "a.json").write_text(json.dumps({"kind": "k", "files": files}))
+    (tmp_path / "b.json").write_text(json.dumps({"kind": "k", "state_from": "a.state.safetensors"}))
+    assert set(read(tmp_path / "a.json")[1]) == {"state/w", "x"}
+    assert set(read(tmp_path / "b.json")[1]) == {"state/w", "y"}
