@@ -29,7 +29,7 @@ class Moving:
     """A pass that counts the pairs over the threshold."""
 
     def __init__(self, video: VideoFacts, flow: Flow) -> None:
-        self.video, self.pairs = video, NeighbourFlow(flow)
+        self.video, self.pairs = video, NeighbourFlow(flow, video.name)
         self.moving = 0
 
     def add(self, block: Block) -> None:

@@ -8,12 +8,18 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.transforms import even_padding
+from pretrain.metrics.vbench.video_score import NotScored
 
 # uint8 frames `[n, 3, H, W]` twice, to the flow from the first to the second in pixels, `[n, 2, H, W]`.
 Flow = Callable[[Tensor, Tensor], Tensor]
+
+
+class FramesTooSmall(ValueError):
+    """A flow model's refusal of frames below its least size."""
 
 
 def largest_lengths(flow: Tensor, share: float) -> Tensor:
@@ -33,23 +39,27 @@ def padded_flow(flow: Flow, a: Tensor, b: Tensor, multiple: int = 8) -> Tensor:
     The flow keeps the padded size, as VBench measures it.
     """
     padding = even_padding(a.shape[-2], a.shape[-1], multiple)
-    pad = lambda x: F.pad(x.float(), padding, mode="replicate")  # noqa: E731
-    return flow(pad(a), pad(b)) if any(padding) else flow(a.float(), b.float())
+    pad = lambda x: F.pad(x.float(), padding, mode="replicate") if any(padding) else x.float()  # noqa: E731
+    return run_on(flow, pad(a), pad(b)) if isinstance(flow, nn.Module) else flow(pad(a), pad(b))
 
 
 class NeighbourFlow:
     """Flow between neighbouring frames of a video that comes in blocks; it keeps the previous frame."""
 
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
+    def __init__(self, flow: Flow, video: str) -> None:
+        self.flow, self.video = flow, video
         self.previous: Tensor | None = None
         self.frames = 0
 
     def lengths(self, frames: Tensor, share: float) -> Tensor:
-        """`largest_lengths` `[n]` of the new pairs that `frames` `[m, 3, H, W]` close."""
+        """`largest_lengths` `[n]` of the new pairs that `frames` `[m, 3, H, W]` close; NotScored if too small."""
         pairs = frames if self.previous is None else torch.cat((self.previous, frames))
         self.previous = frames[-1:]
         self.frames += len(frames)
         # One pair at a time: RAFT's correlation of all pixels with all takes the memory.
-        found = [largest_lengths(padded_flow(self.flow, a[None], b[None]), share) for a, b in pairwise(pairs)]
+        try:
+            flows = [padded_flow(self.flow, a[None], b[None]) for a, b in pairwise(pairs)]
+        except FramesTooSmall as error:
+            raise NotScored(f"{self.video}: {error}") from None
+        found = [largest_lengths(flow, share) for flow in flows]
         return torch.cat(found) if found else torch.zeros(0)

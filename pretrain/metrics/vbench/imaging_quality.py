@@ -13,7 +13,7 @@ from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import ALL, Block
 from pretrain.metrics.vbench.transforms import ImagingMode, for_musiq, imaging_size
-from pretrain.metrics.vbench.video_score import VideoFacts
+from pretrain.metrics.vbench.video_score import NotScored, VideoFacts
 
 
 def percent(total: float, count: int) -> dict[str, Any]:
@@ -31,7 +31,13 @@ class ImagingQuality:
         self.musiq, self.mode = musiq, mode
 
     def start(self, video: VideoFacts) -> FrameMean:
-        return FrameMean(video, self.scores, percent)
+        def scores(block: Block) -> Tensor:
+            try:
+                return self.scores(block)
+            except ValueError as error:  # a frame that MUSIQ cannot scale
+                raise NotScored(f"{video.name}: {error}") from None
+
+        return FrameMean(video, scores, percent)
 
     def scores(self, block: Block) -> Tensor:
         """`[n]`, 0 to 1. MUSIQ takes a frame of 512 x 512 as 500 tokens, so frames go in one by one."""

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torchvision.models.optical_flow import raft_large
 
+from pretrain.metrics.vbench.flow import FramesTooSmall
+
 ITERATIONS = 20
 
 # Official names to torchvision's, in order: the first pattern that matches a name is used.
@@ -74,8 +76,8 @@ class RAFT(nn.Module):
         """Flow `[n, 2, H, W]` from `a` to `b`, `[n, 3, H, W]` in 0 to 255, sides multiples of 8 and at least 128.
 
         Raises:
-            ValueError: smaller frames, which the correlation pyramid cannot halve three times.
+            FramesTooSmall: smaller frames, which the correlation pyramid cannot halve three times.
         """
         if min(a.shape[-2:]) < 128:
-            raise ValueError(f"RAFT needs frames of 128 x 128 pixels or more, not {a.shape[-2]} x {a.shape[-1]}")
+            raise FramesTooSmall(f"RAFT needs frames of 128 x 128 pixels or more, not {a.shape[-2]} x {a.shape[-1]}")
         return self.net(a / 127.5 - 1, b / 127.5 - 1, num_flow_updates=self.iterations)[-1]

@@ -36,7 +36,7 @@ class Stillness:
     """A pass that keeps the first and the previous frame; its value is 1 for a static video and 0 for another."""
 
     def __init__(self, video: VideoFacts, flow: Flow) -> None:
-        self.video, self.flow, self.pairs = video, flow, NeighbourFlow(flow)
+        self.video, self.flow, self.pairs = video, flow, NeighbourFlow(flow, video.name)
         self.first: Tensor | None = None
         self.moving = 0
 

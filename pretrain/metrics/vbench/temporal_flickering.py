@@ -16,7 +16,8 @@ from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScor
 
 def pixel_difference(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference `[n]`, float64, of frames uint8 `[n, 3, H, W]`."""
-    return (a.to(torch.int16) - b.to(torch.int16)).abs().flatten(1).double().mean(dim=1)
+    difference = torch.maximum(a, b) - torch.minimum(a, b)  # stays in uint8
+    return difference.sum(-1, dtype=torch.int32).flatten(1).sum(1).double() / a.shape[1:].numel()  # exact, in integers
 
 
 class Flickering:

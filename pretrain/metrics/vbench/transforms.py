@@ -69,8 +69,10 @@ def imaging_size(height: int, width: int, mode: ImagingMode = "longer") -> tuple
 
 
 def for_musiq(frames: Tensor, mode: ImagingMode = "longer") -> Tensor:
-    """uint8 `[n, 3, H, W]` to `[n, 3, h, w]` in 0 to 1, bilinear without antialias."""
+    """uint8 `[n, 3, H, W]` to `[n, 3, h, w]` in 0 to 1, bilinear without antialias; ValueError if a side becomes 0."""
     size = imaging_size(frames.shape[-2], frames.shape[-1], mode)
+    if min(size) < 1:
+        raise ValueError(f"frames of {frames.shape[-2]} x {frames.shape[-1]} pixels are too narrow for MUSIQ")
     x = frames.float()
     if size != tuple(frames.shape[-2:]):
         x = tv.resize(x, list(size), InterpolationMode.BILINEAR, antialias=False)

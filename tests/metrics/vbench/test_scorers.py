@@ -7,8 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pretrain.metrics.vbench.dynamic_degree import DynamicDegree
+from pretrain.metrics.vbench.flow import FramesTooSmall
 from pretrain.metrics.vbench.frames import TensorVideo
+from pretrain.metrics.vbench.imaging_quality import ImagingQuality
 from pretrain.metrics.vbench.interfaces import Detections
+from pretrain.metrics.vbench.musiq import MUSIQ
 from pretrain.metrics.vbench.scoring import OVER_UNITS, means, score_video
 from pretrain.metrics.vbench.static_filter import StaticFilter
 from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering
@@ -122,6 +126,20 @@ def test_flickering_is_scored_only_on_videos_that_pass_the_static_filter(still: 
     scorer = TemporalFlickering(StaticFilter(brightness_flow))
     score = score_video(TensorVideo("a.mp4", frames, 8.0), video_facts("a.mp4", 16), [scorer])["temporal_flickering"]
     assert (score.value == 1) if still else score.reason.startswith("a.mp4: it is not static")
+
+
+def test_frames_too_small_for_a_model_are_not_scored() -> None:
+    class Small(torch.nn.Module):
+        def forward(self, a, b):
+            raise FramesTooSmall("RAFT needs frames of 128 x 128 pixels or more, not 24 x 24")
+
+    video, facts = TensorVideo("a.mp4", moving_frames(8), 8.0), video_facts("a.mp4", 8)
+    scores = score_video(video, facts, [DynamicDegree(Small()), TemporalFlickering(StaticFilter(Small()))])
+    for score in scores.values():
+        assert score.reason.startswith("a.mp4: RAFT needs frames of 128 x 128") and not score.count
+    line = TensorVideo("line.mp4", torch.zeros(3, 4, 1, 600, dtype=torch.uint8), 8.0)
+    score = score_video(line, video_facts("line.mp4", 4), [ImagingQuality(MUSIQ(depth=1))])["imaging_quality"]
+    assert score.reason.startswith("line.mp4: frames of 1 x 600 pixels are too narrow for MUSIQ")
 
 
 def test_a_detector_gives_one_name_and_one_caption_a_box() -> None:
