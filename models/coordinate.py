@@ -71,6 +71,9 @@ class Coordinated(Classifier):
         multimodal_mean, multimodal_std: of the multimodal encoder's normalisation.
     """
 
+    factor: Tensor  # of the normalised video, and what is added to it, to normalise it for the multimodal encoder
+    shift: Tensor
+
     def __init__(
         self,
         masked: VideoClassifier,
@@ -101,6 +104,8 @@ class Coordinated(Classifier):
         self.last_cross_model = CrossModelAttention(b, a, _heads(b), 4 * b)
         self.mixture = nn.Parameter(torch.empty(()))
         self.statistics = (tuple(mean), tuple(std)), (tuple(multimodal_mean), tuple(multimodal_std))
+        self.register_buffer("factor", torch.empty(3), persistent=False)
+        self.register_buffer("shift", torch.empty(3), persistent=False)
         self.reset_parameters()
         if not tune:
             for encoder in (masked.encoder, multimodal.encoder):
@@ -111,6 +116,10 @@ class Coordinated(Classifier):
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.mixture)
+        if not self.factor.is_meta:
+            m, s, m2, s2 = (torch.tensor(values) for pair in self.statistics for values in pair)
+            self.factor.copy_(s / s2)
+            self.shift.copy_((m - m2) / s2)
 
     @property
     def encoder(self) -> VideoViT:  # pyrefly: ignore[bad-override] an attribute would register its weights twice
@@ -155,11 +164,10 @@ class Coordinated(Classifier):
             images = video.transpose(1, 2).flatten(0, 1)
             images = F.interpolate(images, (encoder.size, encoder.size), mode="bicubic", antialias=True)
             video = images.unflatten(0, (len(video), -1)).transpose(1, 2)
-        (mean, std), (mean2, std2) = self.statistics
-        if (mean, std) == (mean2, std2):
+        if self.statistics[0] == self.statistics[1]:
             return video
-        m, s, m2, s2 = (video.new_tensor(values).view(3, 1, 1, 1) for values in (mean, std, mean2, std2))
-        return video * (s / s2) + (m - m2) / s2
+        factor, shift = (x.to(video.dtype).view(3, 1, 1, 1) for x in (self.factor, self.shift))
+        return video * factor + shift
 
 
 def _heads(width: int) -> int:
