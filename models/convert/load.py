@@ -101,7 +101,7 @@ def load_weights(
             `SpatioTemporalUNet`, or a module with an `encoder` (and `decoder`, or `text`), with a `unet`, or with a
             classifier as its `model`, such as an objective. Weights of a text tower alone, or of one encoder of a
             coordinated pair, are loaded into that part.
-        path: a file, a transformers folder, or a state dict.
+        path: a file, a folder of transformers or diffusers (of a pipeline, its `unet/`), or a state dict.
         classes: rows to take from the checkpoint's head, in order: a label map turns a K710 head into a K400 head.
             "none": leave the model's head unchanged.
 
@@ -134,7 +134,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
         origin = {name.removeprefix(prefix): names for name, names in origin.items() if name.startswith(prefix)}
 
     target = model.state_dict()
-    padded = lavie.fit_shapes(ours, target)
+    padded = lavie.fit_shapes(ours, target) if is_unet else []
     ours, origin = umt2.init_answer_decoder(ours, origin, target)
     _inflate_patches(ours, target)
     fixed = _fit_positions(model, ours, target, where)
@@ -215,7 +215,7 @@ def _rename(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Tenso
     if found is None:
         raise ValueError(
             f"{where}: its keys are of no known layout (the first are {', '.join(list(theirs)[:4])}; "
-            f"one of these was expected: {', '.join(key for _, key, _ in _LAYOUTS)})"
+            f"one of these was expected: {', '.join([*(key for _, key, _ in _LAYOUTS), lavie.KEY])})"
         )
     layout, rules = found
     if rules is None:

@@ -32,7 +32,7 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
-    folder of transformers', or a sharded training checkpoint.
+    folder of transformers' or diffusers', or a sharded training checkpoint.
 
     Wrappers (`model`, `module`, `state_dict`) and prefixes from compilation, wrappers or older code are removed.
 

@@ -28,7 +28,7 @@ def guided(network: Callable[[Tensor, Tensor, Tensor], Tensor], text: Tensor, nu
     """Classifier-free guidance: null + scale * (text - null), from one pass of both (arXiv 2207.12598).
 
     Args:
-        network: of noisy samples, time steps and texts.
+        network: of noisy samples, time steps and texts; under guidance it is called with twice the rows of `x`.
         text, null: `[B, L, D]`: texts, and what the network was trained with in the place of dropped texts.
         scale: 1: no guidance, and no computation for `null`.
     """

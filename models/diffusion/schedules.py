@@ -4,6 +4,7 @@
 sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise. Tensors of one value for each sample are `[B]`.
 """
 
+from collections.abc import Callable
 from itertools import accumulate, repeat
 from typing import Literal, NamedTuple
 
@@ -59,7 +60,9 @@ def velocity(x0: Tensor, noise: Tensor, level: Tensor) -> Tensor:
 
 def target(kind: Kind, x0: Tensor, noise: Tensor, level: Tensor) -> Tensor:
     """What the network should predict."""
-    return {"eps": lambda: noise, "x0": lambda: x0, "v": lambda: velocity(x0, noise, level)}[kind]()
+    if kind == "v":
+        return velocity(x0, noise, level)
+    return noise if kind == "eps" else x0
 
 
 def data_and_noise(kind: Kind, output: Tensor, xt: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,19 +90,19 @@ def snr(level: Tensor) -> Tensor:
 
 def min_snr_weight(kind: Kind, level: Tensor, gamma: float = 5.0) -> Tensor:
     """Weight `[B]` of the squared error of a prediction: min(SNR, gamma) on the data's (arXiv 2303.09556)."""
-    return _of_data_error(kind, level, lambda ratio: ratio.clamp(max=gamma), gamma)
+    return _of_data_error(kind, level, lambda ratio: ratio.clamp(max=gamma))
 
 
 def soft_min_snr_weight(kind: Kind, level: Tensor, gamma: float = 4.0) -> Tensor:
-    """A smooth form: SNR * gamma / (SNR + gamma) on the data's error (k-diffusion `layers.py`, arXiv 2401.11605)."""
-    return _of_data_error(kind, level, lambda ratio: ratio * gamma / (ratio + gamma), gamma)
+    """The same without a kink: SNR * gamma / (SNR + gamma) on the data's error (arXiv 2401.11605)."""
+    return _of_data_error(kind, level, lambda ratio: ratio * gamma / (ratio + gamma))
 
 
-def _of_data_error(kind: Kind, level: Tensor, weight, gamma: float) -> Tensor:
+def _of_data_error(kind: Kind, level: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
     """A weight of the data's squared error as one of the prediction's.
 
     The noise's error is the data's times SNR, the velocity's is the data's times SNR + 1. At zero SNR the quotient has
-    the limit 1 for noise, and it is 0 for data and velocity.
+    the limit 1 for noise, and it is 0 for data and velocity: a network trained with it learns nothing at that step.
     """
     ratio = snr(level)
     if kind == "x0":
