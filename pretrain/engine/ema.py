@@ -1,16 +1,20 @@
 """EMA: an exponential moving average of the trained weights, sharded as the weights are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pretrain.engine.raw_evaluation import RawEvaluation
 from pretrain.learning.parallel import reshard
 
 
@@ -27,13 +31,24 @@ class EMA(pl.Callback):
         start_step: up to this optimiser step the average is a copy of the weights.
         every_n_steps: optimiser steps between two updates.
         validate: validate, test and predict with the average; False: with the weights themselves.
+        validate_raw: validation evaluates each batch with the weights themselves too, and logs those figures under
+            `val_raw/` beside `val/`. It then computes twice as long, reads the data once, and exchanges the two sets of
+            weights, a tensor at a time, twice a batch; the metrics hold their states twice.
     """
 
     def __init__(
-        self, decay: float = 0.9999, start_step: int = 0, every_n_steps: int = 1, validate: bool = True
+        self,
+        decay: float = 0.9999,
+        start_step: int = 0,
+        every_n_steps: int = 1,
+        validate: bool = True,
+        validate_raw: bool = False,
     ) -> None:
         if not 0 <= decay < 1 or every_n_steps < 1:
             raise MisconfigurationException(f"EMA: decay {decay} is not in [0, 1) or every_n_steps {every_n_steps} < 1")
+        if validate_raw and not validate:
+            raise MisconfigurationException("EMA: validate false evaluates the weights themselves: omit validate_raw")
+        self.raw = RawEvaluation() if validate_raw else None
         self.update = get_ema_multi_avg_fn(decay)
         self.start_step, self.every_n_steps, self.validate = start_step, every_n_steps, validate
         self.average: dict[str, Tensor] = {}
@@ -91,10 +106,47 @@ class EMA(pl.Callback):
             return
         if self.step < 0:
             self._place_average(pl_module)  # no training in this process
+        if self.raw is not None and trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+            self.raw.start(pl_module)
         for name, parameter in trained_parameters(pl_module).items():
             weight = local_shard(parameter)
             self.weights[name] = weight.clone()
             weight.copy_(local_shard(self.average[name]))
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self.raw is not None and self.weights:
+            with self._weights_themselves(pl_module):
+                self.raw.add(trainer, pl_module, batch, batch_idx)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.raw is not None and self.weights:
+            with self._weights_themselves(pl_module):
+                self.raw.log(trainer, pl_module)
+
+    @contextmanager
+    def _weights_themselves(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """The weights in the average's place, within a validation with the average."""
+        self._exchange(pl_module)
+        try:
+            yield
+        finally:
+            self._exchange(pl_module)
+
+    @torch.no_grad()
+    def _exchange(self, pl_module: pl.LightningModule) -> None:
+        for name, parameter in trained_parameters(pl_module).items():
+            weight = local_shard(parameter)
+            present = weight.clone()
+            weight.copy_(self.weights[name])
+            self.weights[name] = present
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -161,10 +161,10 @@ class Objective(pl.LightningModule):
         self._open_metrics()
 
     def on_validation_epoch_end(self) -> None:
-        self._close_metrics("val")
+        self.close_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._close_metrics("test")
+        self.close_metrics("test")
 
     def _named_metrics(self) -> Iterable[tuple[str, Any]]:
         return cast(Iterable[tuple[str, Any]], self.metrics.items())
@@ -177,7 +177,8 @@ class Objective(pl.LightningModule):
             if hasattr(metric, "attach"):
                 metric.attach(self)  # a metric that needs more of the model than the outputs of `predict`
 
-    def _close_metrics(self, stage: str) -> None:
+    def close_metrics(self, stage: str) -> None:
+        """Log the losses and metrics of the evaluated batches under `stage`; on all ranks."""
         if self._sums:
             self._log_means(stage)
         for name, metric in self._named_metrics():

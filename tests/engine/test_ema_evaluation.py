@@ -1,5 +1,6 @@
 """What is judged and exported are the averaged weights, where a run keeps them; checkpoints hold both kinds as such."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from torchmetrics import MeanMetric
 
 from pretrain.cli import main
 from pretrain.export.load_run import load_objective
@@ -25,6 +27,7 @@ class Loss(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         Path(self.path).write_text(str(float(trainer.callback_metrics["val/loss"])))
+        Path(f"{self.path}.json").write_text(json.dumps({k: float(v) for k, v in trainer.callback_metrics.items()}))
 
 
 class StopInValidation(pl.Callback):
@@ -32,6 +35,13 @@ class StopInValidation(pl.Callback):
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class MeanFeature(MeanMetric):
+    """The mean of all features."""
+
+    def update(self, outputs: dict[str, torch.Tensor], batch: dict) -> None:
+        super().update(outputs["features"].abs())
 
 
 def record(path: Path) -> list[str]:
@@ -59,6 +69,33 @@ def test_validation_uses_the_average_in_a_run_and_after_it(trained: tuple[Path, 
     raw = validate(tmp_path / "raw", checkpoint, "--trainer.callbacks+=EMA", "--trainer.callbacks.validate=false")
     assert averaged == pytest.approx(in_training, rel=1e-6)
     assert abs(raw - averaged) > 1e-3 * averaged
+
+
+def test_both_kinds_of_weights_are_validated_side_by_side(trained: tuple[Path, float], tmp_path: Path) -> None:
+    """The figures of the weights themselves are those of a validation with them; the average's ones do not change."""
+    checkpoint, _ = trained
+    metric = ["--model.init_args.metrics={mean: {class_path: tests.engine.test_ema_evaluation.MeanFeature}}"]
+    ema = "--trainer.callbacks+=EMA"
+    kinds = {"average": [ema], "raw": [ema, "--trainer.callbacks.validate=false"]}
+    kinds["both"] = [ema, "--trainer.callbacks.validate_raw=true"]
+    found = {}
+    for kind, more in kinds.items():
+        validate(tmp_path / kind, checkpoint, *more, *metric, "--data.init_args.micro_batch=2")
+        found[kind] = json.loads((tmp_path / kind / "loss.txt.json").read_text())
+    assert found["average"].keys() == found["raw"].keys() == {"val/loss", "val/mean"}
+    raw = {name.replace("val/", "val_raw/"): value for name, value in found["raw"].items()}
+    assert found["both"] == pytest.approx({**found["average"], **raw}, rel=1e-6)
+    assert abs(raw["val_raw/mean"] - found["average"]["val/mean"]) > 1e-4
+
+
+def test_validation_of_both_changes_no_weight_of_a_run(tmp_path: Path) -> None:
+    ends = []
+    for more in ([], ["--trainer.callbacks.validate_raw=true"]):
+        folder = tmp_path / str(len(ends))
+        run = fit(folder, RECIPE, *AVERAGE, *more, "--trainer.max_steps=4", "--trainer.val_check_interval=2")
+        ends.append(torch.load(run / "checkpoints/step=0000004.ckpt", weights_only=True))
+    for part in ("state_dict", "ema"):
+        assert all(torch.equal(tensor, ends[1][part][name]) for name, tensor in ends[0][part].items())
 
 
 def test_export_and_prediction_use_the_average(trained: tuple[Path, float], tmp_path: Path) -> None:
