@@ -1,13 +1,14 @@
 """How every command reports an expected failure: one sentence and the exit code 2; `--debug` shows the traceback."""
 
 import argparse
+import dis
 import functools
 import io
 import pickle
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ def reports_errors(main: Callable[[list[str]], int | None]) -> Callable[..., int
 def is_expected(error: BaseException) -> bool:
     """Whether an error is one that a user can cause and mend. Of RuntimeErrors, these are the ones that we raise."""
     if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError | RecursionError):
-        return _is_ours(error) or "file write failed" in str(error) or "PytorchStreamWriter" in str(error)
+        return _is_ours(error) or _is_torchs_short_write(error)
     names = {(kind.__module__, kind.__qualname__) for kind in type(error).__mro__}
     return isinstance(error, _EXPECTED) or bool(names & _BY_NAME)
 
@@ -64,21 +65,28 @@ def is_expected(error: BaseException) -> bool:
 def sentence(error: BaseException) -> str:
     """An error in one line; if a library raised it, with the way to see where."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if _is_torchs_short_write(error):
+        return f"a file could not be written whole: is the disk full? (torch: {text})"
     if isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         text = ": ".join([error.strerror, *names])
     return text if _is_ours(error) or isinstance(error, OSError) else f"{text} (--debug shows where)"
 
 
+def _is_torchs_short_write(error: BaseException) -> bool:
+    """torch writes by its own code, which reports a full disk as a RuntimeError."""
+    words = ("PytorchStreamWriter", "file write failed", "unexpected pos")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+
+
 def _is_ours(error: BaseException) -> bool:
-    """Whether a line of this project raised an error, not one of a library."""
-    files = [Path(file) for file in _frames(error)]
-    return bool(files) and files[-1].is_relative_to(ROOT) and "site-packages" not in files[-1].parts
-
-
-def _frames(error: BaseException) -> Iterator[str]:
-    """Names of the files that an error passed through; the last one raised it."""
+    """Whether a `raise` of this project raised an error: not a library, nor compiled code that a line of ours called."""
     trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame.f_code.co_filename
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
         trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    file = Path(code.co_filename)
+    raised = trace.tb_lasti >= 0 and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and file.is_relative_to(ROOT) and "site-packages" not in file.parts

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 import datamodules
@@ -124,7 +124,7 @@ def search(files: Sequence[Path], queries: Tensor, k: int) -> list[list[Hit]]:
 
 def _chunks(file: Path) -> Iterator[tuple[int, Tensor]]:
     """Features of one file in chunks `[M, D]`, each with the number of its first row."""
-    with safe_open(file, "pt") as opened:
+    with _open(file) as opened:
         if "features" not in opened.keys():  # noqa: SIM118 it is not a dict
             raise ValueError(f"{file} holds no `features`, only {', '.join(opened.keys())}")
         features = opened.get_slice("features")
@@ -134,9 +134,23 @@ def _chunks(file: Path) -> Iterator[tuple[int, Tensor]]:
 
 def _metadata(file: Path) -> tuple[list[str], dict[str, int]]:
     """The names of a file's rows; and the rank that wrote it, the world size and its rows in earlier files."""
-    with safe_open(file, "pt") as opened:
-        metadata = opened.metadata()
-    return json.loads(metadata["names"]), json.loads(metadata["place"])
+    with _open(file) as opened:
+        metadata = opened.metadata() or {}
+    try:
+        names, place = json.loads(metadata["names"]), json.loads(metadata["place"])
+        if all(isinstance(place[key], int) for key in ("before", "rank", "world")) and isinstance(names, list):
+            return names, place
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} does not say which videos its features are of: {error}") from error
+    raise ValueError(f"{file} does not say which videos its features are of")
+
+
+def _open(file: Path) -> Any:
+    """The opened file of features; ValueError if it is damaged."""
+    try:
+        return safe_open(file, "pt")
+    except SafetensorError as error:
+        raise ValueError(f"{file} is cut or damaged: {error}") from error
 
 
 def _hit(score: float, metadata: tuple[list[str], dict[str, int]], row: int) -> Hit:
