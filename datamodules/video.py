@@ -70,8 +70,9 @@ class VideoData(LightningDataModule):
         seed: of the order, frames, crops, flips and all other random draws.
         failure_budget: the run stops if a larger share of the loaded videos is unreadable.
         failure_grace: number of unreadable videos that never stop the run.
-        decode_seconds: time limit for decoding a video. A slower one counts as unreadable, even if the decoder hangs
-            (its process is replaced). null for no limit; without workers there is none.
+        decode_seconds: time limit for reading a sample, for decoding it, and for processing it. A slower one counts as
+            unreadable, even if it hangs (its process is replaced); a remote read that makes progress is not slow. null
+            for no limit; without workers there is none.
     """
 
     def __init__(
