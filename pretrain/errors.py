@@ -80,7 +80,7 @@ def _is_torchs_short_write(error: BaseException) -> bool:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether a `raise` of this project raised an error: not a library, nor compiled code that a line of ours called."""
+    """Whether a `raise` of this project raised an error, not a library or compiled code that a line of ours called."""
     trace = error.__traceback__
     if trace is None:
         return False

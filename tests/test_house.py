@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "datamodules/making": (STORAGE, "datamodules/decoding", "datamodules/sources"),
     "datamodules/timing": (*ALL_DATA, "datamodules/loading", "datamodules/making"),
     "datamodules/video.py": (*ALL_DATA, "datamodules/loading"),
+    "pretrain/errors.py": (),
     "pretrain/plots": (STORAGE,),
     "pretrain/learning": MODELS,
     "pretrain/objectives": (*MODELS, "pretrain/learning", "datamodules/sources/annotated/classes.py"),
@@ -41,7 +42,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(STORAGE, "datamodules/sources/annotated/classes.py"),
         *("pretrain/learning", "pretrain/plots"),
     ),
-    "pretrain/metrics/vbench": (*MODELS, "datamodules/decoding", "pretrain/learning"),
+    "pretrain/metrics/vbench": (*MODELS, STORAGE, "datamodules/decoding", "pretrain/learning"),
     "pretrain/engine": ("models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
     "pretrain/export": (*MODELS, STORAGE, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
     "pretrain/features": (

@@ -1,4 +1,4 @@
-"""A checkpoint gives tensors and plain values: pickled code in it never runs, from a path, a URL or a sharded folder."""
+"""A checkpoint gives tensors and plain values: no pickled code in it runs, from a path, a URL or a sharded folder."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""A recipe in a checkpoint or an index starts nothing: each command that reads one refuses, by name, what is not ours."""
+"""A recipe in a checkpoint or an index starts nothing: each command that reads one refuses what is not ours."""
 
 import copy
 import json
