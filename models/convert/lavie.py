@@ -39,8 +39,8 @@ _FRAGMENTS = [
     ("ff.net.2.", "ff.proj_out."),
     ("to_out.0.", "to_out."),
     ("resblock_temporal.", "temporal_res."),
-    ("resblocks_3d_t.", "over_time."),
-    ("resblocks_3d_s.", "per_frame."),
+    ("resblocks_3d_t.", "blocks.0."),  # after the longer names with blocks in them
+    ("resblocks_3d_s.", "blocks.1."),
     ("shift_conv.", "out."),
     ("time_emb_proj.", "time_proj."),
     ("conv_shortcut.", "shortcut."),
@@ -137,7 +137,7 @@ def to_official(unet: SpatioTemporalUNet, state: Mapping[str, Tensor] | None = N
         state: other weights of the same network, such as averaged ones, under our names; None: its own.
     """
     state = unet.state_dict() if state is None else {n.removeprefix(PREFIX): t for n, t in state.items()}
-    is_vsr = any(".temporal_res." in name or ".over_time." in name for name in state)
+    is_vsr = any(".temporal_res." in name or ".temporal." in name for name in state)
     names = {name: _rename(name, _TO_VSR if is_vsr else _TO_BASE) for name in state}
     official = {}
     for name, tensor in state.items():

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from models.diffusion.frames import fold, join_images, split_images, unfold
 from models.diffusion.zero import ZeroConv2d, ZeroConv3d
+from models.layers import Blocks
 
 TIME_GROUPS, TIME_EPS = 32, 1e-6  # of the blocks over time: LaVie `vsr/models/resnet.py`
 
@@ -80,14 +81,19 @@ class TemporalModule(nn.Module):
     LaVie's super-resolution has one after each level. Images pass unchanged.
     """
 
+    blocks: "Blocks[TemporalResBlock | ResBlock]"
+
     def __init__(self, channels: int, embedding: int, kernel: int = 5) -> None:
         super().__init__()
-        self.over_time = TemporalResBlock(channels, kernel, embedding)
-        self.per_frame = ResBlock(channels, channels, embedding, TIME_GROUPS, TIME_EPS)
+        over_time = TemporalResBlock(channels, kernel, embedding)
+        per_frame = ResBlock(channels, channels, embedding, TIME_GROUPS, TIME_EPS)
+        self.blocks = Blocks([over_time, per_frame])
         self.out = ZeroConv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, time: Tensor, images: int = 0) -> Tensor:
         """`[B, C, F, H, W]`, of which the last `images` frames are images, to the same shape."""
         video, still = split_images(x, images, 2)
-        h = self.per_frame(self.over_time(video, time), time)
+        h = video
+        for block in self.blocks:
+            h = block(h, time)
         return join_images(video + unfold(self.out(fold(h)), video.shape[2]), still, 2)
