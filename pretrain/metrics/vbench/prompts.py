@@ -4,9 +4,9 @@ The suite is not part of this project: `pip install --no-deps vbench` brings it 
 `VBench_full_info.json`.
 """
 
-import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +36,10 @@ def index_of(path: str | Path) -> int | None:
 
 
 def package_folder() -> Path | None:
-    """The folder of the installed `vbench` package, which is not imported; None without it."""
-    spec = importlib.util.find_spec("vbench")
-    return Path(next(iter(spec.submodule_search_locations))) if spec and spec.submodule_search_locations else None
+    """The folder of the installed `vbench` package, found by its file, not by its name, and not imported; None without
+    it."""
+    places = (Path(entry) / "vbench" for entry in sys.path)
+    return next((place for place in places if (place / FILE).is_file()), None)
 
 
 def read_suite(path: str | Path | None = None) -> list[Prompt]:
