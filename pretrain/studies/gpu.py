@@ -73,8 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _tests(a: argparse.Namespace) -> list[str]:
-    """pytest on the files that hold tests marked `gpu`; others may need packages that are not there."""
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    """pytest on the files that hold tests marked `gpu`; others may need packages that are not there. With `--tiny`, on
+    one of them."""
+    files = sorted((ROOT / "tests").rglob("test_gpu.py" if a.tiny else "test_*.py"))
     marked = [path for path in files if _MARKED.search(path.read_text(encoding="utf-8"))]
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider"]
     if a.device == "cuda" and importlib.util.find_spec("xdist") is not None:

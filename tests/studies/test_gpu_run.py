@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,10 @@ MODES = ("eager", "compiled")
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Removes the tiny size, and the backend that it compiles with, after the test."""
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removes the tiny size after the test."""
     for table in (vit.SIZES, decoders.DECODER_SIZES, clip.CLIP_SIZES, text.TEXT_SIZES):
         monkeypatch.setitem(table, "tiny", {})
-    before = torch.compiler.get_default_backend()
-    yield
-    torch.compiler.set_default_backend(before)
 
 
 def row(case: str, contender: str, mode: str = "eager", **facts: object) -> dict:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from models import CLIP_SIZES, DECODER_SIZES, SIZES, TEXT_SIZES
+from pretrain.learning import parallel
+from pretrain.learning.teachers import Frozen
 from pretrain.objectives import Objective
 from pretrain.plan.memory import Sizes, Strategy, memory_use
 from pretrain.plan.tracer import to_fake_tensors, trace
@@ -82,6 +84,7 @@ def measure(name: str, device: torch.device, tiny: bool, steps: int) -> Iterator
     """Measures a case of `CASES`: first the device's ceilings, then a row for each contender and mode."""
     case = CASES[name]
     setting = Setting(case.size, case.batch, case.frames, device=device.type, precision="bf16")
+    backend = "eager" if tiny else "inductor"  # "eager" captures the same graphs, and compiles nothing for minutes
     if tiny:
         _add_tiny_size(6 if case.method == "umt" else 2)  # UMT compares six layers
         setting = replace(setting, size="tiny", batch=2, frames=8, pixels=64)
@@ -90,7 +93,7 @@ def measure(name: str, device: torch.device, tiny: bool, steps: int) -> Iterator
     yield {"case": name, **ceilings, "machine": machine_facts(device)}
     for contender in case.contenders:
         flop, _ = plans.get(contender, plans["ours"])  # a peer does the work of `ours`
-        for row in _both_modes(name, contender, setting, steps):
+        for row in _both_modes(name, contender, setting, steps, backend):
             if contender in plans:
                 row.planned_bytes = plans[contender][1]
             if row.seconds is not None:
@@ -109,8 +112,6 @@ def _add_tiny_size(depth: int) -> None:
     DECODER_SIZES["tiny"] = {"width": 64, "heads": 4, "mlp": 256}
     CLIP_SIZES["tiny"] = {**_TINY, "depth": depth, "size": 64, "out": 32}
     TEXT_SIZES["tiny"] = {"width": 32, "depth": 2, "heads": 4, "mlp": 64, "out": 32}
-    if hasattr(torch.compiler, "set_default_backend"):
-        torch.compiler.set_default_backend("eager")  # captures the same graphs, and compiles nothing for minutes
 
 
 def plan(model: Callable[[Setting], Objective], setting: Setting) -> tuple[float, float]:
@@ -145,7 +146,7 @@ def _ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
     }
 
 
-def _both_modes(name: str, contender: str, setting: Setting, steps: int) -> Iterator[Row]:
+def _both_modes(name: str, contender: str, setting: Setting, steps: int, backend: str) -> Iterator[Row]:
     """The rows of a contender: eager and, unless it has no modules to compile, compiled. An error is a row, too."""
     device, mode = torch.device(setting.device), "eager"
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
@@ -153,7 +154,7 @@ def _both_modes(name: str, contender: str, setting: Setting, steps: int) -> Iter
         made = METHODS[CASES[name].method].build(contender, setting)
         attention = _attention(made.model)
         for mode in ("eager", "compiled"):
-            if mode == "compiled" and not _compile(made.model, contender):
+            if mode == "compiled" and not _compile(made.model, contender, backend):
                 return
             row = _measure(made, Row(name, contender, mode, setting.batch, attention=attention), steps, device)
             if row.peak_bytes is not None:
@@ -172,17 +173,17 @@ def _attention(model: Any) -> str | None:
     return model.config._attn_implementation
 
 
-def _compile(model: nn.Module, contender: str) -> bool:
-    """Compiles block by block: ours as `compile: true` does, a peer's layers; False: there are none."""
+def _compile(model: nn.Module, contender: str, backend: str) -> bool:
+    """Compiles block by block: ours and its teacher as `compile: true` does, a peer's layers; False: there are none."""
     if contender == "plain":
         return False  # functions of our model's weights
     if isinstance(model, Objective):
-        model.compile_blocks = True
-        model.configure_model()
+        for part in (model, *(frozen.model for frozen in model.modules() if isinstance(frozen, Frozen))):
+            parallel.compile_blocks(part, backend)
         return True
     layers = [layer for part in model.modules() if isinstance(part, nn.ModuleList) for layer in part]
     for layer in layers:
-        layer.compile()
+        layer.compile(backend=backend)
     return bool(layers)
 
 
