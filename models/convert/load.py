@@ -155,7 +155,8 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
         )
     _check_blocks(report, ours, target, where)
     if is_unet:
-        lavie.check_parts(report.missing, report.unused, target, where)
+        part = "" if isinstance(model, SpatioTemporalUNet) else lavie.PREFIX
+        lavie.check_parts(report.missing, report.unused, theirs, where, part)
     if padded:
         log.info("%s: %s gets zeros for the channels of the condition", where, padded[0])
     model.load_state_dict({name: ours[name] for name in loaded}, strict=False)

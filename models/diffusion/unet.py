@@ -18,13 +18,6 @@ from models.diffusion.transformer import Spatial, SpatioTemporalTransformer, Tem
 from models.layers import Blocks
 
 _BASE: dict[str, Any] = {"widths": (320, 640, 1280, 1280), "attention": (True, True, True, False), "text_width": 768}
-_VSR: dict[str, Any] = {
-    "condition_channels": 3,
-    "spatial": ("text", "text", "text", "self"),
-    "noise_levels": 1000,
-    "temporal_res": True,
-    "linear_projections": True,
-}
 _TINY: dict[str, Any] = {"widths": (32, 64), "depth": 1, "attention": (True, False), "heads": (1, 2), "groups": 8}
 # LaVie `base/models/unet.py`, `interpolation/models/unet.py`, `vsr/models/unet.py`; the tiny ones are ours.
 UNET_SIZES: dict[str, dict[str, Any]] = {
@@ -38,13 +31,17 @@ UNET_SIZES: dict[str, dict[str, Any]] = {
         "buckets": 0,
     },
     "vsr": {
-        **_VSR,
+        "condition_channels": 3,
         "widths": (256, 512, 512, 1024),
         "attention": (False, True, True, True),
         "text_width": 1024,
+        "spatial": ("text", "text", "text", "self"),
+        "temporal_res": True,
         "down_modules": (0, 1, 2, 3),
         "up_modules": (0, 1, 2, 3),
         "mid_module": True,
+        "noise_levels": 1000,
+        "linear_projections": True,
     },
 }
 UNET_SIZES |= {
@@ -136,7 +133,7 @@ class SpatioTemporalUNet(nn.Module):
         groups, eps: of the GroupNorms.
         spatial: first attention of a block, for all levels or for each: "self", "sparse_causal" or "text". For single
             values the middle has the same, for a list "self".
-        temporal: attention over time "before_ff" or "after_ff", the feed-forward layer; "none": an image model.
+        temporal: attention over time before or after the feed-forward layer; "none": an image model.
         rotary, buckets: see `TemporalAttention`.
         temporal_res: a block over time at the entry of each transformer.
         down_modules, up_modules, mid_module: levels, in their order of computation, that a `TemporalModule` follows.

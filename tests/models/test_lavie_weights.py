@@ -66,9 +66,11 @@ def test_a_training_checkpoint_gives_its_weights_and_not_its_average(tmp_path: P
     """Our checkpoints hold the average under `ema` beside `state_dict`; the export chooses between them itself."""
     model, average = unet(), unet(seed=2)
     prefixed = [{f"unet.{name}": t for name, t in m.state_dict().items()} for m in (model, average)]
+    prefixed[0]["align.weight"] = torch.ones(2)  # another part of the objective
     torch.save({"state_dict": prefixed[0], "ema": prefixed[1]}, tmp_path / "run.ckpt")
     loaded = unet(seed=3)
-    assert not models.load_weights(loaded, tmp_path / "run.ckpt").missing
+    report = models.load_weights(loaded, tmp_path / "run.ckpt")
+    assert not report.missing and report.unused == ["align.weight"]
     assert_same(loaded, model)
 
 
@@ -78,14 +80,15 @@ class Holder(nn.Module):
     def __init__(self, inner: SpatioTemporalUNet) -> None:
         super().__init__()
         self.unet = inner
+        self.align = nn.Linear(2, 2)
 
 
 def test_weights_load_into_a_module_with_a_unet() -> None:
     model, holder = unet(), Holder(unet(seed=2))
     report = models.load_weights(holder, lavie.to_official(model))
-    assert not report.missing and not report.unused
+    assert report.missing == ["align.weight", "align.bias"] and not report.unused
     assert_same(holder.unet, model)
-    average = {f"unet.{name}": tensor for name, tensor in model.state_dict().items()}
+    average = {f"unet.{name}": tensor for name, tensor in model.state_dict().items()} | {"align.weight": torch.ones(2)}
     found, expected = lavie.to_official(unet(seed=3), average), lavie.to_official(model)
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
