@@ -6,6 +6,7 @@ VIDEOS ?=
 BARE := $(if $(filter command,$(firstword $(origin PYTHON))),$(PYTHON))
 WHEELS ?=
 OUT ?= build/gpu
+GPU_OPTIONS ?=
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1  /' | column -t -s '  ' -l 3 2>/dev/null || \
