@@ -256,6 +256,19 @@ def test_a_bad_step_is_skipped_by_all_ranks(place: Path) -> None:
     assert not any(tensor.isnan().any() for tensor in read(last(place / "poisoned"))["state_dict"].values())
 
 
+@pytest.mark.slow
+@ZERO
+def test_deepspeed_stops_at_a_bad_step_before_it_is_saved(tmp_path: Path) -> None:
+    """It takes the steps itself; the last checkpoint is the one before."""
+    poison = [option for option in POISON if "rank" not in option] + MICRO_BATCHES
+    process = start(command(tmp_path, "videomae", "deepspeed_zero2", 1, *poison))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0 and "DeepSpeed cannot skip a step" in said
+    lines = [json.loads(line) for line in (tmp_path / "run/skipped_steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4]
+    assert last(tmp_path, 4).exists() and not last(tmp_path, 5).exists()
+
+
 REST = ("umt", "vilp", "umt2", "internvideo", "finetune")
 
 
