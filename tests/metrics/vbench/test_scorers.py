@@ -10,11 +10,13 @@ from torch import nn
 from pretrain.metrics.vbench.dynamic_degree import DynamicDegree
 from pretrain.metrics.vbench.flow import FramesTooSmall
 from pretrain.metrics.vbench.frames import TensorVideo
+from pretrain.metrics.vbench.human_action import recognised
 from pretrain.metrics.vbench.imaging_quality import ImagingQuality
 from pretrain.metrics.vbench.interfaces import Detections
 from pretrain.metrics.vbench.musiq import MUSIQ
 from pretrain.metrics.vbench.scoring import OVER_UNITS, means, score_video
-from pretrain.metrics.vbench.static_filter import StaticFilter
+from pretrain.metrics.vbench.spatial_relationship import position_score
+from pretrain.metrics.vbench.static_filter import StaticFilter, is_static
 from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering
 from pretrain.metrics.vbench.totals import DIMENSIONS
 from pretrain.metrics.vbench.transforms import for_clip, for_detector, for_umt
@@ -140,6 +142,28 @@ def test_frames_too_small_for_a_model_are_not_scored() -> None:
     line = TensorVideo("line.mp4", torch.zeros(3, 4, 1, 600, dtype=torch.uint8), 8.0)
     score = score_video(line, video_facts("line.mp4", 4), [ImagingQuality(MUSIQ(depth=1))])["imaging_quality"]
     assert score.reason.startswith("line.mp4: frames of 1 x 600 pixels are too narrow for MUSIQ")
+
+
+def test_a_static_video_may_end_as_far_from_its_start_as_its_allowed_pairs_twice_over() -> None:
+    """Of 16 frames, 2 pairs may exceed the threshold of 1 pixel, so the ends may differ by 4 pixels."""
+    assert is_static(2, torch.tensor([4.0, 4.0]), 16, 1.0)
+    assert not is_static(3, torch.tensor([0.0, 0.0]), 16, 1.0)
+    assert not is_static(0, torch.tensor([0.0, 4.1]), 16, 1.0)
+
+
+def test_boxes_on_a_diagonal_lie_on_neither_axis() -> None:
+    a, b = [0.0, 0.0, 2.0, 2.0], [4.0, 4.0, 6.0, 6.0]
+    assert position_score("on the left of", a, b) == position_score("on the top of", a, b) == 0
+    assert position_score("on the left of", a, [4.0, 3.9, 6.0, 5.9]) == 1
+    with pytest.raises(ValueError, match="'behind': name one of them"):
+        position_score("behind", a, b)
+
+
+@pytest.mark.parametrize(("score", "seen"), [(0.84996, True), (0.8499, False), (0.9, True)])
+def test_an_action_counts_from_a_rounded_score_of_85_percent(score: float, seen: bool) -> None:
+    logits = torch.full((10,), -9.0)
+    logits[3] = torch.tensor(score, dtype=torch.float64).logit()
+    assert recognised(logits, [f"Class {i}" for i in range(10)]) == (["class 3"] if seen else [])
 
 
 def test_a_detector_gives_one_name_and_one_caption_a_box() -> None:
