@@ -96,17 +96,18 @@ def interp_sampling(case: Case) -> None:
         check_tables(case, c["prefix"], respaced_grid(alpha_bar, c["steps"]))
     text, null = case["encoder_hidden_states"].chunk(2)
     predict = guide(unet, case["cond"], text, null, facts["cfg_scale"])
-    case.fact(facts, "ddim_eta", 0.0)
-    samples = ddim(predict, case["z"], respaced_grid(alpha_bar, facts["steps"]))
+    eta = facts["ddim_eta"]
+    noise = case["noise"].__getitem__ if eta else None
+    samples = ddim(predict, case["z"], respaced_grid(alpha_bar, facts["steps"]), eta=eta, noise=noise)
     for name, x in zip(facts["trajectory"], samples, strict=True):
         case.close(name, x, relative(facts, case[name]))
     check_frames(case)
     # The loss of each sample: noise is predicted for the latents alone, the copied channels stay clean.
     x0, copied, timestep = case["train.x0"], case["train.copied"], case["train.timestep"]
-    noise = case["train.noise"][:, : unet.channels]
-    xt = add_noise(x0, noise, level_at(alpha_bar, timestep))
+    added = case["train.noise"][:, : unet.channels]
+    xt = add_noise(x0, added, level_at(alpha_bar, timestep))
     out = unet(xt, timestep, case["train.encoder_hidden_states"], condition=copied)
-    error = (out - noise).square().flatten(1).mean(1)
+    error = (out - added).square().flatten(1).mean(1)
     case.close("train.loss", error, tolerance(facts, "tolerance_loss"))
 
 
