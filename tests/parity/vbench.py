@@ -24,7 +24,7 @@ from pretrain.metrics.vbench.static_filter import PIXELS as STATIC_PIXELS
 from pretrain.metrics.vbench.static_filter import SHARE as STATIC_SHARE
 from pretrain.metrics.vbench.static_filter import StaticFilter, moving_pairs_allowed
 from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering, pixel_difference
-from pretrain.metrics.vbench.totals import dimension_name, i2v_totals, normalise, totals
+from pretrain.metrics.vbench.totals import i2v_totals, normalise, totals
 from pretrain.metrics.vbench.video_score import VideoFacts, VideoScore
 from tests.parity import checks
 from tests.parity.case import Case, Record
@@ -200,6 +200,11 @@ def frames_names_and_transforms(case: Case) -> None:
             if name in record:
                 make = getattr(transforms, f"for_{name}")
                 case.close(record[name], lambda make=make, frames=frames, size=size: make(frames, size), close)
+
+
+def dimension_name(name: str) -> str:
+    """A dimension as it is called here: of "Subject Consistency" or "Video-Text Camera Motion" too."""
+    return name.lower().replace(" ", "_").replace("-", "_")
 
 
 def renamed(record: Record) -> dict[str, float]:

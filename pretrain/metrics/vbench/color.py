@@ -12,7 +12,7 @@ from pretrain.metrics.vbench.interfaces import Detect, Detections
 from pretrain.metrics.vbench.object_class import MIDDLE_16, detections_of
 from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
-COLORS = (*("white", "red", "pink", "blue", "silver", "purple", "orange", "green", "gray", "yellow", "black", "grey"),)
+COLORS = ["white", "red", "pink", "blue", "silver", "purple", "orange", "green", "gray", "yellow", "black", "grey"]
 
 
 def object_of(prompt: str, color: str) -> str:

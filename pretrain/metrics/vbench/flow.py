@@ -58,8 +58,7 @@ class NeighbourFlow:
         self.frames += len(frames)
         # One pair at a time: RAFT's correlation of all pixels with all takes the memory.
         try:
-            flows = [padded_flow(self.flow, a[None], b[None]) for a, b in pairwise(pairs)]
+            found = [largest_lengths(padded_flow(self.flow, a[None], b[None]), share) for a, b in pairwise(pairs)]
         except FramesTooSmall as error:
             raise NotScored(f"{self.video}: {error}") from None
-        found = [largest_lengths(flow, share) for flow in flows]
         return torch.cat(found) if found else torch.zeros(0)

@@ -27,10 +27,9 @@ class MultipleObjects:
         self.detect = detect
 
     def start(self, video: VideoFacts) -> FrameMean:
+        pair = video.answer(self.dimension, "object")
         try:
-            wanted = both_names(video.answer(self.dimension, "object"))
-        except NotScored:
-            raise
+            wanted = both_names(pair)
         except ValueError as error:
             raise NotScored(f"{video.name}: {error}") from None
         return FrameMean(video, lambda block: has_all(detections_of(block, self.detect), wanted), counts)

@@ -29,12 +29,6 @@ def prompt_of(path: str | Path) -> str:
     return re.sub(r"-\d+$", "", Path(path).stem)
 
 
-def index_of(path: str | Path) -> int | None:
-    """The number of the sample in a file's name; None without one."""
-    found = re.search(r"-(\d+)$", Path(path).stem)
-    return int(found.group(1)) if found else None
-
-
 def package_folder() -> Path | None:
     """The folder of the installed `vbench` package, found by its file, not by its name, and not imported; None without
     it."""

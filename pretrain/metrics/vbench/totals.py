@@ -54,11 +54,6 @@ class Total:
         return bool(self.missing)
 
 
-def dimension_name(name: str) -> str:
-    """A dimension as it is called here: of "Subject Consistency" or "Video-Text Camera Motion" too."""
-    return name.lower().replace(" ", "_").replace("-", "_")
-
-
 def normalise(name: str, score: float) -> float:
     """A score between its dimension's bounds; KeyError for an unknown dimension."""
     least, largest, _ = {**QUALITY, **SEMANTIC, **I2V}[name]
