@@ -83,7 +83,7 @@ def _check_head(content: str | bytes, name: str, limits: Limits) -> None:
         raise DecodeError(name, "it is a text that refers to other files or addresses, not a video")
     if samples is None:
         raise DecodeError(name, "its tables are compressed (cmov); convert it: ffmpeg -i OLD -c copy NEW.mp4")
-    if refusal := limits.refusal("packets", samples // _REPEATS, "samples that the mp4's tables declare"):
+    if refusal := limits.refusal("packets", samples // _REPEATS, "a quarter of the samples that its tables declare"):
         raise DecodeError(name, refusal)
 
 
