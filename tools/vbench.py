@@ -63,10 +63,12 @@ def main(arguments: list[str]) -> int:
     if not plan.jobs:
         raise FileNotFoundError(f"{a.videos} holds no video of a wanted prompt: see the plan above")
     paths = {name: locate(name, a.weights_dir) for name in weights}
-    settings = {"weights": {name: [str(path), path.stat().st_size] for name, path in paths.items()}}
+    sizes = {name: f"{name} of {path.stat().st_size} bytes at {path.resolve()}" for name, path in paths.items()}
+    models = {name: ", ".join(sizes[weight] for weight in NEEDS[name]) for name in wanted}
     with Lock(a.out / ".lock", a.out):
-        table = ScoreTable(a.out / "scores.jsonl", settings)
-        scores = run(plan, build_scorers(wanted, Models(a.weights_dir, device=a.device)), table, PyAV())
+        table = ScoreTable(a.out / "scores.jsonl")
+        scorers = build_scorers(wanted, Models(a.weights_dir, device=a.device))
+        scores = run(plan, scorers, table, PyAV(), models=models)
         page = write_results(a.out, a.name, plan, scores, labels)
     print(page.read_text("utf-8"))
     return int(any(score.reason for rows in scores.values() for _, score in rows))

@@ -1,6 +1,6 @@
 """A run over a plan: each video is decoded once for all dimensions that the table does not have yet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
@@ -21,6 +21,7 @@ def run(
     decoder: Decoder,
     block: int = 16,
     report: Callable[[str], None] = print,
+    models: Mapping[str, str] | None = None,
 ) -> Scores:
     """Scores of all videos of a plan; those in `table` are taken from it, the others are added to it.
 
@@ -29,12 +30,17 @@ def run(
 
     Args:
         report: gets a line per video that is scored.
+        models: what each dimension's score depends on besides its scorer: weights, modes. A stored score is taken only
+            if this is the same.
     """
     found: Scores = {scorer.dimension: [] for scorer in scorers}
     for number, job in enumerate(plan.jobs, 1):
         content = content_hash(job.path)
         own = [scorer for scorer in scorers if scorer.dimension in job.dimensions]
-        keys = {s.dimension: Key(content, job.prompt, s.dimension, s.version) for s in own}
+        keys = {
+            s.dimension: Key(content, job.prompt, s.dimension, s.version, (models or {}).get(s.dimension, ""))
+            for s in own
+        }
         left = [scorer for scorer in own if keys[scorer.dimension] not in table.scores]
         if left:
             report(f"{number} of {len(plan.jobs)}: {job.path.name}, {len(left)} of {len(own)} dimensions")

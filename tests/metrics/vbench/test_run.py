@@ -57,7 +57,7 @@ def test_a_plan_of_own_videos(folder: Path, tmp_path: Path) -> None:
 
 def test_a_stopped_run_computes_nothing_twice(folder: Path, tmp_path: Path) -> None:
     plan = plan_standard(folder, SUITE, DIMENSIONS)
-    whole = run(plan, all_scorers(), ScoreTable(tmp_path / "whole.jsonl", {}), PyAV(), report=lambda line: None)
+    whole = run(plan, all_scorers(), ScoreTable(tmp_path / "whole.jsonl"), PyAV(), report=lambda line: None)
     file = tmp_path / "scores.jsonl"
 
     class Stopped(Exception):
@@ -70,34 +70,34 @@ def test_a_stopped_run_computes_nothing_twice(folder: Path, tmp_path: Path) -> N
                 raise Stopped
 
     with pytest.raises(Stopped):
-        run(plan, all_scorers(), Stopping(file, {}), PyAV(), report=lambda line: None)
+        run(plan, all_scorers(), Stopping(file), PyAV(), report=lambda line: None)
     with file.open("ab") as stream:
         stream.write(b'{"content": "cut sho')  # as a killed writer leaves it
     before = file.read_bytes()
     clip = Pooled()
     (folder / "a red cat-0.mp4").rename(folder / "moved-0.mp4")  # the content counts, not the name
     (folder / "moved-0.mp4").rename(folder / "a red cat-0.mp4")
-    found = run(plan, all_scorers(clip), ScoreTable(file, {}), PyAV(), report=lambda line: None)
+    found = run(plan, all_scorers(clip), ScoreTable(file), PyAV(), report=lambda line: None)
     assert {name: [score for _, score in rows] for name, rows in found.items()} == {
         name: [score for _, score in rows] for name, rows in whole.items()
     }
     assert file.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
-    assert len(file.read_text().splitlines()) == 1 + 5 * 16 + 1  # settings, and each score once
+    assert len(file.read_text().splitlines()) == 5 * 16 + 1  # each score once
     assert clip.frames < sum(2 * n for n in range(10, 15))  # the first videos were not encoded again
     lines: list[str] = []
-    run(plan, all_scorers(), ScoreTable(file, {}), PyAV(), report=lines.append)
+    run(plan, all_scorers(), ScoreTable(file), PyAV(), report=lines.append)
     assert not lines
-    with pytest.raises(ValueError, match="holds scores of other settings"):
-        ScoreTable(file, {"weights": "others"})
+    run(plan, all_scorers(), ScoreTable(file), PyAV(), report=lines.append, models={"scene": "another captioner"})
+    assert lines == [f"{i} of 6: a red cat-{i - 1}.mp4, 1 of 16 dimensions" for i in range(1, 6)]
     file.write_bytes(before.replace(b'"count"', b"count", 1))
     with pytest.raises(ValueError, match="line 2 is damaged"):
-        ScoreTable(file, {})
+        ScoreTable(file)
 
 
 def test_a_damaged_video_is_named_and_tried_again(folder: Path, tmp_path: Path) -> None:
     (folder / "a red cat-1.mp4").write_bytes(b"no video")
     plan = plan_standard(folder, SUITE, ["temporal_flickering"])
-    table = ScoreTable(tmp_path / "scores.jsonl", {})
+    table = ScoreTable(tmp_path / "scores.jsonl")
     found = run(plan, all_scorers()[2:3], table, PyAV(), report=lambda line: None)
     both = means(score for _, score in found["temporal_flickering"])
     assert (both.scored, both.missing, len(table.scores)) == (4, 1, 4)
@@ -108,7 +108,7 @@ def test_a_damaged_video_is_named_and_tried_again(folder: Path, tmp_path: Path) 
 
 def test_results_are_in_the_official_form(folder: Path, tmp_path: Path) -> None:
     plan = plan_standard(folder, SUITE, DIMENSIONS)
-    scores = run(plan, all_scorers(), ScoreTable(tmp_path / "scores.jsonl", {}), PyAV(), report=lambda line: None)
+    scores = run(plan, all_scorers(), ScoreTable(tmp_path / "scores.jsonl"), PyAV(), report=lambda line: None)
     page = write_results(tmp_path, "ours", plan, scores, [])
     results = json.loads((tmp_path / "ours_eval_results.json").read_text())
     assert results == json.loads(json.dumps(eval_results(scores)))
