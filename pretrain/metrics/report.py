@@ -152,6 +152,8 @@ def _results_before(file: Path) -> list[dict[str, Any]]:
         return []
     try:
         entries = read_json(file)
+        if not isinstance(entries, list):
+            raise TypeError("it holds no list")
         for entry in entries:
             section(entry)
         return entries

@@ -16,6 +16,7 @@ from pretrain.export.load_run import load_objective
 from pretrain.features.index import read_index
 from pretrain.features.search import Hit, Viewer, search
 from pretrain.features.videos import read_features, select
+from tests.helpers.locks import hold
 from tests.helpers.methods import METHODS
 from tests.helpers.runs import ROOT, arguments, fit, run
 from tests.helpers.videos import make
@@ -204,6 +205,19 @@ def test_an_index_is_never_mixed_with_another(trained: Path, videos: Path, index
     assert len(list(mine.glob("*.safetensors"))) == 2
     with pytest.raises(MisconfigurationException, match="holds features already, of another model, of other videos"):
         predict(trained, tmp_path, videos / "sub")
+    mode = (mine / "features-00000.safetensors").stat().st_mode & 0o777
+    assert mode == (mine / "index.json").stat().st_mode & 0o777  # of the umask, not safetensors' 0600
+
+
+def test_predict_is_refused_where_another_writes_there(trained: Path, videos: Path, tmp_path: Path) -> None:
+    features = predict(trained, tmp_path, videos)
+    before = {file.name: file.stat().st_mtime_ns for file in features.iterdir()}
+    holder = hold(features / ".lock")
+    with pytest.raises(MisconfigurationException, match=f"is in use by process {holder.pid} on "):
+        predict(trained, tmp_path, videos)
+    holder.kill()
+    holder.wait()
+    assert before.items() <= {file.name: file.stat().st_mtime_ns for file in features.iterdir()}.items()
 
 
 def test_features_of_a_model_without_texts_are_no_index(tmp_path: Path, videos: Path) -> None:

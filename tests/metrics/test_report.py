@@ -1,6 +1,7 @@
 """`python -m pretrain test` writes tables, JSON and a picture; interpolated weights are evaluated like any others."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,31 @@ def test_the_text_of_a_section(tmp_path: Path) -> None:
     write_results(tmp_path, entry)
     write_results(tmp_path, {**entry, "id": "b"})
     assert [e["id"] for e in json.loads((tmp_path / "results.json").read_text())] == ["b", "a"]
+
+
+ENTRY = {"model": "ViCLIP", "weights": "a", "changed": [], "data": "Files", "clip": {}, "unreadable": [], "metrics": {}}
+ENTRY |= {"losses": {}, "precision": "32", "devices": "1 x cpu", "software": "", "command": "", "when": ""}
+
+
+@pytest.mark.parametrize("damaged", ['[{"id": ', "{}\n", '[{"id": "a"}]', ""])
+def test_damaged_results_are_named_kept_and_written_anew(
+    damaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(damaged)
+    for name in ("new", "newer"):
+        write_results(tmp_path, {"id": name, **ENTRY})
+    assert [entry["id"] for entry in json.loads(file.read_text())] == ["newer", "new"]
+    kept = tmp_path / "results.json.damaged-0"
+    assert kept.read_text() == damaged and caplog.text.count(f"{file} is damaged") == 1
+
+
+def test_evaluations_that_end_at_once_are_all_kept(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: write_results(tmp_path, {"id": str(n), **ENTRY}), range(8)))
+    entries = json.loads((tmp_path / "results.json").read_text())
+    assert sorted(entry["id"] for entry in entries) == [str(n) for n in range(8)]
+    assert {file.name for file in tmp_path.iterdir()} == {"results.json", "results.md"}
 
 
 def test_a_result_grid_takes_odd_names_and_missing_pictures() -> None:
