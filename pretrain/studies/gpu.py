@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.storage.whole_files import write_whole
 from pretrain.studies.gpu_report import as_markdown, goals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,9 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
         command, log = (_tests(a), a.out / "tests.txt") if name == "tests" else (_case(a, name), None)
         parts.append(_run(name, command, min(LIMITS[name], left), log))
         report = _report(a.out, parts, missing, a.tiny)
-        (a.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_whole(a.out / "report.json", json.dumps(report, indent=1) + "\n")
     table = as_markdown(report)
-    (a.out / "report.md").write_text(table + "\n", encoding="utf-8")
+    write_whole(a.out / "report.md", table + "\n")
     print(f"\n{table}", flush=True)
     bad_rows = any(row.get("error") for row in report["rows"])
     return int(bad_rows or any(part.outcome != "done" for part in parts))
