@@ -13,6 +13,7 @@ _HOMES = {
     "Join": "sources.annotated.rows",
     "Mixture": "sources.mixture",
     "Shards": "sources.shards",
+    "Latents": "sources.latents",
     "Decoder": "decoding.reader",
     "DecodeError": "decoding.contract",
     "Video": "decoding.contract",
@@ -29,11 +30,13 @@ _HOMES = {
     "MultiScaleCrop": "clips.crops",
     "CentreCrop": "clips.crops",
     "RandomResizedCrop": "clips.eval_views",
+    "Rectangle": "clips.rectangles",
     "Augment": "clips.augment",
     "RandAugment": "clips.augment",
     "EvalView": "clips.eval_views",
     "Squares": "clips.eval_views",
     "Squash": "clips.eval_views",
+    "CentreRectangle": "clips.rectangles",
     "Order": "sources.order",
 }
 __all__ = list(_HOMES)

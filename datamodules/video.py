@@ -12,16 +12,21 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datamodules.clips.augment import Augment, RandAugment  # noqa: F401 named in recipes
-from datamodules.clips.crops import Crop, MultiScaleCrop
+from datamodules.clips.crops import Crop, MultiScaleCrop, sides
 from datamodules.clips.eval_views import EvalView, RandomResizedCrop, Squares, Squash  # noqa: F401 named in recipes
+from datamodules.clips.rectangles import CentreRectangle, Rectangle
 from datamodules.clips.sampling import Dense, Sampler
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.bucket_batches import BucketBatches, Division, bucket_clip, check_batches, divide
 from datamodules.loading.defaults import accumulation, cores_per_device, default_lanes
+from datamodules.loading.latent_batches import EvalLatents, latent_buckets
 from datamodules.loading.loader import BatchNumbers, Loader, align_progress
+from datamodules.loading.size_table import size_table
 from datamodules.loading.survey import Survey, VideoInfo, all_ranks, assign_to_ranks
 from datamodules.loading.windows import Windows, count
 from datamodules.sources.annotated.annotations import Annotated  # noqa: F401 recipes name it by its short name
+from datamodules.sources.buckets import parse_buckets
 from datamodules.sources.mixture import Mixture  # noqa: F401 recipes name it by its short name
 from datamodules.sources.source import Source
 
@@ -50,12 +55,20 @@ class VideoData(LightningDataModule):
             has more views per video than training, its batches have proportionally fewer videos.
         frames: T, frames per clip.
         stride: between the frames of a clip, in frames of the video.
-        size: H = W of a clip, in pixels.
+        size: H = W of a clip, in pixels; or [H, W].
+        buckets: sizes and lengths of training clips that take turns, instead of `frames` and `size`: rows of [frames,
+            height, width, weight, micro_batch], the last two optional. A step has clips of one bucket; the weights are
+            the buckets' shares of the steps. A video is used by buckets for which it has the frames and the pixels, of
+            these by those of the nearest aspect ratio; videos of no bucket are counted and named in buckets.json of
+            the run. Evaluation uses the first bucket. Latents (see `Latents`) of several sizes need buckets, too.
+        sizes: an npz file that keeps the sizes of all training videos, by which buckets are filled; without one, each
+            start of a run opens all of them.
         views: crops of each decoded clip in training (repeated augmentation).
         sampler: rule for the frames; by default consecutive frames at the stride.
-        crop: rule for the training crop; by default the multi-scale crop.
-        view: how evaluation makes a picture of size x size; by default it scales the short side to `size` and cuts
-            squares along the long side. `Squash` scales the whole picture.
+        crop: rule for the training crop; by default the multi-scale crop, and for other clips than squares `Rectangle`.
+        view: how evaluation makes a picture of the clip's size; by default it scales the short side to `size` and cuts
+            squares along the long side, and for other clips than squares it is `CentreRectangle`. `Squash` scales the
+            whole picture.
         flip: probability of a horizontal flip of a training view.
         augment: further augmentation of a training view, after crop and flip.
         test_clips: clips of each video in `test`, spread over its length.
@@ -86,7 +99,9 @@ class VideoData(LightningDataModule):
         micro_batch: int | None = None,
         frames: int = 16,
         stride: int = 4,
-        size: int = 224,
+        size: int | tuple[int, int] = 224,
+        buckets: list[list[float]] | None = None,
+        sizes: str | None = None,
         views: int = 1,
         sampler: Sampler | None = None,
         crop: Crop | None = None,
@@ -106,17 +121,27 @@ class VideoData(LightningDataModule):
         decode_seconds: float | None = 60.0,
     ) -> None:
         super().__init__()
-        named = {"global_batch": global_batch, "frames": frames, "stride": stride, "size": size, "views": views}
-        named |= {"test_clips": test_clips, "test_crops": test_crops, "window_step": window_step}
+        named = {"global_batch": global_batch, "frames": frames, "stride": stride, "size": min(sides(size))}
+        named |= {"views": views, "test_clips": test_clips, "test_crops": test_crops, "window_step": window_step}
         for name, value in named.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         self.train, self.val, self.test, self.predict = train, val, test, predict
         self.global_batch, self.micro_batch = global_batch, micro_batch
+        height, width = sides(size)
+        crop = crop or (MultiScaleCrop() if height == width else Rectangle())
+        own_view = view or (Squares() if height == width else CentreRectangle())
+        size = height if height == width else (height, width)
         self.clip = Clip(
             *(frames, stride, size, views, flip),
-            *(sampler or Dense(), crop or MultiScaleCrop(), decoder or PyAV(), view or Squares(), augment),
+            *(sampler or Dense(), crop, decoder or PyAV(), own_view, augment),
         )
+        self.buckets, self.sizes = parse_buckets(buckets) if buckets is not None else [], sizes
+        self.division: Division | None = None  # the training samples by bucket
+        self._resumed: str | None = None  # the digest of the division in the checkpoint
+        if self.buckets:
+            check_batches(self.buckets, global_batch, micro_batch)
+            self.clip = bucket_clip(self.clip, self.buckets[0])  # of evaluation
         if isinstance(view, Squash) and test_crops != 1:
             raise ValueError(f"Squash makes one view, of the whole picture: test_crops must be 1, not {test_crops}")
         self.test_clips, self.test_crops, self.window_step = test_clips, test_crops, window_step
@@ -176,9 +201,18 @@ class VideoData(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Micro-batches from the trainer's step to the end of the run."""
         train, trainer = self._train_source, self._attached
-        order = train.order(self.seed, self.lanes)
         micro = self.global_batch // (self.world * self.accumulate)
-        batches = TrainBatches(train, order, self.clip, self.seed, self.rank, self.world, micro, self.accumulate)
+        place = self.rank, self.world, micro, self.accumulate
+        batches: TrainBatches | BucketBatches
+        if buckets := self.buckets or latent_buckets(train):
+            sizes = size_table(train, self.sizes, lambda: self._survey(train, "train"))
+            self.division = divide(train, buckets, sizes, self.clip, self._resumed)
+            folder = trainer.log_dir if trainer.loggers else None  # on all ranks: a collective call
+            if self.rank == 0:
+                self.division.report(folder)
+            batches = self.division.batches(self.seed, self.lanes, *place)
+        else:
+            batches = TrainBatches(train, train.order(self.seed, self.lanes), self.clip, self.seed, *place)
         align_progress(trainer, self.accumulate)
 
         def position() -> int:
@@ -212,17 +246,16 @@ class VideoData(LightningDataModule):
         assert self.window_step is not None  # the caller predicts in windows
         return 0 if video.done else count(video.frames, self.clip.frames, self.clip.stride, self.window_step)
 
-    def _survey(self, source: Source) -> Iterator[VideoInfo]:
+    def _survey(self, source: Source, stage: str = "predict") -> Iterator[VideoInfo]:
         """Yields this rank's share of the videos; unreadable ones are counted and logged."""
-        survey = Survey(
-            source, self.clip.decoder, self.rank, self.world, self.before_survey() if self.before_survey else None
-        )
+        done = self.before_survey() if self.before_survey and stage == "predict" else None
+        survey = Survey(source, self.clip.decoder, self.rank, self.world, done)
         loader = self._loader(survey, BatchNumbers(lambda: 0, len(survey)))
         quiet = self.rank > 0 or self._attached.progress_bar_callback is None
         for item in tqdm(loader, desc="lengths", unit="video", disable=quiet):
-            self.loaded["predict"] = self.loaded.get("predict", 0) + 1
+            self.loaded[stage] = self.loaded.get(stage, 0) + 1
             if "skipped" in item:
-                self._count("predict", [item["skipped"]])
+                self._count(stage, [item["skipped"]])
             else:
                 yield item["found"]
 
@@ -239,7 +272,11 @@ class VideoData(LightningDataModule):
         # As many clips as in training; a small set needs no padding to a large batch.
         micro = max(1, self._micro() * self.clip.views // max(clips * crops, self.clip.views))
         micro = max(1, min(micro, math.ceil(len(source) / self.world)))
-        batches = EvalBatches(source, self.clip, clips, crops, self.rank, self.world, micro)
+        batches: EvalBatches | EvalLatents
+        if source.latents:
+            batches = EvalLatents(source, self.rank, self.world, micro)
+        else:
+            batches = EvalBatches(source, self.clip, clips, crops, self.rank, self.world, micro)
         return self._loader(batches, BatchNumbers(lambda: 0, len(batches)), keep)
 
     def _loader(self, batches: Dataset, numbers: BatchNumbers, keep: bool = False) -> DataLoader:
@@ -285,17 +322,21 @@ class VideoData(LightningDataModule):
 
     def state_dict(self) -> dict:
         """The settings that determine the order of samples; the position in it is the trainer's step."""
-        return self._order_state(self.train) if self.train is not None else {}
+        if self.train is None:
+            return {}
+        return {**self._order_state(self.train), "division": self.division.digest() if self.division else None}
 
     def _order_state(self, train: Source) -> dict:
         order = {"seed": self.seed, "global_batch": self.global_batch, "lanes": self.lanes, "samples": len(train)}
-        return {**order, **train.state()}
+        buckets = check_batches(self.buckets, self.global_batch, self.micro_batch)
+        return {**order, "buckets": buckets, **train.state()}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Errors if a resumed run has another order, in which samples would be lost or repeated."""
         if self.train is None or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
             return
-        now = self._order_state(self.train)
+        self._resumed = state_dict.get("division")
+        now, state_dict = self._order_state(self.train), {"buckets": [], **state_dict}
         other = [f"{key} {state_dict[key]}, now {now[key]}" for key in now if state_dict.get(key, now[key]) != now[key]]
         if other:
             raise MisconfigurationException(

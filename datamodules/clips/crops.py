@@ -10,6 +10,23 @@ from datamodules.clips.scale import scale
 from datamodules.sources.order import SampleRng
 
 Box = tuple[int, int, int, int]  # width, height, left, top
+Size = int | tuple[int, int]  # of a clip: the side of a square, or (height, width)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """(height, width) of a clip."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def side(size: Size, what: object) -> int:
+    """The side of a square clip; ValueError for another one, as `what` makes squares only."""
+    height, width = sides(size)
+    if height != width:
+        raise ValueError(
+            f"{type(what).__name__} makes squares: for clips of {height} x {width} set data.init_args.crop to "
+            "Rectangle and data.init_args.view to CentreRectangle, or leave both out"
+        )
+    return height
 
 
 def resize(frames: np.ndarray, box: Box, height: int, width: int, out: torch.Tensor | None = None) -> np.ndarray:
@@ -32,8 +49,9 @@ class Crop(ABC):
     def box(self, width: int, height: int, size: int, rng: random.Random) -> Box:
         """A random (width, height, left, top) inside an image of width x height, to be scaled to size x size."""
 
-    def __call__(self, frames: np.ndarray, size: int, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
+    def __call__(self, frames: np.ndarray, size: Size, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
         """uint8 [T, H, W, 3] -> [T, size, size, 3] by one random box; written to `out` if it is given."""
+        size = side(size, self)
         return resize(frames, self.box(frames.shape[2], frames.shape[1], size, rng.python), size, size, out)
 
 

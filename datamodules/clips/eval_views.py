@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.clips import crops
-from datamodules.clips.crops import Box, Crop
+from datamodules.clips.crops import Box, Crop, Size, side
 from datamodules.sources.order import SampleRng
 
 
@@ -79,7 +79,8 @@ class RandomResizedCrop(Crop):
         w, h = min(width, max(1, round(height * high))), min(height, max(1, round(width / low)))
         return w, h, (width - w) // 2, (height - h) // 2
 
-    def __call__(self, frames: np.ndarray, size: int, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
+    def __call__(self, frames: np.ndarray, size: Size, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
+        size = side(size, self)
         box = self.box(frames.shape[2], frames.shape[1], size, rng.python)
         if self.bilinear and self.antialias:
             return crops.resize(frames, box, size, size, out)
@@ -87,18 +88,18 @@ class RandomResizedCrop(Crop):
 
 
 class EvalView(ABC):
-    """How evaluation turns a frame into a square of size x size."""
+    """How evaluation turns a frame into a picture of the clip's size."""
 
     @abstractmethod
-    def __call__(self, frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
+    def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
         """uint8 [T, H, W, 3] -> [T, size, size, 3], view `view` of `views` of the same frames."""
 
 
 class Squares(EvalView):
     """Scales the short side to `size`, bilinear, then crops `views` squares along the long side; one is central."""
 
-    def __call__(self, frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
-        return crops.view(frames, size, view, views)
+    def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
+        return crops.view(frames, side(size, self), view, views)
 
 
 class Squash(EvalView):
@@ -111,7 +112,8 @@ class Squash(EvalView):
     def __init__(self, antialias: bool = True) -> None:
         self.antialias = antialias
 
-    def __call__(self, frames: np.ndarray, size: int, view: int = 0, views: int = 1) -> np.ndarray:
+    def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
+        size = side(size, self)
         if views != 1:
             raise ValueError(f"Squash takes the whole frame, so it has one view: test_crops must be 1, not {views}")
         return bicubic(frames, (frames.shape[2], frames.shape[1], 0, 0), size, size, self.antialias)

@@ -3,7 +3,9 @@
 Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all videos' view 0, then view 1, ...).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from datamodules.loading import buffers, heartbeat
 from datamodules.sources.order import SampleOrder, SampleRng, mix, slots
 from datamodules.sources.source import Sample, Source
 
+Read = TypeVar("Read")
 ATTEMPTS = 8  # substitutes for one unreadable sample before the run stops
 
 
@@ -28,7 +31,7 @@ class Clip:
 
     frames: int
     stride: int
-    size: int
+    size: crops.Size
     views: int
     flip: float
     sampler: Sampler
@@ -64,7 +67,7 @@ class TrainBatches(Dataset):
         clip, skipped, samples = self.clip, [], []
         video = empty_video(clip.views, self.micro, clip.frames, clip.size)
         for i, n in enumerate(slots(index, self.rank, self.world, self.micro, self.accumulate)):
-            sample, frames = self._load(n, skipped)
+            sample, frames = read_or_substitute(self.source, self.order, self.seed, n, self._frames, skipped)
             if isinstance(sample.text, list):
                 sample = replace(sample, text=sample.text[mix(self.seed, n, -1) % len(sample.text)])
             samples.append(sample)
@@ -77,22 +80,34 @@ class TrainBatches(Dataset):
                     clip.augment(video[view, i].numpy(), rng)
         return {**collate(video, self.source, samples), "skipped": skipped}
 
-    def _load(self, n: int, skipped: list[tuple[str, str]]) -> tuple[Sample, np.ndarray]:
-        """Sample n and its frames [T, H, W, 3]; if unreadable, a substitute that depends on (seed, n) only."""
-        index = self.order(n)[1]
-        for attempt in range(1 + ATTEMPTS):
-            try:
-                heartbeat.begin(f"sample {index}")
-                sample = self.source[index]
-                with heartbeat.decoding(sample.name), sample.open(self.clip.decoder) as video:
-                    length, rng = sample.length(video), SampleRng(self.seed, n, 0)
-                    indices = self.clip.sampler.draw(length, self.clip.frames, self.clip.stride, rng)
-                    return sample, video.frames(indices)
-            except DecodeError as error:
-                skipped.append((error.name, error.reason))
-                index = mix(self.seed, n, attempt) % len(self.source)
-        last = "; ".join(f"{name}: {reason}" for name, reason in skipped[-ATTEMPTS - 1 :])
-        raise RuntimeError(f"sample {n} and {ATTEMPTS} substitutes for it cannot be read; is the storage there? {last}")
+    def _frames(self, sample: Sample, n: int) -> np.ndarray:
+        """uint8 [T, H, W, 3]."""
+        with sample.open(self.clip.decoder) as video:
+            length, rng = sample.length(video), SampleRng(self.seed, n, 0)
+            return video.frames(self.clip.sampler.draw(length, self.clip.frames, self.clip.stride, rng))
+
+
+def read_or_substitute(
+    source: Source,
+    order: SampleOrder,
+    seed: int,
+    n: int,
+    read: Callable[[Sample, int], Read],
+    skipped: list[tuple[str, str]],
+) -> tuple[Sample, Read]:
+    """Sample n of training and what `read` makes of it; if unreadable, a substitute that depends on (seed, n) only."""
+    index = order(n)[1]
+    for attempt in range(1 + ATTEMPTS):
+        try:
+            heartbeat.begin(f"sample {index}")
+            sample = source[index]
+            with heartbeat.decoding(sample.name):
+                return sample, read(sample, n)
+        except DecodeError as error:
+            skipped.append((error.name, error.reason))
+            index = mix(seed, n, attempt) % len(source)
+    last = "; ".join(f"{name}: {reason}" for name, reason in skipped[-ATTEMPTS - 1 :])
+    raise RuntimeError(f"sample {n} and {ATTEMPTS} substitutes for it cannot be read; is the storage there? {last}")
 
 
 class EvalBatches(Dataset):
@@ -144,18 +159,20 @@ class EvalBatches(Dataset):
                 out[c * self.crops + s] = torch.from_numpy(np.ascontiguousarray(picture))
 
 
-def empty_video(views: int, micro: int, frames: int, size: int) -> torch.Tensor:
+def empty_video(views: int, micro: int, frames: int, size: crops.Size) -> torch.Tensor:
     """uint8 [V, m, T, H, W, C], uninitialized; in a worker in shared memory, so that sending it copies nothing."""
-    return buffers.empty((views, micro, frames, size, size, 3))
+    return buffers.empty((views, micro, frames, *crops.sides(size), 3))
 
 
 def collate(video: torch.Tensor, source: Source, samples: list[Sample]) -> dict:
     """Batch with rows in view-major order. `video` [B, C, T, H, W] is a view of the buffer, channels-last in memory."""
-    views, total = len(video), len(source)
-    batch: dict[str, object] = {
-        "video": video.flatten(0, 1).permute(0, 4, 1, 2, 3),
-        "name": [s.name for s in samples] * views,
-    }
+    return {"video": video.flatten(0, 1).permute(0, 4, 1, 2, 3), **annotations(source, samples, len(video))}
+
+
+def annotations(source: Source, samples: list[Sample], views: int = 1) -> dict:
+    """`name`, and `text` and `label` if the source has them."""
+    total = len(source)
+    batch: dict[str, object] = {"name": [s.name for s in samples] * views}
     if source.texts == total:
         batch["text"] = [s.text for s in samples] * views
     if source.labels == total:

@@ -17,13 +17,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video: its number in the source, name, frames and frame rate (0: unknown); `done` if it needs no processing."""
+    """A video: its number in the source, name, frames, frame rate (0: unknown), and height and width of a frame; `done`
+    if it needs no processing."""
 
     number: int
     name: str
     frames: int = 0
     fps: float = 0.0
     done: bool = False
+    size: tuple[int, int] = (0, 0)
 
 
 class Survey(Dataset):
@@ -50,7 +52,8 @@ class Survey(Dataset):
             if self.done is not None and self.done(sample.name):
                 return {"found": VideoInfo(number, sample.name, done=True)}
             with heartbeat.decoding(sample.name), sample.open(self.decoder) as video:
-                return {"found": VideoInfo(number, sample.name, sample.length(video), float(video.fps))}
+                found = VideoInfo(number, sample.name, sample.length(video), float(video.fps), size=video.size)
+                return {"found": found}
         except DecodeError as error:
             return {"skipped": (error.name, error.reason)}
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datamodules.clips.crops import Size
 from datamodules.clips.eval_views import EvalView
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.loading import heartbeat
@@ -146,7 +147,7 @@ class Reader:
         keep: number of the latest pictures that stay in memory, since neighbouring windows overlap.
     """
 
-    def __init__(self, video: Video, view: EvalView, size: int, keep: int) -> None:
+    def __init__(self, video: Video, view: EvalView, size: Size, keep: int) -> None:
         self.video, self.view, self.size, self.keep = video, view, size, keep
         self.kept: dict[int, np.ndarray] = {}
         self.frames: Iterator[Callable[[], np.ndarray]] | None = None  # the stream

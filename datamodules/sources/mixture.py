@@ -36,6 +36,14 @@ class Mixture(Source):
         if any(weight <= 0 for weight in weights or ()):
             raise ValueError(f"Mixture got the weights {weights}; each must be above 0 (or remove the source)")
         self.sources, self.weights, self.strip = sources, weights or [len(source) for source in sources], strip
+        self.by_length = weights is None
+        kinds = {source.latents for source in sources}
+        if len(kinds) > 1:
+            raise ValueError(
+                "Mixture got videos and latents, or latents of different encoders, and a run trains on one kind: "
+                "encode all sources with the same encoders (tools/latents.py)"
+            )
+        self.latents = kinds.pop()
         self.ends = np.cumsum([len(source) for source in sources])
         parts = [source.counts for source in sources]
         sharded = any(isinstance(part, np.ndarray) for part in parts)
@@ -48,6 +56,11 @@ class Mixture(Source):
         index = range(len(self))[index]
         j = int(np.searchsorted(self.ends, index, side="right"))
         return self.sources[j][index - int(self.ends[j]) + len(self.sources[j])]
+
+    def sizes(self) -> np.ndarray | None:
+        """Of the concatenated sources; None if one of them does not know its own."""
+        parts = [sizes for source in self.sources if (sizes := source.sizes()) is not None]
+        return np.concatenate(parts) if len(parts) == len(self.sources) else None
 
     def order(self, seed: int, lanes: int) -> "MixedOrder":
         """The weighted order; each source's own order is seeded by its position in the list."""

@@ -44,11 +44,13 @@ class Source(ABC):
 
     `counts` is the number of samples, or an array of samples per shard if the samples of a shard should be read
     together. `texts` and `labels` are the numbers of samples that have one; a batch has the field only if all have it.
+    `latents` is the hash of the encoders if the samples are latents instead of videos (see `Latents`).
     """
 
     counts: int | np.ndarray
     texts: int = 0
     labels: int = 0
+    latents: str | None = None
 
     def __len__(self) -> int:
         return int(np.sum(self.counts))
@@ -56,6 +58,10 @@ class Source(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index`, read but not decoded; DecodeError if it cannot be read."""
+
+    def sizes(self) -> np.ndarray | None:
+        """Frames, height and width of every sample, int [N, 3]; None if they are known only by opening each."""
+        return None
 
     def order(self, seed: int, lanes: int) -> SampleOrder:
         """The order of training: maps a global number to (epoch, index)."""

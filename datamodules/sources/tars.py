@@ -24,6 +24,7 @@ from datamodules.storage.lock import lock_folder
 from datamodules.storage.whole_files import whole_file, whole_path
 
 INDEX = "shards.csv"
+LATENT_SUFFIX = ".safetensors"  # of a member that holds the latents of a clip instead of its video
 COLUMNS = ("shard", "samples", "bytes", "texts", "labels")
 
 
@@ -140,7 +141,8 @@ def _add_member(samples: dict[str, dict], member: tarfile.TarInfo) -> None:
     stem, dot, extension = base.partition(".")
     if member.isfile() and dot and stem:
         suffix = f".{extension.lower()}"
-        part = "video" if suffix in VIDEO_SUFFIXES else "image" if suffix in IMAGE_SUFFIXES else extension.lower()
+        content = suffix in VIDEO_SUFFIXES or suffix == LATENT_SUFFIX
+        part = "video" if content else "image" if suffix in IMAGE_SUFFIXES else extension.lower()
         samples.setdefault(f"{folder}/{stem}" if folder else stem, {})[part] = member
 
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import torch
 
+from datamodules.clips.crops import side
 from datamodules.decoding.contract import Video
 from datamodules.loading.batches import TrainBatches
 from datamodules.sources.order import SampleRng
@@ -30,11 +31,11 @@ def baseline_views(sample: Sample, loader: TrainBatches, n: int) -> torch.Tensor
     indices = clip.sampler.draw(len(reader), clip.frames, clip.stride, SampleRng(loader.seed, n, 0))
     frames = [Image.fromarray(frame) for frame in reader.get_batch(indices.tolist()).asnumpy()]
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (MEAN, STD))
-    out = []
+    out, length = [], side(clip.size, clip.crop)
     for view in range(clip.views):
         rng = SampleRng(loader.seed, n, 1 + view)
-        w, h, left, top = clip.crop.box(*frames[0].size, clip.size, rng.python)
-        box, size = (left, top, left + w, top + h), (clip.size, clip.size)
+        w, h, left, top = clip.crop.box(*frames[0].size, length, rng.python)
+        box, size = (left, top, left + w, top + h), (length, length)
         cut = [np.asarray(f.crop(box).resize(size, Image.Resampling.BILINEAR)) for f in frames]
         video = torch.from_numpy(np.stack(cut)).permute(3, 0, 1, 2).contiguous().float().div(255)
         out.append((video - mean) / std)

@@ -1,0 +1,119 @@
+"""Latents in shards: the moments of a VAE's posterior and the states of a text encoder, made once by tools/latents.py.
+
+A folder holds shards as `Shards` reads them, with a safetensors file instead of each video, and `latents.json`: the
+settings and encoders of all samples, and their sizes. Letters: `C` channels of a latent, `T x h x w` its grid, `K`
+captions, `L` tokens of a caption, `D` width of a text state.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.sources.remote import Store
+from datamodules.sources.shards import Shards
+from datamodules.storage.json_text import read_json
+
+HEADER = "latents.json"
+REMEDY = "Make them by one run: python tools/latents.py VIDEOS FOLDER --vae DIR --text DIR"
+
+
+@dataclass
+class Latent:
+    """One clip: `moments` [2C, T, h, w] (means, then log variances), `text` [K, L, D] if it has captions, and the rate
+    `fps` of its frames (0: unknown)."""
+
+    moments: np.ndarray
+    text: np.ndarray | None
+    fps: float
+
+
+class Latents(Shards):
+    """The latents in one or several folders that tools/latents.py has made with the same encoders.
+
+    Args:
+        path: a folder, or a list of folders; local or remote, as for `Shards`.
+        options: further arguments of `Shards`.
+
+    Raises:
+        FileNotFoundError: a folder holds no latents.
+        ValueError: the folders were made by different encoders, or hold samples that `latents.json` does not describe.
+    """
+
+    def __init__(self, path: str | list[str], **options: Any) -> None:
+        super().__init__(path, **options)
+        headers = [self._header(folder, store) for folder, store in zip(self.folders, self.stores, strict=True)]
+        made = {header["encoders"]: folder for header, folder in zip(headers, self.folders, strict=True)}
+        if len(made) > 1:
+            raise ValueError(
+                f"{' and '.join(made.values())} hold latents of different encoders ({' and '.join(made)}): a run "
+                f"trains on one kind. {REMEDY}"
+            )
+        self.latents, self.header = headers[0]["encoders"], headers[0]
+        parts = [np.repeat([row[1:] for row in h["sizes"]], [row[0] for row in h["sizes"]], axis=0) for h in headers]
+        for number, (folder, part) in enumerate(zip(self.folders, parts, strict=True)):
+            held = int(self.samples[self.folder_of == number].sum())
+            if held != len(part):
+                raise ValueError(
+                    f"{folder} holds {held} samples and {HEADER} describes {len(part)}: it is a mixture of several "
+                    f"folders. {REMEDY}"
+                )
+        self._sizes = np.concatenate(parts).astype(np.int32)
+
+    def _header(self, folder: str, store: Store | None) -> dict:
+        try:
+            header = (
+                read_json(Path(folder, HEADER))
+                if store is None
+                else store.fetch(HEADER, self.limits.index_bytes, whole=json.loads)
+            )
+        except (FileNotFoundError, DecodeError) as error:
+            raise FileNotFoundError(f"no latents at {folder}: it holds no {HEADER} ({error}). {REMEDY}") from None
+        if not isinstance(header, dict) or not {"encoders", "sizes"} <= set(header):
+            raise ValueError(f"{folder}/{HEADER} lacks the encoders or the sizes. {REMEDY}")
+        return header
+
+    def sizes(self) -> np.ndarray:
+        return self._sizes
+
+
+def read_latent(content: bytes, name: str, encoders: str) -> Latent:
+    """A sample's latent.
+
+    Raises:
+        DecodeError: the bytes are damaged.
+        ValueError: other encoders made it; the folder is a mixture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors, about = load(content), _about(content)
+        latent = Latent(tensors["moments"], tensors.get("text"), about["fps"])
+        made_by = about["encoders"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DecodeError(name, f"not a latent: {error}") from None
+    if made_by != encoders:
+        raise ValueError(
+            f"{name} was made by the encoders {made_by}, and its folder says {encoders}: the folder is a "
+            f"mixture. {REMEDY}"
+        )
+    return latent
+
+
+def write_latent(latent: Latent, about: dict) -> bytes:
+    """The safetensors file of a latent, with `about` in its metadata."""
+    from safetensors.numpy import save
+
+    tensors = {"moments": latent.moments} | ({} if latent.text is None else {"text": latent.text})
+    # One entry only: safetensors writes several in an order that differs from process to process.
+    return save(tensors, {"about": json.dumps({**about, "fps": latent.fps}, sort_keys=True)})
+
+
+def _about(content: bytes) -> dict:
+    """The metadata in the bytes of a safetensors file, which the library reads only from a path."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])

@@ -1,0 +1,157 @@
+"""Runs with buckets: the same steps with any number of ranks and workers, from any step; refusals and the report."""
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from datamodules import PyAV, VideoData
+from datamodules.clips.crops import MultiScaleCrop
+from datamodules.clips.sampling import Dense
+from datamodules.loading.batches import Clip
+from datamodules.loading.bucket_batches import Division
+from datamodules.sources.buckets import parse_buckets
+from tests.helpers.recording import RecordingModule, trainer
+from tests.helpers.sized_videos import SizedVideos
+
+WIDE, TALL, SMALL = (16, 24, 48), (20, 48, 24), (3, 8, 8)
+BUCKETS = [[4, 16, 32, 2], [4, 32, 16, 1]]
+
+
+def division(samples: int = 30, rows: list[list[float]] = BUCKETS) -> Division:
+    source = SizedVideos([WIDE, TALL, SMALL], samples)
+    sizes = np.array([source.shapes[i % 3] for i in range(samples)])
+    return Division(source, parse_buckets(rows), sizes, Clip(1, 2, 8, 1, 0.5, Dense(), MultiScaleCrop(), PyAV()))
+
+
+def rows_of(world: int, micro: int, steps: range, total: int = 8) -> list[list[tuple]]:
+    """By step: the sorted rows (shape, name, pixel sum) of all ranks and micro-batches."""
+    accumulate = total // (world * micro)
+    ranks = [division().batches(5, 1, r, world, micro, accumulate) for r in range(world)]
+    every = []
+    for step in steps:
+        rows = []
+        for batch in (ranks[r][step * accumulate + a] for r in range(world) for a in range(accumulate)):
+            video, names = batch["video"], batch["name"]
+            rows += [(tuple(v.shape), n, int(v.long().sum())) for v, n in zip(video, names, strict=True)]
+        every.append(sorted(rows))
+    return every
+
+
+def test_steps_are_the_same_in_every_world_and_of_one_bucket() -> None:
+    one = rows_of(1, 8, range(12))
+    assert [len({shape for shape, _, _ in step}) for step in one] == [1] * 12
+    assert rows_of(1, 2, range(12)) == rows_of(2, 2, range(12)) == rows_of(4, 1, range(12)) == one
+    assert rows_of(2, 1, range(7, 9)) == one[7:9]  # no earlier step is needed
+
+
+def test_weights_are_shares_of_steps_and_each_bucket_has_epochs_of_its_own() -> None:
+    steps = rows_of(1, 8, range(15))
+    shapes = Counter(step[0][0] for step in steps)
+    assert shapes == {(3, 4, 16, 32): 10, (3, 4, 32, 16): 5}
+    wide = [row[1] for step in steps if step[0][0] == (3, 4, 16, 32) for row in step]
+    assert set(Counter(wide).values()) == {8} and len(set(wide)) == 10  # 80 rows: eight epochs of ten
+
+
+def test_clips_are_cut_in_the_shape_of_the_bucket() -> None:
+    parts = division().batches(5, 1, 0, 1, 2, 1)
+    batch = parts[0]
+    height, width = batch["video"].shape[3:]
+    assert all(name.endswith("16x24x48" if width > height else "20x48x24") for name in batch["name"])
+
+
+def test_a_micro_batch_of_a_bucket_changes_the_videos_of_its_steps() -> None:
+    parts = division(rows=[[4, 16, 32, 1, 4], [4, 32, 16, 1]]).batches(5, 1, 0, 2, 2, 2)
+    sizes = {tuple(parts[k]["video"].shape) for k in range(8)}
+    assert sizes == {(4, 3, 4, 16, 32), (2, 3, 4, 32, 16)}
+    with pytest.raises(MisconfigurationException, match="a micro_batch of its own needs"):
+        VideoData(global_batch=8, buckets=[[4, 16, 32, 1, 4]])
+
+
+class Shapes(RecordingModule):
+    """Records the shape of the clips too."""
+
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.seen[-1] = (*self.seen[-1], tuple(batch["video"].shape[1:]))
+        return loss
+
+
+def data(**options) -> VideoData:
+    source = SizedVideos([WIDE, TALL, SMALL, (0, 0, 0)], 40)
+    own = {"global_batch": 4, "stride": 2, "workers": 0, "buckets": BUCKETS, "seed": 3, "failure_grace": 99}
+    return VideoData(source, SizedVideos([WIDE], 3), **{**own, **options})
+
+
+def test_a_run_resumes_with_other_workers_and_micro_batches(tmp_path: Path) -> None:
+    whole, first, second = Shapes(), Shapes(), Shapes()
+    trainer(max_steps=9).fit(whole, datamodule=data())
+    part = trainer(max_steps=4)
+    part.fit(first, datamodule=data(workers=2))
+    part.save_checkpoint(tmp_path / "half.ckpt")
+    trainer(max_steps=9).fit(second, datamodule=data(workers=1, micro_batch=2), ckpt_path=tmp_path / "half.ckpt")
+
+    def by_step(seen: list) -> dict[int, tuple[list, set]]:
+        steps: dict[int, tuple[list, set]] = {}
+        for _, step, names, _, shape in seen:
+            rows, shapes = steps.setdefault(step, ([], set()))
+            rows += names
+            shapes.add(shape)
+        return {step: (sorted(rows), shapes) for step, (rows, shapes) in steps.items()}
+
+    assert by_step(first.seen + second.seen) == by_step(whole.seen) and len(by_step(whole.seen)) == 9
+    assert {shape for _, shapes in by_step(whole.seen).values() for shape in shapes} == {(3, 4, 16, 32), (3, 4, 32, 16)}
+    assert whole.evaluated[0]["video"].shape[1:] == (3, 4, 16, 32)  # evaluation: the first bucket
+
+
+def test_other_buckets_or_other_members_are_not_resumed(tmp_path: Path) -> None:
+    part = trainer(max_steps=2)
+    part.fit(RecordingModule(), datamodule=data())
+    part.save_checkpoint(tmp_path / "half.ckpt")
+    path = tmp_path / "half.ckpt"
+    for changed in ({"buckets": [BUCKETS[0]]}, {"buckets": None, "frames": 4, "size": 16}):
+        with pytest.raises(MisconfigurationException, match="buckets"):
+            trainer(max_steps=4).fit(RecordingModule(), datamodule=data(**changed), ckpt_path=path)
+    other = data()
+    other.train.shapes[2] = WIDE  # as many samples, but those that fitted no bucket now do
+    with pytest.raises(MisconfigurationException, match="other samples in its buckets"):
+        trainer(max_steps=4).fit(RecordingModule(), datamodule=other, ckpt_path=path)
+
+
+def test_the_report_counts_and_names_clips_of_no_bucket(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        run = trainer(max_steps=1, logger=CSVLogger(tmp_path, name="run", version=""))
+        run.fit(RecordingModule(), datamodule=data())
+    report = json.loads((tmp_path / "run" / "buckets.json").read_text())
+    assert report["buckets"] == {"4x16x32": 10, "4x32x16": 10}
+    assert (report["unreadable"], report["no bucket"]) == (10, 10)
+    assert {row["size"] for row in report["of these"]} == {"3x8x8"} and len(report["of these"]) == 10
+    assert "10 of 40 samples belong to no bucket" in caplog.text and "made to be unreadable" in caplog.text
+
+
+def test_an_empty_bucket_stops_the_run_at_its_start() -> None:
+    with pytest.raises(ValueError, match="no sample belongs to the bucket 40x16x32"):
+        trainer(max_steps=1).fit(RecordingModule(), datamodule=data(buckets=[*BUCKETS, [40, 16, 32]]))
+
+
+def test_a_table_of_sizes_is_kept_and_belongs_to_its_source(tmp_path: Path) -> None:
+    file = str(tmp_path / "sizes.npz")
+    one, two = RecordingModule(), RecordingModule()
+    trainer(max_steps=3).fit(one, datamodule=data(sizes=file))
+    again = data(sizes=file)
+    again.failure_budget, again.failure_grace = 0.0, 0  # the ten unreadable videos are not opened any more
+    trainer(max_steps=3).fit(two, datamodule=again)
+    assert one.seen == two.seen
+    other = data(sizes=file)
+    other.train = SizedVideos([TALL, WIDE], 40)
+    with pytest.raises(ValueError, match="is of other data"):
+        trainer(max_steps=1).fit(RecordingModule(), datamodule=other)
+    Path(file).write_bytes(Path(file).read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged"):
+        trainer(max_steps=1).fit(RecordingModule(), datamodule=data(sizes=file))
