@@ -178,8 +178,9 @@ def require_complete(path: str) -> str:
         file = Path(path)
         if not file.exists():
             raise MisconfigurationException(f"no checkpoint at {path}")
-        # A folder that DeepSpeed's own conversion wrote has no manifest, hence no checksums.
-        unknown = is_sharded(file) and not (file / MANIFEST).is_file()
+        # DeepSpeed's own conversion (its folder `zero`) writes no checksums, and leaves a manifest of what was there.
+        converted = (file / "checkpoint/zero").is_dir() or not (file / MANIFEST).is_file()
+        unknown = is_sharded(file) and converted
         if not unknown and not is_complete(file):
             raise MisconfigurationException(f"{path} is cut or damaged: name another checkpoint, or a run's folder")
     return path
