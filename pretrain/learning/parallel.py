@@ -1,6 +1,7 @@
 """Activation checkpointing, compilation and sharding of transformer blocks, applied to models from outside."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, MethodType
 from typing import Any
@@ -10,6 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
+
+log = logging.getLogger(__name__)
+
+# Graphs of one function. Training needs a few; each kind of evaluation, such as batches of one clip, adds some, and
+# torch's own limit of 8 is reached.
+_MAX_GRAPHS = 64
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -40,13 +47,18 @@ def _replace_forward(block: nn.Module) -> None:
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile each block, in place; parameter names do not change.
 
-    The equal blocks of a list share their graphs, and no others: torch limits the graphs of one function. What exceeds
-    that limit, or cannot be in one graph, is an error, and never runs uncompiled. Hooks of blocks, such as those by
-    which FSDP2 gathers weights, stay outside.
+    The equal blocks of a list share their graphs, and no others: the graphs of one function are limited. What exceeds
+    that limit, or cannot be in one graph, is an error in training, and never runs uncompiled. Evaluation past the limit
+    runs uncompiled, with a warning, because its sizes should not end a run. Hooks of blocks, such as those by which
+    FSDP2 gathers weights, stay outside.
 
     Args:
         backend: of `torch.compile`.
     """
+    from torch import _dynamo  # takes a second, which runs without compilation save
+
+    limits: Any = _dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, _MAX_GRAPHS)
     for name, module in model.named_modules():
         if name.split(".")[-1] != "blocks" or not isinstance(module, nn.ModuleList):
             continue
@@ -59,7 +71,30 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
             compiled = torch.compile(
                 MethodType(function, block), fullgraph=True, dynamic=True if varying else None, backend=backend
             )
-            setattr(block, method, compiled)
+            setattr(block, method, _plain_past_limit(compiled, getattr(block, method)))
+
+
+def _plain_past_limit(compiled: Callable, plain: Callable) -> Callable:
+    """`compiled`; but `plain` for a call without gradients for which there are too many graphs."""
+
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    def call(*inputs: Any, **options: Any) -> Any:
+        try:
+            return compiled(*inputs, **options)
+        except FailOnRecompileLimitHit:
+            if torch.is_grad_enabled():
+                raise
+            _warn_of_limit(type(getattr(plain, "__self__", plain)).__name__)
+            return plain(*inputs, **options)
+
+    return call
+
+
+@functools.cache
+def _warn_of_limit(block: str) -> None:
+    """Once for each type of block."""
+    log.warning("evaluation of %s runs uncompiled: its inputs need more than %d graphs", block, _MAX_GRAPHS)
 
 
 def _structure(block: nn.Module) -> object:

@@ -37,10 +37,11 @@ class GraphCounter(pl.Callback):
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """Graphs and their counters of this test alone."""
+    """Graphs, their counters and their limit of this test alone."""
     torch._dynamo.reset()
     counters.clear()
-    yield
+    with torch._dynamo.config.patch(recompile_limit=8):  # torch's default
+        yield
     torch._dynamo.reset()
 
 
@@ -76,6 +77,42 @@ def test_blocks_of_any_drop_rate_and_texts_of_any_length_share_their_graphs(fres
             found.append([tower(x) for tower, x in zip(towers, inputs, strict=True)])
         torch.testing.assert_close(*found)
         assert counters["stats"]["unique_graphs"] == 3  # a rate of 0, the other rates, texts
+
+
+def forwards(tower: VideoViT, sizes: list[int], grad: bool) -> list[torch.Tensor]:
+    """Outputs for batches of these sizes, in float32 and under autocast."""
+    found = []
+    for size in sizes:
+        for lowered in (False, True):
+            with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+                found.append(tower.train(grad)(torch.ones(size, 3, 4, 16, 16), torch.arange(4).expand(size, 4)))
+    return found
+
+
+def test_evaluation_of_many_kinds_does_not_end_a_run(fresh: None) -> None:
+    """Calls of more kinds than torch has graphs by default, which is eight, here one."""
+    torch.manual_seed(0)
+    tower = VideoViT(24, 12, 1, 48, 8, 2, 4, 16)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        parallel.compile_blocks(tower, backend="eager")
+        forwards(tower, [4], grad=True)
+        forwards(tower, [4, 1], grad=False)
+    assert counters["stats"]["unique_graphs"] == 6
+
+
+def test_past_the_limit_evaluation_runs_uncompiled_and_training_is_an_error(
+    fresh: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    tower = VideoViT(24, 12, 2, 48, 8, 2, 4, 16, drop_path=0.0)
+    plain = forwards(tower, [4, 3, 1], grad=False)
+    parallel._warn_of_limit.cache_clear()
+    parallel.compile_blocks(tower, backend="eager")
+    with torch._dynamo.config.patch(recompile_limit=1):
+        torch.testing.assert_close(forwards(tower, [4, 3, 1], grad=False), plain)
+        assert caplog.text.count("evaluation of Block runs uncompiled") == 1
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+            forwards(tower, [4], grad=True)
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in QUICK)) for m in METHODS])
