@@ -83,7 +83,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Writes a file at once, see `whole_file`."""
-    with whole_file(path, "w" if isinstance(content, str) else "wb", newline="") as stream:
+    is_text = isinstance(content, str)
+    with whole_file(path, "w" if is_text else "wb", newline="" if is_text else None) as stream:
         stream.write(content)
 
 

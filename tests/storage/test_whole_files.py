@@ -29,6 +29,8 @@ def permissions(path: Path) -> int:
 
 def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     """safetensors and mkstemp create files for their owner only."""
+    write_whole(tmp_path / "in" / "bytes", b"a\r\n")
+    assert (tmp_path / "in" / "bytes").read_bytes() == b"a\r\n"
     write_whole(tmp_path / "in" / "text", "a")
     with whole_path(tmp_path / "model.safetensors") as draft:
         save_file({"a": torch.ones(3)}, draft)
