@@ -19,11 +19,12 @@ ALL_DATA = (
     "datamodules/sources/annotated",
     "datamodules/clips",
 )
-MODELS = ("models", "models/diffusion", "models/convert")
+MODELS = ("models", "models/diffusion", "models/chat", "models/convert")
 ROOMS: dict[str, tuple[str, ...]] = {
     "models": (),
     "models/diffusion": ("models",),
-    "models/convert": ("models", "models/diffusion"),
+    "models/chat": ("models",),
+    "models/convert": ("models", "models/diffusion", "models/chat"),
     STORAGE: (),
     "datamodules/decoding": (),
     "datamodules/sources": (STORAGE, "datamodules/decoding"),
@@ -50,6 +51,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "datamodules",
         *("pretrain/plots", "pretrain/objectives", "pretrain/metrics", "pretrain/engine", "pretrain/export"),
     ),
+    "pretrain/generation": (
+        *MODELS,
+        *(STORAGE, "datamodules/decoding", "pretrain/plots", "pretrain/learning"),
+        *("pretrain/objectives", "pretrain/engine", "pretrain/export"),
+    ),
     "pretrain/plan": (
         *MODELS,
         *(STORAGE, "datamodules/loading/defaults.py"),
@@ -59,7 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pretrain/cli.py": (
         *("models", "datamodules"),
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/engine"),
-        *("pretrain/export", "pretrain/features", "pretrain/plan"),
+        *("pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/plan"),
     ),
 }
 # What a whole package shows of its rooms: it may name all of them, and is not part of the order.

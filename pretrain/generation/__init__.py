@@ -1,0 +1,1 @@
+"""Generating films: text to video, interpolation and super-resolution, in windows from file to file."""
