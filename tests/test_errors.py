@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Words of a command, {} stands for the folder above; and a word of the sentence. Each tool at least once.
+# Words of a command, {} stands for the folder above; and a word of the sentence.
 FAILURES = {
     "export of a missing checkpoint": ("pretrain export --ckpt={}/none.ckpt --to=official --out={}/out", "none.ckpt"),
     "export of a damaged one": ("pretrain export --ckpt={}/cut.ckpt --to=official --out={}/out", "cut.ckpt"),
@@ -124,8 +124,12 @@ def test_a_process_ends_with_the_sentence_and_the_code(tmp_path: Path) -> None:
         assert more or (done.stderr == f"error: no checkpoint at {tmp_path}/none.ckpt\n" and done.returncode == FAILED)
 
 
-def test_each_tool_is_tried() -> None:
-    assert {line.split()[0] for line, _ in FAILURES.values()} == {"pretrain", *TOOLS}
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_wrong_option_is_named(tool: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run([tool, "--no-such-option"])
+    said = capsys.readouterr().err
+    assert stop.value.code == FAILED and said.splitlines()[-1].partition(": ")[2].startswith("error: "), said
 
 
 @pytest.mark.parametrize("tool", TOOLS)
