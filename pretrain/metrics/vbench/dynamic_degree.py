@@ -34,7 +34,7 @@ class Moving:
 
     def add(self, block: Block) -> None:
         threshold = short_side_threshold(PIXELS, *block.frames.shape[-2:])
-        self.moving += int((self.pairs.lengths(block.frames, SHARE) > threshold).sum())
+        self.moving += int((self.pairs.lengths(block, SHARE) > threshold).sum())
 
     def finish(self) -> VideoScore:
         frames = self.pairs.frames
@@ -49,7 +49,7 @@ class Moving:
 class DynamicDegree:
     """Args: flow: see `flow.Flow` (`RAFT`)."""
 
-    dimension, version, selection = "dynamic_degree", 1, Selection(at_8_fps=True)
+    dimension, version, selection = "dynamic_degree", 2, Selection(at_8_fps=True)
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow

@@ -4,15 +4,18 @@ Letters in shapes: n pairs of frames, H and W pixels.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.metrics.vbench.device import run_on
+from pretrain.metrics.vbench.frames import Block
 from pretrain.metrics.vbench.transforms import even_padding
 from pretrain.metrics.vbench.video_score import NotScored
+
+MOST = 0.05  # the largest share of vectors that a dimension asks for
+CORRELATION = 2**29  # bytes of RAFT's correlation of all pixels with all, at an eighth of the size, of one batch
 
 # uint8 frames `[n, 3, H, W]` twice, to the flow from the first to the second in pixels, `[n, 2, H, W]`.
 Flow = Callable[[Tensor, Tensor], Tensor]
@@ -51,14 +54,26 @@ class NeighbourFlow:
         self.previous: Tensor | None = None
         self.frames = 0
 
-    def lengths(self, frames: Tensor, share: float) -> Tensor:
-        """`largest_lengths` `[n]` of the new pairs that `frames` `[m, 3, H, W]` close; NotScored if too small."""
-        pairs = frames if self.previous is None else torch.cat((self.previous, frames))
-        self.previous = frames[-1:]
-        self.frames += len(frames)
-        # One pair at a time: RAFT's correlation of all pixels with all takes the memory.
+    def lengths(self, block: Block, share: float) -> Tensor:
+        """`largest_lengths` `[n]` of the new pairs that a block closes; NotScored if its frames are too small.
+
+        The flow is made once for all scorers that take the same frames: `share` is `MOST` or less.
+        """
+        pairs = block.frames if self.previous is None else torch.cat((self.previous, block.frames))
+        self.previous = block.frames[-1:]
+        self.frames += len(block.frames)
         try:
-            found = [largest_lengths(padded_flow(self.flow, a[None], b[None]), share) for a, b in pairwise(pairs)]
+            vectors, longest = block.once(("flow", self.flow), lambda: self._longest(pairs))
         except FramesTooSmall as error:
             raise NotScored(f"{self.video}: {error}") from None
-        return torch.cat(found) if found else torch.zeros(0)
+        return longest[:, : max(1, int(vectors * share))].mean(dim=1)
+
+    def _longest(self, frames: Tensor) -> tuple[int, Tensor]:
+        """The number of vectors of a pair, and the lengths of the largest `MOST` of them in falling order `[n, m]`."""
+        at_once = max(1, CORRELATION // (4 * (frames.shape[-2] * frames.shape[-1] // 64) ** 2))
+        found, vectors = [torch.zeros(0, 1)], 0
+        for a, b in zip(frames[:-1].split(at_once), frames[1:].split(at_once), strict=True):
+            lengths = padded_flow(self.flow, a, b).float().square().sum(dim=1).sqrt().flatten(1)
+            vectors = lengths.shape[1]
+            found.append(lengths.topk(max(1, int(vectors * MOST)), dim=1).values)
+        return vectors, torch.cat(found[1:] or found)

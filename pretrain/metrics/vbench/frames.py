@@ -53,6 +53,8 @@ ALL = Selection()
 class Block:
     """Consecutive frames of a selection, uint8 `[n, 3, H, W]`, and what several scorers derive from them, made once.
 
+    In memory the channels of a pixel lie together, as decoders give them.
+
     index: the position of the first one in the selection.
     """
 
@@ -87,21 +89,25 @@ def stream(video: Video, wanted: dict[Selection, Sequence[int]], block: int = 16
         for selection, numbers in wanted.items():
             while positions[selection] < len(numbers) and numbers[positions[selection]] == number:
                 if frame is None:
-                    frame = torch.from_numpy(np.ascontiguousarray(get())).permute(2, 0, 1)
+                    frame = torch.from_numpy(np.ascontiguousarray(get()))  # [H, W, 3]
                     size = size or frame.shape
                     if frame.shape != size:
-                        found, first = (f"{shape[1]} x {shape[2]}" for shape in (frame.shape, size))
+                        found, first = (f"{shape[0]} x {shape[1]}" for shape in (frame.shape, size))
                         raise DecodeError(
                             video.name, f"frame {number} has {found} pixels, the first {first}: re-encode"
                         )
                 waiting[selection].append(frame)
                 positions[selection] += 1
                 if len(waiting[selection]) == block and not selection.middle:
-                    yield selection, Block(torch.stack(waiting[selection]), positions[selection] - block)
+                    yield selection, Block(_batch(waiting[selection]), positions[selection] - block)
                     waiting[selection] = []
     for selection, left in waiting.items():
         if left:
-            yield selection, Block(torch.stack(left), positions[selection] - len(left))
+            yield selection, Block(_batch(left), positions[selection] - len(left))
+
+
+def _batch(frames: list[Tensor]) -> Tensor:
+    return torch.stack(frames).permute(0, 3, 1, 2)
 
 
 class TensorVideo(Video):

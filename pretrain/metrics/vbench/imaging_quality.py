@@ -21,10 +21,13 @@ def percent(total: float, count: int) -> dict[str, Any]:
     return {"video_results": 100 * total / count}
 
 
+BATCH = 8  # frames; one of 512 x 512 pixels is about 500 tokens
+
+
 class ImagingQuality:
     """Args: musiq: frames `[n, 3, h, w]` in 0 to 1 to scores `[n]`. mode: how large frames are resized."""
 
-    dimension, version, selection = "imaging_quality", 1, ALL
+    dimension, version, selection = "imaging_quality", 2, ALL
 
     def __init__(self, musiq: nn.Module, mode: ImagingMode = "longer") -> None:
         imaging_size(1, 1, mode)  # ValueError for an unknown mode
@@ -40,6 +43,6 @@ class ImagingQuality:
         return FrameMean(video, scores, percent)
 
     def scores(self, block: Block) -> Tensor:
-        """`[n]`, 0 to 1. MUSIQ takes a frame of 512 x 512 as 500 tokens, so frames go in one by one."""
+        """`[n]`, 0 to 1."""
         frames = for_musiq(block.frames, self.mode)
-        return torch.cat([run_on(self.musiq, frame).flatten() for frame in frames.split(1)]) / 100
+        return torch.cat([run_on(self.musiq, part).flatten() for part in frames.split(BATCH)]) / 100

@@ -22,16 +22,19 @@ def as_uint8(made: Tensor) -> Tensor:
     return (made * 255.0).clamp(0, 255).to(torch.uint8)
 
 
-def interpolated(interpolate: Interpolate, a: Tensor, b: Tensor, multiple: int = 16) -> Tensor:
-    """The frame uint8 `[1, 3, H, W]` between two others, with padding before the model and without it after."""
-    h, w = a.shape[-2:]
-    left, right, top, bottom = even_padding(h, w, multiple)
-    pad = lambda x: F.pad(x.float() / 255, (left, right, top, bottom), mode="replicate")  # noqa: E731
-    return as_uint8(interpolate(pad(a), pad(b)).float().cpu()[..., top : top + h, left : left + w])
+def padded(frame: Tensor, multiple: int = 16) -> Tensor:
+    """uint8 `[1, 3, H, W]` in 0 to 1, its borders repeated until both sides are multiples of `multiple`."""
+    return F.pad(frame.float() / 255, even_padding(*frame.shape[-2:], multiple), mode="replicate")
+
+
+def interpolated(interpolate: Interpolate, a: Tensor, b: Tensor, height: int, width: int, multiple: int = 16) -> Tensor:
+    """The frame uint8 `[1, 3, height, width]` between two `padded` ones."""
+    left, _, top, _ = even_padding(height, width, multiple)
+    return as_uint8(interpolate(a, b).float().cpu()[..., top : top + height, left : left + width])
 
 
 class Smoothness:
-    """A pass that keeps the last even frame and the odd frame after it."""
+    """A pass that keeps the last even frame, padded, and the odd frame after it."""
 
     def __init__(self, video: VideoFacts, interpolate: Interpolate) -> None:
         self.video, self.interpolate = video, interpolate
@@ -44,11 +47,12 @@ class Smoothness:
             if number % 2:
                 self.odd = frame
                 continue
+            even = padded(frame)
             if self.even is not None and self.odd is not None:
-                made = interpolated(self.interpolate, self.even, frame)
+                made = interpolated(self.interpolate, self.even, even, *frame.shape[-2:])
                 self.total += 1 - pixel_difference(self.odd, made).item() / 255
                 self.pairs += 1
-            self.even = frame
+            self.even = even
 
     def finish(self) -> VideoScore:
         if not self.pairs:

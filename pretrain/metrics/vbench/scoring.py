@@ -35,9 +35,11 @@ def score_video(video: Video, facts: VideoFacts, scorers: Sequence[Scorer], bloc
         except NotScored as error:
             scores[scorer.dimension] = VideoScore.missing(str(error))
     in_use = {selection for selection, _ in passes.values()}
-    for selection, part in stream(video, {s: numbers for s, numbers in wanted.items() if s in in_use}, block):
+    # Selections that take the same frames of this video share blocks, and so what is derived from them.
+    shared = {s: next(t for t in wanted if t in in_use and _alike(wanted, s, t)) for s in in_use}
+    for selection, part in stream(video, {s: wanted[s] for s in shared.values()}, block):
         for dimension, (own, running) in list(passes.items()):
-            if own == selection:
+            if shared[own] == selection:
                 try:
                     running.add(part)
                 except NotScored as error:
@@ -49,6 +51,10 @@ def score_video(video: Video, facts: VideoFacts, scorers: Sequence[Scorer], bloc
         except NotScored as error:
             scores[dimension] = VideoScore.missing(str(error))
     return {scorer.dimension: scores[scorer.dimension] for scorer in scorers}
+
+
+def _alike(wanted: dict[Selection, Sequence[int]], a: Selection, b: Selection) -> bool:
+    return bool(a.middle) == bool(b.middle) and list(wanted[a]) == list(wanted[b])
 
 
 class Means(NamedTuple):

@@ -43,7 +43,7 @@ class Stillness:
     def add(self, block: Block) -> None:
         self.first = block.frames[:1] if self.first is None else self.first
         threshold = short_side_threshold(PIXELS, *block.frames.shape[-2:])
-        self.moving += int((self.pairs.lengths(block.frames, SHARE) > threshold).sum())
+        self.moving += int((self.pairs.lengths(block, SHARE) > threshold).sum())
 
     def finish(self) -> VideoScore:
         first, last = self.first, self.pairs.previous

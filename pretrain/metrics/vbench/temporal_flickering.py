@@ -5,6 +5,7 @@ pass the static filter (`static_filter.py`). A model's score is the mean over vi
 `temporal_flickering.py`.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,9 @@ from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScor
 def pixel_difference(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference `[n]`, float64, of frames uint8 `[n, 3, H, W]`."""
     difference = torch.maximum(a, b) - torch.minimum(a, b)  # stays in uint8
-    return difference.sum(-1, dtype=torch.int32).flatten(1).sum(1).double() / a.shape[1:].numel()  # exact, in integers
+    # Exact, in integers; NumPy adds bytes several times faster than torch.
+    sums = [int(frame.sum(dtype=np.uint64)) for frame in difference.numpy()]
+    return torch.tensor(sums, dtype=torch.float64) / a.shape[1:].numel()
 
 
 class Flickering:
