@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -39,24 +39,29 @@ class Tokenizer:
 
 
 class CLIPTokenizer(Tokenizer):
-    """CLIP's byte-pair tokenizer (open_clip's, which includes the vocabulary): start, lower-case text, end, zeros.
+    """CLIP's byte-pair tokenizer (open_clip's, which includes the vocabulary): start, lower-case text, end, padding.
 
     Args:
         context: L; the last token of a text that is cut is the end token.
+        padding: zeros (CLIP, Stable Diffusion 2), or the end token (Stable Diffusion 1).
     """
 
     vocabulary, start, end = 49408, 49406, 49407
 
-    def __init__(self, context: int = 32) -> None:
+    def __init__(self, context: int = 32, padding: Literal["zero", "end"] = "zero") -> None:
         if context < 2:
             raise ValueError(f"a context of {context} is too short for start and end: set it to at least 2")
-        self.context = context
+        self.context, self.pad = context, self.end if padding == "end" else 0
+
+    def length(self, text: str) -> int:
+        """Tokens of a text that is not cut, with start and end."""
+        return len(byte_pairs().encode(text)) + 2
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         bpe = byte_pairs()
         if len(bpe.cache) > _MAX_CACHED_WORDS:  # open_clip caches every word of every caption
             byte_pairs.cache_clear()
-        ids = torch.zeros(len(texts), self.context, dtype=torch.long)
+        ids = torch.full((len(texts), self.context), self.pad, dtype=torch.long)
         for row, text in zip(ids, texts, strict=True):
             tokens = [_OFFICIAL_IDS.get(token, token) for token in bpe.encode(text)[: self.context - 2]]
             row[: len(tokens) + 2] = torch.tensor([self.start, *tokens, self.end])

@@ -9,7 +9,10 @@ from torch import Tensor
 class Batch(TypedDict, total=False):
     """What the data module yields. A field is there only if every sample has it."""
 
-    video: Required[Tensor]  # uint8 [B, C, T, H, W], or float if it is already normalised
+    video: Required[Tensor]  # uint8 [B, C, T, H, W], or float if it is already normalised; not if there are `latents`
+    latents: Tensor  # [B, 2C, T, h, w]: means and log variances of an autoencoder's posterior, not scaled
+    text_states: Tensor  # [B, L, D]: states of a text encoder
+    encoders: list[str]  # hash of what made latents and text states
     text: list[str]
     name: list[str]
     label: Tensor  # int64 [B], or [B, L] with several labels per video
@@ -20,7 +23,7 @@ def without_padding(batch: Batch) -> tuple[Batch, int]:
     """An evaluation batch without the rows of weight 0, and the number of rows left; one row is kept if none is."""
     weight = batch.get("weight")
     if weight is None:
-        return batch, batch["video"].shape[0]
+        return batch, len(batch["video"] if "video" in batch else batch["latents"])
     index = weight.nonzero()[:, 0]
     rows = len(index)
     index = index if rows else torch.zeros(1, dtype=torch.long, device=weight.device)

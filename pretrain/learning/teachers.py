@@ -62,6 +62,11 @@ class Frozen(nn.Module):
         """Read the weights, once. A FileNotFoundError names the path."""
         if self.weights is None:
             return
+        read = getattr(self.model, "read", None)
+        if read is not None:  # a model of another library, which reads its own folders whole or not at all
+            read(self.weights)
+            self.weights = None
+            return
         try:
             report = load_weights(self.model, self.weights)
         except FileNotFoundError as error:

@@ -1,6 +1,7 @@
 """The methods, one class and one file each; recipes name them by these short names."""
 
 from pretrain.objectives.classify import Classify
+from pretrain.objectives.denoise import Denoise
 from pretrain.objectives.internvideo import InternVideo
 from pretrain.objectives.objective import Objective
 from pretrain.objectives.umt import UMT
@@ -10,4 +11,4 @@ from pretrain.objectives.videomae import VideoMAE
 from pretrain.objectives.videoqa import VideoQA
 from pretrain.objectives.vilp import ViLP
 
-__all__ = ["UMT", "UMT2", "Classify", "InternVideo", "Objective", "ViCLIP", "ViLP", "VideoMAE", "VideoQA"]
+__all__ = ["UMT", "UMT2", "Classify", "Denoise", "InternVideo", "Objective", "ViCLIP", "ViLP", "VideoMAE", "VideoQA"]

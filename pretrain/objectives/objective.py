@@ -69,6 +69,7 @@ class Objective(pl.LightningModule):
         self.normalize = Normalize(mean, std)
         self.metrics = nn.ModuleDict(metrics or {})
         self.needs: tuple[str, ...] = ("video",)  # fields of a batch that the losses need; a method may add some
+        self.figures: frozenset[str] = frozenset()  # values of `forward` that are logged and are no part of the loss
         self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `clamp_parameters`
         self.random_key = RandomKey()
         self.shown_in_training: set[str] = set()  # names of logged values that the progress bar shows
@@ -122,7 +123,7 @@ class Objective(pl.LightningModule):
                 )
         torch.manual_seed(self.derive_seed(self.random_key.part, self.global_rank))  # for dropout in layers
         losses = self(batch)
-        total = torch.stack(list(losses.values())).sum()
+        total = self._total(losses)
         self._log_losses("train", losses, total, on_step=True, prog_bar=True)
         return total
 
@@ -192,7 +193,10 @@ class Objective(pl.LightningModule):
         videos = torch.tensor(float(self._videos), device=self.device)
         *sums, videos = self.trainer.strategy.reduce(torch.stack([*self._sums.values(), videos]), reduce_op="sum")
         means = {name: total / videos.clamp(min=1) for name, total in zip(self._sums, sums, strict=True)}
-        self._log_losses(stage, means, torch.stack(list(means.values())).sum(), sync_dist=True, prog_bar=True)
+        self._log_losses(stage, means, self._total(means), sync_dist=True, prog_bar=True)
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        return torch.stack([loss for name, loss in losses.items() if name not in self.figures]).sum()
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, **options: Any) -> None:
         self.log(f"{stage}/loss", total.detach(), **options)
