@@ -49,7 +49,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pretrain/features": (
         *MODELS,
         "datamodules",
-        *("pretrain/plots", "pretrain/objectives", "pretrain/metrics", "pretrain/engine", "pretrain/export"),
+        *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/engine"),
+        "pretrain/export",
     ),
     "pretrain/generation": (
         *MODELS,

@@ -108,7 +108,9 @@ def write_latent(latent: Latent, about: dict) -> bytes:
     """The safetensors file of a latent, with `about` in its metadata."""
     from safetensors.numpy import save
 
-    tensors = {"moments": latent.moments} | ({} if latent.text is None else {"text": latent.text})
+    arrays = {"moments": latent.moments} | ({} if latent.text is None else {"text": latent.text})
+    # safetensors writes the memory of an array as it lies, whatever its strides are.
+    tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # One entry only: safetensors writes several in an order that differs from process to process.
     return save(tensors, {"about": json.dumps({**about, "fps": latent.fps}, sort_keys=True)})
 

@@ -1,1 +1,1 @@
-"""Features of videos: writing, per video or per window, an index, and search by text."""
+"""Features of videos: writing, per video or per window, an index, and search by text; and latents."""

@@ -9,17 +9,26 @@ from datamodules.sources.order import mix
 
 
 class SizedVideos(Source):
-    """Video i has the (frames, height, width) `sizes[i % len(sizes)]`; those of 0 frames cannot be read."""
+    """Video i has the (frames, height, width) `sizes[i % len(sizes)]`; those of 0 frames cannot be read.
 
-    def __init__(self, sizes: Sequence[tuple[int, int, int]], samples: int, text: bool = False) -> None:
+    Args:
+        text: each has a caption.
+        changed: numbers of videos with other pixels than before, under the same names.
+    """
+
+    def __init__(
+        self, sizes: Sequence[tuple[int, int, int]], samples: int, text: bool = False, changed: Sequence[int] = ()
+    ) -> None:
         self.shapes, self.counts, self.texts = list(sizes), samples, samples if text else 0
+        self.changed = changed
 
     def __getitem__(self, index: int) -> Sample:
         frames, height, width = self.shapes[range(self.counts)[index] % len(self.shapes)]
         name = f"{index:04d}-{frames}x{height}x{width}"
         if not frames:
             raise DecodeError(name, "made to be unreadable")
-        return Sample(name, _Noise(name, frames, height, width, index), f"video {index}" if self.texts else None)
+        seed = index + 10**6 * (index in self.changed)
+        return Sample(name, _Noise(name, frames, height, width, seed), f"video {index}" if self.texts else None)
 
 
 class _Noise(Video):

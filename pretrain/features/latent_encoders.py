@@ -1,0 +1,105 @@
+"""The encoders of latents: an autoencoder's posterior moments of a clip, and the states of its captions.
+
+Letters: `C` channels of a latent, `T` frames, `H x W` pixels, `h x w` the grid of a latent, `K` captions, `L` tokens,
+`D` width of a text state.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.diffusion.autoencoder import Autoencoder, KLAutoencoder
+from models.diffusion.text_encoder import TextEncoder
+from models.tokenizers import CLIPTokenizer
+from pretrain.learning.encoder_names import autoencoder_name, joint_name, text_encoder_name
+from pretrain.learning.prompts import Prompts
+from pretrain.learning.teachers import Frozen
+
+_FRAMES = 8  # encoded at once
+
+
+class LatentEncoders:
+    """An autoencoder, and a text encoder if captions are encoded too; both run in float32.
+
+    A clip and a caption are encoded on their own: the results do not depend on others in a batch.
+
+    Args:
+        autoencoder: gives the moments.
+        prompts: gives the text states; None: captions are not encoded.
+        device: where they run.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, prompts: Prompts | None = None, device: str = "cpu") -> None:
+        self.autoencoder = autoencoder.float().eval().requires_grad_(False).to(device)
+        self.prompts, self.device, text = prompts, torch.device(device), None
+        if prompts is not None:
+            prompts.encoder.load()
+            prompts.to(self.device)
+            text = text_encoder_name(prompts)
+        self.name = joint_name(autoencoder_name(autoencoder), text)
+
+    @torch.no_grad()
+    def moments(self, clip: np.ndarray) -> np.ndarray:
+        """float32 [2C, T, h, w], means and then log variances, of uint8 [T, H, W, 3]."""
+        video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].to(self.device).float() / 127.5 - 1  # [1, 3, T, H, W]
+        return self.autoencoder.encode(video)[0].cpu().numpy()
+
+    @torch.no_grad()
+    def states(self, captions: list[str]) -> tuple[np.ndarray, bool]:
+        """float32 [K, L, D], and whether a caption has more tokens than L and was cut."""
+        assert self.prompts is not None  # the caller has asked
+        tokenizer = self.prompts.tokenizer
+        cut = any(tokenizer.length(caption) > tokenizer.context for caption in captions)
+        return torch.cat([self.prompts([caption], self.device) for caption in captions]).cpu().numpy(), cut
+
+
+def load_encoders(vae: str, text: str | None = None, device: str = "cpu") -> LatentEncoders:
+    """The encoders in folders of diffusers and transformers.
+
+    Args:
+        vae: a folder of an AutoencoderKL, or of a pipeline with a folder `vae`.
+        text: a folder of a CLIPTextModel, or of a pipeline with a folder `text_encoder`; None: captions are not
+            encoded.
+
+    Raises:
+        FileNotFoundError: a folder does not hold what it should.
+        ValueError: the text encoder has another vocabulary than CLIP.
+    """
+    place, config = _read_config(vae, "vae", "an AutoencoderKL of diffusers")
+    autoencoder = KLAutoencoder(
+        config["block_out_channels"],
+        config["layers_per_block"],
+        config["latent_channels"],
+        config["norm_num_groups"],
+        config.get("scaling_factor", 0.18215),
+        _FRAMES,
+    )
+    autoencoder.read(place)
+    if text is None:
+        return LatentEncoders(autoencoder, device=device)
+    place, config = _read_config(text, "text_encoder", "a CLIPTextModel of transformers")
+    if config["vocab_size"] != CLIPTokenizer.vocabulary:
+        raise ValueError(f"{place} takes {config['vocab_size']} kinds of tokens, and CLIP's tokenizer has 49408")
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
+    encoder = TextEncoder(*(config[name] for name in names), context=config["max_position_embeddings"])
+    tokenizer = CLIPTokenizer(encoder.context, "zero" if _pads_with_zero(place) else "end")
+    return LatentEncoders(autoencoder, Prompts(Frozen(encoder, str(place)), tokenizer), device)
+
+
+def _read_config(folder: str, part: str, what: str) -> tuple[Path, dict[str, Any]]:
+    place = Path(folder, part) if Path(folder, part).is_dir() else Path(folder)
+    file = place / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{place} holds no config.json: it should be {what}, or a folder `{part}` with one")
+    return place, json.loads(file.read_text(encoding="utf-8"))
+
+
+def _pads_with_zero(text_encoder: Path) -> bool:
+    """Whether the tokenizer beside a text encoder pads with token 0, "!", as Stable Diffusion 2's does."""
+    files = [text_encoder.parent / "tokenizer" / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    tables = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    pads = [table.get("pad_token") for table in tables]
+    return any((pad.get("content") if isinstance(pad, dict) else pad) == "!" for pad in pads)

@@ -1,0 +1,128 @@
+"""Runs on latents: the same moments and states in any world and from any step, evaluation by size, refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from datamodules import Latents, Mixture, VideoData
+from datamodules.loading.latent_batches import EvalLatents
+from datamodules.sources.latents import HEADER, Latent, write_latent
+from datamodules.sources.tars import write_index, write_shard
+from tests.helpers.recording import RecordingModule, trainer
+
+A, B = (2, 4, 4), (1, 8, 4)  # frames, height and width in pixels; a latent has half of them
+
+
+def write(folder: Path, sizes: list[tuple[int, int, int]], damaged: tuple[int, ...] = (), encoders: str = "a-b") -> str:
+    """Latents whose moments are all the sample's number, and whose two captions' states are 10 and 20 times it."""
+
+    def samples():
+        for i, (frames, height, width) in enumerate(sizes):
+            moments = np.full((8, frames, height // 2, width // 2), i, np.float16)
+            states = np.stack([np.full((3, 5), k * i, np.float16) for k in (10, 20)])
+            data = write_latent(Latent(moments, states, 8.0), {"encoders": encoders})
+            yield f"{i:04d}", "safetensors", data[:40] if i in damaged else data, {"text": [f"one {i}", f"two {i}"]}
+
+    folder.mkdir()
+    write_index(folder, [write_shard(folder / "latents-000000.tar", samples())])
+    (folder / HEADER).write_text(json.dumps({"encoders": encoders, "sizes": [[1, *size] for size in sizes]}))
+    return str(folder)
+
+
+class Recorder(RecordingModule):
+    """Records names, moments, states and captions of each batch."""
+
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
+        latents = batch["latents"]
+        assert "video" not in batch and batch["encoders"] == ["a-b"] * len(latents)
+        numbers, states = latents[:, 0, 0, 0, 0].tolist(), batch["text_states"][:, 0, 0].tolist()
+        rows = zip(batch["name"], numbers, states, batch["text"], strict=True)
+        self.seen.append((self.global_step, tuple(latents.shape[1:]), sorted(rows)))
+        return (self.weight * latents.mean()).sum()
+
+
+def steps(seen: list[tuple]) -> dict[int, tuple]:
+    """Rows by step, however it was divided."""
+    found: dict[int, tuple] = {}
+    for step, shape, rows in seen:
+        found[step] = shape, sorted([*found.get(step, (shape, []))[1], *rows])
+    return found
+
+
+def data(train: str | Latents, **options) -> VideoData:
+    train = Latents(train) if isinstance(train, str) else train
+    return VideoData(train, train, **{"global_batch": 4, "workers": 0, "seed": 1, **options})
+
+
+def test_a_run_on_one_size_needs_no_buckets(tmp_path: Path) -> None:
+    toy = Recorder()
+    trainer(max_steps=4, val_check_interval=4).fit(toy, datamodule=data(write(tmp_path / "l", [A] * 8)))
+    rows = [row for _, _, rows in toy.seen for row in rows]
+    for name, moment, state, text in rows:
+        number = int(name[-4:])
+        assert moment == number and (state, text) in ((10 * number, f"one {number}"), (20 * number, f"two {number}"))
+    assert {text[:3] for *_, text in rows} == {"one", "two"}  # training draws a caption
+    assert [len({row[0] for row in rows[i : i + 8]}) for i in (0, 8)] == [8, 8]  # epochs
+    assert toy.seen[0][1] == (8, 2, 2, 2)
+    assert all(text.startswith("one") for batch in toy.evaluated for text in batch["text"])  # evaluation the first
+
+
+def test_buckets_of_latents_resume_with_other_workers_and_micro_batches(tmp_path: Path) -> None:
+    folder, buckets = write(tmp_path / "l", [A, B] * 6 + [(5, 2, 2)]), [[*A, 2], [*B, 1]]
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    trainer(max_steps=9).fit(whole, datamodule=data(folder, buckets=buckets))
+    part = trainer(max_steps=4)
+    part.fit(first, datamodule=data(folder, buckets=buckets, workers=1))
+    part.save_checkpoint(tmp_path / "half.ckpt")
+    again = data(folder, buckets=buckets, micro_batch=2)
+    trainer(max_steps=9).fit(second, datamodule=again, ckpt_path=tmp_path / "half.ckpt")
+    assert steps(first.seen + second.seen) == steps(whole.seen)
+    assert [shape for shape, _ in steps(whole.seen).values()].count((8, 2, 2, 2)) == 6
+    assert again.division is not None and again.division.left_out.tolist() == [12]
+
+
+def test_several_sizes_without_buckets_are_refused_with_the_sizes(tmp_path: Path) -> None:
+    folder = write(tmp_path / "l", [A, B, A])
+    with pytest.raises(ValueError, match=r"\[1, 8, 4\] \(1 samples\), \[2, 4, 4\] \(2 samples\). Set data.init_args"):
+        trainer(max_steps=1).fit(Recorder(), datamodule=data(folder))
+    with pytest.raises(ValueError, match="no sample belongs to the bucket 3x4x4"):
+        trainer(max_steps=1).fit(Recorder(), datamodule=data(folder, buckets=[[3, 4, 4]]))
+    for options in ({"flip": 0.5}, {"views": 2}):
+        with pytest.raises(MisconfigurationException, match="latents are not augmented"):
+            trainer(max_steps=1).fit(Recorder(), datamodule=data(folder, buckets=[A], **options))
+
+
+def test_a_mixture_of_latents_keeps_its_weights(tmp_path: Path) -> None:
+    parts = [Latents(write(tmp_path / name, [A] * 4)) for name in "ab"]
+    toy = Recorder()
+    trainer(max_steps=8).fit(toy, datamodule=data(Mixture(parts, [3, 1]), workers=0))
+    assert len(toy.seen) == 8 and toy.seen[0][1] == (8, 2, 2, 2)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_evaluation_counts_every_sample_once(tmp_path: Path, world: int) -> None:
+    source = Latents(write(tmp_path / "l", [A, B, A, A, A, B, A], damaged=(2,)))
+    ranks = [EvalLatents(source, r, world, 2) for r in range(world)]
+    assert len({len(rank) for rank in ranks}) == 1
+    batches = [rank[k] for rank in ranks for k in range(len(rank))]
+    counted = [n for b in batches for n, w in zip(b["name"], b["weight"].tolist(), strict=True) if w]
+    assert sorted(name[-4:] for name in counted) == ["0000", "0001", "0003", "0004", "0005", "0006"]
+    skipped = [name for b in batches for name, _ in b["skipped"]]
+    assert [name[-4:] for name in skipped] == ["0002"]  # named once
+    for batch in batches:
+        for name, latent, weight in zip(batch["name"], batch["latents"], batch["weight"].tolist(), strict=True):
+            assert not weight or float(latent.max()) == int(name[-4:])
+
+
+def test_a_damaged_latent_is_replaced_and_named(tmp_path: Path) -> None:
+    module = data(write(tmp_path / "l", [A] * 8, damaged=(3,)), failure_grace=99)
+    toy = Recorder()
+    trainer(max_steps=2, val_check_interval=2).fit(toy, datamodule=module)
+    names = [row[0][-4:] for _, _, rows in toy.seen for row in rows]
+    assert "0003" not in names and len(names) == 8
+    assert {name[-4:] for name, _ in module.failed["train"]} == {"0003"}
+    assert "not a latent" in module.failed["train"][0][1]
