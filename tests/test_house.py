@@ -44,6 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pretrain/learning", "pretrain/plots"),
     ),
     "pretrain/metrics/vbench": (*MODELS, STORAGE, "datamodules/decoding", "pretrain/learning"),
+    "pretrain/vbench": (*(STORAGE, "datamodules/decoding", "pretrain/plots", "pretrain/metrics/vbench"),),
     "pretrain/engine": ("models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
     "pretrain/export": (*MODELS, STORAGE, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
     "pretrain/features": (

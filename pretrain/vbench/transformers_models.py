@@ -1,0 +1,76 @@
+"""A detector and a captioner of transformers, from folders of the user, that stand in for GRiT and Tag2Text.
+
+They are named in every output: their scores are not comparable with VBench's own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.metrics.vbench.interfaces import Detections
+
+
+def _images(frames: Tensor) -> list[Any]:
+    """uint8 `[n, 3, H, W]` as arrays `[H, W, 3]`."""
+    return list(frames.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+class OpenVocabularyDetector:
+    """OWLv2 or Grounding DINO, asked for `labels`. It writes no captions, so it cannot score color.
+
+    Args:
+        folder: a model of transformers for zero-shot object detection, with its processor.
+        labels: names of the objects to look for; those of the prompts, as a rule.
+        threshold: least score of a box.
+    """
+
+    def __init__(self, folder: str | Path, labels: Sequence[str], threshold: float = 0.3, device: str = "cpu") -> None:
+        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+        if not labels:
+            raise ValueError("an open-vocabulary detector needs the names of objects to look for")
+        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(folder, local_files_only=True)
+        self.model = model.to(device).eval()
+        self.labels, self.threshold, self.device = list(dict.fromkeys(labels)), threshold, device
+        self.name = f"{model.config.model_type} of {Path(folder).name}"
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor) -> list[Detections]:
+        found = []
+        for image in _images(frames):
+            inputs = self.processor(images=[image], text=[self.labels], return_tensors="pt").to(self.device)
+            (result,) = self.processor.post_process_grounded_object_detection(
+                self.model(**inputs),
+                threshold=self.threshold,
+                target_sizes=[image.shape[:2]],
+                text_labels=[self.labels],
+            )
+            names = [str(name) for name in result["text_labels"]]
+            found.append(Detections(result["boxes"].float().cpu(), names, names))
+        return found
+
+
+class ImageCaptioner:
+    """BLIP or another captioner of transformers; greedy decoding of at most `tokens` tokens.
+
+    Args:
+        folder: a model of transformers for image to text, with its processor.
+    """
+
+    def __init__(self, folder: str | Path, tokens: int = 50, device: str = "cpu") -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+        self.model, self.tokens, self.device = model.to(device).eval(), tokens, device
+        self.name = f"{model.config.model_type} of {Path(folder).name}"
+
+    @torch.no_grad()
+    def __call__(self, frames: Tensor) -> list[str]:
+        inputs = self.processor(images=_images(frames), return_tensors="pt").to(self.device)
+        tokens = self.model.generate(**inputs, max_new_tokens=self.tokens, do_sample=False, num_beams=1)
+        return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
