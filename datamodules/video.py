@@ -149,7 +149,7 @@ class VideoData(LightningDataModule):
         self.lanes = lanes if lanes is not None else default_lanes(train, global_batch)
         self.failure_budget, self.failure_grace = failure_budget, failure_grace
         self.decode_seconds = decode_seconds
-        self._interval: int | float | None = None  # the recipe's `val_check_interval`
+        self._given: tuple[int | float, int | float] | None = None  # `limit_train_batches` and `val_check_interval`
         self.failed: dict[str, list[tuple[str, str]]] = {}
         self.loaded: dict[str, int] = {}
         self.surveyed: list[VideoInfo] = []  # for `predict` in windows: all videos that can be opened
@@ -179,14 +179,27 @@ class VideoData(LightningDataModule):
         self.accumulate = accumulation(self.global_batch, self.micro_batch, self.world)
         self._check_length(self._attached, len(train))
         self._attached.accumulate_grad_batches = self.accumulate
-        if self._interval is None:
-            self._interval = self._attached.val_check_interval
-        if isinstance(self._interval, int):  # a recipe counts optimiser steps, Lightning micro-batches
-            self._attached.val_check_interval = self._interval * self.accumulate
+        self._count_in_steps(self._attached)
         for field, has in (("text", train.texts), ("label", train.labels)):
             if 0 < has < len(train):
                 missing = len(train) - has
                 log.warning("%d of %d training samples have no %s: batches have none", missing, len(train), field)
+
+    def _count_in_steps(self, trainer: Trainer) -> None:
+        """Restates what a recipe counts in optimiser steps, or as a share of the run, in Lightning's micro-batches.
+
+        Lightning would let the last micro-batches of an odd number be a smaller step, and validate within a step.
+        """
+        if self._given is None:  # an interval in minutes is no attribute of the trainer
+            self._given = trainer.limit_train_batches, getattr(trainer, "val_check_interval", 1.0)
+        limit, interval = self._given
+        steps = trainer.max_steps
+        if isinstance(limit, int) or limit not in (0.0, 1.0):
+            steps = limit if isinstance(limit, int) else max(1, round(limit * steps))
+            trainer.limit_train_batches = steps * self.accumulate
+        if isinstance(interval, int) or interval != 1.0:
+            whole = interval if isinstance(interval, int) else max(1, round(interval * steps))
+            trainer.val_check_interval = whole * self.accumulate
 
     def _check_length(self, trainer: Trainer, videos: int) -> None:
         if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]  (Lightning sets it from another module)

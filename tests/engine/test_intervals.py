@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 
-from tests.helpers.runs import fit
+from tests.helpers.runs import fit, names
 
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
 
@@ -27,6 +27,32 @@ def test_validation_comes_every_so_many_optimiser_steps(tmp_path: Path, micro_ba
     record = ["--trainer.callbacks+=tests.engine.test_intervals.Validations", f"--trainer.callbacks.path={seen}"]
     fit(tmp_path, RECIPE, f"--data.init_args.micro_batch={micro_batch}", "--trainer.val_check_interval=2", *record)
     assert seen.read_text().split() == ["2", "4", "6"]
+
+
+LIMITS = {
+    "validation after a share of the run": ["--trainer.val_check_interval=0.3", "--trainer.check_val_every_n_epoch=1"],
+    "fewer steps at a time": ["--trainer.limit_train_batches=2", "--trainer.val_check_interval=2"],
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=list(LIMITS))
+def test_shares_and_limits_are_whole_optimiser_steps(tmp_path: Path, limit: list[str]) -> None:
+    """No step has fewer micro-batches than another, and none is cut by a validation."""
+    seen, read = tmp_path / "steps.txt", tmp_path / "names.tsv"
+    record = ["--trainer.callbacks+=tests.engine.test_intervals.Validations", f"--trainer.callbacks.path={seen}"]
+    record += ["--trainer.callbacks+=tests.helpers.runs.BatchRecorder", f"--trainer.callbacks.path={read}"]
+    fit(tmp_path, RECIPE, "--data.init_args.micro_batch=1", *record, *limit)
+    assert seen.read_text().split() == ["2", "4", "6"]
+    assert [number for number, _ in names(tmp_path)] == list(range(24))
+
+
+def test_an_interval_may_be_a_time(tmp_path: Path) -> None:
+    """After each step, as each takes longer than the interval."""
+    seen = tmp_path / "steps.txt"
+    record = ["--trainer.callbacks+=tests.engine.test_intervals.Validations", f"--trainer.callbacks.path={seen}"]
+    every = {"microseconds": 1}
+    fit(tmp_path, RECIPE, f"--trainer.val_check_interval={every}", "--trainer.max_steps=2", *record)
+    assert seen.read_text().split() == ["1", "2"]
 
 
 @pytest.mark.parametrize("micro_batch", [4, 1])
