@@ -129,7 +129,7 @@ class EMA(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.raw is not None and self.weights:
             with self._weights_themselves(pl_module):
-                self.raw.log(trainer, pl_module)
+                self.raw.log(pl_module)
 
     @contextmanager
     def _weights_themselves(self, pl_module: pl.LightningModule) -> Iterator[None]:

@@ -34,9 +34,9 @@ class RawEvaluation:
         with self._in_place(objective), trainer.precision_plugin.val_step_context():
             objective.validation_step(batch, batch_idx)
 
-    def log(self, trainer: pl.Trainer, objective: Any) -> None:
-        """Log all figures under `val_raw/`."""
-        with self._in_place(objective), trainer.precision_plugin.val_step_context():
+    def log(self, objective: Any) -> None:
+        """Log all figures under `val_raw/`, computed as the validation's own: outside of the precision of a step."""
+        with self._in_place(objective):
             objective.close_metrics("val_raw")
 
     @contextmanager

@@ -44,6 +44,16 @@ class MeanFeature(MeanMetric):
         super().update(outputs["features"].abs())
 
 
+class Product(MeanMetric):
+    """A product in `compute`, which autocast would round."""
+
+    def update(self, outputs: dict[str, torch.Tensor], batch: dict) -> None:
+        super().update(outputs["features"].abs())
+
+    def compute(self) -> torch.Tensor:
+        return (torch.full((1, 1), 1.001) @ torch.ones(1, 1))[0, 0]
+
+
 def record(path: Path) -> list[str]:
     return [f"--trainer.callbacks+={LOSSES}", f"--trainer.callbacks.path={path}"]
 
@@ -86,6 +96,14 @@ def test_both_kinds_of_weights_are_validated_side_by_side(trained: tuple[Path, f
     raw = {name.replace("val/", "val_raw/"): value for name, value in found["raw"].items()}
     assert found["both"] == pytest.approx({**found["average"], **raw}, rel=1e-6)
     assert abs(raw["val_raw/mean"] - found["average"]["val/mean"]) > 1e-4
+
+
+def test_metrics_of_both_are_computed_in_the_same_precision(trained: tuple[Path, float], tmp_path: Path) -> None:
+    metric = ["--model.init_args.metrics={product: {class_path: tests.engine.test_ema_evaluation.Product}}"]
+    both = ["--trainer.callbacks+=EMA", "--trainer.callbacks.validate_raw=true", "--trainer.precision=bf16-mixed"]
+    validate(tmp_path, trained[0], *both, *metric)
+    found = json.loads((tmp_path / "loss.txt.json").read_text())
+    assert found["val/product"] == found["val_raw/product"] == pytest.approx(1.001, rel=1e-6)
 
 
 def test_validation_of_both_changes_no_weight_of_a_run(tmp_path: Path) -> None:
