@@ -79,6 +79,10 @@ class PositionTable(nn.Module):
         """The rows at `index` `[B, K]`, or the whole table `[N, D]`."""
         return self.table if index is None else self.table[index]
 
+    def of_image(self) -> Tensor:
+        """The positions of an image, `[h * w, D]`: those of the first frame."""
+        return self.table[: self.grid[1] * self.grid[2]]
+
     def fit_table(self, table: Tensor) -> Tensor:
         """A saved table `[M, D]`, resized to this grid."""
         return resize_table(table, saved_grid(len(table), self.grid, self.made_for), self.grid)
@@ -102,6 +106,17 @@ class FixedPositions(PositionTable):
         if not self.table.is_meta:
             table = sinusoid_table(math.prod(self.made_for), self.table.shape[1])
             self.table.copy_(resize_table(table, self.made_for, self.grid))
+
+    def of_image(self) -> Tensor:
+        """The positions of an image, `[h * w, D]`: those of the first frame of the original table.
+
+        They are recomputed only if the table is resized to fewer frames, where its first row mixes several frames.
+        """
+        if self.made_for[0] <= self.grid[0]:
+            return super().of_image()
+        rows = self.made_for[1] * self.made_for[2]
+        table = sinusoid_table(rows, self.table.shape[1]).to(self.table)
+        return resize_table(table, (1, *self.made_for[1:]), (1, *self.grid[1:]))
 
 
 class LearntPositions(PositionTable):

@@ -82,5 +82,6 @@ class VideoViT(Encoder):
         """
         self.check(video, 1 if self.tubelet == 1 else None)
         x = self.patch_embed(video, keep)
-        positions = self.positions()[: x.shape[1]] if keep is None else self.positions(keep)
+        positions = self.positions.of_image() if video.shape[2] < self.frames else self.positions()
+        positions = positions if keep is None else positions[keep]
         return x + positions.to(x.dtype)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from models.bert import Bert
 from models.caption import CaptionDecoder
+from models.chat.qformer import QFormer
 from models.classifier import Classifier
 from models.clip import CLIPVision
-from models.convert import bert, clip, internvideo, lavie, umt, umt2, viclip, videomae
+from models.convert import bert, clip, internvideo, lavie, umt, umt2, viclip, videochat, videomae
 from models.convert.read import read_tensors, strip_prefixes
 from models.convert.rules import Rules, prefixed, to_ours
 from models.coordinate import Coordinated
@@ -98,9 +99,9 @@ def load_weights(
 
     Args:
         model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, a
-            `SpatioTemporalUNet`, or a module with an `encoder` (and `decoder`, or `text`), with a `unet`, or with a
-            classifier as its `model`, such as an objective. Weights of a text tower alone, or of one encoder of a
-            coordinated pair, are loaded into that part.
+            `SpatioTemporalUNet`, a `QFormer`, a `VideoChat` or an `Alignment`, or a module with an `encoder` (and
+            `decoder`, or `text`), with a `unet`, or with a classifier as its `model`, such as an objective. Weights of
+            a text tower alone, or of one encoder of a coordinated pair, are loaded into that part.
         path: a file, a folder of transformers or diffusers (of a pipeline, its `unet/`), or a state dict.
         classes: rows to take from the checkpoint's head, in order: a label map turns a K710 head into a K400 head.
             "none": leave the model's head unchanged.
@@ -136,6 +137,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
     target = model.state_dict()
     padded = lavie.fit_shapes(ours, target) if is_unet else []
     ours, origin = umt2.init_answer_decoder(ours, origin, target)
+    ours, origin = videochat.fit_language_model(ours, origin, target, where)
     _inflate_patches(ours, target)
     fixed = _fit_positions(model, ours, target, where)
     fits = {name: name in target and target[name].shape == tensor.shape for name, tensor in ours.items()}
@@ -144,6 +146,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
     loaded = [name for name in ours if fits[name]]
     used = {their for name in [*loaded, *fixed] for their in origin[name]} | bert.redundant_names(theirs)
     used |= internvideo.constant_names(theirs, used) | lavie.constant_names(theirs, where)
+    used |= videochat.constant_names(theirs)
     report = LoadReport(
         source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
     )
@@ -203,14 +206,16 @@ def _prefixes(model: nn.Module) -> tuple[str, ...]:
         return ("caption.",)
     if isinstance(model, SpatioTemporalUNet):
         return (lavie.PREFIX,)
+    if isinstance(model, QFormer):
+        return ("qformer.",)
     return ("encoder.",) if isinstance(model, Encoder) else ("text.",) if isinstance(model, CLIPText | Bert) else ()
 
 
 def _rename(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]]:
     """The layout's name, the tensors by our names, and the foreign names that each is made of."""
-    unet = lavie.to_ours(theirs)
-    if unet is not None:
-        return unet
+    known = lavie.to_ours(theirs) or videochat.to_ours(theirs)
+    if known is not None:
+        return known
     on_disk = {bert.on_disk_name(videomae.on_disk_name(name)): name for name in theirs}
     found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)
     if found is None:

@@ -19,6 +19,10 @@ class Single(str):
     """A foreign name of a vector `[D]` that is stored as `[1, 1, D]` there."""
 
 
+class FrameTable(str):
+    """A foreign name of a table `[T, D]` that is stored as `[1, T, 1, D]` there."""
+
+
 # Our template -> theirs. `{i}` stands for a block number; a tuple of theirs is joined along dimension 0 into ours.
 Rules = Mapping[str, str | tuple[str, ...]]
 
@@ -82,6 +86,8 @@ def _import(theirs: str, tensor: Tensor) -> Tensor:
         return tensor.t()
     if isinstance(theirs, Single):
         return tensor.flatten()
+    if isinstance(theirs, FrameTable):
+        return tensor[0, :, 0]
     return tensor.squeeze(0) if isinstance(theirs, Batched) else tensor
 
 
@@ -91,6 +97,8 @@ def _export(theirs: str, tensor: Tensor) -> Tensor:
         return tensor.t()
     if isinstance(theirs, Single):
         return tensor[None, None]
+    if isinstance(theirs, FrameTable):
+        return tensor[None, :, None]
     return tensor.unsqueeze(0) if isinstance(theirs, Batched) else tensor
 
 

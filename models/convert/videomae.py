@@ -6,7 +6,8 @@ Ours: `encoder.*` (VideoViT), `decoder.*` (PixelDecoder), `fc_norm.*` and `head.
 from models.convert.rules import Batched, Rules, with_suffixes
 
 
-def _official_blocks(ours: str, theirs: str) -> Rules:
+def official_blocks(ours: str, theirs: str) -> Rules:
+    """The blocks of a `VideoViT`, with prefixes that end before the number."""
     modules = ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
     plain = {f"{ours}.{{i}}.{name}": f"{theirs}.{{i}}.{name}" for name in modules}
     single = ("attn.qkv.weight", "attn.q_bias", "attn.v_bias", "attn.scale")
@@ -24,7 +25,7 @@ def official_encoder(theirs: str) -> Rules:
         **with_suffixes(
             {"encoder.patch_embed.proj": f"{theirs}patch_embed.proj", "encoder.norm": f"{theirs}norm"},
         ),
-        **_official_blocks("encoder.blocks", f"{theirs}blocks"),
+        **official_blocks("encoder.blocks", f"{theirs}blocks"),
     }
 
 
@@ -38,7 +39,7 @@ _DECODER = {
 OFFICIAL_PRETRAIN: Rules = {
     **official_encoder("encoder."),
     **_DECODER,
-    **_official_blocks("decoder.blocks", "decoder.blocks"),
+    **official_blocks("decoder.blocks", "decoder.blocks"),
 }
 
 # VideoMAE V2 `models/modeling_finetune.py`: the encoder without a prefix, `fc_norm` and `head`.

@@ -1,0 +1,1 @@
+"""Conversations about videos: VideoChat's encoder, the Q-Former, language models with LoRA, and chat templates."""

@@ -1,0 +1,153 @@
+"""VideoChat and VideoChat2: a video encoder, a Q-Former, a projector and a language model.
+
+Notable: one composition serves all stages and releases. Visual tokens replace the embeddings at given places, so that
+several videos, tiles of different numbers and packed conversations need nothing more.
+
+Letters in shapes: V videos, N video tokens, Q queries, B conversations, L tokens, S visual tokens of a batch, D the
+language model's width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.chat.conversation import ChatBatch
+from models.chat.language_model import embeddings_of, label_loss, width_of
+from models.chat.qformer import QFormer
+from models.chat.tiles import split_tiles
+from models.encoder import Encoder
+
+
+class VideoChat(nn.Module):
+    """Answers of a language model to questions about videos.
+
+    Args:
+        encoder: VideoChat's `VideoChatViT`, VideoChat2's `VideoViT` without a final norm and without its last block,
+            or any other.
+        qformer: reads the encoder's tokens; its text branch, if it has one, reads the instruction.
+        llm: a causal language model of transformers, with LoRA or not. It is frozen except LoRA's weights.
+        queries: learnt in the first stage.
+        extra_queries: added in later stages, initially 0.
+        norm_eps: of the LayerNorm after the encoder (VideoChat2: 1e-12; VideoChat: 1e-5); None: no norm.
+        constant_bos: the first embedding has the start token's number in every channel, as in VideoChat2's third stage,
+            instead of the start token's embedding.
+
+    Raises:
+        ValueError: the Q-Former attends to another width than the encoder's.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        qformer: QFormer,
+        llm: nn.Module,
+        queries: int = 32,
+        extra_queries: int = 64,
+        norm_eps: float | None = 1e-12,
+        constant_bos: bool = False,
+    ) -> None:
+        super().__init__()
+        if qformer.source != encoder.width:
+            raise ValueError(
+                f"the Q-Former attends to {qformer.source} channels (source), and the encoder has {encoder.width}"
+            )
+        self.encoder, self.qformer, self.llm, self.constant_bos = encoder, qformer, llm, constant_bos
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(encoder.width, norm_eps)
+        self.queries = nn.Parameter(torch.empty(queries, qformer.width))
+        self.extra_queries = nn.Parameter(torch.empty(extra_queries, qformer.width)) if extra_queries else None
+        self.projector = nn.Linear(qformer.width, width_of(llm))
+        for name, parameter in llm.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.queries, std=0.02)
+        if self.extra_queries is not None:
+            nn.init.zeros_(self.extra_queries)
+
+    @property
+    def visual_tokens_of_video(self) -> int:
+        """Tokens of a video, or of a tile, in the language model."""
+        return len(self.all_queries())
+
+    def all_queries(self) -> Tensor:
+        """The queries and the extra ones, `[Q, D]`."""
+        return self.queries if self.extra_queries is None else torch.cat((self.queries, self.extra_queries))
+
+    def visual_tokens(
+        self, video: Tensor, instruction: Tensor | None = None, instruction_visible: Tensor | None = None
+    ) -> Tensor:
+        """Visual tokens of videos `[V, C, T, H, W]` (normalised), `[V, Q, D]`.
+
+        Args:
+            instruction: ids of the Q-Former's tokenizer, `[V, l]`. It must not contain the answer.
+            instruction_visible: False at its padding, `[V, l]`.
+        """
+        queries = self.all_queries()
+        tokens = self.norm(self.encoder(video))  # [V, N, C]
+        read = self.qformer(queries, tokens, instruction, instruction_visible)
+        return self.projector(read[:, : len(queries)])
+
+    def tile_tokens(
+        self, videos: Sequence[Tensor], instruction: Tensor | None = None, instruction_visible: Tensor | None = None
+    ) -> list[Tensor]:
+        """Visual tokens of each video's tiles and of its whole view, in that order, `[n * Q, D]` each (VideoChat2-HD).
+
+        Args:
+            videos: `[C, T, H, W]` each, of a size that is a multiple of the encoder's.
+            instruction, instruction_visible: a row a video, see `visual_tokens`; each view reads it.
+        """
+        found = []
+        for i, video in enumerate(videos):
+            views = split_tiles(video.transpose(0, 1), self.encoder.size).transpose(1, 2)  # [n, C, T, size, size]
+            rows = [None if x is None else x[i].expand(len(views), -1) for x in (instruction, instruction_visible)]
+            found.append(self.visual_tokens(views, *rows).flatten(0, 1))
+        return found
+
+    def embed(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
+        """Input embeddings `[B, L, D]` with the visual tokens in their places.
+
+        Args:
+            visual: all visual tokens in order: `[V, Q, D]`, or a sequence of `[n, D]`.
+
+        Raises:
+            ValueError: another number of visual tokens than of places.
+        """
+        tokens = visual.flatten(0, 1) if isinstance(visual, Tensor) else torch.cat(list(visual))  # [S, D]
+        if len(tokens) != len(batch.slots):
+            raise ValueError(
+                f"{len(tokens)} visual tokens are given for {len(batch.slots)} places: count the media again"
+            )
+        embeds = embeddings_of(self.llm)(batch.ids)
+        if self.constant_bos:
+            embeds = torch.cat((batch.ids[:, :1, None].to(embeds.dtype).expand_as(embeds[:, :1]), embeds[:, 1:]), dim=1)
+        flat = embeds.flatten(0, 1).index_copy(0, batch.slots, tokens.to(embeds.dtype))
+        return flat.view_as(embeds)
+
+    def logits(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
+        """The language model's logits, `[B, L, V]`."""
+        embeds = self.embed(batch, visual)
+        return self.llm(inputs_embeds=embeds, attention_mask=batch.attention_mask, use_cache=False).logits
+
+    def forward(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
+        """The loss of the batch's labels: the mean over all of its targets."""
+        return label_loss(self.logits(batch, visual), batch.labels)
+
+    @torch.no_grad()
+    def generate(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor], pad: int, **options: object) -> Tensor:
+        """New token ids `[B, M]` after each conversation, by transformers' `generate`, padded with `pad`.
+
+        The rows are aligned on the right, so that an answer does not depend on the lengths of the others.
+
+        Args:
+            options: of transformers' `GenerationConfig`, such as max_new_tokens, do_sample, eos_token_id, and its
+                `streamer` and `stopping_criteria`.
+        """
+        embeds, length = self.embed(batch, visual), batch.ids.shape[1]
+        shift = (torch.arange(length, device=embeds.device) - (length - batch.lengths[:, None])) % length  # [B, L]
+        embeds = embeds.take_along_dim(shift[..., None], dim=1)
+        mask = batch.attention_mask.take_along_dim(shift, dim=1)
+        llm: Any = self.llm
+        return llm.generate(inputs_embeds=embeds, attention_mask=mask, pad_token_id=pad, **options)
