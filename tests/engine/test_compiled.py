@@ -15,6 +15,7 @@ from models import CLIPText, VideoViT
 from pretrain.learning import parallel
 from pretrain.learning.teachers import Frozen
 from tests.helpers.methods import METHODS
+from tests.helpers.own_process import own_process
 from tests.helpers.runs import fit, losses
 
 QUICK = ("umt",)  # it has a teacher; the others are slow
@@ -116,6 +117,7 @@ def test_past_the_limit_evaluation_runs_uncompiled_and_training_is_an_error(
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in QUICK)) for m in METHODS])
+@own_process
 def test_no_method_recompiles_after_its_third_step(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -129,6 +131,7 @@ def test_no_method_recompiles_after_its_third_step(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["finetune", "umt"])
+@own_process
 def test_compiled_kernels_give_the_losses_of_eager(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

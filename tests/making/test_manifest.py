@@ -237,15 +237,14 @@ def test_captions_resume_after_a_failure_and_use_the_middle_frame(folder: Path, 
 
 
 def test_a_journal_forgets_a_torn_line_and_refuses_other_settings(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "out", {"a": 1})
-    journal.add("x", [1, 2])
-    journal.file.write(b'["y", [1')
-    journal.file.close()
-    again = Journal(tmp_path / "out", {"a": 1})
-    assert again.records == {"x": [1, 2]}
-    again.add("y", 3)
-    again.file.close()
-    assert Journal(tmp_path / "out", {"a": 1}).records == {"x": [1, 2], "y": 3}
+    with Journal(tmp_path / "out", {"a": 1}) as journal:
+        journal.add("x", [1, 2])
+        journal.file.write(b'["y", [1')
+    with Journal(tmp_path / "out", {"a": 1}) as again:
+        assert again.records == {"x": [1, 2]}
+        again.add("y", 3)
+    with Journal(tmp_path / "out", {"a": 1}) as whole:
+        assert whole.records == {"x": [1, 2], "y": 3}
     with pytest.raises(ValueError, match="begun with other settings"):
         Journal(tmp_path / "out", {"a": 2})
 
