@@ -116,6 +116,8 @@ def divide(source: Source, buckets: list[Bucket], sizes: np.ndarray, clip: Clip,
 class BucketBatches(Dataset):
     """Training micro-batches of one rank; item k is a pure function of the arguments and k.
 
+    A batch has `videos`, the number of them, besides the fields of `TrainBatches` or `TrainLatents`.
+
     Args:
         parts: the micro-batches of each bucket.
         weights: of the buckets, by which steps are divided among them.
@@ -133,7 +135,8 @@ class BucketBatches(Dataset):
     def __getitem__(self, index: int) -> dict:
         step, part = divmod(index, self.accumulate)
         bucket, before = self.steps.place(step)
-        return self.parts[bucket][before * self.accumulate + part]
+        batches = self.parts[bucket]
+        return {**batches[before * self.accumulate + part], "videos": batches.micro}
 
 
 def bucket_clip(clip: Clip, bucket: Bucket) -> Clip:

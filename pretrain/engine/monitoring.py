@@ -80,7 +80,7 @@ class Throughput(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        self.clips += len(batch["video"])
+        self.clips += len(batch["name"])
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         self.steps += 1

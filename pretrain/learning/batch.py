@@ -13,6 +13,7 @@ class Batch(TypedDict, total=False):
     latents: Tensor  # [B, 2C, T, h, w]: means and log variances of an autoencoder's posterior, not scaled
     text_states: Tensor  # [B, L, D]: states of a text encoder
     encoders: list[str]  # hash of what made latents and text states
+    videos: int  # in the batch, each in one or several views; only if it differs from step to step
     text: list[str]
     name: list[str]
     label: Tensor  # int64 [B], or [B, L] with several labels per video

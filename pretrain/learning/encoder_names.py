@@ -49,6 +49,8 @@ def check_encoders(joint: str, vae: Frozen, prompts: Prompts) -> None:
 
     One that runs in bfloat16 has rounded weights, by which it cannot be recognised: it is not checked.
     """
+    vae.load()
+    prompts.encoder.load()
     ours = autoencoder_name(vae.model), text_encoder_name(prompts)
     for what, frozen, theirs, own in zip(
         ("autoencoder", "text encoder"), (vae, prompts.encoder), joint.split("-"), ours, strict=True

@@ -23,6 +23,7 @@ from models.diffusion.schedules import (
 from models.tokenizers import CLIPTokenizer
 from pretrain.learning.batch import Batch
 from pretrain.learning.conditions import Condition
+from pretrain.learning.encoder_names import check_encoders
 from pretrain.learning.generating import Sampling
 from pretrain.learning.lora import LoRA, train_only
 from pretrain.learning.prompts import Prompts
@@ -108,6 +109,7 @@ class Denoise(Objective):
         if zero_snr:
             self.alpha_bar = zero_terminal_snr(self.alpha_bar)
         self.sampling = sampling or Sampling()
+        self.made_by: str | None = None  # the encoders of the latents, once they are checked
         self.needs = ()  # `on_host` checks: a batch may hold latents and states instead of videos and texts
         self.figures = frozenset(f"t={quantile}" for quantile in QUANTILES)
         if lora is not None:
@@ -118,7 +120,7 @@ class Denoise(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if not self.training:
             return self.held_out_losses(batch)
-        seeds = [self.derive_seed(place) for place in self.places(rows_of(batch)).tolist()]
+        seeds = [self.derive_seed(place) for place in self.places(rows_of(batch), videos=batch.get("videos")).tolist()]
         choices = [row_choices(seed) for seed in seeds]
         x0, images = self.clean_latents(batch, seeds)  # [B, C, T + I, h, w]
         text = self.text_states(batch, images, choices)
@@ -249,6 +251,9 @@ class Denoise(Objective):
                     f"the latents of {batch['name'][0]} have {batch['latents'].shape[1]} channels of moments, and the "
                     f"autoencoder makes {2 * self.autoencoder.channels}: they are of another autoencoder"
                 )
+            if "encoders" in batch and self.made_by != batch["encoders"][0]:
+                self.made_by = batch["encoders"][0]
+                check_encoders(self.made_by, self.vae, self.prompts)
         else:
             self.autoencoder.check_size(*batch["video"].shape[3:])
         return batch

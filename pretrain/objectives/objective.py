@@ -223,16 +223,18 @@ class Objective(pl.LightningModule):
         """This process's rank and the world size."""
         return (self.global_rank, self._trainer.world_size) if self._trainer is not None else (0, 1)
 
-    def places(self, rows: int, rank: int | None = None, of_part: bool = False) -> Tensor:
+    def places(self, rows: int, rank: int | None = None, of_part: bool = False, videos: int | None = None) -> Tensor:
         """The indices of this batch's rows in the step's global batch, `[rows]`; see `randomness.global_rows`.
 
         Args:
             rank: of another process.
             of_part: indices within the accumulated micro-batch.
+            videos: of this training batch; by default the share of the global batch.
         """
         own, world = self.position
         _, _, part, parts = self.random_key
-        videos = self.global_batch // (world * parts) if self.training else rows
+        if not self.training or videos is None:
+            videos = self.global_batch // (world * parts) if self.training else rows
         part, parts = (0, 1) if of_part else (part, parts)
         return randomness.global_rows(rows, videos, own if rank is None else rank, world, part, parts)
 
