@@ -31,6 +31,8 @@ _HOMES = {
     "CentreCrop": "clips.crops",
     "RandomResizedCrop": "clips.eval_views",
     "Rectangle": "clips.rectangles",
+    "Patch": "clips.rectangles",
+    "CentrePatch": "clips.rectangles",
     "Augment": "clips.augment",
     "RandAugment": "clips.augment",
     "EvalView": "clips.eval_views",

@@ -14,12 +14,13 @@ from tqdm import tqdm
 from datamodules.clips.augment import Augment, RandAugment  # noqa: F401 named in recipes
 from datamodules.clips.crops import Crop, MultiScaleCrop, sides
 from datamodules.clips.eval_views import EvalView, RandomResizedCrop, Squares, Squash  # noqa: F401 named in recipes
-from datamodules.clips.rectangles import CentreRectangle, Rectangle
+from datamodules.clips.rectangles import CentrePatch, CentreRectangle, Patch, Rectangle  # noqa: F401 named in recipes
 from datamodules.clips.sampling import Dense, Sampler
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
 from datamodules.loading.bucket_batches import BucketBatches, Division, bucket_clip, check_batches, divide
 from datamodules.loading.defaults import accumulation, cores_per_device, default_lanes
+from datamodules.loading.image_batches import WithImages
 from datamodules.loading.latent_batches import EvalLatents, latent_buckets
 from datamodules.loading.loader import BatchNumbers, Loader, align_progress
 from datamodules.loading.size_table import size_table
@@ -71,6 +72,7 @@ class VideoData(LightningDataModule):
             whole picture.
         flip: probability of a horizontal flip of a training view.
         augment: further augmentation of a training view, after crop and flip.
+        images: source of images for training, each with a text; null: none. images_per_video: so many with each clip.
         test_clips: clips of each video in `test`, spread over its length.
         test_crops: squares of each clip in `test`, spread along its long side; 1 with `Squash`.
         window_step: `predict` covers whole videos by sliding windows of `frames` at `stride` that start so many frames
@@ -108,6 +110,8 @@ class VideoData(LightningDataModule):
         view: EvalView | None = None,
         flip: float = 0.0,
         augment: Augment | None = None,
+        images: Source | None = None,
+        images_per_video: int = 1,
         test_clips: int = 1,
         test_crops: int = 1,
         window_step: int | None = None,
@@ -136,6 +140,9 @@ class VideoData(LightningDataModule):
             *(frames, stride, size, views, flip),
             *(sampler or Dense(), crop, decoder or PyAV(), own_view, augment),
         )
+        self.images, self.images_per_video = images, images_per_video
+        if images is not None and (buckets is not None or views > 1 or (train is not None and train.latents)):
+            raise ValueError("images go with videos of one size in one view: omit buckets, views and latents")
         self.buckets, self.sizes = parse_buckets(buckets) if buckets is not None else [], sizes
         self.division: Division | None = None  # the training samples by bucket
         self._resumed: str | None = None  # the digest of the division in the checkpoint
@@ -216,7 +223,7 @@ class VideoData(LightningDataModule):
         train, trainer = self._train_source, self._attached
         micro = self.global_batch // (self.world * self.accumulate)
         place = self.rank, self.world, micro, self.accumulate
-        batches: TrainBatches | BucketBatches
+        batches: TrainBatches | BucketBatches | WithImages
         if buckets := self.buckets or latent_buckets(train):
             sizes = size_table(train, self.sizes, lambda: self._survey(train, "train"))
             self.division = divide(train, buckets, sizes, self.clip, self._resumed)
@@ -226,6 +233,10 @@ class VideoData(LightningDataModule):
             batches = self.division.batches(self.seed, self.lanes, *place)
         else:
             batches = TrainBatches(train, train.order(self.seed, self.lanes), self.clip, self.seed, *place)
+        if self.images is not None:
+            lanes = default_lanes(self.images, self.global_batch)
+            crop, decoder = self.clip.crop, self.clip.decoder
+            batches = WithImages(batches, self.images, self.images_per_video, crop, decoder, self.seed, lanes, *place)
         align_progress(trainer, self.accumulate)
 
         def position() -> int:

@@ -35,9 +35,19 @@ from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import Resumed, resolve, resolve_trained, restarted
 from pretrain.engine.run_lock import RunLock
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
+from pretrain.engine.validate_at_start import ValidateAtStart  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
 from pretrain.features.writer import Features
-from pretrain.metrics import KNN, Accuracy, MultipleChoice, MultiView, Retrieval, ZeroShot  # noqa: F401 named in recipes
+from pretrain.metrics import (  # noqa: F401 named in recipes
+    CLIPSIM,
+    KNN,
+    Accuracy,
+    FeatureDistance,
+    MultipleChoice,
+    MultiView,
+    Retrieval,
+    ZeroShot,
+)
 from pretrain.metrics.report import Results
 from pretrain.objectives import Objective
 from pretrain.plan.step_flop import StepFlop

@@ -196,7 +196,8 @@ def test_seed_and_global_batch_are_stated_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.endswith("_tiny")], ids=lambda p: p.stem)
 def test_tiny_recipes_run(path: Path, tmp_path: Path) -> None:
-    run = fit(tmp_path, ["-c", str(path)], "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    frames = ["--data.init_args.frames=9"] if "interpolation" in path.stem else []  # twice the factor and one
+    run = fit(tmp_path, ["-c", str(path)], "--trainer.max_steps=2", "--trainer.val_check_interval=2", *frames)
     assert (run / "config.yaml").exists() and list((run / "checkpoints").glob("*.ckpt"))
 
 

@@ -4,8 +4,8 @@ A condition is a callable of clean latents, the video in -1 to 1, the rows' seed
 the tensor that is joined to the noisy latents and the noise level of each row, or None.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +20,18 @@ from pretrain.learning.transfer import to_device
 EVALUATED_LEVEL = 50  # noise level of LaVie's super-resolution at inference
 
 
-class Condition(Protocol):
+class Condition(ABC):
     """See the head of this file."""
 
     needs_video: bool
 
+    @abstractmethod
     def __call__(
         self, latents: Tensor, video: Tensor | None, seeds: Sequence[int], training: bool
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
-class CopiedFrames:
+class CopiedFrames(Condition):
     """Every `factor`-th frame's latents, copied to the frames between (LaVie's interpolation).
 
     Args:
@@ -59,7 +60,7 @@ class CopiedFrames:
         return latents[:, :, to_device(source, latents.device)], None
 
 
-class LowResolution:
+class LowResolution(Condition):
     """The video scaled down by `factor` and noised to a level (LaVie's super-resolution).
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.diffusion.text_encoder import TextEncoder
 from models.text import CLIPText
 from models.tokenizers import CLIPTokenizer
 from pretrain.learning.teachers import Frozen
@@ -24,6 +25,8 @@ class Prompts(nn.Module):
 
     def __init__(self, encoder: Frozen, tokenizer: CLIPTokenizer | None = None) -> None:
         super().__init__()
+        if not isinstance(encoder.model, TextEncoder | CLIPText):
+            raise ValueError(f"a {type(encoder.model).__name__} encodes no text: take a TextEncoder or a CLIPText")
         self.encoder = encoder
         self.tokenizer = tokenizer or CLIPTokenizer(int(encoder.model.context), "end")
         self.cut = 0  # texts so far

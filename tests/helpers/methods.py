@@ -10,6 +10,11 @@ from tests.helpers.paths import ROOT
 METHODS = {
     "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml"), "--model.init_args.mix.prob=1"],
     "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],
+    "lavie": [
+        *("-c", str(ROOT / "recipes/lavie_base_tiny.yaml"), "--model.init_args.unet.init_args.widths=[32,32]"),
+        *("--model.init_args.unet.init_args.attention=[true,true]", "--model.init_args.unet.init_args.heads=1"),
+        *("--model.init_args.sampling.steps=2",),
+    ],
     "videomae": ["-c", str(ROOT / "recipes/videomae_tiny.yaml")],
     "umt": ["-c", str(ROOT / "recipes/umt_tiny.yaml")],
     "umt2": ["-c", str(ROOT / "recipes/umt2_tiny.yaml")],

@@ -1,0 +1,77 @@
+"""Images beside the videos of training micro-batches, for methods that learn from both together."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.clips.crops import Crop
+from datamodules.decoding.reader import Decoder
+from datamodules.loading import buffers
+from datamodules.loading.batches import read_or_substitute
+from datamodules.sources.order import SampleRng, mix, slots
+from datamodules.sources.source import Sample, Source
+
+_STREAM = 1 << 32  # keeps the order and the crops of images apart from those of videos
+
+
+class WithImages(Dataset):
+    """Training micro-batches with `images` uint8 [B, C, I, H, W] and `image_text`, a list of I texts for each video.
+
+    The images of a video depend on its number in the run, and not on the number of ranks or micro-batches. An image is
+    a sample of one frame; of a video it is a frame at random.
+
+    Args:
+        batches: micro-batches of videos.
+        images: their source; each has a text.
+        per_video: I.
+        crop, decoder: as for videos.
+        seed, lanes: of the order.
+        rank, world, micro, accumulate: see `TrainBatches`.
+    """
+
+    def __init__(
+        self,
+        batches: Dataset,
+        images: Source,
+        per_video: int,
+        crop: Crop,
+        decoder: Decoder,
+        seed: int,
+        lanes: int,
+        rank: int,
+        world: int,
+        micro: int,
+        accumulate: int,
+    ) -> None:
+        if images.texts < len(images):
+            raise ValueError(f"{len(images) - images.texts} of {len(images)} images have no text: leave them out")
+        self.seed = mix(seed, _STREAM)
+        self.batches, self.images, self.per_video = batches, images, per_video
+        self.order = images.order(self.seed, lanes)
+        self.crop, self.decoder = crop, decoder
+        self.place = rank, world, micro, accumulate
+
+    def __len__(self) -> int:
+        return len(self.batches)  # pyrefly: ignore[bad-argument-type] all of ours have a length
+
+    def __getitem__(self, index: int) -> dict:
+        batch = self.batches[index]
+        height, width = (int(side) for side in batch["video"].shape[3:])
+        numbers = slots(index, *self.place)
+        images = buffers.empty((len(numbers), self.per_video, height, width, 3))
+        texts, skipped = [], list(batch.get("skipped", []))
+        for i, video in enumerate(numbers):
+            texts.append([])
+            for j in range(self.per_video):
+                n = video * self.per_video + j
+                sample, frame = read_or_substitute(self.images, self.order, self.seed, n, self._frame, skipped)
+                rng = SampleRng(self.seed, n, 1)
+                images[i, j] = torch.from_numpy(np.ascontiguousarray(self.crop(frame, (height, width), rng)))[0]
+                text = sample.text or ""
+                texts[i].append(text if isinstance(text, str) else text[mix(self.seed, n, -1) % len(text)])
+        return {**batch, "images": images.permute(0, 4, 1, 2, 3), "image_text": texts, "skipped": skipped}
+
+    def _frame(self, sample: Sample, n: int) -> np.ndarray:
+        """uint8 [1, H, W, 3]."""
+        with sample.open(self.decoder) as video:
+            return video.frames(np.array([SampleRng(self.seed, n, 0).python.randrange(sample.length(video))]))
