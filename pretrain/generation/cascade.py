@@ -125,17 +125,15 @@ class Cascade:
             return pieces
         networks = self._load("base")
         size = networks.codec.latent_size(request.height, request.width)
-        text, null = networks.texts(request.prompt + settings.suffix), networks.texts(settings.negative)
         with self._bar(settings.steps, title) as bar:
             latents = sample(
-                networks.unet,
+                networks,
                 "base",
                 settings,
                 request.seed,
                 range(request.frames),
                 size,
-                text,
-                null,
+                request.prompt,
                 on_step=lambda: bar.update(1),
             )
             pieces.add(0, networks.codec.decode(latents))

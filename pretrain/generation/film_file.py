@@ -8,7 +8,7 @@ import numpy as np
 
 from datamodules.storage.whole_files import whole_path
 
-_THREADS = 2  # x264's result depends on their number, so it is the same on every machine
+_THREADS = 1  # with more, x264 does not always write the same bytes for the same frames
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: float, crf: int = 17) -> int:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from models.diffusion.samplers import Predict, ddim, ddpm, dpm_solver, euler, final, guided
-from models.diffusion.unet import SpatioTemporalUNet
-from pretrain.generation.settings import StageSettings, grid_of
+from models.diffusion.schedules import Grid, Kind
+from pretrain.generation.settings import Sampler, StageSettings, grid_of
+from pretrain.generation.weights import Networks
 from pretrain.generation.windows import ramp
 
 Shape = tuple[int, int, int]  # channels, height, width of a frame's latents
@@ -67,14 +68,13 @@ class Joint:
 
 @torch.no_grad()
 def sample(
-    unet: SpatioTemporalUNet,
+    networks: Networks,
     stage: str,
     settings: StageSettings,
     seed: int,
     frames: Sequence[int],
     size: tuple[int, int],
-    text: Tensor,
-    null: Tensor,
+    prompt: str,
     condition: Tensor | None = None,
     joint: Joint | None = None,
     on_step: Callable[[], object] = lambda: None,
@@ -83,15 +83,16 @@ def sample(
 
     Args:
         size: (h, w) of the latents.
-        text, null: `[1, L, D]`.
         condition: `[1, K, F, h, w]`; see `SpatioTemporalUNet`.
         joint: with the neighbouring windows.
         on_step: called after each step.
     """
+    unet = networks.unet
     weight = unet.conv_in.weight
     shape: Shape = (unet.channels, *size)
     level = torch.tensor([settings.noise_level], device=weight.device) if unet.noise_embed is not None else None
-    text, null = text.to(weight), null.to(weight)
+    negative = networks.null_text if settings.negative is None else settings.negative
+    text, null = (networks.texts(words).to(weight) for words in (prompt + settings.suffix, negative))
     condition = None if condition is None else condition.to(weight)
 
     def network(x: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
@@ -106,7 +107,14 @@ def sample(
     def noise(step: int) -> Tensor:
         return frame_noise(seed, stage, frames, shape, step).to(weight.device)
 
-    return final(_told(_steps(predict, noise(-1), stage, settings, noise), on_step))
+    return final(
+        _told(
+            _steps(
+                predict, noise(-1), grid_of(stage, settings, networks.alpha_bar), settings.sampler, networks.kind, noise
+            ),
+            on_step,
+        )
+    )
 
 
 def _told(samples: Iterator[Tensor], on_step: Callable[[], object]) -> Iterator[Tensor]:
@@ -116,9 +124,8 @@ def _told(samples: Iterator[Tensor], on_step: Callable[[], object]) -> Iterator[
 
 
 def _steps(
-    predict: Predict, x: Tensor, stage: str, settings: StageSettings, noise: Callable[[int], Tensor]
+    predict: Predict, x: Tensor, grid: Grid, sampler: Sampler, kind: Kind, noise: Callable[[int], Tensor]
 ) -> Iterator[Tensor]:
-    grid, kind = grid_of(stage, settings), settings.kind
-    if settings.sampler == "ddpm":
+    if sampler == "ddpm":
         return ddpm(predict, x, grid, noise, kind)
-    return {"ddim": ddim, "euler": euler, "dpm_solver": dpm_solver}[settings.sampler](predict, x, grid, kind)
+    return {"ddim": ddim, "euler": euler, "dpm_solver": dpm_solver}[sampler](predict, x, grid, kind)

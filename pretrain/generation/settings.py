@@ -8,10 +8,7 @@ from torch import Tensor
 
 from models.diffusion.schedules import (
     Grid,
-    Kind,
-    alpha_bar_of,
     leading_grid,
-    linear_betas,
     linspace_grid,
     respaced_grid,
     trailing_grid,
@@ -30,9 +27,8 @@ class StageSettings:
         steps: of the sampler.
         guidance: scale of classifier-free guidance; 1: none.
         sampler: DDPM and Euler draw or start as LaVie's base does, see `grid_of`.
-        negative: prompt in the place of the null text.
+        negative: prompt in the place of the null text; None: the null text that the network was trained with.
         suffix: appended to the prompt.
-        kind: what the network predicts.
         window, overlap: frames of a window, and frames that neighbouring windows share, both at the stage's input: for
             interpolation, frames of the low rate. Not used by the base.
         noise_level: of the condition, for super-resolution.
@@ -41,9 +37,8 @@ class StageSettings:
     steps: int = 50
     guidance: float = 7.5
     sampler: Sampler = "ddpm"
-    negative: str = ""
+    negative: str | None = None
     suffix: str = ""
-    kind: Kind = "eps"
     window: int = 0
     overlap: int = 0
     noise_level: int = 0
@@ -63,12 +58,11 @@ class StageSettings:
 # LaVie interpolates 16 frames only, and puts pieces of 8 frames beside each other in super-resolution.
 LAVIE: dict[str, StageSettings] = {
     "base": StageSettings(),
-    "interpolation": StageSettings(guidance=4.0, sampler="ddim", negative="None", suffix=", 4k.", window=16, overlap=2),
+    "interpolation": StageSettings(guidance=4.0, sampler="ddim", suffix=", 4k.", window=16, overlap=2),
     "vsr": StageSettings(
         guidance=5.0,
         sampler="ddim",
         negative="blur, worst quality",
-        kind="v",
         window=8,
         overlap=2,
         noise_level=50,
@@ -132,17 +126,17 @@ class Request:
             raise ValueError(f"{where} does not describe a film of this tool: {error}") from None
 
 
-def grid_of(stage: str, settings: StageSettings) -> Grid:
-    """The steps that a sampler takes on LaVie's linear schedule, spaced as the released code does for the stage.
+def grid_of(stage: str, settings: StageSettings, alpha_bar: Tensor) -> Grid:
+    """The steps that a sampler takes on the schedule `alpha_bar`, spaced as the released code does for the stage.
 
-    Interpolation respaces from 0 to 999; elsewhere DDPM takes whole strides from 0, DDIM from 1, and Euler even ones
-    from 999. DPM-Solver++, which LaVie does not have, takes even ones back from the last step.
+    Interpolation respaces from 0 to 999; elsewhere DDPM takes whole strides from 0, DDIM from 1. Euler takes even ones
+    from 999. DPM-Solver++, which LaVie does not have, takes even ones back from the last step, and so does each sampler
+    on a schedule that ends in pure noise.
     """
-    alpha_bar: Tensor = alpha_bar_of(linear_betas())
+    if settings.sampler == "dpm_solver" or float(alpha_bar[-1]) == 0:
+        return trailing_grid(alpha_bar, settings.steps)
     if settings.sampler == "euler":
         return linspace_grid(alpha_bar, settings.steps)
-    if settings.sampler == "dpm_solver":
-        return trailing_grid(alpha_bar, settings.steps)
     if stage == "interpolation":
         return respaced_grid(alpha_bar, settings.steps)
     if settings.sampler == "ddpm":

@@ -62,7 +62,7 @@ def vsr_condition(networks: Networks, source: FrameSource, settings: StageSettin
     level = level_at(alpha_bar, torch.tensor([settings.noise_level]))
 
     def condition(start: int, stop: int) -> Tensor:
-        pixels = networks.codec.pixels(source.read(start, stop)).transpose(0, 1)[None]
+        pixels = networks.codec.pixels(source.read(start, stop))
         noise = frame_noise(seed, "vsr condition", range(start, stop), (3, *source.size))
         return add_noise(pixels, noise.to(pixels), level.to(pixels.device))
 
@@ -91,7 +91,6 @@ def stream(
         on_step: receives the number of sampling steps that are done.
     """
     remove_drafts(pieces.folder)
-    text, null = (networks.texts(words) for words in (prompt + settings.suffix, settings.negative))
     for number, window in enumerate(layout):
         if window.start in pieces.starts:
             on_step(settings.steps)
@@ -99,14 +98,13 @@ def stream(
         before = layout[number - 1] if number else window
         joint = Joint(_read(pieces, before) if window.shared > window.start else None, window.stop - window.final)
         latents = sample(
-            networks.unet,
+            networks,
             stage,
             settings,
             seed,
             range(window.start, window.stop),
             size,
-            text,
-            null,
+            prompt,
             condition(window.start, window.stop),
             joint,
             lambda: on_step(1),

@@ -1,4 +1,4 @@
-"""Text states of prompts by the CLIP text encoder of a generator; prompts that are too long are cut with a word."""
+"""Text states of prompts by a CLIP text encoder of transformers; prompts that are too long are cut with a word."""
 
 import logging
 from typing import Any
@@ -21,6 +21,9 @@ class Texts:
         self.length = int(encoder.config.max_position_embeddings)
         self.warned: set[str] = set()  # prompts, so that each is named once
 
+    def to(self, device: torch.device) -> None:
+        self.encoder.to(device)
+
     @torch.no_grad()
     def __call__(self, prompt: str) -> Tensor:
         """`[1, L, D]` with L of 77 for CLIP; a longer prompt is cut, and the log names the words that are lost."""
@@ -37,3 +40,23 @@ class Texts:
             )
         padded = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         return self.encoder(padded.input_ids.to(self.encoder.device)).last_hidden_state
+
+
+class TrainedTexts:
+    """Encodes prompts with the text encoder of a training run, which cuts and warns itself.
+
+    Args:
+        prompts: `pretrain.learning.prompts.Prompts` of the run's objective.
+    """
+
+    def __init__(self, prompts: Any) -> None:
+        self.prompts, self.device = prompts, torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        self.prompts.to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, prompt: str) -> Tensor:
+        """`[1, L, D]`."""
+        return self.prompts([prompt], self.device)

@@ -9,7 +9,7 @@ import torch
 
 from models.convert.diffusers_folder import save_folder
 from models.diffusion.unet import UNET_SIZES, SpatioTemporalUNet
-from pretrain.generation.settings import LAVIE, STAGES
+from pretrain.generation.settings import STAGES
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -25,7 +25,9 @@ def write_tiny(folder: Path, seed: int = 0, stages: tuple[str, ...] = STAGES) ->
         for stage in stages:
             unet = SpatioTemporalUNet(**UNET_SIZES[f"tiny_{stage}"])
             vae = tiny_vae(levels=3 if stage == "vsr" else 4)
-            save_folder(unet, folder / stage, LAVIE[stage].kind, vae, tiny_text_encoder(), tiny_tokenizer())
+            save_folder(
+                unet, folder / stage, "v" if stage == "vsr" else "eps", vae, tiny_text_encoder(), tiny_tokenizer()
+            )
 
 
 def tiny_vae(levels: int) -> "AutoencoderKL":

@@ -5,18 +5,22 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from models import load_weights
 from models.convert.integrity import sha256
-from models.convert.sharded import is_sharded
+from models.diffusion.autoencoder import KLAutoencoder
+from models.diffusion.schedules import Kind, alpha_bar_of, linear_betas
 from models.diffusion.unet import UNET_SIZES, SpatioTemporalUNet
 from pretrain.engine.checkpoint import newest_checkpoint
 from pretrain.export.load_run import load_objective
 from pretrain.generation.autoencoder import FrameCodec
-from pretrain.generation.text import Texts
+from pretrain.generation.text import Texts, TrainedTexts
+from pretrain.learning.teachers import Frozen
+from pretrain.objectives.denoise import Denoise
 
 # The folder that holds a stage's VAE and text encoder if the stage's own does not, and the VAE's scale and factor.
 _IMAGE_MODELS = {
@@ -28,6 +32,9 @@ _ORIGINS = {
     "stable-diffusion-v1-4": "huggingface.co/CompVis/stable-diffusion-v1-4",
     "stable-diffusion-x4-upscaler": "huggingface.co/stabilityai/stable-diffusion-x4-upscaler",
 }
+_KINDS: dict[str, Kind] = {"base": "eps", "interpolation": "eps", "vsr": "v"}  # of LaVie's files
+_PREDICTIONS: dict[str, Kind] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names
+_NULL_TEXTS = {"base": "", "interpolation": "None", "vsr": "None"}  # LaVie's `dataset.py`
 _PARTS = ("vae", "text_encoder", "tokenizer")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
@@ -38,28 +45,31 @@ class Places:
     """Where the parts of a stage lie: the network's file, pipeline or checkpoint, and the folders of the others."""
 
     unet: Path
-    parts: dict[str, Path]
+    parts: dict[str, Path] | None  # None: a run's checkpoint, whose recipe names them
 
     def files(self) -> Iterable[Path]:
         """The files of weights and the tokenizer's tables, which decide a result."""
-        for place in (self.unet, *self.parts.values()):
+        for place in (self.unet, *(self.parts or {}).values()):
             found = [place] if place.is_file() else sorted(place.rglob("*"))
             yield from (file for file in found if file.suffix in _WEIGHT_SUFFIXES or file.name in _TOKENIZER_FILES)
 
 
 @dataclass
 class Networks:
-    """The networks of a stage."""
+    """The networks of a stage, and what they were trained for: what is predicted, the schedule, the null text."""
 
     unet: SpatioTemporalUNet
     codec: FrameCodec
-    texts: Texts
+    texts: Texts | TrainedTexts
+    kind: Kind
+    alpha_bar: Tensor
+    null_text: str
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Networks":
-        """The same on a device; `dtype` is the UNet's. VAE and text encoder stay in float32."""
+        """The same on a device; `dtype` is the UNet's. Autoencoder and text encoder stay in float32."""
         self.unet.to(device, dtype)
-        self.codec.vae.to(device)
-        self.texts.encoder.to(device)
+        self.codec.to(device)
+        self.texts.to(device)
         return self
 
 
@@ -79,8 +89,9 @@ def find(folder: Path, stages: Iterable[str]) -> dict[str, Places]:
     for stage in stages:
         options = [folder / f"lavie_{stage}.pt", folder / f"lavie_{stage}.safetensors", folder / stage]
         unet = next((path for path in options if path.exists()), None)
-        if unet is not None and unet.is_dir():
-            unet = newest_checkpoint(unet) or unet  # of a run
+        if unet is not None and unet.is_dir() and (run := newest_checkpoint(unet)):
+            found[stage] = Places(run, None)
+            continue
         if unet is None:
             missing.append(f"lavie_{stage}.pt (huggingface.co/YaohuiW/LaVie, or a folder {stage} of your own training)")
         shared, *_ = _IMAGE_MODELS[stage]
@@ -106,46 +117,78 @@ def load(stage: str, places: Places, tile: int = 512) -> Networks:
     Raises:
         ValueError: they do not fit each other or the stage.
     """
-    from diffusers import AutoencoderKL
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # a bar for each file would break the stages' own
-    unet = load_unet(stage, places.unet)
-    _, scale, factor = _IMAGE_MODELS[stage]
-    vae: Any = AutoencoderKL.from_pretrained(places.parts["vae"], local_files_only=True, torch_dtype=torch.float32)
-    if "scaling_factor" not in _config(places.parts["vae"]):
-        vae.register_to_config(scaling_factor=scale)  # diffusers would take Stable Diffusion 1's
-    codec = FrameCodec(vae, tile=tile)
-    encoder = CLIPTextModel.from_pretrained(places.parts["text_encoder"], local_files_only=True, dtype=torch.float32)
-    texts = Texts(CLIPTokenizer.from_pretrained(places.parts["tokenizer"], local_files_only=True), encoder)
+    parts = places.parts
+    networks = _of_run(places.unet, tile) if parts is None else _of_files(stage, places.unet, parts, tile)
+    unet, autoencoder = networks.unet, networks.codec.autoencoder
     condition = {"base": 0, "interpolation": unet.channels, "vsr": 3}[stage]
     if unet.condition_channels != condition:
         raise ValueError(
             f"{places.unet} takes {unet.condition_channels} channels of a condition, and {stage} gives {condition}: "
             "it is the network of another stage"
         )
-    if (codec.channels, codec.factor) != (unet.channels, factor):
+    if autoencoder.channels != unet.channels:
         raise ValueError(
-            f"{places.parts['vae']} has {codec.channels} channels and the factor {codec.factor}, and {stage} needs "
-            f"{unet.channels} and {factor}: take the VAE that the network was trained with"
+            f"the autoencoder has {autoencoder.channels} channels, and {places.unet} {unet.channels}: take the "
+            "autoencoder that the network was trained with"
         )
-    if encoder.config.hidden_size != unet.text_width:
+    width = networks.texts("").shape[-1]
+    if width != unet.text_width:
         raise ValueError(
-            f"{places.parts['text_encoder']} makes texts of {encoder.config.hidden_size} channels, and {places.unet} "
-            f"takes {unet.text_width}: take the text encoder that the network was trained with"
+            f"the text encoder makes states of {width} channels, and {places.unet} takes {unet.text_width}: take the "
+            "text encoder that the network was trained with"
         )
-    return Networks(unet, codec, texts)
+    return networks
+
+
+def _of_files(stage: str, place: Path, parts: dict[str, Path], tile: int) -> Networks:
+    """Networks of LaVie's files or of diffusers' folders."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a bar for each file would break the stages' own
+    unet = load_unet(stage, place)
+    _, scale, factor = _IMAGE_MODELS[stage]
+    config = _config(parts["vae"])
+    autoencoder = KLAutoencoder(
+        config["block_out_channels"],
+        config["layers_per_block"],
+        config["latent_channels"],
+        config["norm_num_groups"],
+        config.get("scaling_factor", scale),  # files of Stable Diffusion 1 state none
+    )
+    if place.is_file() and (autoencoder.factor, autoencoder.scale) != (factor, scale):
+        raise ValueError(
+            f"{parts['vae']} has the factor {autoencoder.factor} and the scale {autoencoder.scale}, and LaVie's "
+            f"{stage} was trained with {factor} and {scale}: take the one of {_ORIGINS[_IMAGE_MODELS[stage][0]]}"
+        )
+    vae: Any = AutoencoderKL.from_pretrained(parts["vae"], local_files_only=True, torch_dtype=torch.float32)
+    cast(Any, autoencoder.vae).load_state_dict(vae.state_dict())
+    encoder = CLIPTextModel.from_pretrained(parts["text_encoder"], local_files_only=True, dtype=torch.float32)
+    texts = Texts(CLIPTokenizer.from_pretrained(parts["tokenizer"], local_files_only=True), encoder)
+    kind = _KINDS[stage]
+    if place.is_dir() and (place / "scheduler").is_dir():
+        kind = _PREDICTIONS[_config(place / "scheduler", "scheduler_config.json")["prediction_type"]]
+    codec = FrameCodec(autoencoder, tile=tile)
+    return Networks(unet, codec, texts, kind, alpha_bar_of(linear_betas()), _NULL_TEXTS[stage])
+
+
+def _of_run(place: Path, tile: int) -> Networks:
+    """Networks of a training run, with its averaged weights if it has them."""
+    objective, _ = load_objective(str(place))
+    if not isinstance(objective, Denoise):
+        raise ValueError(f"{place} is of a run of {type(objective).__name__}, which does not generate")
+    for module in objective.modules():
+        if isinstance(module, Frozen):
+            module.load()
+    unet = objective.unet.eval().requires_grad_(False)
+    codec = FrameCodec(objective.autoencoder, tile=tile)
+    texts = TrainedTexts(objective.prompts)
+    return Networks(unet, codec, texts, objective.kind, objective.alpha_bar, objective.null_text)
 
 
 def load_unet(stage: str, place: Path) -> SpatioTemporalUNet:
-    """The network of a stage from a file in LaVie's size, a folder of diffusers, or a run (its averaged weights)."""
-    if place.suffix == ".ckpt" or is_sharded(place):
-        objective, _ = load_objective(str(place))
-        unet = getattr(objective, "unet", None)
-        if not isinstance(unet, SpatioTemporalUNet):
-            raise ValueError(f"{place} is the run of a {type(objective).__name__}, which does not generate")
-        return unet.eval().requires_grad_(False)
+    """The network of a stage from a file, in LaVie's size, or from a folder of diffusers."""
     config = _config(place / "unet") if place.is_dir() else None
     names = inspect.signature(SpatioTemporalUNet).parameters
     sizes = UNET_SIZES[stage] if config is None else {name: config[name] for name in names if name in config}
@@ -161,8 +204,8 @@ def fingerprints(places: Places, root: Path) -> dict[str, str]:
     return {str(file.relative_to(root)): sha256(file) for file in places.files()}
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
+def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    file = folder / name
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

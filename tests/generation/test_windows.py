@@ -2,7 +2,6 @@
 
 import itertools
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from models.diffusion.interpolation import copied_frames
+from models.diffusion.schedules import alpha_bar_of, linear_betas
 from models.diffusion.unet import UNET_SIZES, SpatioTemporalUNet
 from pretrain.generation.pieces import Pieces
 from pretrain.generation.sampling import Joint
 from pretrain.generation.settings import LAVIE, StageSettings
 from pretrain.generation.streaming import interpolation_condition, interpolation_windows, stream, vsr_windows
+from pretrain.generation.weights import Networks
 from pretrain.generation.windows import ramp, windows
 
 SIZE = (4, 4)  # of the latents
@@ -82,12 +83,13 @@ def networks(stage: str, over_time: bool) -> Any:
         for name, parameter in unet.named_parameters():
             if "temporal" in name and not parameter.any():
                 nn.init.normal_(parameter, std=0.02)
-    return SimpleNamespace(unet=unet, codec=Codec(), texts=lambda prompt: torch.full((1, 3, 32), float(len(prompt))))
+    texts: Any = lambda prompt: torch.full((1, 3, 32), float(len(prompt)))  # noqa: E731
+    return Networks(unet, cast(Any, Codec()), texts, "v", alpha_bar_of(linear_betas()), "")
 
 
 def run(parts: Any, stage: str, folder: Path, window: int, overlap: int, frames: int = FRAMES) -> Tensor:
     """The frames of a stage in windows."""
-    settings = StageSettings(steps=4, guidance=2.0, sampler="ddim", window=window, overlap=overlap, kind="v")
+    settings = StageSettings(steps=4, guidance=2.0, sampler="ddim", window=window, overlap=overlap)
     drawn = torch.Generator().manual_seed(1)
     if stage == "interpolation":
         video = torch.randint(0, 256, (4, *SIZE, 3), generator=drawn, dtype=torch.uint8)
