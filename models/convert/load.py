@@ -135,6 +135,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
         origin = {name.removeprefix(prefix): names for name, names in origin.items() if name.startswith(prefix)}
 
     target = model.state_dict()
+    ours, origin = ({_adapted(name, target): value for name, value in part.items()} for part in (ours, origin))
     padded = lavie.fit_shapes(ours, target) if is_unet else []
     ours, origin = umt2.init_answer_decoder(ours, origin, target)
     ours, origin = videochat.fit_language_model(ours, origin, target, where)
@@ -148,7 +149,7 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
     used |= internvideo.constant_names(theirs, used) | lavie.constant_names(theirs, where)
     used |= videochat.constant_names(theirs)
     report = LoadReport(
-        source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name)]
+        source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name) and ".lora_" not in name]
     )
     if wrong:
         name = wrong[0]
@@ -165,6 +166,13 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
     model.load_state_dict({name: ours[name] for name in loaded}, strict=False)
     log.info("%s: %s", where, report)
     return report
+
+
+def _adapted(name: str, target: Mapping[str, Tensor]) -> str:
+    """The name of a weight in a model in which peft has put LoRA around the layer; else the name itself."""
+    layer, _, last = name.rpartition(".")
+    inner = f"{layer}.base_layer.{last}"
+    return inner if inner in target else name
 
 
 def _branch(ours: Mapping[str, Tensor]) -> str | None:
