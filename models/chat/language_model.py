@@ -26,7 +26,7 @@ def language_model(source: str | Path | dict[str, Any], dtype: torch.dtype = tor
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a configuration without a model type.
+        ValueError: a configuration without a model type, or with an option that this type does not have.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -35,7 +35,14 @@ def language_model(source: str | Path | dict[str, Any], dtype: torch.dtype = tor
         kind = options.pop("model_type", None)
         if kind is None:
             raise ValueError("a language model's configuration names its model_type, such as llama or mistral")
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **options), dtype=dtype)
+        unknown = sorted(options.keys() - AutoConfig.for_model(kind).to_dict().keys())
+        if unknown:  # transformers would keep it without a use
+            raise ValueError(f"a configuration of {kind} has no {unknown[0]}: remove it, or correct its name")
+        config = AutoConfig.for_model(kind, **options)
+        pad = getattr(config, "pad_token_id", None)
+        if "pad_token_id" not in options and pad is not None and pad >= config.vocab_size:
+            config.pad_token_id = None  # the type's default, which a small vocabulary does not have
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
     if not Path(source).is_dir():
         raise FileNotFoundError(f"no language model at {source}: give a folder of transformers (config.json, weights)")
     return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)

@@ -91,17 +91,24 @@ class VideoChat(nn.Module):
         return self.projector(read[:, : len(queries)])
 
     def tile_tokens(
-        self, videos: Sequence[Tensor], instruction: Tensor | None = None, instruction_visible: Tensor | None = None
+        self,
+        videos: Sequence[Tensor],
+        instruction: Tensor | None = None,
+        instruction_visible: Tensor | None = None,
+        whole: bool = True,
     ) -> list[Tensor]:
         """Visual tokens of each video's tiles and of its whole view, in that order, `[n * Q, D]` each (VideoChat2-HD).
 
         Args:
             videos: `[C, T, H, W]` each, of a size that is a multiple of the encoder's.
             instruction, instruction_visible: a row a video, see `visual_tokens`; each view reads it.
+            whole: add the view of the whole frame.
         """
         found = []
         for i, video in enumerate(videos):
-            views = split_tiles(video.transpose(0, 1), self.encoder.size).transpose(1, 2)  # [n, C, T, size, size]
+            views = split_tiles(video.transpose(0, 1), self.encoder.size, whole).transpose(
+                1, 2
+            )  # [n, C, T, size, size]
             rows = [None if x is None else x[i].expand(len(views), -1) for x in (instruction, instruction_visible)]
             found.append(self.visual_tokens(views, *rows).flatten(0, 1))
         return found

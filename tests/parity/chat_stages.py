@@ -6,7 +6,7 @@ import re
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+from transformers import AutoConfig, BertTokenizerFast, PreTrainedTokenizerFast
 
 import models
 from models.chat.alignment import Alignment
@@ -40,8 +40,7 @@ ENCODER = {
     "vision_encoder.pretrained": "a path",
     "vision_encoder.drop_path_rate": "evaluation mode",
 }
-# Parts of official names: of the family of the language model.
-FAMILIES = {"llama": "llama", "mistral": "mistral", "phi": "phi", "phi3": "phi"}
+# By the family of the language model, which official names say.
 TEMPLATES: dict[str, ChatTemplate] = {"llama": Vicuna(learn_markers=True), "mistral": Mistral(), "phi": Phi3()}
 
 
@@ -176,17 +175,18 @@ def tokenizers() -> tuple[PreTrainedTokenizerFast, BertTokenizerFast]:
 def chat_of(case: Case, state: dict[str, Tensor], constant_bos: bool) -> tuple[VideoChat, str]:
     """The case's model with its weights, in evaluation mode, and the family of its language model."""
     f = case.facts
-    options = f["llm"].plain()
-    family = FAMILIES.get(options["kind"]) or next(k for k in names.FAMILIES if f"{k}_proj.weight" in state)
-    family = next(k for k in names.FAMILIES if f"{k}_proj.weight" in state) or family
-    llm = language_model({"model_type": options["kind"], **{k: v for k, v in options.items() if k != "kind"}})
+    c = f["llm"]
+    family = next(k for k in names.FAMILIES if f"{k}_proj.weight" in state)
+    known = AutoConfig.for_model(c["kind"]).to_dict()
+    llm = language_model({"model_type": c["kind"], **{key: c[key] for key in c if key in known}})
+    lora = f.get("lora")
     if f.get("use_lora", False):
-        lora = f["lora"]
-        adapted = {name.split(".")[-4] for name in state if ".lora_A." in name}
-        for word in ("q", "v", "k", "o", "gate", "up", "down"):  # the case says in words what its weights have
-            said = re.search(rf"\b{word}(_proj)?\b", lora["targets"]) is not None
-            assert said == (f"{word}_proj" in adapted) or "all" in lora["targets"], lora["targets"]
-        llm = add_lora(llm, lora["r"], lora["alpha"], lora["dropout"], sorted(adapted))
+        adapted = sorted({name.split(".")[-4] for name in state if ".lora_A." in name})
+        said = lora["targets"]  # in words: those layers that the language model has are adapted
+        assert all(name.removesuffix("_proj") in said for name in adapted), (said, adapted)
+        llm = add_lora(llm, lora["r"], lora["alpha"], lora["dropout"], adapted)
+    elif lora is not None:
+        lora.plain()  # switched off
     source = f["vision_encoder"]["encoder_embed_dim"]
     model = VideoChat(
         encoder_of(case),
@@ -262,11 +262,11 @@ def instruct(case: Case) -> None:
         case.close("out.visual_tokens", visual, close)
         counts = [visual.shape[1]] * len(visual)
     else:
-        assert not tiles["padding"] and tiles["add_global"] and tiles["local_size"] == model.encoder.size
+        assert tiles["local_size"] == model.encoder.size and tiles["padding"] in (True, False)  # done before the model
         videos = [case[f"in.image.{i}"].transpose(0, 1) for i in range(len(f["texts"]))]
         most = [video.shape[2] * video.shape[3] // tiles["local_size"] ** 2 for video in videos]
         assert max(most) <= tiles["hd_num"]
-        visual = model.tile_tokens(videos, *reads)
+        visual = model.tile_tokens(videos, *reads, whole=tiles["add_global"])
         for i, tokens in enumerate(visual):
             case.close(f"out.visual_tokens.{i}", tokens[None], close)
         counts = [len(tokens) for tokens in visual]

@@ -18,6 +18,7 @@ STEMS = sorted(path.stem for path in FOLDER.glob("*.json"))
 # Objects whose keys are data, not switches: a check compares or passes on all of them.
 DATA = {"tensors", "txt2img", "special_ids", "metrics", "viclip_metrics", "viclip_metrics_dual_softmax", "hf_config"}
 DATA |= {"clip4clip", "clip4clip_multi_sentence", "per_param", "params", "groups_in_order"}
+DATA |= {"official_input_correct_total"}
 DATA |= {"ratio_ddp_mean_to_true_encoder_grad", "files", "raw", "classes_used"}
 
 
