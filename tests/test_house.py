@@ -78,6 +78,7 @@ HEAVY = (
     *(
         "transformers",
         "diffusers",
+        "peft",
         "deepspeed",
         "flash_attn",
         "open_clip",
