@@ -108,10 +108,26 @@ class EMA(pl.Callback):
             self._place_average(pl_module)  # no training in this process
         if self.raw is not None and trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
             self.raw.start(pl_module)
+        self._put_in_place(pl_module)
+
+    def _put_in_place(self, pl_module: pl.LightningModule) -> None:
         for name, parameter in trained_parameters(pl_module).items():
             weight = local_shard(parameter)
             self.weights[name] = weight.clone()
             weight.copy_(local_shard(self.average[name]))
+
+    @contextmanager
+    def in_place(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+        """The average in the weights' place outside a validation; without an average, nothing changes."""
+        if not self.average:
+            yield
+            return
+        with torch.no_grad():
+            self._put_in_place(pl_module)
+        try:
+            yield
+        finally:
+            self.on_validation_end(trainer, pl_module)
 
     def on_validation_batch_end(
         self,
