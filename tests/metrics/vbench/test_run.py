@@ -152,4 +152,4 @@ def test_the_command_plans_first_and_writes_results(
     assert "mode standard, 5 videos" in told and "2 videos are of no wanted prompt" in told and "alley" in told
     with pytest.raises(SystemExit):
         vbench.main([*own, "--dimensions", "scene"])
-    assert "scene needs a model that only Python can pass" in capsys.readouterr().err
+    assert "scene needs a model: --interpolator, --detector or --captioner" in capsys.readouterr().err
