@@ -50,6 +50,9 @@ class Throughput(pl.Callback):
     def _start_counting(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.step_flop is None or not trainer.is_global_zero:
             return
+        if getattr(getattr(trainer, "datamodule", None), "division", None) is not None:
+            rank_zero_info("no MFU is shown: the plan counts clips of one size, encoded in each step")
+            return
         dtype = _compute_dtype(str(trainer.precision))
         self.peak = self.step_flop.peak(pl_module.device, dtype)
         if self.peak is None:

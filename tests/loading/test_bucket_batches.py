@@ -17,6 +17,7 @@ from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip
 from datamodules.loading.bucket_batches import Division
 from datamodules.sources.buckets import parse_buckets
+from pretrain.engine.monitoring import Throughput
 from tests.helpers.recording import RecordingModule, trainer
 from tests.helpers.sized_videos import SizedVideos
 
@@ -133,6 +134,19 @@ def test_the_report_counts_and_names_clips_of_no_bucket(tmp_path: Path, caplog: 
     assert (report["unreadable"], report["no bucket"]) == (10, 10)
     assert {row["size"] for row in report["of these"]} == {"3x8x8"} and len(report["of these"]) == 10
     assert "10 of 40 samples belong to no bucket" in caplog.text and "made to be unreadable" in caplog.text
+
+
+class NoCount:
+    """Stands for the count of a step's FLOP, which a run with buckets must not start."""
+
+    def peak(self, *_: object) -> float:
+        raise AssertionError("the FLOP of one size are counted for all")
+
+    def stop(self) -> None: ...
+
+
+def test_no_mfu_is_made_up_for_clips_of_several_sizes() -> None:
+    trainer(max_steps=2, callbacks=[Throughput(step_flop=NoCount())]).fit(RecordingModule(), datamodule=data())
 
 
 def test_an_empty_bucket_stops_the_run_at_its_start() -> None:
