@@ -55,8 +55,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "pretrain/generation": (
         *MODELS,
-        *(STORAGE, "datamodules/decoding", "pretrain/plots", "pretrain/learning"),
-        *("pretrain/objectives", "pretrain/engine", "pretrain/export"),
+        *(STORAGE, "datamodules/decoding", "datamodules/sources/annotated/classes.py"),
+        *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/engine", "pretrain/export"),
     ),
     "pretrain/plan": (
         *MODELS,

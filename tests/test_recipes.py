@@ -217,6 +217,9 @@ JUDGED = {
     "answers": ("umt2_b_msrvttqa", "msrvtt_qa"),
     "directions": ("viclip_tiny", None),
     "knn": ("videomae_b", "k400"),
+    "feature_distance": ("videomae_b", None),
+    "lavie_ucf101": ("videomae_b", None),
+    "lavie_msrvtt": ("viclip_b", None),
 }
 TASKS = [path for path in sorted((ROOT / "recipes/eval").glob("*.yaml")) if path.stem != "dense_features"]  # predict's
 
