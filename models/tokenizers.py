@@ -51,7 +51,7 @@ class CLIPTokenizer(Tokenizer):
     def __init__(self, context: int = 32, padding: Literal["zero", "end"] = "zero") -> None:
         if context < 2:
             raise ValueError(f"a context of {context} is too short for start and end: set it to at least 2")
-        self.context, self.pad = context, self.end if padding == "end" else 0
+        self.context, self.pad = context, 49407 if padding == "end" else 0
 
     def length(self, text: str) -> int:
         """Tokens of a text that is not cut, with start and end."""

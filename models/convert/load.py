@@ -135,7 +135,8 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
         origin = {name.removeprefix(prefix): names for name, names in origin.items() if name.startswith(prefix)}
 
     target = model.state_dict()
-    ours, origin = ({_adapted(name, target): value for name, value in part.items()} for part in (ours, origin))
+    ours = {_adapted(name, target): tensor for name, tensor in ours.items()}
+    origin = {_adapted(name, target): names for name, names in origin.items()}
     padded = lavie.fit_shapes(ours, target) if is_unet else []
     ours, origin = umt2.init_answer_decoder(ours, origin, target)
     ours, origin = videochat.fit_language_model(ours, origin, target, where)
@@ -149,7 +150,10 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
     used |= internvideo.constant_names(theirs, used) | lavie.constant_names(theirs, where)
     used |= videochat.constant_names(theirs)
     report = LoadReport(
-        source, loaded, [name for name in theirs if name not in used], [name for name in target if not fits.get(name) and ".lora_" not in name]
+        source,
+        loaded,
+        [name for name in theirs if name not in used],
+        [name for name in target if not (fits.get(name) or _is_new(name))],
     )
     if wrong:
         name = wrong[0]
@@ -173,6 +177,12 @@ def _adapted(name: str, target: Mapping[str, Tensor]) -> str:
     layer, _, last = name.rpartition(".")
     inner = f"{layer}.base_layer.{last}"
     return inner if inner in target else name
+
+
+def _is_new(name: str) -> bool:
+    """Whether a weight is of LoRA around a layer of ours, which checkpoints do not have; files of VideoChat2 have that
+    of the language model."""
+    return ".lora_" in name and not name.startswith("llm.")
 
 
 def _branch(ours: Mapping[str, Tensor]) -> str | None:

@@ -6,6 +6,7 @@ latents, and latents times `scale` are what the network sees. Letters: h = H / f
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,8 @@ class KLAutoencoder(Autoencoder):
         from diffusers import AutoencoderKL
 
         levels = len(widths)
-        self.vae = AutoencoderKL(
+        # `Any`: to type checkers this class of diffusers is no module
+        self.vae: Any = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=tuple(widths),
@@ -118,7 +120,7 @@ class KLAutoencoder(Autoencoder):
 
         if not (Path(folder) / "config.json").is_file():
             raise FileNotFoundError(f"no autoencoder at {folder}: it should be a folder `vae` of Stable Diffusion")
-        found = AutoencoderKL.from_pretrained(str(folder), torch_dtype=torch.float32, local_files_only=True)
+        found: Any = AutoencoderKL.from_pretrained(str(folder), torch_dtype=torch.float32, local_files_only=True)
         theirs, ours = found.config, self.vae.config
         # A config without a scale has diffusers' default, which is Stable Diffusion 1's.
         names = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups", "scaling_factor")

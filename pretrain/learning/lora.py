@@ -20,7 +20,7 @@ class LoRA:
     """
 
     rank: int = 16
-    alpha: float = 16.0
+    alpha: int = 16
     dropout: float = 0.0
     layers: str = ATTENTION
 

@@ -62,7 +62,7 @@ class Frozen(nn.Module):
         """Read the weights, once. A FileNotFoundError names the path."""
         if self.weights is None:
             return
-        read = getattr(self.model, "read", None)
+        read: Any = getattr(self.model, "read", None)
         if read is not None:  # a model of another library, which reads its own folders whole or not at all
             read(self.weights)
             self.weights = None

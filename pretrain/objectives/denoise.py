@@ -89,7 +89,6 @@ class Denoise(Objective):
     ) -> None:
         super().__init__(mean=mean, std=std, **base)
         self.unet, self.vae, self.prompts = unet, vae, Prompts(text, tokenizer)
-        self.autoencoder = cast(Autoencoder, vae.model)
         if self.autoencoder.channels != unet.channels:
             raise ValueError(
                 f"the autoencoder's latents have {self.autoencoder.channels} channels and the network's "
@@ -116,6 +115,11 @@ class Denoise(Objective):
             lora.add_to(unet)
         if trained is not None:
             train_only(unet, trained if lora is None else [*trained, "lora_"])
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The frozen model itself, which must not be registered as a part: it would be saved and trained."""
+        return cast(Autoencoder, self.vae.model)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         if not self.training:
