@@ -25,8 +25,8 @@ def centres(
         bound: start and end of the part in seconds; None: the whole video.
         first: the number of the first frame. It is 1 for MVBench's folders of images, whose last number is then
             `length`.
-        clamp: keep indices within the video. The official indices leave it where the part begins after its end, and run
-            backwards there.
+        clamp: keep the part within the video. The official indices leave it where the part begins after its end, and
+            run backwards there.
 
     Raises:
         ValueError: no frames, or a part that ends before it starts.
@@ -41,9 +41,11 @@ def centres(
         if bound[1] < bound[0]:
             raise ValueError(f"a part of a video ends at {bound[1]} s, before its start at {bound[0]} s")
         start, end = max(first, round(bound[0] * fps)), min(round(bound[1] * fps), last)
+    if clamp:
+        start, end = min(start, last), max(end, first)
+        end = max(end, start)
     part = (end - start) / frames
-    indices = np.array([int(start + part / 2 + np.round(part * i)) for i in range(frames)])
-    return np.clip(indices, first, last) if clamp else indices
+    return np.array([int(start + part / 2 + np.round(part * i)) for i in range(frames)])
 
 
 def demo_centres(length: int, frames: int) -> np.ndarray:
