@@ -32,12 +32,14 @@ from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # 
 from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.old_names import with_new_names
 from pretrain.engine.preemption import Preemption
-from pretrain.engine.resume import Resumed, resolve, resolve_trained, restarted
+from pretrain.engine.resume import KeepJob, Resumed, resolve, resolve_trained, restarted
 from pretrain.engine.run_lock import RunLock
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.engine.validate_at_start import ValidateAtStart  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
 from pretrain.features.writer import Features
+from pretrain.generation.predict import GenerateFilms, Prompts  # noqa: F401 named in recipes
+from pretrain.generation.samples import Samples  # noqa: F401 named in recipes
 from pretrain.metrics import (  # noqa: F401 named in recipes
     CLIPSIM,
     KNN,
@@ -143,7 +145,7 @@ class CLI(LightningCLI):
         guard, self.resumed = self._get(objects, "guard"), Resumed()
         keep = KeepRecipe(recipe, self.config_dump["model"])
         step_flop = StepFlop(recipe) if self.subcommand == "fit" else None
-        callbacks = [Throughput(step_flop=step_flop), guard, features, keep, FinalCheckpoint()]
+        callbacks = [Throughput(step_flop=step_flop), guard, features, keep, KeepJob(), FinalCheckpoint()]
         callbacks += [self.resumed, DropLaterMetrics()]
         if self.subcommand == "test":
             callbacks.append(Results(features.settings, self.command))
@@ -179,7 +181,7 @@ class CLI(LightningCLI):
         the folder of one that is alive."""
         settings = self.config_init["fit"]
         if (restarted() or settings.ckpt_path in ("last", "auto")) and self._new_version():
-            continue_newest_version(self.trainer, self.model)
+            continue_newest_version(self.trainer, self.model, of_job=settings.ckpt_path is None)
         self.run_lock.take(self.trainer, self.model, settings.wait_for_run)
         self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)

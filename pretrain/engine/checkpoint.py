@@ -1,6 +1,7 @@
 """Checkpoints: written completely or not at all, checked before they are read, with the recipe of their run."""
 
 import logging
+import os
 import pickle
 import shutil
 import tempfile
@@ -191,6 +192,14 @@ def checkpoint_folder(trainer: pl.Trainer) -> Path:
     regular = regular_checkpoint(trainer) or ModelCheckpoint()  # evaluation need not have one
     resolve = regular._ModelCheckpoint__resolve_ckpt_dir  # pyrefly: ignore[missing-attribute]  has no public name
     return Path(resolve(trainer))
+
+
+def beside_checkpoints(folder: Path, suffix: str) -> Path:
+    """A hidden file about a folder of checkpoints. It lies beside the folder: Lightning warns of files in a new run's
+    folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = folder.parent if os.access(folder.parent, os.W_OK) else folder
+    return place / f".{folder.name}.{suffix}"
 
 
 def newest_checkpoint(*folders: Path) -> Path | None:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datamodules.storage.whole_files import whole_file
 from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint, regular_checkpoint
-from pretrain.engine.resume import on_rank_zero
+from pretrain.engine.resume import is_of_another_job, on_rank_zero
 
 _VERSION_ARGUMENTS = ("version", "id", "run_id", "experiment_key", "run")  # of Lightning's loggers
 
@@ -43,15 +43,19 @@ def _folders(trainer: pl.Trainer) -> list[Path]:
     return sorted(folder.parents[1].glob(f"{'version_*' if numbered else '*'}/{folder.name}"))
 
 
-def continue_newest_version(trainer: pl.Trainer, model: pl.LightningModule) -> None:
+def continue_newest_version(trainer: pl.Trainer, model: pl.LightningModule, of_job: bool = False) -> None:
     """Let the run's checkpoints, and the logs of CSV and TensorBoard, go on in the version with the newest checkpoint.
 
     Without any checkpoint the logger's new version stands.
+
+    Args:
+        of_job: leave out the versions that belong to other jobs.
     """
 
     def find() -> str | None:
-        newest = newest_of_run(trainer, True)
-        return None if newest is None else str(next(f for f in _folders(trainer) if f in newest.parents))
+        folders = [folder for folder in _folders(trainer) if not (of_job and is_of_another_job(folder))]
+        newest = newest_checkpoint(*folders)
+        return None if newest is None else str(next(f for f in folders if f in newest.parents))
 
     found = on_rank_zero(trainer, model, find)
     if found is None:

@@ -12,8 +12,15 @@ from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from datamodules.storage.whole_files import write_whole
 from models.convert.sharded import is_sharded
-from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint, require_complete
+from pretrain.engine.checkpoint import (
+    beside_checkpoints,
+    checkpoint_folder,
+    newest_checkpoint,
+    regular_checkpoint,
+    require_complete,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +32,20 @@ def restarted() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in RESTART_COUNTS)
 
 
+def job() -> str | None:
+    """What the scheduler calls the job that this process belongs to, the same after a restart; None: unknown."""
+    slurm, elastic = os.environ.get("SLURM_JOB_ID"), os.environ.get("TORCHELASTIC_RUN_ID")
+    if slurm is not None:
+        return f"slurm {slurm}"
+    return f"elastic {elastic}" if elastic not in (None, "", "none") else None
+
+
+def is_of_another_job(folder: Path) -> bool:
+    """Whether the last `fit` in the folder of these checkpoints belonged to another job than this process."""
+    file, own = beside_checkpoints(folder, "job"), job()
+    return own is not None and file.is_file() and file.read_text(encoding="utf-8").strip() != own
+
+
 def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) -> str | None:
     """The checkpoint that `fit` resumes from, the same on all ranks; None: start a new run.
 
@@ -32,8 +53,13 @@ def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) 
         wanted: a checkpoint, or a run folder: its newest complete checkpoint; `last`: that of the recipe's own run
             folder; `auto`: the same if there is one; None: a new run, which is an error if the folder holds a run
             already. If a scheduler restarted the command, all of these mean `auto`, and a path is taken only while the
-            run has no checkpoint of its own.
+            run has no checkpoint of its own; but None does not take the run of another job, which is an error as at
+            the command's first start.
     """
+    if restarted() and wanted is None:
+        return find_on_rank_zero(
+            trainer, model, lambda folder: _find(folder, None if is_of_another_job(folder) else "auto")
+        )
     if restarted() and wanted != "auto":
         return resolve(trainer, model, "auto") or (
             None if wanted in (None, "last") else _newest_in(trainer, model, wanted)
@@ -141,6 +167,15 @@ def remove_drafts(folder: Path) -> None:
     for draft in folder.rglob(".*.draft"):
         log.warning("removing %s, which was cut off while it was written", draft)
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+
+
+class KeepJob(pl.Callback):
+    """Writes beside the checkpoints which job they belong to, so that no job's restart goes on in another's run."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        own, folder = job(), checkpoint_folder(trainer)
+        if trainer.is_global_zero and stage == "fit" and own is not None and regular_checkpoint(trainer) is not None:
+            write_whole(beside_checkpoints(folder, "job"), own + "\n")
 
 
 class Resumed(pl.Callback):

@@ -1,6 +1,5 @@
 """Locks of a run: its folder belongs to one living run. Rank 0 holds a lock, and all ranks learn the outcome."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.storage.lock import InUse, Lock
-from pretrain.engine.checkpoint import regular_checkpoint
+from pretrain.engine.checkpoint import beside_checkpoints, regular_checkpoint
 from pretrain.engine.resume import find_on_rank_zero, restarted
 
 RESTART_WAIT = 300.0  # seconds that a run which a scheduler started again waits for its predecessor's end
@@ -62,7 +61,7 @@ class RunLock:
             if not trainer.is_global_zero:  # a copy of this command, which Lightning's own launcher started
                 return
             try:
-                self.lock = Lock(_lock_file(folder), f"the run in {folder.parent}", wait)
+                self.lock = Lock(beside_checkpoints(folder, "lock"), f"the run in {folder.parent}", wait)
             except InUse as error:
                 raise MisconfigurationException(f"{error}; --wait_for_run SECONDS waits for it") from None
 
@@ -73,10 +72,3 @@ class RunLock:
         if self.lock is not None:
             self.lock.release()
         self.lock = None
-
-
-def _lock_file(folder: Path) -> Path:
-    """Beside the folder: Lightning warns of files in a new run's folder of checkpoints."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = folder.parent if os.access(folder.parent, os.W_OK) else folder
-    return place / f".{folder.name}.lock"

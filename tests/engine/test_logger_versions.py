@@ -111,6 +111,24 @@ def test_every_command_finds_the_newest_version_and_fit_goes_on_in_it(tmp_path: 
     assert RecordPath.path == str(second / "step=0000004.ckpt")
 
 
+def test_a_restarted_job_does_not_go_on_in_the_run_of_another_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped before its first checkpoint, beside or in place of an older run of the same name."""
+    recipe, run = with_logger(tmp_path, "csv"), tmp_path / "run"
+    for job, restarts in (("1", "0"), ("2", "1"), ("2", "2")):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        fit(tmp_path, recipe, *SHORT, f"--trainer.max_steps={2 + int(restarts)}")
+    found = {folder.parent.name: sorted(p.name for p in folder.glob("*.ckpt")) for folder in folders(run)}
+    assert found["version_0"] == ["step=0000002.ckpt"]
+    assert found.keys() == {"version_0", "version_1"} and "step=0000004.ckpt" in found["version_1"]
+    monkeypatch.setenv("SLURM_JOB_ID", "3")
+    with pytest.raises(Exception, match="already holds a run"):
+        fit(tmp_path, [*recipe, "--trainer.logger.init_args.version=0"], *SHORT)
+    fit(tmp_path, [*recipe, "--trainer.logger.init_args.version=0"], "--ckpt_path=last", "--trainer.max_steps=3")
+
+
 @pytest.mark.slow
 def test_only_the_version_that_a_recipe_names_is_searched(tmp_path: Path) -> None:
     recipe = with_logger(tmp_path, "csv")
