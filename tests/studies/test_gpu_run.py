@@ -27,7 +27,8 @@ def row(case: str, contender: str, mode: str = "eager", **facts: object) -> dict
     return {"case": case, "contender": contender, "mode": mode, "batch": 2, **facts}
 
 
-@pytest.mark.parametrize("name", [pytest.param("videomae_l", marks=pytest.mark.slow), "viclip_b"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["videomae_l", "viclip_b"])
 def test_each_contender_has_a_row_eager_and_compiled(name: str, tiny: None) -> None:
     ceilings, *rows = gpu_step.measure(name, torch.device("cpu"), tiny=True, steps=1)
     assert ceilings["product_flops"] > 0 and ceilings["copy_bytes_per_second"] > 0 and ceilings["machine"]
@@ -102,12 +103,14 @@ def test_the_outcomes_of_tests_are_counted_once(tmp_path: Path) -> None:
     assert gpu._report(tmp_path, [], [], tiny=True)["tests"] == {"PASSED": 1, "FAILED": 1}
 
 
-def test_the_whole_script_runs_on_a_cpu(tmp_path: Path) -> None:
-    options = ["--device", "cpu", "--tiny", "--steps", "1", "--parts", "tests", "videomae_b", "--out", str(tmp_path)]
+@pytest.mark.parametrize("name", ["umt_b", pytest.param("videomae_b", marks=pytest.mark.slow)])
+def test_the_whole_script_runs_on_a_cpu(tmp_path: Path, name: str) -> None:
+    options = ["--device", "cpu", "--tiny", "--steps", "1", "--parts", "tests", name, "--out", str(tmp_path)]
     written = run_script("tools/gpu.py", options)
     found = json.loads((tmp_path / "report.json").read_text())
     assert [part["outcome"] for part in found["parts"]] == ["done", "done"] and found["tests"]
-    contenders = ("ours", "transformers", "dual")
-    assert [(r["contender"], r["mode"]) for r in found["rows"]] == [(c, m) for c in contenders for m in MODES]
+    rows = [(r["contender"], r["mode"]) for r in found["rows"]]
+    every = [(c, m) for c in gpu_step.CASES[name].contenders for m in MODES]
+    assert rows == [row for row in every if row != ("plain", "compiled")]
     assert (tmp_path / "report.md").read_text() in written
-    assert "| videomae_b dual, batch 2 | compiled |" in written and "Tiny sizes" in written
+    assert f"| {name} ours, batch 2 | compiled |" in written and "Tiny sizes" in written
