@@ -24,7 +24,9 @@ def as_uint8(made: Tensor) -> Tensor:
 
 def padded(frame: Tensor, multiple: int = 16) -> Tensor:
     """uint8 `[1, 3, H, W]` in 0 to 1, its borders repeated until both sides are multiples of `multiple`."""
-    return F.pad(frame.float() / 255, even_padding(*frame.shape[-2:], multiple), mode="replicate")
+    padding = even_padding(frame.shape[-2], frame.shape[-1], multiple)
+    x = frame.contiguous().float().div_(255)
+    return F.pad(x, padding, mode="replicate") if any(padding) else x
 
 
 def interpolated(interpolate: Interpolate, a: Tensor, b: Tensor, height: int, width: int, multiple: int = 16) -> Tensor:

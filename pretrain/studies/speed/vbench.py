@@ -20,6 +20,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from datamodules.decoding.reader import PyAV
+from pretrain.metrics.vbench.flow import padded_flow
 from pretrain.metrics.vbench.frames import ALL, Selection, middle_frames, stream
 from pretrain.metrics.vbench.motion_smoothness import padded
 from pretrain.metrics.vbench.temporal_flickering import pixel_difference
@@ -73,7 +74,7 @@ def _flickering(path: str) -> float:
 def _smoothness(path: str) -> None:
     frames, _ = _opencv(path, rgb=True)
     inputs = [torch.tensor(frame).permute(2, 0, 1).unsqueeze(0) / 255.0 for frame in frames[::2]]
-    padding = even_padding(*inputs[0].shape[-2:], 16)
+    padding = even_padding(inputs[0].shape[-2], inputs[0].shape[-1], 16)
     [F.pad(x, padding, mode="replicate") for x in inputs]
 
 
@@ -81,7 +82,7 @@ def _dynamic(path: str) -> None:
     frames, fps = _opencv(path, rgb=True)
     tensors = [torch.from_numpy(frame.astype(np.uint8)).permute(2, 0, 1).float()[None] for frame in frames]
     chosen = tensors[:: max(1, round(fps / 8))]
-    padding = even_padding(*chosen[0].shape[-2:], 8)
+    padding = even_padding(chosen[0].shape[-2], chosen[0].shape[-1], 8)
     for a, b in pairwise(chosen):
         F.pad(a, padding, mode="replicate"), F.pad(b, padding, mode="replicate")
 
@@ -143,7 +144,8 @@ def ours(path: str) -> float:
             elif selection == sixteen:
                 for_umt(block.frames)
             elif selection == slow:
-                F.pad(block.frames.float(), even_padding(*block.frames.shape[-2:], 8), mode="replicate")
+                for pair in zip(block.frames[:-1].split(1), block.frames[1:].split(1), strict=True):
+                    padded_flow(lambda a, b: a, *pair)
             else:
                 for_dino(block.frames)
                 for_clip(block.frames)
