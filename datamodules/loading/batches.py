@@ -99,7 +99,7 @@ def read_or_substitute(
     index = order(n)[1]
     for attempt in range(1 + ATTEMPTS):
         try:
-            heartbeat.begin(f"sample {index}")
+            heartbeat.begin(source.describe(index))
             sample = source[index]
             with heartbeat.decoding(sample.name):
                 return sample, read(sample, n)
@@ -135,7 +135,7 @@ class EvalBatches(Dataset):
                 weight[:, i] = 0
             sample = Sample("", "", "", 0)  # for a sample that the source cannot read either
             try:
-                heartbeat.begin(f"sample {n % len(self.source)}")
+                heartbeat.begin(self.source.describe(n % len(self.source)))
                 sample = self.source[n % len(self.source)]
                 self._fill(video[:, i], sample)
             except DecodeError as error:

@@ -37,7 +37,7 @@ class Note:
 
     def write(self, name: str, stage: str = PREPARING, since: float = 0.0) -> None:
         """Notes the sample, and what has been done with it since that time; 0.0: the process is idle."""
-        text = name.encode("utf-8", "surrogateescape")[:_NAME_SIZE]
+        text = _cut(name)
         self.memory[_HEADER.size : _HEADER.size + len(text)] = text
         _HEADER.pack_into(self.memory, 0, since, len(text), STAGES.index(stage))
 
@@ -45,7 +45,7 @@ class Note:
         """Name of the sample, stage, and its start by the monotonic clock: 0.0 if the process is idle."""
         since, length, stage = _HEADER.unpack_from(self.memory, 0)
         text = bytes(self.memory[_HEADER.size : _HEADER.size + length])
-        return text.decode("utf-8", "replace"), STAGES[stage], since
+        return text.decode("utf-8", "surrogateescape"), STAGES[stage], since
 
     def renew(self) -> None:
         """Starts the time of the current stage again, if the process is not idle."""
@@ -70,11 +70,17 @@ def block(reasons: Mapping[str, str]) -> None:
     blocklist.update(reasons)
 
 
+def _cut(name: str) -> bytes:
+    """A name as a note holds it. Names of files need not be UTF-8."""
+    return name.encode("utf-8", "surrogateescape")[:_NAME_SIZE]
+
+
 def begin(name: str) -> None:
     """Notes the sample that is read next, in case this hangs or the process dies; DecodeError if it is blocked."""
     note.write(name, READING, time.monotonic())
-    if name in blocklist:
-        raise DecodeError(name, blocklist[name])
+    noted = _cut(name).decode("utf-8", "surrogateescape")
+    if noted in blocklist:
+        raise DecodeError(name, blocklist[noted])
 
 
 @contextmanager

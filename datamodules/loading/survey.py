@@ -47,7 +47,7 @@ class Survey(Dataset):
         """`found`, a `VideoInfo`, or `skipped`, the name of a video that cannot be read and the reason."""
         number = index * self.world + self.rank
         try:
-            heartbeat.begin(f"sample {number}")
+            heartbeat.begin(self.source.describe(number))
             sample = self.source[number]
             if self.done is not None and self.done(sample.name):
                 return {"found": VideoInfo(number, sample.name, done=True)}

@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 
 from datamodules.loading import buffers, heartbeat
 from datamodules.loading.worker import TensorPlace, work
+from datamodules.storage.json_text import printable
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class Workers:
         if worker.tasks and name in self.suspects and name not in self.blocklist:
             self.blocklist[name] = reason
         elif worker.tasks and name and name not in self.suspects:
-            log.warning("%s: %s; trying once more", name, reason)
+            log.warning("%s: %s; trying once more", printable(name), reason)
             self.suspects[name] = worker.tasks[0][0]
         else:
             log.warning("a loading process is replaced: %s", reason)
@@ -162,7 +163,7 @@ class Workers:
         if self.deaths_without_progress > _MAX_DEATHS:
             raise RuntimeError(
                 f"{self.deaths_without_progress} loading processes died one after the other; the last one: {reason}"
-                + (f", at {name}" if name else ", before its first sample")
+                + (f", at {printable(name)}" if name else ", before its first sample")
                 + ". Is there enough memory? Try fewer data.init_args.workers."
             )
         new = self._start()

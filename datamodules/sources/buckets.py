@@ -113,6 +113,9 @@ class Subset(Source):
     def __getitem__(self, index: int) -> Sample:
         return self.source[int(self.numbers[index])]
 
+    def place(self, index: int) -> str | None:
+        return self.source.place(int(self.numbers[index]))
+
     def sizes(self) -> np.ndarray | None:
         sizes = self.source.sizes()
         return None if sizes is None else sizes[self.numbers]

@@ -81,9 +81,12 @@ class Files(Source):
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
         label = self.targets[index].tolist()
-        path = os.path.join(self.root, self.paths[index])  # an absolute path stays unchanged
+        path = self.place(index)
         text = self.captions[index] if self.texts == self.counts else self.captions[index] or None
         return Sample(self.names[index], path, text, label if label != _NO_LABEL else None)
+
+    def place(self, index: int) -> str:
+        return os.path.join(self.root, self.paths[index])  # an absolute path stays unchanged
 
 
 def _targets(rows: list[dict], path: str) -> np.ndarray:
@@ -178,7 +181,7 @@ def _clean(path: Path, number: int, row: dict) -> dict:
                 row[column] = _numbers(given) if column == "labels" else _integer(given)
             except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
                 raise ValueError(
-                    f"{place}: {column} {_short(given)} is not an integer; number the classes from 0"
+                    f"{place}: {column} {_short(given)} is not an integer from 0, as classes are numbered"
                 ) from None
     return row
 
@@ -198,21 +201,18 @@ def _short(value: object) -> str:
 
 
 def _integer(given: object) -> int:
-    """A class number; a float must be whole."""
+    """A class number, from 0; a float must be whole."""
     if isinstance(given, bool) or not isinstance(given, (int, float, str)):
         raise TypeError
     number = int(given)
-    if not -(2**62) < number < 2**62 or (isinstance(given, float) and number != given):
+    if not 0 <= number < 2**62 or (isinstance(given, float) and number != given):
         raise ValueError
     return number
 
 
 def _numbers(given: object) -> list[int]:
     """Class numbers from a list, or from a string in which spaces or commas separate them."""
-    numbers = [_integer(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
-    if any(number < 0 for number in numbers):
-        raise ValueError("negative")
-    return numbers
+    return [_integer(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
 
 
 def json_object(path: Path, number: int, line: str) -> dict:

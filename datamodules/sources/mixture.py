@@ -53,9 +53,18 @@ class Mixture(Source):
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the concatenated sources."""
+        source, own = self._locate(index)
+        return source[own]
+
+    def place(self, index: int) -> str | None:
+        source, own = self._locate(index)
+        return source.place(own)
+
+    def _locate(self, index: int) -> tuple[Source, int]:
+        """The source of a sample, and its number there."""
         index = range(len(self))[index]
         j = int(np.searchsorted(self.ends, index, side="right"))
-        return self.sources[j][index - int(self.ends[j]) + len(self.sources[j])]
+        return self.sources[j], index - int(self.ends[j]) + len(self.sources[j])
 
     def sizes(self) -> np.ndarray | None:
         """Of the concatenated sources; None if one of them does not know its own."""

@@ -130,6 +130,9 @@ class Shards(Source):
                 raise DecodeError(name, f"it has no {what}, although by {INDEX} all samples have one")
         return Sample(name, data[512:], text, label)
 
+    def place(self, index: int) -> str:
+        return self.tar(int(np.searchsorted(self.starts, index, side="right")) - 1)
+
     def _open(self, shard: int) -> tuple["Tar | RemoteTar", np.ndarray]:
         """A shard's tar and index; the least recently used ones are closed."""
         if shard in self._shards:

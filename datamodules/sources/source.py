@@ -59,6 +59,15 @@ class Source(ABC):
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index`, read but not decoded; DecodeError if it cannot be read."""
 
+    def place(self, index: int) -> str | None:
+        """The file that sample number `index` is in, known without reading it; None: unknown."""
+        return None
+
+    def describe(self, index: int) -> str:
+        """Sample number `index` before it is read, for messages about a read that hangs or dies."""
+        place = self.place(index)
+        return f"sample {index}" if place is None else f"sample {index} ({place})"
+
     def sizes(self) -> np.ndarray | None:
         """Frames, height and width of every sample, int [N, 3]; None if they are known only by opening each."""
         return None

@@ -35,9 +35,9 @@ class Clips(Dataset):
         self.spans = [b.frames * stride if b.frames > 1 else 1 for b in buckets]
 
     def __getitem__(self, index: int) -> dict:
-        item: dict[str, Any] = {"name": f"sample {index}", "key": None, "reason": None, "clips": []}
+        item: dict[str, Any] = {"name": self.source.describe(index), "key": None, "reason": None, "clips": []}
         try:
-            heartbeat.begin(f"sample {index}")
+            heartbeat.begin(self.source.describe(index))
             sample = self.source[index]
             item |= {"name": sample.name, "text": sample.text, "label": sample.label, "key": content_key(sample)}
             with heartbeat.decoding(sample.name), sample.open(self.decoder) as video:
@@ -70,7 +70,7 @@ class Keys(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         try:
-            heartbeat.begin(f"sample {index}")
+            heartbeat.begin(self.source.describe(index))
             sample = self.source[index]
             return {"name": sample.name, "key": content_key(sample)}
         except DecodeError as error:

@@ -13,19 +13,21 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from datamodules import PyAV, Synthetic
+from datamodules import Files, Mixture, PyAV, Synthetic
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
-from datamodules.loading import worker, workers
+from datamodules.decoding.contract import DecodeError
+from datamodules.loading import heartbeat, worker, workers
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
 from datamodules.loading.survey import Survey
 from datamodules.loading.workers import Workers
 from datamodules.sources import progress
+from datamodules.sources.buckets import Subset
 from datamodules.sources.order import Order
 from datamodules.sources.source import Sample
 from tests.helpers.paths import ROOT
 
-LIMIT = 2.0
+LIMIT = 1.0
 BAD = 3  # number of the sample that hangs
 
 
@@ -41,6 +43,9 @@ class Stuck(Synthetic):
             with open(self.pipe, "rb") as file:
                 file.read()
         return super().__getitem__(index)
+
+    def place(self, index: int) -> str | None:
+        return self.pipe if index == BAD else None
 
 
 class Slow(Synthetic):
@@ -88,21 +93,45 @@ def load(batches: Dataset, count: int) -> list[dict]:
 def test_a_hang_while_reading_costs_its_sample_in_training(stuck: Stuck) -> None:
     got = load(TrainBatches(stuck, Order(8, 0), clip(), 0, 0, 1, 2, 1), 4)
     assert {entry for batch in got for entry in batch["skipped"]} == {
-        (f"sample {BAD}", f"given up after {LIMIT:g} s of reading")
+        (f"sample {BAD} ({stuck.pipe})", f"given up after {LIMIT:g} s of reading")
     }
+
+
+LONG = "a" * 1023 + "é.mp4"
+
+
+@pytest.mark.parametrize("name", ["b\udcff.mp4", LONG], ids=["not UTF-8", "long"])
+def test_the_name_in_a_note_is_the_one_that_is_blocked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name goes through the note of a process, which is bytes and of a limited length."""
+    monkeypatch.setattr(heartbeat, "note", heartbeat.Note())
+    monkeypatch.setattr(heartbeat, "blocklist", {})
+    heartbeat.begin(name)
+    heartbeat.block({heartbeat.note.read()[0]: "it hangs"})
+    with pytest.raises(DecodeError, match="it hangs"):
+        heartbeat.begin(name)
+
+
+def test_samples_that_are_not_read_yet_are_described_by_their_files(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path\nx.mp4\ny.mp4\n")
+    files = Files(str(tmp_path / "a.csv"))
+    assert files.describe(1) == f"sample 1 ({tmp_path}/y.mp4)"
+    mixed = Mixture([Synthetic(3, size=16), files])
+    assert [mixed.describe(i) for i in (2, 4)] == ["sample 2", f"sample 4 ({tmp_path}/y.mp4)"]
+    assert Subset(mixed, np.array([1, 4])).describe(1) == f"sample 1 ({tmp_path}/y.mp4)"
 
 
 def test_a_hang_while_reading_costs_its_sample_in_evaluation(stuck: Stuck) -> None:
     got = load(EvalBatches(stuck, clip(), 1, 1, 0, 1, 2), 4)
     assert [entry for batch in got for entry in batch["skipped"]] == [
-        (f"sample {BAD}", f"given up after {LIMIT:g} s of reading")
+        (f"sample {BAD} ({stuck.pipe})", f"given up after {LIMIT:g} s of reading")
     ]
     assert sum(float(batch["weight"].sum()) for batch in got) == 7
 
 
+@pytest.mark.slow
 def test_a_hang_while_reading_costs_its_video_in_a_survey(stuck: Stuck) -> None:
     got = load(Survey(stuck, PyAV(), 0, 1, None), 8)
-    assert [item["skipped"][0] for item in got if "skipped" in item] == [f"sample {BAD}"]
+    assert [item["skipped"][0] for item in got if "skipped" in item] == [stuck.describe(BAD)]
     assert sum("found" in item for item in got) == 7
 
 

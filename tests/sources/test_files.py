@@ -58,6 +58,8 @@ def test_a_video_with_several_classes(folder: Path, tmp_path: Path) -> None:
         ("a.csv", "", "no column `path`: its columns are none"),
         ("a.csv", "path\n", "lists no video"),
         ("a.csv", "path,label\nx.mp4,cat\n", "line 2: label 'cat' is not an integer"),
+        ("a.csv", "path,label\nx.mp4,-1\n", "line 2: label '-1' is not an integer from 0"),
+        ("a.jsonl", '{"path": "x", "label": -3}\n', "line 1: label -3 is not an integer from 0"),
         ("a.csv", "path,labels\nx.mp4,1 cat\n", "line 2: labels '1 cat' is not an integer"),
         ("a.csv", "path,label,labels\nx.mp4,1,\ny.mp4,,2\n", "both `label` and `labels`"),
         ("a.csv", "path,text\n,hello\n", "line 2: the path is empty"),

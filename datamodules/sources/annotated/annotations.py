@@ -123,7 +123,10 @@ class Annotated(Source):
             captions = [self.captions[i] for i in range(*self.starts[index : index + 2])]
             text = captions if self.multiple else captions[0]
         label = int(self.targets[index]) if self.labels else None
-        return Sample(self.names[index], os.path.join(self.videos, self.paths[index]), text, label, self.end)
+        return Sample(self.names[index], self.place(index), text, label, self.end)
+
+    def place(self, index: int) -> str:
+        return os.path.join(self.videos, self.paths[index])
 
 
 def _require_files(files: list[str], home: str) -> None:
