@@ -75,7 +75,7 @@ class EvalLatents(Dataset):
             number = int(numbers[n % len(numbers)])
             sample, latent = Sample("", b"", "", 0), None
             try:
-                heartbeat.begin(f"sample {number}")
+                heartbeat.begin(self.source.describe(number))
                 sample = self.source[number]
                 with heartbeat.decoding(sample.name):
                     sample, latent = _with_caption(sample, read(sample, self.source), 0)
@@ -103,7 +103,11 @@ class EvalLatents(Dataset):
 def read(sample: Sample, source: Source) -> Latent:
     """The latent of a sample of a source of latents; DecodeError if it is damaged."""
     assert isinstance(sample.content, bytes) and source.latents is not None  # the caller has checked the source
-    return read_latent(sample.content, sample.name, source.latents)
+    latent = read_latent(sample.content, sample.name, source.latents)
+    captions = len(sample.text) if isinstance(sample.text, list) else 1
+    if latent.text is not None and len(latent.text) != captions:
+        raise DecodeError(sample.name, f"it has states of {len(latent.text)} captions, and its json has {captions}")
+    return latent
 
 
 def collate_latents(source: Source, rows: list[tuple[Sample, Latent]]) -> dict:

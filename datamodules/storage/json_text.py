@@ -18,9 +18,17 @@ def json_text(content: Any, indent: int | None = None) -> str:
 def read_json(file: Path) -> Any:
     """The contents of a JSON file; `Damaged` names the file if it is cut off or no JSON."""
     try:
-        return json.loads(file.read_bytes())
+        return parse_json(file.read_bytes())
     except ValueError as error:
         raise Damaged(f"{file} is cut off or damaged ({error})") from None
+
+
+def parse_json(content: str | bytes) -> Any:
+    """JSON that somebody else may have written; ValueError also if it is nested too deeply for Python's reader."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def printable(text: str) -> str:

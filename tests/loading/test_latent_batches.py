@@ -1,15 +1,19 @@
 """Runs on latents: the same moments and states in any world and from any step, evaluation by size, refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from safetensors.numpy import save
 
 from datamodules import Latents, Mixture, VideoData
-from datamodules.loading.latent_batches import EvalLatents
+from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.limits import Limits
+from datamodules.loading.latent_batches import EvalLatents, read
 from datamodules.sources.latents import HEADER, Latent, write_latent
 from datamodules.sources.tars import write_index, write_shard
 from tests.helpers.recording import RecordingModule, trainer
@@ -116,6 +120,61 @@ def test_evaluation_counts_every_sample_once(tmp_path: Path, world: int) -> None
     for batch in batches:
         for name, latent, weight in zip(batch["name"], batch["latents"], batch["weight"].tolist(), strict=True):
             assert not weight or float(latent.max()) == int(name[-4:])
+
+
+MOMENTS, STATES = np.ones((8, 2, 2, 2), np.float16), np.ones((2, 3, 5), np.float16)
+NESTED = b"[" * 100_000
+CRAFTED: dict[str, tuple[bytes, str]] = {
+    "nested": (len(NESTED).to_bytes(8, "little") + NESTED, "not a latent"),
+    "a list": ((2).to_bytes(8, "little") + b"[]", "not a latent"),
+    "no metadata": (save({"moments": MOMENTS}), "not a latent"),
+    "metadata of another kind": (save({"moments": MOMENTS}, {"about": "3"}), "not a latent"),
+    "infinite": (write_latent(Latent(MOMENTS * np.float16("inf"), STATES, 8.0), {"encoders": "a-b"}), "not finite"),
+    "integers": (write_latent(Latent(MOMENTS.astype(int), STATES, 8.0), {"encoders": "a-b"}), "are int64"),
+    "too few axes": (write_latent(Latent(MOMENTS[0], STATES, 8.0), {"encoders": "a-b"}), "float16 .2, 2, 2."),
+    "odd channels": (write_latent(Latent(MOMENTS[:7], STATES, 8.0), {"encoders": "a-b"}), "7 channels"),
+    "a rate in words": (write_latent(Latent(MOMENTS, STATES, "8"), {"encoders": "a-b"}), "frame rate is '8'"),
+    "one caption too few": (write_latent(Latent(MOMENTS, STATES[:1], 8.0), {"encoders": "a-b"}), "of 1 captions"),
+}
+
+
+@pytest.mark.parametrize("kind", CRAFTED)
+def test_a_crafted_latent_costs_itself_only(kind: str, tmp_path: Path) -> None:
+    content, reason = CRAFTED[kind]
+    source = Latents(write(tmp_path / "l", [A]))
+    with pytest.raises(DecodeError, match=reason):
+        read(replace(source[0], content=content), source)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("sizes", [[10**12, 2, 4, 4]], "holds 2 samples and latents.json describes 1000000000000|four positive"),
+        ("sizes", [[2**31 - 1, 2, 4, 4]], "holds 2 samples and latents.json describes 2147483647"),
+        ("sizes", [["2", 2, 4, 4]], "four positive integers"),
+        ("sizes", [[2, 2, 4, -4]], "four positive integers"),
+        ("sizes", [3], "four positive integers"),
+        ("encoders", ["a-b"], "lacks the encoders"),
+    ],
+)
+def test_a_crafted_header_is_refused_by_name(key: str, value: object, reason: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "l", [A] * 2)
+    header = json.loads((tmp_path / "l" / HEADER).read_text())
+    (tmp_path / "l" / HEADER).write_text(json.dumps({**header, key: value}))
+    with pytest.raises(ValueError, match=reason) as refused:
+        Latents(folder)
+    assert folder in str(refused.value)
+
+
+def test_a_header_without_an_end_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "l", [A] * 2)
+    header = json.loads((tmp_path / "l" / HEADER).read_text())
+    (tmp_path / "l" / HEADER).write_text(json.dumps({**header, "more": "a" * 10_000}))
+    with pytest.raises(ValueError, match=f"{HEADER}: bytes: .* is above the limit index_bytes of 9000"):
+        Latents(folder, limits=Limits(index_bytes=9000))
+    (tmp_path / "l" / HEADER).write_bytes(NESTED)
+    with pytest.raises(ValueError, match=f"{HEADER} is cut off or damaged .it is nested too deeply"):
+        Latents(folder)
 
 
 def test_a_damaged_latent_is_replaced_and_named(tmp_path: Path) -> None:
