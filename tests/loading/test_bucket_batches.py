@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from datamodules.loading.batches import Clip
 from datamodules.loading.bucket_batches import Division
 from datamodules.sources.buckets import parse_buckets
 from pretrain.engine.monitoring import Throughput
+from pretrain.learning.randomness import global_rows
+from tests.helpers.paths import ROOT
 from tests.helpers.recording import RecordingModule, trainer
 from tests.helpers.sized_videos import SizedVideos
 
@@ -73,6 +77,41 @@ def test_a_micro_batch_of_a_bucket_changes_the_videos_of_its_steps() -> None:
     assert sizes == {(4, 3, 4, 16, 32), (2, 3, 4, 32, 16)}
     with pytest.raises(MisconfigurationException, match="a micro_batch of its own needs"):
         VideoData(global_batch=8, buckets=[[4, 16, 32, 1, 4]])
+
+
+def test_a_video_has_the_same_place_in_the_global_batch_in_every_world() -> None:
+    def places(world: int, accumulate: int) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for rank in range(world):
+            batches = division(150, [[4, 16, 32, 1, 4], [4, 32, 16, 1]]).batches(5, 1, rank, world, 2, accumulate)
+            for k in range(6 * accumulate):
+                batch = batches[k]
+                rows = global_rows(len(batch["name"]), batch["videos"], rank, world, k % accumulate, accumulate)
+                found |= dict(zip(batch["name"], rows.tolist(), strict=True))
+        return found  # no video comes twice in these steps
+
+    one = places(1, 4)
+    assert len(one) == 3 * (16 + 8)
+    assert one == places(2, 2) == places(4, 1) and set(one.values()) == set(range(16))
+
+
+@pytest.mark.slow
+def test_two_real_ranks_measure_and_share_the_videos_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import os, sys, json\nsys.path.insert(0, sys.argv[1])\n"
+        "from tests.helpers.recording import RecordingModule, trainer\n"
+        "from tests.loading.test_bucket_batches import data\n"
+        "toy, t = RecordingModule(), trainer(max_steps=6, devices=2, strategy='ddp')\n"
+        "t.fit(toy, datamodule=data(sizes=os.path.join(sys.argv[2], 'sizes.npz')))\n"
+        "json.dump(toy.seen, open(os.path.join(sys.argv[2], f'{t.global_rank}.json'), 'w'))\n"
+    )
+    done = subprocess.run([sys.executable, script, ROOT, tmp_path], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    one = RecordingModule()
+    trainer(max_steps=6).fit(one, datamodule=data(sizes=str(tmp_path / "sizes.npz")))
+    assert [sorted([*a[2], *b[2]]) for a, b in zip(*two, strict=True)] == [sorted(names) for _, _, names, _ in one.seen]
 
 
 class Shapes(RecordingModule):
