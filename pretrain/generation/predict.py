@@ -1,6 +1,7 @@
 """Films by `python -m pretrain predict`: the prompts of a file, shared among the processes."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,14 +51,27 @@ class Prompts(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         self.films = list(read_prompts(self.file, self.default).items())
 
-    def predict_dataloader(self) -> list[dict[str, Any]]:
-        """A batch a film; a list, since Lightning would share a DataLoader's samples among the processes once more."""
+    def predict_dataloader(self) -> "Batches":
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return [
+        batches: list[dict[str, Any]] = [
             {"name": [name], "text": [json.dumps(request.as_json())], "weight": torch.ones(1)}
             for name, request in self.films[rank::world]
         ]
+        return Batches(batches)
+
+
+class Batches:
+    """Batches that Lightning takes as they are: it would share a DataLoader's among the processes once more."""
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.batches)
 
 
 class GenerateFilms(Objective):
