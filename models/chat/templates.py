@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 Media = Literal["video", "image"]
 TAGS: dict[str, str] = {"video": "Video", "image": "Image"}
@@ -104,18 +104,18 @@ class Vicuna:
         for turn in conversation.turns:
             if turn.media:
                 found.append(Segment("Human: " if closed else "###Human: "))
-                found += [*_media(turn), Segment(gap)]
+                found += [*media_segments(turn), Segment(gap)]
                 closed = False
             if turn.question or not turn.media:
                 found.append(Segment("Human: " if closed else "###Human: ", marker))
                 found.append(Segment(turn.question + gap))
-            found.append(Segment("###Assistant: ", marker))
+            found.append(Segment("###Assistant:" + " " * bool(turn.answer or turn.prefix), marker))
             if turn.answer is None:
                 found.append(Segment(turn.prefix))
             else:
                 found += [Segment(turn.answer + " ", Role.ANSWER), Segment("###", Role.END)]
             closed = True
-        return _joined(found)
+        return joined(found)
 
     def qformer_text(self, conversation: Conversation) -> str:
         """The instruction and the first question; empty without an instruction."""
@@ -143,7 +143,7 @@ class Mistral:
             found.append(Segment(" " if i else ""))
             if turn.media:
                 gap = " " if turn.question or turn.answer or turn.prefix else ""
-                found += [Segment("[INST] "), *_media(turn), Segment(" [/INST]" + gap)]
+                found += [Segment("[INST] "), *media_segments(turn), Segment(" [/INST]" + gap)]
             if turn.question:
                 gap = " " if turn.answer is not None or turn.prefix else ""
                 found.append(Segment(f"[INST] {turn.question} [/INST]{gap}"))
@@ -151,7 +151,7 @@ class Mistral:
                 found.append(Segment(turn.prefix))
             else:
                 found += [Segment(turn.answer + " ", Role.ANSWER), Segment(self.end, Role.END)]
-        return _joined(found)
+        return joined(found)
 
     def qformer_text(self, conversation: Conversation) -> str:
         """The instruction."""
@@ -177,93 +177,18 @@ class Phi3:
         for i, turn in enumerate(conversation.turns):
             found.append(Segment("\n<|user|>\n" if i else "<|user|>\n"))
             if turn.media:
-                found += [*_media(turn), Segment(" " if self.released_prompt else "\n")]
+                found += [*media_segments(turn), Segment(" " if self.released_prompt else "\n")]
             gap = "" if self.released_prompt and turn.answer is None else "\n"
             found.append(Segment(f"{turn.question}<|end|>\n<|assistant|>{gap}"))
             if turn.answer is None:
                 found.append(Segment(turn.prefix))
             else:
                 found += [Segment(turn.answer, Role.ANSWER), Segment(self.end, Role.END)]
-        return _joined(found)
+        return joined(found)
 
     def qformer_text(self, conversation: Conversation) -> str:
         """The instruction."""
         return conversation.instruction
-
-
-class TokenizerTemplate:
-    """The template that a tokenizer of transformers carries.
-
-    It is rendered once, with marks in the places of questions, answers and media, so that it decides on all the rest.
-    An answer ends with the first special token after it.
-
-    Raises:
-        ValueError: the tokenizer has no template.
-    """
-
-    _MARK = re.compile("\ue000([a-z])(\\d+)\ue001")
-
-    def __init__(self, tokenizer: Any) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(
-                "the tokenizer has no chat template: choose Vicuna, Mistral or Phi3, or set tokenizer.chat_template"
-            )
-        self.tokenizer = tokenizer
-        special: set[str] = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        self.special: list[str] = sorted(special, key=lambda token: -len(token))
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _mark("q", 0)}, {"role": "assistant", "content": _mark("a", 0)}],
-            tokenize=False,
-        )
-        self.end = self._end_of(rendered.partition(_mark("a", 0))[2])
-        self.stops = (self.end,)
-
-    def segments(self, conversation: Conversation) -> list[Segment]:
-        messages = [{"role": "system", "content": conversation.instruction}] if conversation.instruction else []
-        for i, turn in enumerate(conversation.turns):
-            media = [_mark("m", i)] if turn.media else []
-            messages.append({"role": "user", "content": "\n".join([*media, _mark("q", i)])})
-            if turn.answer is not None:
-                messages.append({"role": "assistant", "content": _mark("a", i)})
-        to_write = conversation.turns[-1].answer is None
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_write)
-        pieces, found = self._MARK.split(text), []
-        after_answer = False
-        for j, piece in enumerate(pieces):
-            if j % 3 == 0:
-                if after_answer:
-                    end = self._end_of(piece)
-                    cut = piece.index(end) + len(end)
-                    found.append(Segment(piece[:cut], Role.END))
-                    piece = piece[cut:]
-                found.append(Segment(piece))
-            elif j % 3 == 2:
-                turn, kind = conversation.turns[int(piece)], pieces[j - 1]
-                after_answer = kind == "a"
-                if kind == "m":
-                    found += _media(turn)
-                else:
-                    answer = kind == "a"
-                    words = (turn.answer or "") if answer else turn.question
-                    found.append(Segment(words, Role.ANSWER if answer else Role.PROMPT))
-        if to_write:
-            found.append(Segment(conversation.turns[-1].prefix))
-        return _joined(found)
-
-    def qformer_text(self, conversation: Conversation) -> str:
-        """The instruction."""
-        return conversation.instruction
-
-    def _end_of(self, rest: str) -> str:
-        """The special token that closes an answer, given the text after it."""
-        following = rest.lstrip()
-        end = next((token for token in self.special if token and following.startswith(token)), None)
-        if end is None:
-            raise ValueError(
-                f"the tokenizer's template closes an answer with {rest[:20]!r}, which is no special token: a model "
-                "could not learn to stop. Choose Vicuna, Mistral or Phi3, or another template"
-            )
-        return end
 
 
 def caption_segments(prompt: str, caption: str | None, template: ChatTemplate) -> list[Segment]:
@@ -285,7 +210,7 @@ def caption_segments(prompt: str, caption: str | None, template: ChatTemplate) -
     found = [Segment(parts[0]), Segment("", Role.VISUAL), Segment(parts[1])]
     if caption is not None:
         found += [Segment(caption, Role.ANSWER, apart=True), Segment(template.end, Role.END)]
-    return _joined(found)
+    return joined(found)
 
 
 def as_text(segments: Sequence[Segment], place: str = "") -> str:
@@ -297,7 +222,7 @@ def _instruction(conversation: Conversation, gap: str) -> list[Segment]:
     return [Segment(conversation.instruction + gap)] if conversation.instruction else []
 
 
-def _media(turn: Turn) -> list[Segment]:
+def media_segments(turn: Turn) -> list[Segment]:
     """The turn's media between their tags, and the message about them."""
     found = []
     for medium in turn.media:
@@ -306,7 +231,7 @@ def _media(turn: Turn) -> list[Segment]:
     return [*found, Segment(f" {message}")] if message else found
 
 
-def _joined(segments: Sequence[Segment]) -> list[Segment]:
+def joined(segments: Sequence[Segment]) -> list[Segment]:
     """The segments without empty ones, neighbours of one role joined."""
     found: list[Segment] = []
     for segment in segments:
@@ -317,8 +242,3 @@ def _joined(segments: Sequence[Segment]) -> list[Segment]:
         else:
             found.append(segment)
     return found
-
-
-def _mark(kind: str, index: int) -> str:
-    """A mark in private-use characters, which no template treats specially."""
-    return f"\ue000{kind}{index}\ue001"

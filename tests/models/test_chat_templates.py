@@ -10,12 +10,12 @@ from models.chat.templates import (
     Mistral,
     Phi3,
     Role,
-    TokenizerTemplate,
     Turn,
     Vicuna,
     as_text,
     caption_segments,
 )
+from models.chat.tokenizer_template import TokenizerTemplate
 
 TALK = Conversation(
     (
@@ -79,8 +79,8 @@ def test_a_prompt_is_what_stands_before_the_answer_in_training(
     template = TokenizerTemplate(tokenizer) if template == "own" else template
     *before, last = TALK.turns
     asked = Conversation((*before, Turn(last.question)), TALK.instruction)
-    prompt = as_text(template.segments(asked)).rstrip(" ")
-    assert as_text(template.segments(TALK)).startswith(prompt)
+    prompt = as_text(template.segments(asked))
+    assert as_text(template.segments(TALK)).startswith(prompt) and not prompt.endswith(" ")
     prefixed = Conversation((*before, Turn(last.question, prefix="Best option:(")), TALK.instruction)
     assert as_text(template.segments(prefixed)).endswith("Best option:(")
 

@@ -132,6 +132,11 @@ def test_an_image_has_the_positions_of_one_frame_whatever_the_clip() -> None:
     two, four = vit(2, made_for=(4, 2, 2)), vit(4)
     assert torch.equal(two.positions.of_image(), four.positions()[:4])
     assert not torch.allclose(two.positions()[:4], four.positions()[:4])
+    two.patch_embed.load_state_dict(four.patch_embed.state_dict())
+    image = torch.randn(1, 3, 1, 16, 16)
+    assert_close(two.embed(image), four.embed(image))
+    keep = torch.tensor([[2, 0]])
+    assert_close(two.embed(image, keep), four.embed(image)[:, [2, 0]])
 
 
 def test_tiles_cover_the_frame_in_raster_order_and_the_whole_is_last() -> None:
