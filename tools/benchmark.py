@@ -96,7 +96,7 @@ def add_grow(commands: argparse._SubParsersAction) -> None:
 def add_where(commands: argparse._SubParsersAction) -> None:
     """`where`: where the time of our training step goes, for each named method, by torch's profiler."""
     parser = commands.add_parser("where", help="training: where the time goes", description=add_where.__doc__)
-    parser.add_argument("--methods", nargs="+", choices=_METHODS, default=list(_METHODS), help="(default: all)")
+    parser.add_argument("--methods", nargs="+", choices=_METHODS, default=list(_ENCODERS), help="(default: encoders)")
     add_setting(parser, "base")
     parser.add_argument("--steps", type=int, default=5, help="(default %(default)s)")
     parser.set_defaults(run=where)
@@ -110,7 +110,8 @@ def add_fit(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=fit)
 
 
-_METHODS = ("videomae", "umt", "viclip", "vilp", "vit")
+_ENCODERS = ("videomae", "umt", "viclip", "vilp", "vit")
+_METHODS = (*_ENCODERS, "lavie", "lavie_sampling")
 _SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
 
 
@@ -126,7 +127,7 @@ def add_setting(parser: argparse.ArgumentParser, size: str) -> None:
     parser.add_argument("--size", choices=_SIZES, default=size, help="size or its first letter (default %(default)s)")
     parser.add_argument("--batch", type=int, default=2, help="clips per step (default %(default)s)")
     parser.add_argument("--frames", type=int, help="frames per clip (default: as in the method's paper)")
-    parser.add_argument("--pixels", type=int, default=224, help="pixels per side (default %(default)s)")
+    parser.add_argument("--pixels", type=int, help="pixels per side (default 224); of lavie the height (default 160)")
     parser.add_argument("--ratio", type=float, help="share of masked tokens (default: the method's)")
     parser.add_argument("--device", default="cpu", help="(default %(default)s)")
 
@@ -137,8 +138,9 @@ def setting_of(a: argparse.Namespace, method: str):
     from pretrain.studies.speed import Setting
 
     size = next(name for name in SIZES if name.startswith(a.size[0]))
-    frames = a.frames or (16 if method in ("videomae", "vit") else 8)
-    return Setting(size, a.batch, frames, a.pixels, a.ratio, a.device)
+    generates = method.startswith("lavie")
+    frames = a.frames or (16 if generates or method in ("videomae", "vit") else 8)
+    return Setting(size, a.batch, frames, a.pixels or (160 if generates else 224), a.ratio, a.device)
 
 
 def train(a: argparse.Namespace) -> tuple[dict, str]:
