@@ -2,13 +2,11 @@
 
 import csv
 import importlib
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +15,8 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Entry, Folder, read_manifest
-from datamodules.storage.json_text import json_text
+from datamodules.sources.files import check_size, json_object
+from datamodules.storage.json_text import is_utf8, json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import write_whole
 
@@ -60,8 +59,10 @@ class ImageToText(Captioner):
         except ImportError as error:
             raise ImportError("ImageToText needs transformers: pip install 'tubelet[hf]'") from error
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = AutoProcessor.from_pretrained(model)
-        self.model = AutoModelForImageTextToText.from_pretrained(model).to(self.device).eval()
+        # Without the flag, transformers asks on a terminal whether to run code that comes with the model.
+        self.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+        found = AutoModelForImageTextToText.from_pretrained(model, trust_remote_code=False)
+        self.model = found.to(self.device).eval()
         self.prompt, self.tokens = prompt, tokens
 
     def __call__(self, clips: list[np.ndarray]) -> list[str]:
@@ -183,12 +184,24 @@ def join_captions(manifest: str, captions: str, out: str) -> tuple[int, int]:
 def _read_captions(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"no captions at {path}")
+    check_size(path, "list_bytes", None)
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = csv.DictReader(file) if path.suffix.lower() == ".csv" else (json.loads(x) for x in file if x.strip())
-        rows: list[dict[str, Any]] = list(lines)
-    captions: dict[Any, Any] = {row.get("name"): row.get("caption", row.get("text")) for row in rows}
-    if None in captions or None in captions.values():
-        raise ValueError(f"{path} needs the columns `name` and `caption` in every line; it has {', '.join(rows[0])}")
+        if path.suffix.lower() == ".csv":
+            reader = csv.DictReader(file)
+            try:
+                rows = [(reader.line_num, row) for row in reader]
+            except csv.Error as error:
+                raise ValueError(f"{path}, after line {reader.line_num}: {error}") from None
+        else:
+            rows = [(number, json_object(path, number, line)) for number, line in enumerate(file, 1) if line.strip()]
+    captions: dict[str, str] = {}
+    for number, row in rows:
+        name, caption = row.get("name"), row.get("caption", row.get("text"))
+        if not isinstance(name, str) or not isinstance(caption, str):
+            raise ValueError(f"{path}, line {number}: a line needs a `name` and a `caption`, which are text")
+        if not is_utf8(caption):
+            raise ValueError(f"{path}, line {number}: the caption is not UTF-8 text")
+        captions[name] = caption
     return captions
 
 

@@ -1,8 +1,8 @@
 """The guard: skips optimiser steps with a non-finite loss or gradient, logs them, and stops a run with too many."""
 
-import json
 import logging
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
+from datamodules.storage.json_text import json_text
 from pretrain.learning.parallel import max_over_ranks
 from pretrain.learning.transfer import HostCopy, to_device
 
@@ -197,5 +198,8 @@ def _log(trainer: pl.Trainer, line: dict) -> None:
     folder = trainer.log_dir  # a collective call
     if trainer.is_global_zero and folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with (Path(folder) / "skipped_steps.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with (Path(folder) / "skipped_steps.jsonl").open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = file.read(1) not in (b"", b"\n")  # a run that was killed, or a full disk, left a part of a line
+            file.write(b"\n" * torn + json_text(line).encode("utf-8") + b"\n")

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
@@ -52,6 +53,21 @@ def unmoved(folder: Path, step: int) -> bool:
 
 def skipped(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "skipped_steps.jsonl").read_text().splitlines()]
+
+
+class PoisonedFiles(Poison):
+    """Samples whose names are not UTF-8."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
+        batch["name"] = [name + "\udcff" for name in batch["name"]]
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+
+
+def test_a_torn_line_and_names_that_are_not_utf8_end_no_run(tmp_path: Path) -> None:
+    (tmp_path / "skipped_steps.jsonl").write_text('{"step": 1, "rea')  # of a run that was killed
+    fit(tmp_path, Guard(), poison := PoisonedFiles(lost=[(4, 1)]))
+    torn, *lines = (tmp_path / "skipped_steps.jsonl").read_bytes().splitlines()
+    assert torn == b'{"step": 1, "rea' and [json.loads(line)["samples"] for line in lines] == [poison.names]
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed", "gradient_clip_val": 0.1}], ids=["plain", "clip"])

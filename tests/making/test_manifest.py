@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules.decoding.reader import PyAV
-from datamodules.making.captions import Captioner, ImageToText, load_captioner, write_captions
+from datamodules.making.captions import Captioner, ImageToText, join_captions, load_captioner, write_captions
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Folder, Rule, match, read_manifest, seconds_of, select, stamp_of, subset
 from datamodules.making.subsets import at_least, diverse, source_of, top_share, within_seconds
@@ -220,6 +220,37 @@ class Breaks(Captioner):
         if Breaks.seen == 3:
             raise MemoryError("enough")
         return [f"frame {videos.number(clip[0])}" for clip in clips]
+
+
+def test_captions_by_names_that_are_not_utf8(tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    times = b'"Start_timestamp": "00:00:01.000", "End_timestamp": "00:00:02.000"'
+    manifest.write_bytes(b'{"path": "b\xff.mp4"}\n{"path": "c\\udcff.mp4", ' + times + b"}\n")
+    (tmp_path / "by_name.csv").write_bytes(b"name,caption\nb\xff.mp4,a dog\nc\xff_1.000_2.000,a cat\n")
+    counts = join_captions(str(manifest), str(tmp_path / "by_name.csv"), str(tmp_path / "out.jsonl"))
+    assert counts == (2, 2)
+    found = [(entry.video, entry.text) for entry in read_manifest(str(tmp_path / "out.jsonl"))]
+    assert found == [("b\udcff.mp4", "a dog"), ("c\udcff.mp4", "a cat")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"name": "b", "caption": "c"}\n{"name": "b", "caption": 3}\n', "line 2: a line needs a `name`"),
+        ("a.jsonl", b'{"name": ["b"], "caption": "c"}\n', "line 1: a line needs a `name`"),
+        ("a.jsonl", b"3\n", "line 1 is not a JSON object"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", "line 1 is nested too deeply"),
+        ("a.jsonl", b'{"name": "b", "capt\n', "line 1 is not valid JSON"),
+        ("a.jsonl", b'{"name": "b", "caption": "c\xff"}\n', "line 1: the caption is not UTF-8"),
+        ("a.csv", b"name,text\nb\n", "line 2: a line needs a `name`"),
+        ("a.csv", b"name,text\nb," + b"c" * 200_000 + b"\n", "after line 1: field larger"),
+    ],
+)
+def test_wrong_captions_are_named_by_line(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        join_captions(write(tmp_path / "m.jsonl", []), str(tmp_path / name), str(tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_captions_resume_after_a_failure_and_use_the_middle_frame(folder: Path, tmp_path: Path) -> None:
