@@ -6,7 +6,6 @@ differs from the official protocol. A run that is stopped goes on from its table
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -54,6 +53,7 @@ def main(arguments: list[str]) -> int:
     from pretrain.vbench.builder import Builder, object_names
     from pretrain.vbench.evaluate import evaluate
     from pretrain.vbench.protocol import is_official_suite
+    from pretrain.vbench.published import read_json
 
     if a.profile and a.mode != "standard":
         parser.error("--profile official is of --mode standard")
@@ -79,7 +79,10 @@ def main(arguments: list[str]) -> int:
             parser.error("--mode category needs --category NAME and --prompts FOLDER of NAME.txt")
         plan = plan_category(a.videos, wanted, a.category, a.prompts)
     else:
-        plan = plan_custom(a.videos, wanted, json.loads(a.prompts.read_text("utf-8")) if a.prompts else None)
+        prompts = read_json(a.prompts) if a.prompts else None
+        if prompts and not all(isinstance(prompt, str) for prompt in prompts.values()):
+            raise ValueError(f"{a.prompts} holds a prompt that is not text")
+        plan = plan_custom(a.videos, wanted, prompts)
     builder = replace(builder, dimensions=wanted, labels=labels)
     official = is_official_suite(a.suite)
     return evaluate(plan, builder, a.out, PyAV(), a.name, a.processes, official, bool(a.profile), a.plan)
@@ -108,7 +111,8 @@ def explain(arguments: list[str]) -> int:
     from pretrain.vbench.published import read_json, read_scores
 
     run = a.ours.with_name(a.ours.name.replace("_eval_results.json", "_run.json"))
-    labels = read_json(run)["labels"] if run.is_file() and run != a.ours else ["how it was made is not known here"]
+    known = read_json(run).get("labels") if run.is_file() and run != a.ours else None
+    labels = known if isinstance(known, list) else ["how it was made is not known here"]
     print(table_of(read_scores(a.ours), read_scores(a.published), labels))
     return 0
 

@@ -4,13 +4,14 @@ Letters: `C` channels of a latent, `T` frames, `H x W` pixels, `h x w` the grid 
 `D` width of a text state.
 """
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from datamodules.storage.json_text import read_json
 from models.diffusion.autoencoder import Autoencoder, KLAutoencoder
 from models.diffusion.text_encoder import TextEncoder
 from models.tokenizers import CLIPTokenizer
@@ -66,40 +67,38 @@ def load_encoders(vae: str, text: str | None = None, device: str = "cpu") -> Lat
 
     Raises:
         FileNotFoundError: a folder does not hold what it should.
-        ValueError: the text encoder has another vocabulary than CLIP.
+        ValueError: a config.json is damaged, or of another model, or the text encoder has another vocabulary than CLIP.
     """
-    place, config = _read_config(vae, "vae", "an AutoencoderKL of diffusers")
-    autoencoder = KLAutoencoder(
-        config["block_out_channels"],
-        config["layers_per_block"],
-        config["latent_channels"],
-        config["norm_num_groups"],
-        config.get("scaling_factor", 0.18215),
-        _FRAMES,
-    )
+    sizes = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
+    place, config = _read_config(vae, "vae", "an AutoencoderKL of diffusers", sizes)
+    autoencoder = KLAutoencoder(*(config[name] for name in sizes), config.get("scaling_factor", 0.18215), _FRAMES)
     autoencoder.read(place)
     if text is None:
         return LatentEncoders(autoencoder, device=device)
-    place, config = _read_config(text, "text_encoder", "a CLIPTextModel of transformers")
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
+    needed = (*names, "vocab_size", "max_position_embeddings")
+    place, config = _read_config(text, "text_encoder", "a CLIPTextModel of transformers", needed)
     if config["vocab_size"] != CLIPTokenizer.vocabulary:
         raise ValueError(f"{place} takes {config['vocab_size']} kinds of tokens, and CLIP's tokenizer has 49408")
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
     encoder = TextEncoder(*(config[name] for name in names), context=config["max_position_embeddings"])
     tokenizer = CLIPTokenizer(encoder.context, "zero" if _pads_with_zero(place) else "end")
     return LatentEncoders(autoencoder, Prompts(Frozen(encoder, str(place)), tokenizer), device)
 
 
-def _read_config(folder: str, part: str, what: str) -> tuple[Path, dict[str, Any]]:
+def _read_config(folder: str, part: str, what: str, needed: Sequence[str]) -> tuple[Path, dict[str, Any]]:
     place = Path(folder, part) if Path(folder, part).is_dir() else Path(folder)
     file = place / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{place} holds no config.json: it should be {what}, or a folder `{part}` with one")
-    return place, json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file)
+    if not isinstance(config, dict) or not set(needed) <= config.keys():
+        raise ValueError(f"{file} is not that of {what}: it needs {', '.join(needed)}")
+    return place, config
 
 
 def _pads_with_zero(text_encoder: Path) -> bool:
     """Whether the tokenizer beside a text encoder pads with token 0, "!", as Stable Diffusion 2's does."""
     files = [text_encoder.parent / "tokenizer" / name for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    tables = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-    pads = [table.get("pad_token") for table in tables]
+    tables = [read_json(file) for file in files if file.is_file()]
+    pads = [table.get("pad_token") for table in tables if isinstance(table, dict)]
     return any((pad.get("content") if isinstance(pad, dict) else pad) == "!" for pad in pads)

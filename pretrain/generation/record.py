@@ -10,6 +10,7 @@ from models.convert.integrity import sha256
 from pretrain.generation.settings import Request
 
 _LIBRARIES = ("tubelet", "torch", "diffusers", "transformers", "av")
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # of the UNets
 _DECIDES = ("request", "weights", "source", "dtype", "tile")  # entries that decide the frames
 
 
@@ -26,6 +27,8 @@ def make_record(request: Request, weights: dict[str, dict[str, str]], dtype: str
         tile: of the VAE.
     """
     versions = {name: version(name) for name in _LIBRARIES}
+    if request.source is not None and Path(request.source).exists() and not Path(request.source).is_file():
+        raise ValueError(f"the source {request.source} is not a regular file")
     source = None if request.source is None else sha256(Path(request.source))
     about = {"request": request.as_json(), "weights": weights, "source": source, "dtype": dtype, "tile": tile}
     return {**about, "versions": versions}
@@ -45,6 +48,11 @@ def read_record(path: Path) -> dict[str, Any]:
     record = read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("request"), dict):
         raise ValueError(f"{path} is no record of a film: take the json that lies beside one")
+    weights = record.get("weights")
+    if not isinstance(weights, dict) or not all(isinstance(sums, dict) for sums in weights.values()):
+        raise ValueError(f"{path} does not name the weights of its film")
+    if record.get("dtype") not in DTYPES or type(record.get("tile")) is not int:
+        raise ValueError(f"{path} has no dtype among {', '.join(DTYPES)}, or no whole number `tile`")
     return record
 
 

@@ -118,6 +118,11 @@ class Request:
     @staticmethod
     def from_json(values: Mapping[str, Any], where: str) -> "Request":
         """The request that `as_json` wrote; ValueError if the values are of no request."""
+        kinds: dict[str, type | tuple[type, ...]] = {"prompt": str, "source": (str, type(None))}
+        kinds |= dict.fromkeys(("seed", "frames", "height", "width"), int)
+        for name, kind in kinds.items():
+            if name in values and (not isinstance(values[name], kind) or isinstance(values[name], bool)):
+                raise ValueError(f"{where} does not describe a film of this tool: its {name} is {values[name]!r:.60}")
         try:
             settings = {stage: StageSettings(**each) for stage, each in values["settings"].items()}
             rest: dict[str, Any] = {**values, "stages": tuple(values["stages"]), "settings": settings}

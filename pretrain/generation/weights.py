@@ -1,7 +1,6 @@
 """Finds and loads the networks of the stages: LaVie's files, Stable Diffusion's folders, our exports and runs."""
 
 import inspect
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from datamodules.storage.json_text import parse_json
 from models import load_weights
 from models.convert.integrity import sha256
 from models.diffusion.autoencoder import KLAutoencoder
@@ -35,6 +35,7 @@ _ORIGINS = {
 _KINDS: dict[str, Kind] = {"base": "eps", "interpolation": "eps", "vsr": "v"}  # of LaVie's files
 _PREDICTIONS: dict[str, Kind] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # diffusers' names
 _NULL_TEXTS = {"base": "", "interpolation": "None", "vsr": "None"}  # LaVie's `dataset.py`
+_VAE_SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
 _PARTS = ("vae", "text_encoder", "tokenizer")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
@@ -149,7 +150,7 @@ def _of_files(stage: str, place: Path, parts: dict[str, Path], tile: int) -> Net
     logging.disable_progress_bar()  # a bar for each file would break the stages' own
     unet = load_unet(stage, place)
     _, scale, factor = _IMAGE_MODELS[stage]
-    config = _config(parts["vae"])
+    config = _config(parts["vae"], "config.json", *_VAE_SIZES)
     autoencoder = KLAutoencoder(
         config["block_out_channels"],
         config["layers_per_block"],
@@ -168,7 +169,10 @@ def _of_files(stage: str, place: Path, parts: dict[str, Path], tile: int) -> Net
     texts = Texts(CLIPTokenizer.from_pretrained(parts["tokenizer"], local_files_only=True), encoder)
     kind = _KINDS[stage]
     if place.is_dir() and (place / "scheduler").is_dir():
-        kind = _PREDICTIONS[_config(place / "scheduler", "scheduler_config.json")["prediction_type"]]
+        predicted = _config(place / "scheduler", "scheduler_config.json", "prediction_type")["prediction_type"]
+        if predicted not in tuple(_PREDICTIONS):
+            raise ValueError(f"{place}/scheduler predicts {predicted!r}: there are {', '.join(_PREDICTIONS)}")
+        kind = _PREDICTIONS[predicted]
     codec = FrameCodec(autoencoder, tile=tile)
     return Networks(unet, codec, texts, kind, alpha_bar_of(linear_betas()), _NULL_TEXTS[stage])
 
@@ -204,9 +208,13 @@ def fingerprints(places: Places, root: Path) -> dict[str, str]:
     return {str(file.relative_to(root)): sha256(file) for file in places.files()}
 
 
-def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+def _config(folder: Path, name: str = "config.json", *needed: str) -> dict[str, Any]:
+    """The table in a JSON file; ValueError names the file if it is none, or lacks a needed entry."""
     file = folder / name
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not set(needed) <= found.keys():
+        raise ValueError(f"{file} is no table with {', '.join(needed) or 'settings'}")
+    return found

@@ -5,7 +5,6 @@ equal. A model's win ratio is the mean over its comparisons (2311.17982, section
 says little, so the share of pairs that agree stands beside it, each with a bootstrap interval over prompts.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pretrain.metrics.vbench.totals import DIMENSIONS
-from pretrain.vbench.published import ByPrompt
+from pretrain.vbench.published import ByPrompt, read_json_file
 
 DRAWS = 1000  # of the bootstrap
 
@@ -35,7 +34,7 @@ def read_votes(path: str | Path) -> list[Vote]:
     Raises:
         ValueError: an entry lacks one of them, or its vote is not 1, 0.5 or 0.
     """
-    entries = json.loads(Path(path).read_text("utf-8"))
+    entries = read_json_file(Path(path))
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{path} holds no list of votes")
     found = []
@@ -46,6 +45,8 @@ def read_votes(path: str | Path) -> list[Vote]:
             raise ValueError(
                 f"{path}, entry {number}: needs dimension, prompt, first, second and vote ({error})"
             ) from None
+        if not all(isinstance(text, str) for text in vote[:4]):
+            raise ValueError(f"{path}, entry {number}: dimension, prompt, first and second are text")
         if vote.dimension not in DIMENSIONS or vote.value not in (0.0, 0.5, 1.0):
             raise ValueError(f"{path}, entry {number}: {vote.dimension!r} with the vote {vote.value}: 1, 0.5 or 0")
         found.append(vote)

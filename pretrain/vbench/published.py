@@ -1,10 +1,10 @@
 """Result files of VBench read back: ours and those of the official tool have one form."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from datamodules.storage.json_text import parse_json
 from pretrain.metrics.vbench.prompts import prompt_of
 from pretrain.metrics.vbench.totals import DIMENSIONS, totals
 
@@ -12,15 +12,20 @@ from pretrain.metrics.vbench.totals import DIMENSIONS, totals
 ByPrompt = dict[str, dict[str, list[float]]]
 
 
+def read_json_file(path: Path) -> Any:
+    """The contents of a JSON file that somebody else may have written; ValueError with its name if it is none."""
+    try:
+        return parse_json(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """An object of a JSON file; ValueError or FileNotFoundError with the path."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no results at {path}: give a NAME_eval_results.json")
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    found = read_json_file(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no object of dimensions")
     return found
@@ -33,12 +38,18 @@ def read_by_prompt(path: str | Path) -> ByPrompt:
     """
     found: ByPrompt = {}
     for dimension, entry in read_json(path).items():
-        if dimension not in DIMENSIONS or not isinstance(entry, list) or len(entry) < 2:
+        known = dimension in DIMENSIONS and isinstance(entry, list) and len(entry) >= 2
+        if not known or not isinstance(entry[1], list):
             raise ValueError(f"{path}: {dimension!r} is no dimension with a score and a list of videos")
         prompts: dict[str, list[float]] = {}
         for row in entry[1]:
-            value = float(row["video_results"]) / (100 if dimension == "imaging_quality" else 1)
-            prompts.setdefault(prompt_of(row["video_path"]), []).append(value)
+            try:
+                value = float(row["video_results"]) / (100 if dimension == "imaging_quality" else 1)
+                prompts.setdefault(prompt_of(row["video_path"]), []).append(value)
+            except (LookupError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}: a row of {dimension} needs a `video_path` and a number `video_results` ({error!r})"
+                ) from None
         found[dimension] = prompts
     return found
 
@@ -51,10 +62,13 @@ def read_scores(path: str | Path) -> dict[str, float]:
             is over 1. Names may be written with spaces and capitals.
 
     Raises:
-        ValueError: a name that is no dimension and no total.
+        ValueError: a name that is no dimension and no total, or a value that is no number.
     """
     raw = {name.lower().replace(" ", "_").removesuffix("_score"): v for name, v in read_json(path).items()}
-    values = {name: float(v[0] if isinstance(v, list) else v) for name, v in raw.items()}
+    try:
+        values = {name: float(v[0] if isinstance(v, list) else v) for name, v in raw.items()}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a score is a number, or a list that begins with one ({error!r})") from None
     unknown = [name for name in values if name not in (*DIMENSIONS, "quality", "semantic", "total")]
     if unknown:
         raise ValueError(f"{path}: {unknown[0]!r} is no dimension of VBench and no total")

@@ -55,6 +55,47 @@ def test_a_gap_is_explained_by_known_switches(tmp_path: Path, capsys: pytest.Cap
         read_scores(tmp_path / "none.json")
 
 
+NESTED, ROW = "[" * 100_000, {"video_path": "x/cat-0.mp4", "video_results": 0.5}
+WRONG: dict[str, tuple[str, object]] = {
+    "compare of nested lists": ("compare {} {}", NESTED),
+    "compare of a cut file": ("compare {} {}", '{"color": [0.5, ['),
+    "compare of rows without results": ("compare {} {}", {"color": [0.5, [{"video_path": "x/cat-0.mp4"}]]}),
+    "compare of rows that are numbers": ("compare {} {}", {"color": [0.5, [3]]}),
+    "compare of no rows": ("compare {} {}", {"color": [0.5, 3]}),
+    "compare of words": ("compare {} {}", {"color": [0.5, [{**ROW, "video_results": "good"}]]}),
+    "explain of an empty list": ("explain {} {}", {"color": []}),
+    "explain of a table": ("explain {} {}", {"color": {"a": 1}}),
+    "votes for lists": (
+        "agreement {} --results a={}",
+        [{"dimension": ["color"], "prompt": "p", "first": "a", "second": "b", "vote": 1}],
+    ),
+    "votes in nested lists": ("agreement {} --results a={}", NESTED),
+    "a suite of numbers": (
+        "{place} --out {place}/out --dimensions subject_consistency --suite {}",
+        [{"prompt_en": 3, "dimension": 4}],
+    ),
+    "a nested suite": ("{place} --out {place}/out --dimensions subject_consistency --suite {}", NESTED),
+    "a list of prompts": ("{place} --out {place}/out --dimensions dynamic_degree --mode custom --prompts {}", ["a"]),
+    "prompts that are lists": (
+        "{place} --out {place}/out --dimensions dynamic_degree --mode custom --prompts {}",
+        {"a.mp4": ["a"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_file_is_named_in_one_sentence(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    line, content = WRONG[name]
+    file = results(tmp_path / "good.json", 0.0)
+    if line.startswith("agreement"):
+        line = line.replace("a={}", f"a={file}")
+    file = tmp_path / "wrong.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert vbench.main(line.replace("{place}", str(tmp_path)).replace("{}", str(file)).split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {file}") and said.count("\n") == 1, said
+
+
 def test_votes_and_scores_agree_where_they_do(tmp_path: Path) -> None:
     scores = {m: {"color": {f"p{i}": [v + i] for i in range(6)}} for m, v in (("a", 0.3), ("b", 0.2), ("c", 0.1))}
     pairs = [("a", "b"), ("b", "c"), ("a", "c")]

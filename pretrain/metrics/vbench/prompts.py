@@ -4,13 +4,14 @@ The suite is not part of this project: `pip install --no-deps vbench` brings it 
 `VBench_full_info.json`.
 """
 
-import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from datamodules.storage.json_text import parse_json
 
 FILE = "VBench_full_info.json"
 
@@ -54,12 +55,21 @@ def read_suite(path: str | Path | None = None) -> list[Prompt]:
     file = Path(path) if path is not None else Path(str(folder)) / FILE
     if not file.is_file():
         raise FileNotFoundError(f"no prompts at {file}: give the path of a {FILE}")
-    entries = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(entries, list) or not all(
-        isinstance(e, dict) and {"prompt_en", "dimension"} <= e.keys() for e in entries
-    ):
+    try:
+        entries = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise ValueError(f"{file} is no list of VBench's entries, each with `prompt_en` and `dimension`")
     return [Prompt(e["prompt_en"], tuple(e["dimension"]), e.get("auxiliary_info", {})) for e in entries]
+
+
+def _is_entry(entry: object) -> bool:
+    """Whether an entry has the kinds of values that VBench's have."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("auxiliary_info", {}), dict):
+        return False
+    text, dimensions = entry.get("prompt_en"), entry.get("dimension")
+    return isinstance(text, str) and isinstance(dimensions, list) and all(isinstance(d, str) for d in dimensions)
 
 
 def by_text(prompts: Iterable[Prompt]) -> dict[str, Prompt]:

@@ -58,7 +58,7 @@ class ScoreTable:
                 key = Key(*(row[name] for name in Key._fields))
                 self.videos[key] = row["video"]
                 self.scores[key] = VideoScore(value, row["total"], row["count"], row["details"], row["reason"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise ValueError(f"{self.path}, line {number} is damaged: remove the line") from None
 
     def add(self, key: Key, video: str, score: VideoScore) -> None:
