@@ -45,7 +45,8 @@ def language_model(source: str | Path | dict[str, Any], dtype: torch.dtype = tor
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
     if not Path(source).is_dir():
         raise FileNotFoundError(f"no language model at {source}: give a folder of transformers (config.json, weights)")
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    # Without the flag, transformers asks on a terminal whether to run code that lies in the folder.
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
 
 
 def add_lora(

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from pretrain.metrics.vbench.interfaces import Detections
 
+# Without the second, transformers asks on a terminal whether to run code that lies in the folder.
+_DATA_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
 
 def _images(frames: Tensor) -> list[Any]:
     """uint8 `[n, 3, H, W]` as arrays `[H, W, 3]`."""
@@ -32,8 +35,8 @@ class OpenVocabularyDetector:
 
         if not labels:
             raise ValueError("an open-vocabulary detector needs the names of objects to look for")
-        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(folder, local_files_only=True)
+        self.processor: Any = AutoProcessor.from_pretrained(folder, **_DATA_ONLY)
+        model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(folder, **_DATA_ONLY)
         self.model = model.to(device).eval()
         self.labels, self.threshold, self.device = list(dict.fromkeys(labels)), threshold, device
         self.name = f"{model.config.model_type} of {Path(folder).name}"
@@ -64,8 +67,8 @@ class ImageCaptioner:
     def __init__(self, folder: str | Path, tokens: int = 50, device: str = "cpu") -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+        self.processor: Any = AutoProcessor.from_pretrained(folder, **_DATA_ONLY)
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, **_DATA_ONLY)
         self.model, self.tokens, self.device = model.to(device).eval(), tokens, device
         self.name = f"{model.config.model_type} of {Path(folder).name}"
 

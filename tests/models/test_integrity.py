@@ -4,17 +4,21 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from datamodules.making.captions import ImageToText
 from models import load_weights
+from models.chat.language_model import language_model
 from models.convert.integrity import MANIFEST, SUMS, crc32
 from models.convert.read import read_tensors
 from pretrain.export.command import export
 from pretrain.export.load_run import load_objective
+from pretrain.vbench.transformers_models import OpenVocabularyDetector
 from tests.helpers.damage import flip_bit
 from tests.helpers.paths import TESTS
 
@@ -99,3 +103,31 @@ def test_a_file_without_sums_is_read(tmp_path: Path) -> None:
     (tmp_path / SUMS).write_text(f"{'0' * 64}  model.safetensors\n")
     with pytest.raises(ValueError, match="if you replaced the file on purpose"):
         read_tensors(file)
+
+
+def _language_model(folder: str) -> object:
+    return language_model(folder)
+
+
+def _captioner(folder: str) -> object:
+    return ImageToText(folder)
+
+
+def _detector(folder: str) -> object:
+    return OpenVocabularyDetector(folder, ["a dog"])
+
+
+@pytest.mark.parametrize("read", [_language_model, _captioner, _detector])
+def test_code_in_a_folder_of_transformers_is_not_run_whatever_is_answered(
+    read: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers asks on a terminal whether to run it, unless it is told."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (tmp_path / "crafted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    names = ("AutoConfig", "AutoProcessor", "AutoModelForCausalLM", "AutoModelForImageTextToText")
+    classes = dict.fromkeys((*names, "AutoModelForZeroShotObjectDetection"), "crafted.Anything")
+    for file in ("config.json", "processor_config.json", "preprocessor_config.json"):
+        (tmp_path / file).write_text(json.dumps({"model_type": "crafted", "auto_map": classes}))
+    with pytest.raises((ValueError, OSError)):
+        read(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
