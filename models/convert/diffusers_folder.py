@@ -65,7 +65,8 @@ def save_folder(
     """Write `model_index.json`, `unet/`, `scheduler/` and the given parts.
 
     `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` loads them with nothing but diffusers (and
-    transformers for a text encoder). The scheduler is LaVie's DDIM on linear betas.
+    transformers for a text encoder). The scheduler is LaVie's DDIM on linear betas. The files are written one after
+    another, `model_index.json` last; a caller that needs all or none gives a draft (`whole_folder`).
 
     Raises:
         FileExistsError: the folder has a pipeline already.
