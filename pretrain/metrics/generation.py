@@ -91,7 +91,8 @@ class FeatureDistance(TextMetric):
         clips = {int(count) for count in counts.tolist()}
         if len(clips) > 1:
             raise MisconfigurationException(f"FeatureDistance got videos with {sorted(clips)} views: give all as many")
-        header = Header(self._extractor, self.output, *shapes[0], self.fps, clips.pop(), len(names))
+        frames, height, width = shapes[0]
+        header = Header(self._extractor, self.output, frames, height, width, self.fps, clips.pop(), len(names))
         self.facts = {"videos": len(names), "extractor": self._extractor, "fps": f"{self.fps:g}"}
         found = {}
         if self.reference is not None:

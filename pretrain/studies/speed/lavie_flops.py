@@ -28,7 +28,7 @@ def forward_flops(options: dict[str, Any], frames: int, height: int, width: int,
     channels, embedding = options.get("channels", 4), 4 * widths[0]
     sizes = [(height, width)]
     for _ in widths[1:]:
-        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
     work: Work = defaultdict(float)
 
     def convolve(level: int, inputs: int, outputs: int, kernel: int = 9, kind: str = "convolutions") -> None:

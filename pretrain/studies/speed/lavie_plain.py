@@ -13,6 +13,7 @@ from models.diffusion.attention import Attention
 from models.diffusion.resblock import ResBlock
 from models.diffusion.temporal_attention import TemporalAttention, rotary_freqs, rotate
 from models.diffusion.transformer import SpatioTemporalTransformer, TransformerBlock
+from models.diffusion.unet import Layer
 
 
 class PlainUNet(nn.Module):
@@ -53,7 +54,7 @@ def _per_frame(conv: nn.Module, x: Tensor) -> Tensor:
     return x.unflatten(0, (b, frames)).permute(0, 2, 1, 3, 4).contiguous()
 
 
-def _layer(block: nn.Module, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
+def _layer(block: Layer, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
     x = _res_block(block.res, x, time)
     return x if block.transformer is None else _transformer(block.transformer, x, text)
 
