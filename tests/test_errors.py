@@ -116,12 +116,12 @@ def test_a_failure_is_one_sentence(name: str, place: Path, tmp_path: Path, capsy
     assert last.startswith("error: ") or "usage: " in said, said[-2000:]
 
 
-def test_a_process_ends_with_the_sentence_and_the_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], pytest.param(["--debug"], marks=pytest.mark.slow)], ids=["plain", "debug"])
+def test_a_process_ends_with_the_sentence_and_the_code(more: list[str], tmp_path: Path) -> None:
     words = ["-m", "pretrain", "export", f"--ckpt={tmp_path}/none.ckpt", "--to=official", f"--out={tmp_path}/out"]
-    for more in ([], ["--debug"]):
-        done = subprocess.run([sys.executable, *words, *more], cwd=ROOT, text=True, capture_output=True, check=False)
-        assert done.returncode != 0 and ("Traceback" in done.stderr) == bool(more)
-        assert more or (done.stderr == f"error: no checkpoint at {tmp_path}/none.ckpt\n" and done.returncode == FAILED)
+    done = subprocess.run([sys.executable, *words, *more], cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode != 0 and ("Traceback" in done.stderr) == bool(more)
+    assert more or (done.stderr == f"error: no checkpoint at {tmp_path}/none.ckpt\n" and done.returncode == FAILED)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -150,7 +150,9 @@ def full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("to", ["official", "safetensors", "transformers", "wise"])
+@pytest.mark.parametrize(
+    "to", ["official", "safetensors", pytest.param("transformers", marks=pytest.mark.slow), "wise"]
+)
 def test_a_full_disk_is_one_sentence(to: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["pretrain", "export", f"--ckpt={RUN}", f"--to={to}", f"--out={tmp_path / 'out'}"]
     with full_disk():

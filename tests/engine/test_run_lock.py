@@ -22,7 +22,7 @@ RECIPE, SHORT = METHODS["videomae"], "--trainer.max_steps=2"
 LOCK = Path("run/.checkpoints.lock")
 
 
-@pytest.mark.parametrize("wanted", [[], ["--ckpt_path=auto"]])
+@pytest.mark.parametrize("wanted", [pytest.param([], marks=pytest.mark.slow), ["--ckpt_path=auto"]])
 def test_a_second_run_in_the_folder_of_a_living_one_is_refused(tmp_path: Path, wanted: list[str]) -> None:
     """Also before the first one has a checkpoint; nothing in the folder is touched."""
     holder = hold(tmp_path / LOCK)
@@ -36,16 +36,13 @@ def test_a_second_run_in_the_folder_of_a_living_one_is_refused(tmp_path: Path, w
 
 
 def test_a_killed_run_is_taken_over_and_a_finished_one_leaves_no_lock(tmp_path: Path) -> None:
+    """While a later run lives, this one's folder can still be read."""
     holder = hold(tmp_path / LOCK, child=True)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     run = fit(tmp_path, RECIPE, SHORT)
     assert list((run / "checkpoints").glob("*.ckpt")) and not (tmp_path / LOCK).exists()
     subprocess.run(["kill", (tmp_path / f"{LOCK}.child").read_text()], check=True)
-
-
-def test_reading_a_living_run_is_free(tmp_path: Path) -> None:
-    fit(tmp_path, RECIPE, SHORT)
     holder = hold(tmp_path / LOCK)
     main(["validate", *arguments(tmp_path, RECIPE)[1:], "--ckpt_path=last"])
     main(["export", f"--ckpt={tmp_path / 'run'}", "--to=safetensors", f"--out={tmp_path / 'out'}"])
@@ -75,6 +72,7 @@ def test_a_requeued_run_waits_by_itself(tmp_path: Path, monkeypatch: pytest.Monk
     holder.kill()
 
 
+@pytest.mark.slow
 def test_runs_that_save_nothing_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").mkdir()
