@@ -71,7 +71,8 @@ def load_encoders(vae: str, text: str | None = None, device: str = "cpu") -> Lat
     """
     sizes = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
     place, config = _read_config(vae, "vae", "an AutoencoderKL of diffusers", sizes)
-    autoencoder = KLAutoencoder(*(config[name] for name in sizes), config.get("scaling_factor", 0.18215), _FRAMES)
+    scale = config.get("scaling_factor", 0.18215)
+    autoencoder = KLAutoencoder(*(config[name] for name in sizes), scale=scale, frames=_FRAMES)
     autoencoder.read(place)
     if text is None:
         return LatentEncoders(autoencoder, device=device)
