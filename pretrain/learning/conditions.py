@@ -72,14 +72,14 @@ class LowResolution(Condition):
 
     def __init__(self, factor: int = 4, levels: int = 350) -> None:
         self.factor, self.levels = factor, levels
-        # Of Stable Diffusion's x4 upscaler, which differs from that of its latents.
-        self.alpha_bar = alpha_bar_of(scaled_linear_betas(first=1e-4, last=0.02))
 
     def __call__(
         self, latents: Tensor, video: Tensor | None, seeds: Sequence[int], training: bool
     ) -> tuple[Tensor, Tensor | None]:
         """`[B, 3, T, H / factor, W / factor]` and the levels `[B]`."""
         assert video is not None  # the objective has checked `needs_video`
+        # Of Stable Diffusion's x4 upscaler, whose schedule of pictures differs from that of latents.
+        alpha_bar = alpha_bar_of(scaled_linear_betas(first=1e-4, last=0.02))
         low = shrink(video, self.factor)
         if low.shape[3:] != latents.shape[3:]:
             raise ValueError(
@@ -89,7 +89,7 @@ class LowResolution(Condition):
         levels = [row_seed(seed, CONDITION, 1) % self.levels if training else EVALUATED_LEVEL for seed in seeds]
         level = torch.tensor(levels)
         noise = unit_noise(seeds, CONDITION, low.shape[1:], low.device)
-        return add_noise(low, noise, to_device(level_at(self.alpha_bar, level), low.device)), to_device(
+        return add_noise(low, noise, to_device(level_at(alpha_bar, level), low.device)), to_device(
             level, low.device
         )
 

@@ -1,5 +1,6 @@
 """Denoise: latent video diffusion from text, as LaVie's base, interpolation and super-resolution (arXiv 2309.15103)."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -104,9 +105,7 @@ class Denoise(Objective):
         self.kind: Kind = kind
         self.condition, self.null_text, self.text_dropout = condition, null_text, text_dropout
         self.image_weight, self.weighting, self.gamma = image_weight, weighting, gamma
-        self.alpha_bar = alpha_bar_of(linear_betas())
-        if zero_snr:
-            self.alpha_bar = zero_terminal_snr(self.alpha_bar)
+        self.zero_snr = zero_snr
         self.sampling = sampling or Sampling()
         self.made_by: str | None = None  # the encoders of the latents, once they are checked
         self.needs = ()  # `on_host` checks: a batch may hold latents and states instead of videos and texts
@@ -115,6 +114,12 @@ class Denoise(Objective):
             lora.add_to(unet)
         if trained is not None:
             train_only(unet, trained if lora is None else [*trained, "lora_"])
+
+    @functools.cached_property
+    def alpha_bar(self) -> Tensor:
+        """The schedule, `[S]`, on the host: no buffer, which a cast of the model would round."""
+        alpha_bar = alpha_bar_of(linear_betas())
+        return zero_terminal_snr(alpha_bar) if self.zero_snr else alpha_bar
 
     @property
     def autoencoder(self) -> Autoencoder:

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,8 @@ from models.tokenizers import Tokenizer, Words
 from pretrain.export.load_run import build
 from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
-from pretrain.objectives import Objective
-from pretrain.plan.tracer import MicroBatchCost, to_fake_tensors, trace
+from pretrain.objectives import Denoise, Objective
+from pretrain.plan.tracer import MicroBatchCost, to_fake_tensors, trace, trace_call
 
 _HALF_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 _START, _END = 1, 999
@@ -58,20 +59,59 @@ class DryRun:
         parts = max(1, self.data["global_batch"] // (videos * world))
         objective._trainer = _trainer(world)
         objective.random_key = RandomKey("train", 0, 0, parts)
-        with mode:
-            shape = videos * self.views, 3, self.data["frames"], self.data["size"], self.data["size"]
-            video = torch.empty(shape, dtype=torch.uint8)
-        rows = len(video)
+        rows = videos * self.views
         batch = {
-            "video": video,
             "name": [str(i % videos) for i in range(rows)],
             "text": ["a caption"] * rows,
             "label": torch.zeros(rows, dtype=torch.long),
         }
+        with mode:
+            batch |= self._clips(objective, rows)
+        if "images" in batch:
+            batch["image_text"] = [["a caption"] * batch["images"].shape[2]] * rows
         with _fake_process_group(world):
             cost = trace(objective, batch, mode, self.gpu, self.half_dtype)
         self.costs[*key, world if cost.communicates or world == 1 else None] = cost
         return cost
+
+    def sampling(self) -> MicroBatchCost | None:
+        """Cost of one step of sampling one video, and of its decoding; None: the objective does not generate."""
+        objective, mode = self.objective()
+        if not isinstance(objective, Denoise):
+            return None
+        objective._trainer = _trainer(1)
+        batch: dict[str, Any] = {"name": ["0"], "text": ["a caption"]}
+        with mode:
+            batch |= self._clips(objective, 1)
+        settings, objective.sampling = objective.sampling, dataclasses.replace(objective.sampling, steps=1)
+        try:
+            return trace_call(objective.eval().predict, objective, batch, mode, self.gpu, self.half_dtype)
+        finally:
+            objective.sampling = settings
+            objective.train()
+
+    def _clips(self, objective: Objective, rows: int) -> dict[str, Tensor]:
+        """The large fields of a batch: videos, images beside them, or latents with text states."""
+        frames, height, width = self.clip
+        if is_latents(self.data.get("train")):
+            assert isinstance(objective, Denoise)  # no other method takes latents
+            vae = objective.autoencoder
+            shape = rows, 2 * vae.channels, frames, height // vae.factor, width // vae.factor
+            states = rows, objective.prompts.tokenizer.context, objective.unet.text_width
+            return {"latents": torch.empty(shape), "text_states": torch.empty(states)}
+        fields = {"video": torch.empty(rows, 3, frames, height, width, dtype=torch.uint8)}
+        if self.data.get("images") is not None:
+            images = self.data.get("images_per_video") or 1
+            fields["images"] = torch.empty(rows, 3, images, height, width, dtype=torch.uint8)
+        return fields
+
+    @property
+    def clip(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip in pixels; of buckets, those of the largest."""
+        size = self.data["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        sizes = [tuple(int(n) for n in row[:3]) for row in self.data.get("buckets") or []]
+        return max(sizes, key=math.prod, default=(self.data["frames"], height, width))
 
     @functools.cache  # noqa: B019 lives as long as the plan
     def objective(self, recompute: bool = False, half_weights: bool = False) -> tuple[Objective, FakeTensorMode]:
@@ -93,6 +133,15 @@ class DryRun:
         mode = to_fake_tensors(objective)
         objective.configure_model()
         return objective.train(), mode
+
+
+def is_latents(source: Any) -> bool:
+    """Whether a recipe's source is one of latents, or a mixture of such."""
+    if not isinstance(source, dict):
+        return False
+    options = source.get("init_args") or {}
+    parts = options.get("sources") or []
+    return source.get("class_path", "").endswith("Latents") or any(is_latents(part) for part in parts)
 
 
 class FixedLengthTokenizer(Tokenizer):

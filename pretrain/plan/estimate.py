@@ -1,5 +1,6 @@
 """Cost of a recipe on a number of devices: FLOP, memory, time and data rate, as numbers, text and a picture."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +137,7 @@ class Plan:
                 "activations_with_recompute": recomputed.activations,
                 "device": self.device.memory,
             },
+            "sampling": self._sampling(),
             "fits": self.fits(use),
             "largest_micro_videos": self.largest_micro_batch(),
             "mfu_assumed": self.assumptions.mfu,
@@ -146,11 +148,20 @@ class Plan:
             "warnings": self.warnings(use),
         }
 
+    def _sampling(self) -> dict[str, float] | None:
+        """Bytes of a device that generates one video with the whole model, and FLOP of a step; None: no generator."""
+        cost = self.dry_run.sampling()
+        if cost is None:
+            return None
+        weights = (2 if self.dry_run.keeps_half_weights else 4) * (self.sizes.trained + self.sizes.frozen)
+        held = weights + self.sizes.teachers + self.sizes.buffers + cost.batch
+        return {"peak": held + cost.activations, "activations": cost.activations, "flop_of_a_step": cost.model_flop}
+
     def _loading(self, step_seconds: float | None) -> dict[str, float | None]:
         """Rates that the data must be read, decoded and sent at; None where the time of a step is unknown."""
         data, assumptions, rates = self.data, self.assumptions, {}
         if step_seconds is not None:
-            videos, clip_bytes = data["global_batch"] / step_seconds, 3 * data["frames"] * data["size"] ** 2
+            videos, clip_bytes = data["global_batch"] / step_seconds, 3 * math.prod(self.dry_run.clip)
             rates = {
                 "videos_per_second": videos,
                 "clips_per_second": videos * self.dry_run.views,
@@ -250,6 +261,13 @@ def as_text(n: dict[str, Any]) -> str:
         ),
         "",
     ]
+    if n["sampling"]:
+        s = n["sampling"]
+        lines += [
+            f"  generating one video takes {_gb(s['peak'])}, {_gb(s['activations'])} of them activations "
+            f"of the network or the decoder; a step and the decoding {_flop(s['flop_of_a_step'])}",
+            "",
+        ]
     if n["days"] is None:
         return "\n".join([*lines, "  no time: the rate of a CPU is the machine's"])
     return "\n".join(

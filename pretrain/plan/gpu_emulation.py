@@ -83,8 +83,9 @@ class KernelEmulation(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """The kernel that torch would choose: a fused one, or plain products on a CPU with dropout."""
-        if not self.gpu and dropout_p:
+        """The kernel that torch would choose: a fused one; plain products on a CPU with dropout or a learnt mask."""
+        learnt = attn_mask is not None and attn_mask.requires_grad and torch.is_grad_enabled()
+        if not self.gpu and (dropout_p or learnt):
             return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale)
         if torch.is_autocast_enabled("cpu"):
             q, k, v = (x.to(torch.get_autocast_dtype("cpu")) for x in (q, k, v))

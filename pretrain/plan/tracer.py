@@ -5,6 +5,7 @@ values. Small tensors with known values (token ids, noise, masks, labels) stay r
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,7 @@ class MicroBatchCost:
     """Cost of one micro-batch on one device, in FLOP (a multiplication and an addition are two) and bytes.
 
     model_flop: FLOP that the maths needs. hardware_flop: with the recomputed ones, of blocks and of attention.
-    batch: bytes of the video.
+    batch: bytes of the video, or of latents and text states.
     forward_peak: the most bytes alive in the forward pass besides weights, gradients and video: tensors that autograd
         saves, copies of weights in half precision, intermediates.
     backward_peaks: for each state of the gradients in the backward pass: their bytes, and the most other bytes alive.
@@ -69,7 +70,7 @@ def trace(
     gpu: bool = True,
     autocast: torch.dtype | None = None,
 ) -> MicroBatchCost:
-    """Cost of the forward and backward pass of a micro-batch whose `video` is a fake tensor, as are the parameters.
+    """Cost of the forward and backward pass of a micro-batch whose clips are fake tensors, as are the parameters.
 
     Args:
         mode: of the fake tensors.
@@ -89,6 +90,23 @@ def trace(
     return meter.cost
 
 
+def trace_call(
+    call: Callable[[dict[str, Any]], Any],
+    objective: nn.Module,
+    batch: dict[str, Any],
+    mode: FakeTensorMode,
+    gpu: bool = True,
+    autocast: torch.dtype | None = None,
+) -> MicroBatchCost:
+    """Cost of any call without gradients, such as `predict`; see `trace`."""
+    meter = CostMeter(objective, batch)
+    with meter, KernelEmulation(mode, gpu), torch.no_grad():
+        with torch.autocast("cpu", autocast or torch.bfloat16, enabled=autocast is not None):
+            call(batch)
+        meter.end_forward()
+    return meter.cost
+
+
 class CostMeter(TorchDispatchMode):
     """Counts the FLOP of operators, and the bytes of each storage from its creation by an operator until it is freed.
 
@@ -97,7 +115,8 @@ class CostMeter(TorchDispatchMode):
 
     def __init__(self, objective: nn.Module, batch: dict[str, Any]) -> None:
         super().__init__()
-        self.cost = MicroBatchCost(batch=batch["video"].untyped_storage().nbytes())
+        clips = [batch[name] for name in ("video", "images", "latents", "text_states") if name in batch]
+        self.cost = MicroBatchCost(batch=sum(x.untyped_storage().nbytes() for x in clips))
         self.alive = self.peak = self.gradients = 0  # bytes
         self.sizes = WeakIdKeyDictionary()  # storage -> [bytes that are counted for it]
         frozen = [m.model for m in objective.modules() if isinstance(m, Frozen)]

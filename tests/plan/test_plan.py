@@ -104,6 +104,7 @@ SMALL = [
 ]
 
 
+LAVIE, LORA = ("base", "interpolation", "vsr"), str(ROOT / "recipes/options/lora.yaml")
 SPREAD = {
     "one": (1, []),
     "ddp": (2, ["--trainer.devices=2", "--trainer.strategy=ddp"]),
@@ -115,6 +116,8 @@ SPREAD = {
     "name, more, spread",
     [
         ("videomae_tiny", [], "one"),
+        *(pytest.param(f"lavie_{stage}_tiny", [], "one", marks=pytest.mark.slow) for stage in LAVIE),
+        pytest.param("lavie_base_tiny", ["-c", LORA], "one", marks=pytest.mark.slow),
         pytest.param("videomae_tiny", [], "ddp", marks=pytest.mark.slow),
         *(pytest.param("videomae_s", SMALL, spread, marks=pytest.mark.slow) for spread in ("one", "ddp", "fsdp")),
     ],
