@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
-from datamodules.storage.json_text import json_text
+from datamodules.storage.json_text import json_text, printable
 from pretrain.learning.parallel import max_over_ranks
 from pretrain.learning.transfer import HostCopy, to_device
 
@@ -155,7 +155,7 @@ class Guard(pl.Callback):
         if zero:
             reason += ", and DeepSpeed cannot skip a step"
         names = _all_ranks(trainer, [n for part, b in zip(verdict.names, bad, strict=True) if b for n in part])
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        shown = printable(", ".join(names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         if trainer.is_global_zero:
             log.warning(
                 "step %d is not taken: %s (%d of %d steps so far). Its samples: %s",
