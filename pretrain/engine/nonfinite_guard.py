@@ -155,7 +155,8 @@ class Guard(pl.Callback):
         if zero:
             reason += ", and DeepSpeed cannot skip a step"
         names = _all_ranks(trainer, [n for part, b in zip(verdict.names, bad, strict=True) if b for n in part])
-        shown = printable(", ".join(names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        shown = printable(", ".join(names[:_SHOWN]))
+        shown += f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         if trainer.is_global_zero:
             log.warning(
                 "step %d is not taken: %s (%d of %d steps so far). Its samples: %s",
