@@ -135,12 +135,17 @@ class Denoise(Objective):
         text = self.text_states(batch, images, choices)
         condition = self.conditions(batch, x0, seeds)
         timestep = torch.tensor([int(choice.randint(len(self.alpha_bar))) for choice in choices])
-        error = self.errors(x0, images, text, condition, timestep, seeds)  # [B, T + I]
+        noise = unit_noise(seeds, NOISE, x0.shape[1:], x0.device)
+        error = self.errors(x0, noise, timestep, images, text, condition)  # [B, T + I]
         if self.weighting is not None:
             level = level_at(self.alpha_bar, timestep)
             options = {} if self.gamma is None else {"gamma": self.gamma}
             weight = WEIGHTS[self.weighting](self.kind, level, **options).float()
             error = error * to_device(weight, error.device)[:, None]
+        return self.joint_losses(error, images)
+
+    def joint_losses(self, error: Tensor, images: int) -> dict[str, Tensor]:
+        """The mean error of the video's frames, and, weighted, of the images behind them; `error` `[B, T + I]`."""
         frames = error.shape[1] - images
         losses = {"video": error[:, :frames].mean()}
         if images:
@@ -152,29 +157,32 @@ class Denoise(Objective):
         seeds = [seed_of_name(name) for name in batch["name"]]
         x0, images = self.clean_latents(batch, seeds, with_images=False)
         text, condition = self.text_states(batch, images), self.conditions(batch, x0, seeds)
+        noise = unit_noise(seeds, NOISE, x0.shape[1:], x0.device)
         losses = {}
         for quantile in QUANTILES:
             timestep = torch.full((len(x0),), round(quantile * len(self.alpha_bar)))
-            losses[f"t={quantile}"] = self.errors(x0, images, text, condition, timestep, seeds).mean()
+            losses[f"t={quantile}"] = self.errors(x0, noise, timestep, images, text, condition).mean()
         return {"denoise": torch.stack(list(losses.values())).mean(), **losses}
 
     def errors(
         self,
         x0: Tensor,
+        noise: Tensor,
+        timestep: Tensor,
         images: int,
         text: Tensor,
-        condition: tuple[Tensor, Tensor | None] | None,
-        timestep: Tensor,
-        seeds: Sequence[int],
+        condition: tuple[Tensor, Tensor | None] | None = None,
     ) -> Tensor:
         """The squared error of each frame and image, averaged over its latent, `[B, F]`, in float32.
 
         Args:
             x0: clean latents `[B, C, F, h, w]`, of which the last `images` frames are images.
+            noise: of their shape.
             timestep: `[B]`, on the host.
+            text: states `[B, 1 + images, L, D]`.
+            condition: what the network is given besides, and its noise level.
         """
         level = to_device(level_at(self.alpha_bar, timestep), x0.device)
-        noise = unit_noise(seeds, NOISE, x0.shape[1:], x0.device)
         xt = add_noise(x0, noise, level)
         given, noise_level = condition or (None, None)
         output = self.unet(xt, to_device(timestep, x0.device), text, images, given, noise_level)

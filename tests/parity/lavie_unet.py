@@ -6,8 +6,12 @@ from torch import Tensor
 import models
 from models.convert import lavie as names
 from models.diffusion import SpatioTemporalUNet
+from models.diffusion.autoencoder import KLAutoencoder
 from models.diffusion.samplers import Predict, guided
 from models.diffusion.schedules import add_noise, alpha_bar_of, level_at
+from models.text import CLIPText
+from pretrain.learning.teachers import Frozen
+from pretrain.objectives import Denoise
 from tests.parity import checks
 from tests.parity.case import Case, Record
 from tests.parity.lavie import check_attention_off, relative, tolerance
@@ -130,6 +134,13 @@ def guide(unet: SpatioTemporalUNet, condition: Tensor | None, text: Tensor, null
     return guided(network, text, null, scale)
 
 
+def denoiser(unet: SpatioTemporalUNet, image_weight: float) -> Denoise:
+    """The objective around a network; its teachers are not used where latents and text states are given."""
+    text = CLIPText(unet.text_width, depth=1, heads=1, mlp=8, out=8, vocabulary=8, context=8)
+    vae = KLAutoencoder(widths=(8,), depth=1, channels=unet.channels, groups=4)
+    return Denoise(unet, Frozen(vae, random=0), Frozen(text, random=0), image_weight=image_weight)
+
+
 @checks("base_joint_training", not_needed=UNUSED)
 def joint_training(case: Case) -> None:
     """The loss of a video and of images joined behind it, and its gradients."""
@@ -141,15 +152,17 @@ def joint_training(case: Case) -> None:
     alpha_bar = alpha_bar_of(betas_of_text(facts["betas"]))
     xt = add_noise(x0, noise, level_at(alpha_bar, timestep))
     case.close("xt", xt, relative(facts, case["xt"]))
-    out = unet(xt, timestep, case["encoder_hidden_states"], images)
-    case.close("out", out, relative(facts, case["out"]))
-    error = (out - noise).square()
-    video = error[:, :, :frames].mean()
-    still = error[:, :, frames:].mean() if images else torch.zeros(())
-    loss = video + facts["alpha"] * still
-    for name, value in (("loss_video", video), ("loss_image", still), ("loss", loss)):
+    text = case["encoder_hidden_states"]
+    case.close("out", unet(xt, timestep, text, images), relative(facts, case["out"]))
+    objective = denoiser(unet, facts["alpha"])
+    torch.testing.assert_close(objective.alpha_bar, alpha_bar)
+    losses = objective.joint_losses(objective.errors(x0, noise, timestep, images, text), images)
+    video, still = losses["video"], losses.get("images", torch.zeros(()))
+    if facts["alpha"]:
+        case.close("loss_image", still / facts["alpha"], relative(facts, case["loss_image"]))
+    for name, value in (("loss_video", video), ("loss", video + still)):
         case.close(name, value, relative(facts, case[name]))
-    loss.backward()
+    sum(losses.values()).backward()
     gradients = names.to_official(unet, {name: p.grad for name, p in unet.named_parameters() if p.grad is not None})
     for name in facts["gradients"]:
         case.close(f"grad.{name}", gradients[name], relative(facts, case[f"grad.{name}"]))

@@ -19,7 +19,7 @@ from pretrain.plan.memory import Sizes, Strategy, memory_use
 from pretrain.plan.tracer import MicroBatchCost
 from tests.helpers.runs import ROOT, run_script
 
-TINY = ["videomae", "umt", "viclip", "vilp"]
+TINY = ["videomae", "umt", "viclip", "vilp", "lavie_base"]
 
 
 def recipe(name: str, *more: str) -> dict:
