@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.diffusion.frames import fold, unfold
 from models.diffusion.interpolation import copied_frames
-from models.diffusion.schedules import add_noise, alpha_bar_of, level_at, scaled_linear_betas
+from models.diffusion.schedules import add_noise, alpha_bar_of, scaled_linear_betas
 from pretrain.learning.row_noise import CONDITION, row_seed, unit_noise
 from pretrain.learning.transfer import to_device
 
@@ -89,9 +89,7 @@ class LowResolution(Condition):
         levels = [row_seed(seed, CONDITION, 1) % self.levels if training else EVALUATED_LEVEL for seed in seeds]
         level = torch.tensor(levels)
         noise = unit_noise(seeds, CONDITION, low.shape[1:], low.device)
-        return add_noise(low, noise, to_device(level_at(alpha_bar, level), low.device)), to_device(
-            level, low.device
-        )
+        return add_noise(low, noise, to_device(alpha_bar[level], low.device)), to_device(level, low.device)
 
 
 def shrink(video: Tensor, factor: int) -> Tensor:

@@ -14,7 +14,6 @@ from models.diffusion.schedules import (
     Kind,
     add_noise,
     alpha_bar_of,
-    level_at,
     linear_betas,
     min_snr_weight,
     soft_min_snr_weight,
@@ -138,7 +137,7 @@ class Denoise(Objective):
         noise = unit_noise(seeds, NOISE, x0.shape[1:], x0.device)
         error = self.errors(x0, noise, timestep, images, text, condition)  # [B, T + I]
         if self.weighting is not None:
-            level = level_at(self.alpha_bar, timestep)
+            level = self.alpha_bar[timestep]
             options = {} if self.gamma is None else {"gamma": self.gamma}
             weight = WEIGHTS[self.weighting](self.kind, level, **options).float()
             error = error * to_device(weight, error.device)[:, None]
@@ -182,7 +181,7 @@ class Denoise(Objective):
             text: states `[B, 1 + images, L, D]`.
             condition: what the network is given besides, and its noise level.
         """
-        level = to_device(level_at(self.alpha_bar, timestep), x0.device)
+        level = to_device(self.alpha_bar[timestep], x0.device)
         xt = add_noise(x0, noise, level)
         given, noise_level = condition or (None, None)
         output = self.unet(xt, to_device(timestep, x0.device), text, images, given, noise_level)

@@ -50,7 +50,8 @@ def run(folder: Path, method: str, steps: int, *more: str) -> list[float]:
     """The losses of the steps of a short run, whose video tower drops branches at another rate in each block."""
     folder.mkdir()
     model = "--model.init_args.model.init_args" if method == "finetune" else "--model.init_args"
-    options = [f"{model}.encoder.init_args.drop_path=0.3", f"--trainer.max_steps={steps}"]
+    drop = [] if method == "lavie" else [f"{model}.encoder.init_args.drop_path=0.3"]  # a denoiser drops no branches
+    options = [*drop, f"--trainer.max_steps={steps}"]
     noted = "--trainer.callbacks+=tests.helpers.runs.LossRecorder", f"--trainer.callbacks.path={folder}/losses.tsv"
     fit(folder, METHODS[method], *options, f"--trainer.val_check_interval={steps}", *noted, *more)
     return [losses(folder)["train", step][0] for step in range(1, steps + 1)]
