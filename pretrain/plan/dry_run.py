@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -60,7 +60,7 @@ class DryRun:
         objective._trainer = _trainer(world)
         objective.random_key = RandomKey("train", 0, 0, parts)
         rows = videos * self.views
-        batch = {
+        batch: dict[str, Any] = {
             "name": [str(i % videos) for i in range(rows)],
             "text": ["a caption"] * rows,
             "label": torch.zeros(rows, dtype=torch.long),
@@ -85,7 +85,7 @@ class DryRun:
             batch |= self._clips(objective, 1)
         settings, objective.sampling = objective.sampling, dataclasses.replace(objective.sampling, steps=1)
         try:
-            return trace_call(objective.eval().predict, objective, batch, mode, self.gpu, self.half_dtype)
+            return trace_call(cast(Any, objective.eval().predict), objective, batch, mode, self.gpu, self.half_dtype)
         finally:
             objective.sampling = settings
             objective.train()
@@ -110,7 +110,7 @@ class DryRun:
         """Frames, height and width of a clip in pixels; of buckets, those of the largest."""
         size = self.data["size"]
         height, width = (size, size) if isinstance(size, int) else size
-        sizes = [tuple(int(n) for n in row[:3]) for row in self.data.get("buckets") or []]
+        sizes = [(int(row[0]), int(row[1]), int(row[2])) for row in self.data.get("buckets") or []]
         return max(sizes, key=math.prod, default=(self.data["frames"], height, width))
 
     @functools.cache  # noqa: B019 lives as long as the plan
