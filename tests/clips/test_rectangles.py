@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from datamodules import MultiScaleCrop, RandomResizedCrop, Squares, Squash, VideoData
-from datamodules.clips.rectangles import CentreRectangle, Rectangle, largest_box
+from datamodules.clips.rectangles import CentrePatch, CentreRectangle, Patch, Rectangle, largest_box
 from datamodules.sources.order import SampleRng
 
 
@@ -53,3 +53,17 @@ def test_the_data_module_takes_a_height_and_a_width() -> None:
     assert isinstance(data.clip.crop, Rectangle) and isinstance(data.clip.view, CentreRectangle)
     square = VideoData(global_batch=1, size=(8, 8))
     assert square.clip.size == 8 and isinstance(square.clip.crop, MultiScaleCrop)
+
+
+def test_a_patch_keeps_the_pixels_of_the_frame() -> None:
+    frames = np.random.RandomState(0).randint(0, 255, (2, 40, 50, 3), np.uint8)
+    found = [Patch()(frames, (16, 24), SampleRng(0, n, 1)) for n in range(8)]
+    places = {
+        tuple(map(int, box)) for box in (Patch().box(50, 40, (16, 24), SampleRng(0, n, 1).python) for n in range(8))
+    }
+    assert len(places) > 4 and all(w == 24 and h == 16 for w, h, _, _ in places)
+    for n, patch in enumerate(found):
+        w, h, left, top = Patch().box(50, 40, (16, 24), SampleRng(0, n, 1).python)
+        assert np.array_equal(patch, frames[:, top : top + h, left : left + w])
+    assert np.array_equal(CentrePatch()(frames, (16, 24)), frames[:, 12:28, 13:37])
+    assert Patch().box(20, 10, (16, 24), SampleRng(0, 0, 1).python)[:2] == (15, 10)  # smaller: the largest box

@@ -14,6 +14,7 @@ from models.tokenizers import CLIPTokenizer
 from pretrain.learning.conditions import Condition, CopiedFrames, LowResolution
 from pretrain.learning.lora import LoRA
 from pretrain.learning.prompts import Prompts
+from pretrain.learning.row_noise import row_choices
 from pretrain.learning.teachers import Frozen
 from pretrain.objectives import Denoise
 from tests.helpers.methods import METHODS
@@ -120,6 +121,18 @@ def test_each_pass_draws_from_the_posterior_anew() -> None:
     assert abs(float(first.std()) - 1) < 0.1 and not torch.equal(
         *method.clean_latents({"latents": moments}, [3, 4])[:1], first
     )
+
+
+def test_errors_are_weighted_by_the_signal_to_noise_ratio() -> None:
+    plain, weighted = objective(kind="v"), objective(kind="v", weighting="min_snr", gamma=3.0)
+    weighted.unet.load_state_dict(plain.unet.state_dict())
+    one = rows_of(batch_of(), slice(0, 1))
+    ratio = float(weighted(one)["video"] / plain(one)["video"])
+    choices = row_choices(plain.derive_seed(0))
+    choices.random_sample()  # whether the text is dropped
+    step = choices.randint(1000)
+    snr = float(plain.alpha_bar[step] / (1 - plain.alpha_bar[step]))
+    assert ratio == pytest.approx(min(snr, 3.0) / (snr + 1), rel=1e-4)
 
 
 def test_only_named_parts_are_trained() -> None:
