@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.cli import main, settings_of
@@ -17,6 +18,7 @@ from pretrain.plan.dry_run import DryRun, FixedLengthTokenizer
 from pretrain.plan.estimate import Assumptions, Plan
 from pretrain.plan.memory import Sizes, Strategy, memory_use
 from pretrain.plan.tracer import MicroBatchCost
+from tests.helpers.allocations import peak
 from tests.helpers.runs import ROOT, run_script
 
 TINY = ["videomae", "umt", "viclip", "vilp", "lavie_base"]
@@ -131,6 +133,16 @@ def test_memory_is_what_a_run_allocates(name: str, more: list[str], spread: str,
     measured = [int(line.split()[1]) for line in out.splitlines() if line.startswith("PEAK")]
     assert measured  # always of rank 0: the last rank to end may be killed before it prints
     assert planned.total == pytest.approx(max(measured), rel=0.1)
+
+
+def test_the_peak_of_sampling_is_what_predict_allocates() -> None:
+    truth = recipe("lavie_base_tiny", "--model.init_args.sampling.steps=2")
+    planned = DryRun(truth, gpu=False).sampling()
+    objective = build(truth["model"]).eval()
+    video = torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found, torch.no_grad():
+        objective.predict({"video": video, "text": ["a caption"], "name": ["0"]})
+    assert planned is not None and planned.activations == pytest.approx(peak(found), rel=0.1)
 
 
 def test_the_command_prints_writes_and_warns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
