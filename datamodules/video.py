@@ -196,7 +196,10 @@ class VideoData(LightningDataModule):
         """Restates what a recipe counts in optimiser steps, or as a share of the run, in Lightning's micro-batches.
 
         Lightning would let the last micro-batches of an odd number be a smaller step, and validate within a step.
+        `fast_dev_run` keeps Lightning's meaning: so many micro-batches.
         """
+        if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]  (Lightning sets it from another module)
+            return
         if self._given is None:  # an interval in minutes is no attribute of the trainer
             self._given = trainer.limit_train_batches, getattr(trainer, "val_check_interval", 1.0)
         limit, interval = self._given

@@ -59,7 +59,7 @@ def test_the_interval_covers_the_distance() -> None:
     hits = 0
     for seed in range(24):
         found = estimate_distance(
-            normal(60, 4, 2 * seed + 2), normal(60, 4, 2 * seed + 3, mean=0.7), draws=40, seed=seed
+            normal(60, 4, 2 * seed + 2), normal(60, 4, 2 * seed + 3, mean=0.7), draws=200, seed=seed
         )
         hits += found.low <= true <= found.high
     assert hits >= 19
