@@ -89,6 +89,7 @@ def test_finished_films_stay_and_others_are_not_replaced(film: Path, cascade: Ca
     assert film.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_film(
     film: Path, cascade: Cascade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_whole_pieces_and_the_film_goes_on(film: Path, cascade: Cascade, tmp_path: Path) -> None:
     place = tmp_path / "film.mp4"
     with (
