@@ -32,7 +32,7 @@ def test_the_lock_of_a_killed_holder_is_free_although_its_child_lives(tmp_path: 
     holder.wait()
     child = int((tmp_path / ".lock.child").read_text())
     os.kill(child, 0)  # it is alive
-    with lock_folder(tmp_path):
+    with lock_folder(tmp_path, wait=20):
         pass
     os.kill(child, signal.SIGKILL)
 
