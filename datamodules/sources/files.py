@@ -11,6 +11,7 @@ import numpy as np
 from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.decoding.limits import Limits
 from datamodules.sources.source import Sample, Source, Strings
+from datamodules.storage.json_text import is_utf8
 
 VIDEO_SUFFIXES = {
     ".mp4",
@@ -172,13 +173,13 @@ def _clean(path: Path, number: int, row: dict) -> dict:
     for text in row["text"] if isinstance(row.get("text"), list) else [row.get("text", "")]:
         if not isinstance(text, str):
             raise ValueError(f"{place}: text {_short(text)} is not text")
-        if not text.isascii() and _halves(text):
+        if not is_utf8(text):
             raise ValueError(f"{place}: the text holds half of a character (a lone surrogate)")
     for column in ("label", "labels"):
         if column in row:
             given = row[column]
             try:
-                row[column] = _numbers(given) if column == "labels" else _integer(given)
+                row[column] = _numbers(given) if column == "labels" else _class_number(given)
             except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
                 raise ValueError(
                     f"{place}: {column} {_short(given)} is not an integer from 0, as classes are numbered"
@@ -186,33 +187,34 @@ def _clean(path: Path, number: int, row: dict) -> dict:
     return row
 
 
-def _halves(text: str) -> bool:
-    """Whether a text holds half of a character, which no tokenizer and no file takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
 def _short(value: object) -> str:
     text = repr(value) if not isinstance(value, dict) else "an object"
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _integer(given: object) -> int:
-    """A class number, from 0; a float must be whole."""
+def whole_number(given: object) -> int:
+    """An integer that is given as such, as text, or as a float; TypeError, ValueError or OverflowError (infinity) for
+    anything else."""
     if isinstance(given, bool) or not isinstance(given, (int, float, str)):
         raise TypeError
     number = int(given)
-    if not 0 <= number < 2**62 or (isinstance(given, float) and number != given):
+    if isinstance(given, float) and number != given:
+        raise ValueError
+    return number
+
+
+def _class_number(given: object) -> int:
+    number = whole_number(given)
+    if not 0 <= number < 2**62:
         raise ValueError
     return number
 
 
 def _numbers(given: object) -> list[int]:
     """Class numbers from a list, or from a string in which spaces or commas separate them."""
-    return [_integer(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())]
+    return [
+        _class_number(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())
+    ]
 
 
 def json_object(path: Path, number: int, line: str) -> dict:

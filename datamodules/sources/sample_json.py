@@ -1,9 +1,9 @@
 """The caption and the class in the json of a sample in a shard; what is wrong with one costs that sample only."""
 
-import json
-
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
+from datamodules.sources.files import whole_number
+from datamodules.storage.json_text import is_utf8, parse_json
 
 _MOST_CLASSES = 2**31  # a class number is below
 
@@ -22,9 +22,7 @@ def read_annotation(name: str, data: bytes, limits: Limits) -> tuple[str | list[
     if refusal := limits.refusal("meta_bytes", len(data), "bytes of its json"):
         raise DecodeError(name, refusal)
     try:
-        meta = json.loads(data)
-    except RecursionError:
-        raise DecodeError(name, "its json cannot be read: it is nested too deeply") from None
+        meta = parse_json(data)
     except ValueError as error:  # also for bytes that are not text
         raise DecodeError(name, f"its json cannot be read: {error}") from None
     if not isinstance(meta, dict):
@@ -41,10 +39,8 @@ def _text(name: str, given: object) -> str | list[str] | None:
     for caption in captions:
         if not isinstance(caption, str):
             raise DecodeError(name, f"its text is not text: {_short(caption)}")
-        try:
-            caption.encode()
-        except UnicodeEncodeError:
-            raise DecodeError(name, "its text holds half of a character (a lone surrogate)") from None
+        if not is_utf8(caption):
+            raise DecodeError(name, "its text holds half of a character (a lone surrogate)")
     return given  # pyrefly: ignore[bad-return]  (checked above)
 
 
@@ -52,11 +48,7 @@ def _label(name: str, given: object) -> int | None:
     if given is None:
         return None
     try:
-        if isinstance(given, bool) or not isinstance(given, (int, float, str)):
-            raise TypeError
-        number = int(given)
-        if isinstance(given, float) and number != given:
-            raise ValueError
+        number = whole_number(given)
     except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
         raise DecodeError(name, f"its label is not an integer: {_short(given)}") from None
     if not 0 <= number < _MOST_CLASSES:
