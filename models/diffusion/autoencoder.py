@@ -134,6 +134,16 @@ class KLAutoencoder(Autoencoder):
         self.vae.load_state_dict(found.state_dict())
 
 
+def from_pixels(frames: Tensor) -> Tensor:
+    """A video `[1, 3, T, H, W]` from -1 to 1, as an `Autoencoder` takes it, of uint8 frames `[T, H, W, 3]`."""
+    return frames.permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """uint8 of what an `Autoencoder` decodes, of the same shape."""
+    return ((video / 2 + 0.5).clamp(0, 1) * 255).round().byte()
+
+
 def draw_latents(moments: Tensor, noise: Tensor, scale: float) -> Tensor:
     """A draw from the posterior of `moments` `[B, 2C, ...]` by unit `noise` `[B, C, ...]`, times the scale."""
     mean, log_variance = moments.chunk(2, dim=1)

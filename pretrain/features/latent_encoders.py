@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datamodules.storage.json_text import read_json
-from models.diffusion.autoencoder import Autoencoder, KLAutoencoder
+from models.diffusion.autoencoder import Autoencoder, KLAutoencoder, from_pixels
 from models.diffusion.text_encoder import TextEncoder
 from models.tokenizers import CLIPTokenizer
 from pretrain.learning.encoder_names import autoencoder_name, joint_name, text_encoder_name
@@ -45,7 +45,7 @@ class LatentEncoders:
     @torch.no_grad()
     def moments(self, clip: np.ndarray) -> np.ndarray:
         """float32 [2C, T, h, w], means and then log variances, of uint8 [T, H, W, 3]."""
-        video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None].to(self.device).float() / 127.5 - 1  # [1, 3, T, H, W]
+        video = from_pixels(torch.from_numpy(clip).to(self.device))
         return self.autoencoder.encode(video)[0].cpu().numpy()
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.diffusion.autoencoder import Autoencoder, KLAutoencoder
+from models.diffusion.autoencoder import Autoencoder, KLAutoencoder, from_pixels, to_pixels
 
 
 class FrameCodec:
@@ -52,10 +52,9 @@ class FrameCodec:
         """uint8 `[F, H, W, 3]`, on the CPU, of scaled latents `[1, C, F, h, w]`."""
         parts = []
         for part in (latents / self.autoencoder.scale).split(self.frames, dim=2):
-            video = self.autoencoder.decode(part)[0].permute(1, 2, 3, 0)
-            parts.append(((video / 2 + 0.5).clamp(0, 1) * 255).round().byte().cpu())
+            parts.append(to_pixels(self.autoencoder.decode(part)[0].permute(1, 2, 3, 0)).cpu())
         return torch.cat(parts)
 
     def pixels(self, frames: Tensor) -> Tensor:
         """uint8 `[F, H, W, 3]` as `[1, 3, F, H, W]` from -1 to 1, on the autoencoder's device."""
-        return frames.to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        return from_pixels(frames.to(self.device))

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from models.diffusion.autoencoder import to_pixels
 from models.diffusion.samplers import guided
 from pretrain.engine.ema import EMA
 from pretrain.generation.film_file import write_film
@@ -138,4 +139,4 @@ def _sample(objective: Denoise, request: Request) -> Tensor:
     objective.vae.load()
     parts = (latents / objective.autoencoder.scale).to(objective.vae.param_dtype).split(1, dim=2)  # a frame at a time
     video = torch.cat([objective.autoencoder.decode(part).float() for part in parts], dim=2)[0]
-    return ((video / 2 + 0.5).clamp(0, 1) * 255).round().byte().cpu()
+    return to_pixels(video).cpu()

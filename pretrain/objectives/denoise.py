@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.diffusion import SpatioTemporalUNet
-from models.diffusion.autoencoder import Autoencoder, draw_latents
+from models.diffusion.autoencoder import Autoencoder, draw_latents, to_pixels
 from models.diffusion.samplers import guided
 from models.diffusion.schedules import (
     Kind,
@@ -250,7 +250,7 @@ class Denoise(Objective):
         self.vae.load()
         with torch.no_grad():
             video = self.autoencoder.decode((latents / self.autoencoder.scale).to(self.vae.param_dtype)).float()
-        return {"video": ((video / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)}
+        return {"video": to_pixels(video)}
 
     def on_host(self, batch: Batch) -> Batch:
         """Checks that a batch has what the network needs, and that its size fits."""
