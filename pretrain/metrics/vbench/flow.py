@@ -72,7 +72,9 @@ class NeighbourFlow:
         """The number of vectors of a pair, and the lengths of the largest `MOST` of them in falling order `[n, m]`."""
         at_once = max(1, CORRELATION // (4 * (frames.shape[-2] * frames.shape[-1] // 64) ** 2))
         found, vectors = [torch.zeros(0, 1)], 0
-        for a, b in zip(frames[:-1].split(at_once), frames[1:].split(at_once), strict=True):
+        for start in range(0, len(frames) - 1, at_once):  # none of a single frame: models refuse an empty batch
+            part = frames[start : start + at_once + 1]
+            a, b = part[:-1], part[1:]
             lengths = padded_flow(self.flow, a, b).float().square().sum(dim=1).sqrt().flatten(1)
             vectors = lengths.shape[1]
             found.append(lengths.topk(max(1, int(vectors * MOST)), dim=1).values)

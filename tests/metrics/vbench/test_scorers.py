@@ -97,6 +97,16 @@ def test_one_frame_is_scored_only_where_no_frames_are_compared() -> None:
         assert math.isnan(scores[name].value) and scores[name].reason.startswith("a.mp4: ")
 
 
+def test_no_flow_is_asked_for_of_one_frame() -> None:
+    def flow(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        assert len(a)  # RAFT fails on an empty batch
+        return brightness_flow(a, b)
+
+    scorers = [DynamicDegree(flow), StaticFilter(flow)]
+    scores = score_video(TensorVideo("a.mp4", moving_frames(1), 8.0), video_facts("a.mp4", 1), scorers)
+    assert all(not score.count and score.reason.startswith("a.mp4: ") for score in scores.values())
+
+
 def test_what_a_prompt_lacks_is_said_and_not_scored() -> None:
     video = TensorVideo("a.mp4", moving_frames(20), 8.0)
     scores = score_video(video, VideoFacts("a.mp4", 20, 8.0), all_scorers())
