@@ -6,12 +6,11 @@ Letters in shapes: n pairs of frames, H and W pixels.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frames import Block
-from pretrain.metrics.vbench.transforms import even_padding
+from pretrain.metrics.vbench.transforms import repeat_borders
 from pretrain.metrics.vbench.video_score import NotScored
 
 MOST = 0.05  # the largest share of vectors that a dimension asks for
@@ -27,8 +26,17 @@ class FramesTooSmall(ValueError):
 
 def largest_lengths(flow: Tensor, share: float) -> Tensor:
     """The mean length `[n]` of the largest `share` of the vectors of `flow` `[n, 2, H, W]`, at least one of them."""
+    return _longest(flow, share).mean(dim=1)
+
+
+def _longest(flow: Tensor, share: float) -> Tensor:
+    """The lengths of the largest `share` of the vectors of `flow` `[n, 2, H, W]` in falling order, `[n, m]`."""
     lengths = flow.float().square().sum(dim=1).sqrt().flatten(1)
-    return lengths.topk(max(1, int(lengths.shape[1] * share)), dim=1).values.mean(dim=1)
+    return lengths.topk(_number(lengths.shape[1], share), dim=1).values
+
+
+def _number(vectors: int, share: float) -> int:
+    return max(1, int(vectors * share))
 
 
 def short_side_threshold(pixels: float, height: int, width: int) -> float:
@@ -41,9 +49,8 @@ def padded_flow(flow: Flow, a: Tensor, b: Tensor, multiple: int = 8) -> Tensor:
 
     The flow keeps the padded size, as VBench measures it.
     """
-    padding = even_padding(a.shape[-2], a.shape[-1], multiple)
-    pad = lambda x: F.pad(x.float(), padding, mode="replicate") if any(padding) else x.float()  # noqa: E731
-    return run_on(flow, pad(a), pad(b)) if isinstance(flow, nn.Module) else flow(pad(a), pad(b))
+    a, b = (repeat_borders(x.float(), multiple) for x in (a, b))
+    return run_on(flow, a, b) if isinstance(flow, nn.Module) else flow(a, b)
 
 
 class NeighbourFlow:
@@ -63,19 +70,18 @@ class NeighbourFlow:
         self.previous = block.frames[-1:]
         self.frames += len(block.frames)
         try:
-            vectors, longest = block.once(("flow", self.flow), lambda: self._longest(pairs))
+            vectors, longest = block.once(("flow", self.flow), lambda: self._longest_of(pairs))
         except FramesTooSmall as error:
             raise NotScored(f"{self.video}: {error}") from None
-        return longest[:, : max(1, int(vectors * share))].mean(dim=1)
+        return longest[:, : _number(vectors, share)].mean(dim=1)
 
-    def _longest(self, frames: Tensor) -> tuple[int, Tensor]:
+    def _longest_of(self, frames: Tensor) -> tuple[int, Tensor]:
         """The number of vectors of a pair, and the lengths of the largest `MOST` of them in falling order `[n, m]`."""
         at_once = max(1, CORRELATION // (4 * (frames.shape[-2] * frames.shape[-1] // 64) ** 2))
         found, vectors = [torch.zeros(0, 1)], 0
         for start in range(0, len(frames) - 1, at_once):  # none of a single frame: models refuse an empty batch
             part = frames[start : start + at_once + 1]
-            a, b = part[:-1], part[1:]
-            lengths = padded_flow(self.flow, a, b).float().square().sum(dim=1).sqrt().flatten(1)
-            vectors = lengths.shape[1]
-            found.append(lengths.topk(max(1, int(vectors * MOST)), dim=1).values)
+            flow = padded_flow(self.flow, part[:-1], part[1:])
+            vectors = flow.shape[-2] * flow.shape[-1]
+            found.append(_longest(flow, MOST))
         return vectors, torch.cat(found[1:] or found)

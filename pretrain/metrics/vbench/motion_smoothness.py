@@ -7,13 +7,12 @@ mean over videos. VBench interpolates with AMT-S. Source: VBench `motion_smoothn
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.metrics.vbench.frames import ALL, Block
 from pretrain.metrics.vbench.interfaces import Interpolate
 from pretrain.metrics.vbench.temporal_flickering import pixel_difference
-from pretrain.metrics.vbench.transforms import even_padding
+from pretrain.metrics.vbench.transforms import even_padding, repeat_borders
 from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
 
@@ -24,9 +23,7 @@ def as_uint8(made: Tensor) -> Tensor:
 
 def padded(frame: Tensor, multiple: int = 16) -> Tensor:
     """uint8 `[1, 3, H, W]` in 0 to 1, its borders repeated until both sides are multiples of `multiple`."""
-    padding = even_padding(frame.shape[-2], frame.shape[-1], multiple)
-    x = frame.contiguous().float().div_(255)
-    return F.pad(x, padding, mode="replicate") if any(padding) else x
+    return repeat_borders(frame.contiguous().float().div_(255), multiple)
 
 
 def interpolated(interpolate: Interpolate, a: Tensor, b: Tensor, height: int, width: int, multiple: int = 16) -> Tensor:

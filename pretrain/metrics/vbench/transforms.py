@@ -109,3 +109,9 @@ def even_padding(height: int, width: int, multiple: int) -> tuple[int, int, int,
     """Left, right, top and bottom that make both sides multiples; the odd pixel goes right and below."""
     wide, high = -width % multiple, -height % multiple
     return wide // 2, wide - wide // 2, high // 2, high - high // 2
+
+
+def repeat_borders(frames: Tensor, multiple: int) -> Tensor:
+    """Floats `[n, 3, H, W]` with their borders repeated until both sides are multiples, see `even_padding`."""
+    padding = even_padding(frames.shape[-2], frames.shape[-1], multiple)
+    return F.pad(frames, padding, mode="replicate") if any(padding) else frames
