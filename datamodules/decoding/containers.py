@@ -19,10 +19,9 @@ CONTAINERS = (
 _READ = "mp4, mov, mkv, webm, avi, ts, mpg, flv, ogv, wmv, 3gp, gif and raw streams"
 # A file that begins like this is a list of other files, whatever else a decoder takes it for.
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"\xef\xbb\xbf")
-_DAMAGE = (av.FFmpegError, OSError, IndexError)  # PyAV raises IndexError if a damaged ts gains streams midway
-_SLACK = (
-    2  # FFmpeg counts the pixels of its buffers, whose rows are rounded up; `_video_stream` checks the frame itself
-)
+DAMAGE = (av.FFmpegError, OSError, IndexError)  # PyAV raises IndexError if a damaged ts gains streams midway
+# FFmpeg counts the pixels of its buffers, whose rows are rounded up; `_video_stream` checks the frame itself.
+_SLACK = 2
 _REPEATS = 4  # how often an edit list may show the same samples
 
 
@@ -47,13 +46,13 @@ def open_container(content: str | bytes, name: str, limits: Limits) -> tuple[Inp
         container = av.open(source, "r", metadata_errors="replace", container_options=known, options=bound)
     except av.ArgumentError:  # FFmpeg's answer to a kind that is not listed
         raise DecodeError(name, f"not a video in a container that is read ({_READ})") from None
-    except (*_DAMAGE, MemoryError) as error:
+    except (*DAMAGE, MemoryError) as error:
         raise DecodeError(
             name, f"no video that FFmpeg can open ({getattr(error, 'strerror', None) or error})"
         ) from None
     try:
         return container, _video_stream(container, name, limits)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         container.close()
         raise DecodeError(name, error) from None
     except DecodeError:

@@ -11,14 +11,13 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from datamodules.decoding.containers import open_container
+from datamodules.decoding.containers import DAMAGE, open_container
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.limits import Limits
 
 # Codecs in which a frame marked as a non-reference frame never is one, so that skipping it changes no other frame.
 # (HEVC's mark holds only within a temporal layer; AV1 and VP9 hide frames inside packets.)
 _SKIPPABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
-_DAMAGE = (av.FFmpegError, OSError, IndexError)  # PyAV raises IndexError if a damaged ts gains streams midway
 _PACKET_BYTES = 512  # memory that a kept packet takes besides its data
 
 
@@ -31,7 +30,7 @@ class PyAVVideo(Video):
         self.container, self.track = open_container(content, name, limits)
         try:
             self._index(keep)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             self.close()
             raise DecodeError(name, error) from None
         except DecodeError:
@@ -91,7 +90,7 @@ class PyAVVideo(Video):
         clip = _Clip(wanted, self.size)
         try:
             self._by_stamp(clip, wanted) if self.timestamped else self._by_count(clip)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise DecodeError(self.name, error) from None
         if clip.missing:
             raise DecodeError(self.name, f"frames {list(clip.missing)[:4]} of {self.count} cannot be decoded")
@@ -150,7 +149,7 @@ class PyAVVideo(Video):
                 if self._is_corrupt(frame):
                     raise self._corrupt(number)
                 yield partial(_rgb, frame, self.size, scaler)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise DecodeError(self.name, error) from None
 
     def _counted_from(self, first: int) -> Iterator[av.VideoFrame]:
