@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch.distributed as dist
 
 from datamodules.decoding.contract import DecodeError
-from datamodules.loading.survey import VideoInfo
+from datamodules.loading.survey import VideoInfo, gather, is_distributed
 from datamodules.sources.source import Source
 from datamodules.storage.whole_files import whole_file
 
@@ -29,13 +28,13 @@ def size_table(source: Source, file: str | None, survey: Callable[[], Iterable[V
     known = source.sizes()
     if known is not None:
         return known
-    if file is not None and all(_gather(Path(file).is_file())):
+    if file is not None and all(gather(Path(file).is_file())):
         return _read(source, file)
     sizes = np.zeros((len(source), 3), np.int32)
-    for share in _gather([(video.number, video.frames, *video.size) for video in survey()]):
+    for share in gather([(video.number, video.frames, *video.size) for video in survey()]):
         for number, *size in share:
             sizes[number] = size
-    if file is not None and not (_is_distributed() and dist.get_rank()):
+    if file is not None and not (is_distributed() and dist.get_rank()):
         with whole_file(file, "wb") as stream:
             np.savez(stream, sizes=sizes, names=_probe(source))
     return sizes
@@ -63,16 +62,3 @@ def _probe(source: Source) -> np.ndarray:
 
     numbers = np.unique(np.linspace(0, len(source) - 1, _PROBES).astype(np.int64))
     return np.array([name(index).encode("utf-8", "surrogateescape") for index in numbers.tolist()])
-
-
-def _gather(value: Any) -> list:
-    """The values of all ranks."""
-    if not _is_distributed():
-        return [value]
-    every: list = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
-    return every
-
-
-def _is_distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()

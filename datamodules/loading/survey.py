@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch.distributed as dist
 from torch.utils.data import Dataset
@@ -12,6 +13,7 @@ from datamodules.decoding.reader import Decoder
 from datamodules.loading import heartbeat
 from datamodules.sources.source import Source
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -60,16 +62,25 @@ class Survey(Dataset):
 
 def all_ranks(found: Iterable[VideoInfo]) -> list[VideoInfo]:
     """The videos that all ranks found, in order of their numbers; of several with the same name, the first."""
-    mine = list(found)
-    every = [mine]
-    if dist.is_available() and dist.is_initialized():
-        every = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(every, mine)
-    rows = sorted((video for each in every for video in each), key=lambda v: v.number)
+    rows = sorted((video for each in gather(list(found)) for video in each), key=lambda v: v.number)
     once = {video.name: video for video in reversed(rows)}
     if len(once) < len(rows):
         log.warning("%d videos have the name of another one and are left out", len(rows) - len(once))
     return sorted(once.values(), key=lambda v: v.number)
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks."""
+    if not is_distributed():
+        return [value]
+    every: list = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every
+
+
+def is_distributed() -> bool:
+    """Whether the ranks can exchange values."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def assign_to_ranks(videos: list[VideoInfo], windows: Callable[[VideoInfo], int], world: int) -> list[list[VideoInfo]]:
