@@ -53,7 +53,7 @@ class Latents(Shards):
                 f"{' and '.join(made.values())} hold latents of different encoders ({' and '.join(made)}): a run "
                 f"trains on one kind. {REMEDY}"
             )
-        self.latents, self.header = headers[0]["encoders"], headers[0]
+        self.latents = headers[0]["encoders"]
         parts = []
         for number, (folder, header) in enumerate(zip(self.folders, headers, strict=True)):
             held, runs = int(self.samples[self.folder_of == number].sum()), _runs(header, folder)
