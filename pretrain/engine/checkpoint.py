@@ -61,9 +61,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 copy.flush()
                 if not is_complete(Path(copy.name)):
                     raise ValueError(f"the checkpoint {path} is cut or damaged")
-                return _load_plain(Path(copy.name), str(path), map_location)
+                return load_plain(Path(copy.name), str(path), map_location)
         if not is_sharded(Path(path)):
-            return _load_plain(Path(path), str(path), map_location)
+            return load_plain(Path(path), str(path), map_location)
         if is_zero(Path(path)):
             raise ValueError(
                 f"{path} was written by DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml and as many "
@@ -80,10 +80,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().remove_checkpoint(path)
 
 
-def _load_plain(file: Path, name: str, map_location: Any) -> dict[str, Any]:
-    """The content of a checkpoint file; ValueError with its `name` if it holds more than tensors and plain values."""
+def load_plain(file: Path, name: str, map_location: Any, mmap: bool = False) -> dict[str, Any]:
+    """The content of a checkpoint file; ValueError with its `name` if it holds more than tensors and plain values.
+
+    Args:
+        mmap: leave the tensors in the file until they are used.
+    """
     try:
-        return torch.load(file, map_location=map_location, weights_only=True)
+        return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{name} cannot be read as weights and plain values only: {refusal(error)}") from error
 

@@ -1,16 +1,13 @@
 """Loads a trained objective, built from the recipe in its checkpoint."""
 
-import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import torch
 
-from models.convert.integrity import refusal
 from models.convert.sharded import is_sharded, read_sharded
-from pretrain.engine.checkpoint import is_complete, newest_checkpoint
+from pretrain.engine.checkpoint import is_complete, load_plain, newest_checkpoint
 from pretrain.engine.old_names import with_new_names
 from pretrain.export.embedded_recipe import instantiate_embedded, read_embedded
 from pretrain.objectives import Classify, Objective
@@ -60,10 +57,7 @@ def read_checkpoint(file: Path, wanted: Callable[[str], bool] = lambda part: Tru
     """
     if file.is_dir():
         return read_sharded(file, wanted)
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read as weights and plain values only: {refusal(error)}") from error
+    saved = load_plain(file, str(file), "cpu", mmap=True)
     if not isinstance(saved, dict):
         raise ValueError(f"{file} is no checkpoint of a run: it holds a {type(saved).__name__}")
     return saved
