@@ -145,7 +145,7 @@ tags: [video, self-supervised, {type(model).__name__.lower()}]
 ---
 # {type(model).__name__} encoder, {parameters:.1f} M parameters
 
-Trained with Tubelet: {type(model).__name__}, {facts["step"]} steps, `{facts["checkpoint"]}`.
+Trained with Tubelet: {type(model).__name__}, {facts["step"]} steps, `{facts["checkpoint"].name}`.
 Input: {e.frames} frames of {e.size} x {e.size} pixels, normalised by mean {mean} and deviation {std};
 one token per tubelet of {e.tubelet} frames of {e.patch} x {e.patch} pixels, {e.width} channels.
 {f"Beside it: {more}." if more else ""}

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from datamodules.storage.whole_files import whole_file
 from models import load_weights
-from pretrain.engine.checkpoint import newest_checkpoint
 
 
 def interpolate(tuned: dict[str, Tensor], start: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
@@ -64,11 +63,9 @@ def write_interpolated(tuned: str, start: str, alpha: float, out: Path, trust: S
 
     if out.exists():
         raise ValueError(f"{out} exists already: choose another --out")
-    model, _ = load_objective(tuned, trust=trust)
+    model, facts = load_objective(tuned, trust=trust)
     only_tuned = interpolate_into(model, start, alpha)
-    file = newest_checkpoint(Path(tuned)) if Path(tuned).is_dir() else Path(tuned)
-    assert file is not None  # `load_objective` has read it
-    saved = read_checkpoint(file)
+    saved = read_checkpoint(facts["checkpoint"])
     for part in ("optimizer_states", "lr_schedulers", "loops", "callbacks", "ema"):
         saved.pop(part, None)
     with whole_file(out, "wb") as file:

@@ -45,7 +45,7 @@ def load_objective(path: str, ema: bool | None = None, trust: Sequence[str] = ()
             raise ValueError(f"{file} holds no averaged weights: the run had no EMA among trainer.callbacks")
         _load_state(model, saved["ema"], False, str(file))
     recipe = {"recipe": saved["recipe"].get("yaml", ""), "model": settings}
-    facts = {"step": saved.get("global_step"), "checkpoint": file.name, **recipe}
+    facts = {"step": saved.get("global_step"), "checkpoint": file, **recipe}
     return model.eval(), facts
 
 
