@@ -1,7 +1,9 @@
 """What all tests share: reference cases, an environment without ranks, and a summary of what was skipped and why."""
 
+import contextlib
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,18 @@ def without_ranks() -> None:
     would take themselves for one of its ranks, or find the port taken."""
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)
+
+
+_seen: set[str] = set()  # threads of autograd
+
+
+@pytest.fixture(autouse=True)
+def without_threads_of_autograd() -> Iterator[None]:
+    """Once autograd has threads, no fork of the process computes gradients, and later tests that fork fail."""
+    yield
+    threads = Path("/proc/self/task")
+    for file in threads.glob("*/comm"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            if (name := file.read_text().strip()).startswith("pt_autograd") and name not in _seen:
+                _seen.add(name)
+                pytest.fail(f"thread {name} is left: put @own_process on the test that needs it")

@@ -22,13 +22,24 @@ class Rectangle(Crop):
     """The largest box of the clip's shape at a random place along the side that is too long."""
 
     def box(self, width: int, height: int, size: Size, rng: random.Random) -> Box:
-        w, h = largest_box(width, height, *sides(size))
+        w, h = self._extent(width, height, size)
         return w, h, rng.randint(0, width - w), rng.randint(0, height - h)
+
+    def _extent(self, width: int, height: int, size: Size) -> tuple[int, int]:
+        """(width, height) of the box in a frame."""
+        return largest_box(width, height, *sides(size))
 
     def __call__(self, frames: np.ndarray, size: Size, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
         """uint8 [T, H, W, 3] -> [T, *size, 3]; written to `out` if it is given."""
         box = self.box(frames.shape[2], frames.shape[1], size, rng.python)
         return crops.resize(frames, box, *sides(size), out)
+
+
+class Patch(Rectangle):
+    """A box of the clip's own height and width at a random place; of a smaller frame, the largest box of that shape."""
+
+    def _extent(self, width: int, height: int, size: Size) -> tuple[int, int]:
+        return _patch(width, height, size)
 
 
 class CentreRectangle(EvalView):
@@ -37,36 +48,26 @@ class CentreRectangle(EvalView):
     def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
         if views != 1:
             raise ValueError(f"a rectangle is cut in one view: test_crops must be 1, not {views}")
-        height, width = frames.shape[1:3]
-        w, h = largest_box(width, height, *sides(size))
-        return crops.resize(frames, (w, h, (width - w) // 2, (height - h) // 2), *sides(size))
-
-
-class Patch(Crop):
-    """A box of the clip's own height and width at a random place; of a smaller frame, the largest box of that shape."""
-
-    def box(self, width: int, height: int, size: Size, rng: random.Random) -> Box:
-        w, h = _patch(width, height, size)
-        return w, h, rng.randint(0, width - w), rng.randint(0, height - h)
-
-    def __call__(self, frames: np.ndarray, size: Size, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
-        """uint8 [T, H, W, 3] -> [T, *size, 3]; written to `out` if it is given."""
-        box = self.box(frames.shape[2], frames.shape[1], size, rng.python)
-        return crops.resize(frames, box, *sides(size), out)
+        return _central(frames, largest_box(frames.shape[2], frames.shape[1], *sides(size)), size)
 
 
 class CentrePatch(EvalView):
-    """The same box in the middle. It has one view."""
+    """The same box as of `Patch`, in the middle. It has one view."""
 
     def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
         if views != 1:
             raise ValueError(f"a patch is cut in one view: test_crops must be 1, not {views}")
-        height, width = frames.shape[1:3]
-        w, h = _patch(width, height, size)
-        return crops.resize(frames, (w, h, (width - w) // 2, (height - h) // 2), *sides(size))
+        return _central(frames, _patch(frames.shape[2], frames.shape[1], size), size)
 
 
-def _patch(width: int, height: int, size: Size) -> tuple[int, int]:
+def _patch(frame_width: int, frame_height: int, size: Size) -> tuple[int, int]:
     """(width, height) of a patch in a frame."""
     h, w = sides(size)
-    return (w, h) if w <= width and h <= height else largest_box(width, height, h, w)
+    return (w, h) if w <= frame_width and h <= frame_height else largest_box(frame_width, frame_height, h, w)
+
+
+def _central(frames: np.ndarray, extent: tuple[int, int], size: Size) -> np.ndarray:
+    """The central box of this (width, height), scaled to the clip's size."""
+    height, width = frames.shape[1:3]
+    w, h = extent
+    return crops.resize(frames, (w, h, (width - w) // 2, (height - h) // 2), *sides(size))

@@ -15,7 +15,7 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Entry, Folder, read_manifest
-from datamodules.sources.files import check_size, json_object
+from datamodules.sources.files import check_size, json_lines
 from datamodules.storage.json_text import is_utf8, json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import write_whole
@@ -193,7 +193,7 @@ def _read_captions(path: Path) -> dict[str, str]:
             except csv.Error as error:
                 raise ValueError(f"{path}, after line {reader.line_num}: {error}") from None
         else:
-            rows = [(number, json_object(path, number, line)) for number, line in enumerate(file, 1) if line.strip()]
+            rows = list(json_lines(path, file))
     captions: dict[str, str] = {}
     for number, row in rows:
         name, caption = row.get("name"), row.get("caption", row.get("text"))

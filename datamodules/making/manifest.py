@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.making.subsets import at_least, diverse, top_share, within_seconds
-from datamodules.sources.files import VIDEO_SUFFIXES, json_object
+from datamodules.sources.files import VIDEO_SUFFIXES, json_lines
 from datamodules.storage.json_text import json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import whole_file
@@ -79,7 +79,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
                 reader = csv.DictReader(file)
                 yield from ((reader.line_num, row) for row in reader)
             else:
-                yield from ((n, json_object(path, n, line)) for n, line in enumerate(file, 1) if line.strip())
+                yield from json_lines(path, file)
     else:
         raise ValueError(f"{path} is no manifest: the file must end in .jsonl, .csv or .parquet")
 

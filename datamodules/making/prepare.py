@@ -6,7 +6,6 @@ after its tar). A killed run continues with the first shard without a report, an
 
 import hashlib
 import json
-import logging
 import math
 import os
 import time
@@ -23,13 +22,12 @@ from datamodules.making.crew import LIMIT, Crew
 from datamodules.making.encode import Cut, Lost, Piece, prepare_video
 from datamodules.making.encoding import Encoding
 from datamodules.making.report import write_page
+from datamodules.making.shard_progress import ShardProgress
 from datamodules.sources.files import find_videos, read_list
 from datamodules.sources.tars import write_index, write_shard
-from datamodules.storage.json_text import Damaged, json_text, printable, read_json
+from datamodules.storage.json_text import json_text, printable
 from datamodules.storage.lock import lock_folder
-from datamodules.storage.whole_files import remove_drafts, write_whole
-
-log = logging.getLogger(__name__)
+from datamodules.storage.whole_files import write_whole
 
 PARTS = ".prepare"  # folder of the settings and of a report per finished shard
 REPORT = "report.json"
@@ -83,15 +81,12 @@ def prepare_rows(
     and listed in a file.
     """
     folder = Path(out)
-    parts = folder / PARTS
     with lock_folder(folder):
-        parts.mkdir(exist_ok=True)
-        for place in (folder, parts):
-            remove_drafts(place)
-        _claim(parts, rows, encoding, shard_samples)
+        shards = ShardProgress(folder, PARTS)
+        shards.begin(_settings(rows, encoding, shard_samples))
         began, workers = time.time(), workers or os.cpu_count() or 1
         groups = _groups(rows, shard_samples)
-        done = _finished(parts, len(groups))
+        done = shards.finished(len(groups))
         open_shards = [s for s in range(len(groups)) if s not in done]
         waiting = [row for s in open_shards for row in groups[s]]
         bar = tqdm(total=len(rows), initial=len(rows) - len(waiting), disable=not progress, unit="video")
@@ -99,20 +94,8 @@ def prepare_rows(
             results = crew.run(waiting)
             for s in open_shards:
                 done[s] = _make_shard(folder, s, groups[s], results, bar)
+                shards.finish(s, done[s])
         return _finish(folder, [done[s] for s in range(len(groups))], encoding, time.time() - began, missing)
-
-
-def _finished(parts: Path, shards: int) -> dict[int, dict]:
-    """The reports of the shards that an interrupted run has finished; one that is damaged is made again."""
-    found = {}
-    for s in range(shards):
-        file = parts / f"{s:06d}.json"
-        if file.exists():
-            try:
-                found[s] = read_json(file)
-            except Damaged as error:
-                log.warning("%s: making its shard again", error)
-    return found
 
 
 def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
@@ -143,22 +126,10 @@ def inputs(videos: str, root: str | None = None) -> list[dict]:
     return rows
 
 
-def _claim(parts: Path, rows: Sequence[dict], encoding: Encoding, shard_samples: int) -> None:
-    """Writes the settings of this run, or checks that they are those of the interrupted run."""
+def _settings(rows: Sequence[dict], encoding: Encoding, shard_samples: int) -> dict:
+    """What decides the shards, for comparison with an interrupted run."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
-    settings = {**asdict(encoding), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
-    file = parts / "settings.json"
-    try:
-        before = read_json(file) if file.exists() else settings
-    except Damaged as error:
-        raise ValueError(f"{error}: delete {parts} to make all shards again") from None
-    if changed := [key for key in settings if before.get(key) != settings[key]]:
-        raise ValueError(
-            f"{parts.parent} was begun with another {', '.join(changed)}: "
-            + ", ".join(f"{key} {before.get(key)} then, {settings[key]} now" for key in changed)
-            + ". Use the earlier settings to finish it, or choose another folder."
-        )
-    write_whole(file, json_text(settings, indent=1))
+    return {**asdict(encoding), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
 
 
 def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, bar: tqdm) -> dict:
@@ -185,9 +156,7 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
                 report["kept"].append({"name": name, "key": key, "bytes": len(piece.data), "words": words, **about})
                 yield key, piece.ending, piece.data, meta
 
-    row = write_shard(folder / f"shard-{number:06d}.tar", samples())
-    report["row"] = row
-    write_whole(folder / PARTS / f"{number:06d}.json", json_text(report, indent=1))
+    report["row"] = write_shard(folder / f"shard-{number:06d}.tar", samples())
     return report
 
 

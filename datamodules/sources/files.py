@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -146,11 +146,9 @@ def check_size(path: Path, limit: str, limits: Limits | None) -> None:
 
 
 def _json_rows(path: Path, file: Iterator[str]) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            row = json_object(path, number, line)
-            _require_path(path, list(row))
-            yield number, row
+    for number, row in json_lines(path, file):
+        _require_path(path, list(row))
+        yield number, row
 
 
 def _require_path(path: Path, columns: list[str]) -> None:
@@ -217,8 +215,13 @@ def _numbers(given: object) -> list[int]:
     ]
 
 
-def json_object(path: Path, number: int, line: str) -> dict:
-    """The object on line `number` of a jsonl file; ValueError names the line."""
+def json_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, dict]]:
+    """(number of the line from 1, its object) of the lines of a jsonl file that are not blank; ValueError names the
+    line."""
+    yield from ((number, _json_object(path, number, line)) for number, line in enumerate(file, 1) if line.strip())
+
+
+def _json_object(path: Path, number: int, line: str) -> dict:
     try:
         row = json.loads(line)
     except RecursionError:

@@ -9,7 +9,6 @@ Samples go to shards by their number in the source. Every sample is keyed by its
 follows from the sources, the settings and the encoders alone: a run that was killed gives the same bytes.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -22,17 +21,16 @@ from tqdm import tqdm
 
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading.loader import Loader
+from datamodules.making.shard_progress import ShardProgress
 from datamodules.sources.buckets import Bucket
 from datamodules.sources.latents import HEADER, Latent, write_latent
 from datamodules.sources.source import Source
 from datamodules.sources.tars import LATENT_SUFFIX, write_index, write_shard
-from datamodules.storage.json_text import Damaged, json_text, printable, read_json
+from datamodules.storage.json_text import json_text, printable
 from datamodules.storage.lock import lock_folder
-from datamodules.storage.whole_files import remove_drafts, write_whole
+from datamodules.storage.whole_files import write_whole
 from pretrain.features.latent_clips import Clips, Keys
 from pretrain.features.latent_encoders import LatentEncoders
-
-log = logging.getLogger(__name__)
 
 PARTS = ".latents"
 REPORT = "report.json"
@@ -79,22 +77,22 @@ def make_latents(
     }
     folder = Path(out)
     with lock_folder(folder):
-        parts = folder / PARTS
-        parts.mkdir(exist_ok=True)
-        for place in (folder, parts):
-            remove_drafts(place)
-        _claim(parts, settings)
+        shards = ShardProgress(folder, PARTS)
+        if not shards.settings.exists() and any(folder.glob("*.tar")):
+            raise ValueError(f"{folder} holds shards that are not of this tool: choose another folder")
+        shards.begin(settings)
         groups = [range(a, min(a + shard_samples, len(source))) for a in range(0, len(source), shard_samples)]
-        done = _finished(parts, len(groups))
+        done = shards.finished(len(groups))
         _check_unchanged(source, groups, done, workers, limit)
         waiting = [number for s, group in enumerate(groups) if s not in done for number in group]
         bar = tqdm(total=len(source), initial=len(source) - len(waiting), disable=not progress, unit="video")
         with bar:
-            items = iter(_load(Clips(source, buckets, stride, clips, decoder or PyAV()), waiting, workers, limit))
+            items = _load(Clips(source, buckets, stride, clips, decoder or PyAV()), waiting, workers, limit)
             for s, group in enumerate(groups):
                 if s not in done:
                     shard = _Shard(folder, s, encoders, dtype)
                     done[s] = shard.make((next(items) for _ in group), bar)
+                    shards.finish(s, done[s])
         return _finish(folder, settings, [done[s] for s in range(len(groups))])
 
 
@@ -111,7 +109,7 @@ class _Shard:
         self.report: dict[str, Any] = {"keys": [], "kept": [], "dropped": [], "cut": []}
 
     def make(self, items: Iterator[dict], bar: tqdm) -> dict:
-        """Writes the shard, then its report, which makes it finished; returns the report."""
+        """Writes the shard; returns its report."""
 
         def samples() -> Iterator[tuple[str, str, bytes, dict]]:
             for place, item in enumerate(items):
@@ -126,7 +124,6 @@ class _Shard:
                 bar.update()
 
         self.report["row"] = write_shard(self.folder / f"latents-{self.number:06d}.tar", samples())
-        write_whole(self.folder / PARTS / f"{self.number:06d}.json", json_text(self.report, indent=1))
         return self.report
 
     def _encode(self, place: int, item: dict) -> list[tuple[str, str, bytes, dict]] | str:
@@ -161,7 +158,7 @@ def _load(dataset: Dataset, numbers: Sequence[int], workers: int, limit: float |
     prefetch = 2 if workers else None
     return iter(
         Loader(
-            *(dataset,),
+            dataset,
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
@@ -174,37 +171,6 @@ def _load(dataset: Dataset, numbers: Sequence[int], workers: int, limit: float |
 
 def _as_is(item: dict) -> dict:
     return item
-
-
-def _claim(parts: Path, settings: dict) -> None:
-    """Writes the settings of this run, or checks that they are those of the interrupted run."""
-    file = parts / "settings.json"
-    try:
-        before = read_json(file) if file.exists() else settings
-    except Damaged as error:
-        raise ValueError(f"{error}: delete {parts} to make all latents again") from None
-    if changed := [key for key in settings if before.get(key) != settings[key]]:
-        raise ValueError(
-            f"{parts.parent} was begun with another {', '.join(changed)}: "
-            + ", ".join(f"{key} {before.get(key)} then, {settings[key]} now" for key in changed)
-            + ". Use the earlier ones to finish it, or choose another folder."
-        )
-    if not file.exists() and any(parts.parent.glob("*.tar")):
-        raise ValueError(f"{parts.parent} holds shards that are not of this tool: choose another folder")
-    write_whole(file, json_text(settings, indent=1))
-
-
-def _finished(parts: Path, shards: int) -> dict[int, dict]:
-    """The reports of the shards that an interrupted run has finished; one that is damaged is made again."""
-    found = {}
-    for s in range(shards):
-        file = parts / f"{s:06d}.json"
-        if file.exists():
-            try:
-                found[s] = read_json(file)
-            except Damaged as error:
-                log.warning("%s: making its shard again", error)
-    return found
 
 
 def _check_unchanged(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.diffusion import SpatioTemporalUNet
 from models.diffusion.autoencoder import Autoencoder, draw_latents, to_pixels
-from models.diffusion.samplers import guided
+from models.diffusion.samplers import guided, replace_texts
 from models.diffusion.schedules import (
     Kind,
     add_noise,
@@ -209,9 +209,9 @@ class Denoise(Objective):
             states = batch["text_states"]
             if not any(row[0] for row in dropped):
                 return states[:, None]
-            null = self.prompts([self.null_text], device)[0].to(states)
+            null = self.prompts([self.null_text], device)[0]
             drop = to_device(torch.tensor([row[0] for row in dropped]), device)
-            return torch.where(drop[:, None, None], null, states)[:, None]
+            return replace_texts(states, null, drop)[:, None]
         texts = [text if isinstance(text, str) else text[0] for text in batch["text"]]
         rows = [[text, *(cast(Any, batch)["image_text"][i] if images else [])] for i, text in enumerate(texts)]
         flat = [

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pretrain.metrics.vbench.prompts import read_json_file
 from pretrain.metrics.vbench.totals import DIMENSIONS
-from pretrain.vbench.published import ByPrompt, read_json_file
+from pretrain.vbench.published import ByPrompt
 
 DRAWS = 1000  # of the bootstrap
 

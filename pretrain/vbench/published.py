@@ -4,20 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from datamodules.storage.json_text import parse_json
-from pretrain.metrics.vbench.prompts import prompt_of
+from pretrain.metrics.vbench.prompts import prompt_of, read_json_file
 from pretrain.metrics.vbench.totals import DIMENSIONS, totals
 
 # By dimension and prompt, the scores of the prompt's videos, as fractions.
 ByPrompt = dict[str, dict[str, list[float]]]
-
-
-def read_json_file(path: Path) -> Any:
-    """The contents of a JSON file that somebody else may have written; ValueError with its name if it is none."""
-    try:
-        return parse_json(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

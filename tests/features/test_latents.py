@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-import pretrain.features.latents as module
 from datamodules import Latents, Mixture, Synthetic
 from datamodules.clips.rectangles import CentreRectangle
+from datamodules.making import shard_progress
 from datamodules.sources.buckets import Bucket
 from datamodules.sources.latents import read_latent
 from datamodules.sources.tars import index_folder
+from datamodules.storage import whole_files
 from models.diffusion.autoencoder import KLAutoencoder, PixelAutoencoder
 from models.diffusion.text_encoder import TextEncoder
+from pretrain.features import latents
 from pretrain.features.latent_encoders import LatentEncoders
 from pretrain.features.latents import make_latents
 from pretrain.learning.prompts import Prompts
@@ -115,7 +117,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
 def test_a_kill_between_shard_report_and_header_changes_nothing(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = module.write_whole
+    write = whole_files.write_whole
     for stop in range(1, 8):  # at every file that is written besides the tars
 
         def dies(path: Path, content: str, left: list[int] = [stop]) -> None:  # noqa: B006 (a counter of its own)
@@ -124,10 +126,10 @@ def test_a_kill_between_shard_report_and_header_changes_nothing(
                 raise Killed
             write(path, content)
 
-        monkeypatch.setattr(module, "write_whole", dies)
-        with pytest.raises(Killed):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            for module in (latents, shard_progress):
+                patch.setattr(module, "write_whole", dies)
             make(tmp_path / str(stop))
-        monkeypatch.setattr(module, "write_whole", write)
         make(tmp_path / str(stop))
         assert contents(tmp_path / str(stop)) == contents(whole)
 

@@ -162,7 +162,7 @@ def test_names_that_are_not_utf8(processes: bool, tmp_path: Path) -> None:
     for out in ("out\udce9", "cut"):
         source = Shards(str(tmp_path / out))
         metas = [json.loads(_meta(source, i)) for i in range(len(source))]
-        assert tuple(meta["source"] for meta in metas) == names
+        assert tuple(dict.fromkeys(meta["source"] for meta in metas)) == names  # one may be of several scenes
 
 
 def _meta(source: Shards, index: int) -> bytes:

@@ -70,7 +70,7 @@ from datamodules.storage.lock import Lock
 lock._POLL_SECONDS = 0
 file = Path(sys.argv[1])
 for _ in range(200):
-    with Lock(file.with_name(".lock"), file, 60):
+    with Lock(file.with_name(".lock"), file, 600):
         file.write_text(str(int(file.read_text()) + 1))
 """
 
@@ -79,8 +79,11 @@ def test_contenders_never_hold_it_together(tmp_path: Path) -> None:
     """Each holder deletes the lock's file, so a contender may open a file that nobody else sees any more."""
     count = tmp_path / "count"
     count.write_text("0")
-    writers = [subprocess.Popen([sys.executable, "-c", COUNTS, str(count)], cwd=ROOT) for _ in range(3)]
-    assert [writer.wait(120) for writer in writers] == [0, 0, 0] and count.read_text() == "600"
+    command = [sys.executable, "-c", COUNTS, str(count)]
+    writers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [writer.communicate()[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0], "\n".join(text[-2000:] for text in errors)
+    assert count.read_text() == "600"
 
 
 def test_without_file_locks_a_warning_says_so(

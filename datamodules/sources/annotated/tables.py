@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.decoding.limits import Limits
-from datamodules.sources.files import check_size, json_object
+from datamodules.sources.files import check_size, json_lines
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}  # None: any whitespace
 
@@ -66,7 +66,7 @@ class Table:
 
     def _lines(self, suffix: str, delimiter: str | None, file: Iterable[str]) -> Iterator[tuple[int, dict]]:
         if suffix == ".jsonl":
-            yield from ((n, json_object(Path(self.file), n, line)) for n, line in enumerate(file, 1) if line.strip())
+            yield from json_lines(Path(self.file), file)
             return
         columns = self.columns or (["value"] if suffix == ".txt" else None)
         cells = _quoted(file) if delimiter == "," else _split(file, delimiter, len(columns) if columns else 0)

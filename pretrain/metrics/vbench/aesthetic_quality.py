@@ -7,10 +7,10 @@ videos. Source: VBench `aesthetic_quality.py`.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pretrain.metrics.vbench.clip_towers import image_features
 from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import ALL, Block
-from pretrain.metrics.vbench.transforms import for_clip
 from pretrain.metrics.vbench.video_score import VideoFacts
 
 
@@ -32,6 +32,4 @@ class AestheticQuality:
 
     def scores(self, block: Block) -> Tensor:
         """`[n]`."""
-        small = block.once(("clip", self.size), lambda: for_clip(block.frames, self.size))
-        features = block.once(("clip", self.size, self.clip), lambda: run_on(self.clip, small))
-        return aesthetic_scores(features, self.head)
+        return aesthetic_scores(image_features(block, self.clip, self.size), self.head)

@@ -6,10 +6,9 @@ model's score is the mean over all pairs of frames of all videos. Source: VBench
 
 from torch import Tensor, nn
 
+from pretrain.metrics.vbench.clip_towers import image_features
 from pretrain.metrics.vbench.consistency import Consistency
-from pretrain.metrics.vbench.device import run_on
 from pretrain.metrics.vbench.frames import ALL, Block
-from pretrain.metrics.vbench.transforms import for_clip
 from pretrain.metrics.vbench.video_score import VideoFacts
 
 
@@ -26,5 +25,4 @@ class BackgroundConsistency:
 
     def features(self, block: Block) -> Tensor:
         """`[n, D]`."""
-        small = block.once(("clip", self.size), lambda: for_clip(block.frames, self.size))
-        return block.once(("clip", self.size, self.clip), lambda: run_on(self.clip, small))
+        return image_features(block, self.clip, self.size)

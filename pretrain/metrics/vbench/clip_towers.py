@@ -18,6 +18,9 @@ import models
 from models.text import TEXT_SIZES, CLIPText
 from models.tokenizers import CLIPTokenizer
 from models.viclip import ViCLIPVision
+from pretrain.metrics.vbench.device import run_on
+from pretrain.metrics.vbench.frames import Block
+from pretrain.metrics.vbench.transforms import for_clip
 
 # OpenAI's release: image tower, text tower.
 CLIP_B32 = {"width": 768, "depth": 12, "heads": 12, "mlp": 3072, "patch": 32, "out": 512}, TEXT_SIZES["base"]
@@ -79,3 +82,9 @@ class TextTower(nn.Module):
 
     def forward(self, sentences: Sequence[str]) -> Tensor:
         return self.text.feature(self.tokenizer(sentences).to(cast(Tensor, self.text.pos_embed).device))
+
+
+def image_features(block: Block, clip: nn.Module, size: int) -> Tensor:
+    """CLIP's features `[n, D]` of the frames of a block, made once for all dimensions; so are the frames it takes."""
+    small = block.once(("clip", size), lambda: for_clip(block.frames, size))
+    return block.once(("clip", size, clip), lambda: run_on(clip, small))

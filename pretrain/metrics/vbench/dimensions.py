@@ -18,6 +18,7 @@ from pretrain.metrics.vbench.motion_smoothness import MotionSmoothness
 from pretrain.metrics.vbench.multiple_objects import MultipleObjects
 from pretrain.metrics.vbench.object_class import ObjectClass
 from pretrain.metrics.vbench.overall_consistency import OverallConsistency
+from pretrain.metrics.vbench.plan import check_dimensions
 from pretrain.metrics.vbench.prompts import package_folder
 from pretrain.metrics.vbench.scene import Scene
 from pretrain.metrics.vbench.scorer import Scorer
@@ -26,7 +27,6 @@ from pretrain.metrics.vbench.static_filter import StaticFilter
 from pretrain.metrics.vbench.subject_consistency import SubjectConsistency
 from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering
 from pretrain.metrics.vbench.temporal_style import TemporalStyle
-from pretrain.metrics.vbench.totals import DIMENSIONS
 from pretrain.metrics.vbench.transforms import ImagingMode
 
 # The weights of each dimension, by their names in `weights.WEIGHTS`.
@@ -112,7 +112,5 @@ def build_scorers(dimensions: Iterable[str], models: Models, parts: Parts | None
         "overall_consistency": lambda: OverallConsistency(models.viclip.image, models.viclip.sentence),
     }
     wanted = list(dimensions)
-    unknown = [name for name in wanted if name not in makers]
-    if unknown:
-        raise ValueError(f"VBench has no dimension {unknown[0]!r}; it has {', '.join(DIMENSIONS)}")
+    check_dimensions(wanted)
     return [makers[name]() for name in wanted]

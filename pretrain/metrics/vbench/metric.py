@@ -1,6 +1,5 @@
 """VBench as a metric of this project: clips of a batch through scorers, means over all ranks."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +12,11 @@ from pretrain.learning.batch import Batch
 from pretrain.metrics.vbench.frames import TensorVideo
 from pretrain.metrics.vbench.prompts import Prompt
 from pretrain.metrics.vbench.scorer import Scorer
-from pretrain.metrics.vbench.scoring import OVER_UNITS, score_video
+from pretrain.metrics.vbench.scoring import Means, score_video
 from pretrain.metrics.vbench.totals import DIMENSIONS, totals
 from pretrain.metrics.vbench.video_score import VideoFacts, VideoScore
 
-_TOTAL, _COUNT, _VALUES, _VIDEOS, _MISSING = range(5)  # columns of the state
+_VIDEOS, _MISSING = 3, 4  # columns of the state, after the sums of totals, counts and values
 
 
 class VBench(Metric):
@@ -80,13 +79,10 @@ class VBench(Metric):
     def compute(self) -> dict[str, Tensor]:
         found, official = {}, {}
         for scorer, row in zip(self.scorers, self.sums.double().cpu().tolist(), strict=True):
-            name = scorer.dimension
-            both = {
-                "units": row[_TOTAL] / row[_COUNT] if row[_COUNT] else math.nan,
-                "videos": row[_VALUES] / row[_VIDEOS] if row[_VIDEOS] else math.nan,
-            }
-            official[name] = both["units" if name in OVER_UNITS else "videos"]
-            found |= {name: official[name]} | {f"{name}/{mean}": value for mean, value in both.items()}
+            name, (total, count, values, videos, missing) = scorer.dimension, row
+            both = Means.of_sums(total, count, values, int(videos), int(missing))
+            official[name] = both.official(name)
+            found |= {name: official[name], f"{name}/units": both.units, f"{name}/videos": both.videos}
         self.facts = {
             "videos": int(self.sums[:, _VIDEOS].max()),
             "videos without a score in a dimension": int(self.sums[:, _MISSING].max()),

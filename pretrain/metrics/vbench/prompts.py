@@ -37,6 +37,14 @@ def package_folder() -> Path | None:
     return next((place for place in places if (place / FILE).is_file()), None)
 
 
+def read_json_file(path: Path) -> Any:
+    """The contents of a JSON file that somebody else may have written; ValueError with its name if it is none."""
+    try:
+        return parse_json(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
 def read_suite(path: str | Path | None = None) -> list[Prompt]:
     """The prompts of a suite.
 
@@ -55,10 +63,7 @@ def read_suite(path: str | Path | None = None) -> list[Prompt]:
     file = Path(path) if path is not None else Path(str(folder)) / FILE
     if not file.is_file():
         raise FileNotFoundError(f"no prompts at {file}: give the path of a {FILE}")
-    try:
-        entries = parse_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
+    entries = read_json_file(file)
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):
         raise ValueError(f"{file} is no list of VBench's entries, each with `prompt_en` and `dimension`")
     return [Prompt(e["prompt_en"], tuple(e["dimension"]), e.get("auxiliary_info", {})) for e in entries]

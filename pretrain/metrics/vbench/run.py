@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
+from models.convert.integrity import sha256
 from pretrain.metrics.vbench.plan import Job, Plan
-from pretrain.metrics.vbench.score_table import Key, ScoreTable, content_hash
+from pretrain.metrics.vbench.score_table import Key, ScoreTable
 from pretrain.metrics.vbench.scorer import Scorer
 from pretrain.metrics.vbench.scoring import score_video
 from pretrain.metrics.vbench.video_score import VideoFacts, VideoScore
@@ -35,7 +36,7 @@ def run(
     """
     found: Scores = {scorer.dimension: [] for scorer in scorers}
     for number, job in enumerate(plan.jobs, 1):
-        content = content_hash(job.path)
+        content = sha256(job.path)
         own = [scorer for scorer in scorers if scorer.dimension in job.dimensions]
         keys = {
             s.dimension: Key(content, job.prompt, s.dimension, s.version, (models or {}).get(s.dimension, ""))

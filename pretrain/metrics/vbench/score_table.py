@@ -4,7 +4,6 @@ A line is a JSON object with one score. It is found by the content of its video,
 of the scorer and its models, so videos may move, and scorers and weights may change.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -22,12 +21,6 @@ class Key(NamedTuple):
     dimension: str
     version: int
     models: str
-
-
-def content_hash(path: str | Path) -> str:
-    """The SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ScoreTable:

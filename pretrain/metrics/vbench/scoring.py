@@ -68,6 +68,12 @@ class Means(NamedTuple):
     scored: int
     missing: int
 
+    @classmethod
+    def of_sums(cls, total: float, count: float, values: float, scored: int, missing: int) -> "Means":
+        """Of the sums over all scored videos: of their totals, counts and values."""
+        units = total / count if count else math.nan
+        return cls(units, values / scored if scored else math.nan, scored, missing)
+
     def official(self, dimension: str) -> float:
         """The mean that VBench reports on one GPU."""
         return self.units if dimension in OVER_UNITS else self.videos
@@ -77,8 +83,10 @@ def means(scores: Iterable[VideoScore]) -> Means:
     """Both means over the videos of one dimension; those that were not scored are counted, and left out."""
     every = list(scores)
     scored = [score for score in every if score.count]
-    if not scored:
-        return Means(math.nan, math.nan, 0, len(every))
-    units = math.fsum(score.total for score in scored) / sum(score.count for score in scored)
-    videos = math.fsum(score.value for score in scored) / len(scored)
-    return Means(units, videos, len(scored), len(every) - len(scored))
+    return Means.of_sums(
+        math.fsum(score.total for score in scored),
+        sum(score.count for score in scored),
+        math.fsum(score.value for score in scored),
+        len(scored),
+        len(every) - len(scored),
+    )

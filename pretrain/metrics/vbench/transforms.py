@@ -16,21 +16,15 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-_CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CLIP = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+_IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 ImagingMode = Literal["longer", "shorter", "shorter_centercrop", "None"]
-
-
-def normalize(x: Tensor, statistics: tuple[tuple[float, ...], tuple[float, ...]]) -> Tensor:
-    """`x` `[n, 3, H, W]` less the mean, over the deviation, of each channel."""
-    mean, std = (torch.tensor(part, device=x.device).view(3, 1, 1) for part in statistics)
-    return (x - mean).div_(std)
 
 
 def for_dino(frames: Tensor, size: int = 224) -> Tensor:
     """uint8 `[n, 3, H, W]`, short side to `size`, bilinear without antialias, no crop (`utils.py: dino_transform`)."""
     x = tv.resize(frames.float(), [size], InterpolationMode.BILINEAR, antialias=False)
-    return normalize(x / 255, _IMAGENET)
+    return tv.normalize(x / 255, *_IMAGENET, inplace=True)
 
 
 def for_clip(frames: Tensor, size: int = 224) -> Tensor:
@@ -47,7 +41,7 @@ def for_viclip(frames: Tensor, size: int = 224) -> Tensor:
 def _clip(frames: Tensor, size: int) -> Tensor:
     # Bicubic is faster on planes, bilinear on pixels as decoders give them; the values are the same.
     x = tv.resize(frames.contiguous(), [size], InterpolationMode.BICUBIC, antialias=False)
-    return normalize(tv.center_crop(x, [size, size]).float() / 255, _CLIP)
+    return tv.normalize(tv.center_crop(x, [size, size]).float() / 255, *_CLIP, inplace=True)
 
 
 def for_style(frames: Tensor, size: int = 224) -> Tensor:
@@ -55,7 +49,7 @@ def for_style(frames: Tensor, size: int = 224) -> Tensor:
     images: list[Any] = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).contiguous().numpy()]
     small = [tv.resize(image, [size], InterpolationMode.BICUBIC) for image in images]
     x = torch.stack([torch.from_numpy(np.array(tv.center_crop(image, [size, size]))) for image in small])
-    return normalize(x.permute(0, 3, 1, 2).float() / 255, _CLIP)
+    return tv.normalize(x.permute(0, 3, 1, 2).float() / 255, *_CLIP, inplace=True)
 
 
 def imaging_size(height: int, width: int, mode: ImagingMode = "longer") -> tuple[int, int]:
@@ -102,7 +96,7 @@ def for_umt(frames: Tensor) -> Tensor:
     if size != (h, w):
         x = F.interpolate(x, size, mode="bilinear", align_corners=False).round()
     top, left = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
-    return normalize(x[..., top : top + 224, left : left + 224] / 255, _IMAGENET)
+    return tv.normalize(x[..., top : top + 224, left : left + 224] / 255, *_IMAGENET, inplace=True)
 
 
 def even_padding(height: int, width: int, multiple: int) -> tuple[int, int, int, int]:

@@ -4,11 +4,12 @@ Nothing is downloaded. A file lies where VBench's own cache has it (in a given f
 VBENCH_CACHE_DIR, or ~/.cache/vbench), or wherever the user says.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from models.convert.integrity import sha256
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,7 @@ def check(name: str, path: Path) -> Path:
     """The path, if the file has the hash that its publisher states, or none is stated; ValueError if it has another."""
     stated = WEIGHTS[name].sha256
     if stated:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(path)
         if not found.startswith(stated):
             raise ValueError(
                 f"{path} has the sha256 {found}, and its publisher states {stated}: fetch it again from "
