@@ -44,16 +44,19 @@ def without_ranks() -> None:
         os.environ.pop(name, None)
 
 
-_seen: set[str] = set()  # threads of autograd
-
-
 @pytest.fixture(autouse=True)
 def without_threads_of_autograd() -> Iterator[None]:
     """Once autograd has threads, no fork of the process computes gradients, and later tests that fork fail."""
+    before = _threads()
     yield
-    threads = Path("/proc/self/task")
-    for file in threads.glob("*/comm"):
+    if begun := _threads() - before:
+        pytest.fail(f"threads {sorted(begun)} are left: put @own_process on this test, or on one before that compiles")
+
+
+def _threads() -> set[str]:
+    """Names of autograd's threads in this process, on Linux."""
+    names = set()
+    for file in Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(OSError):  # the thread has ended
-            if (name := file.read_text().strip()).startswith("pt_autograd") and name not in _seen:
-                _seen.add(name)
-                pytest.fail(f"thread {name} is left: put @own_process on the test that needs it")
+            names.add(file.read_text().strip())
+    return {name for name in names if name.startswith("pt_autograd")}

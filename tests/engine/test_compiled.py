@@ -65,6 +65,7 @@ def compiled(folder: Path, method: str, steps: int, backend: str, monkeypatch: p
     return run(folder, method, steps, "--model.init_args.compile=true", counter, path)
 
 
+@own_process
 def test_blocks_of_any_drop_rate_and_texts_of_any_length_share_their_graphs(fresh: None) -> None:
     torch.manual_seed(0)
     video, text = VideoViT(24, 12, 2, 48, 8, 2, 4, 16, drop_path=0.3), CLIPText(16, 12, 2, 32, 8, 50, 10)
@@ -91,6 +92,7 @@ def forwards(tower: VideoViT, sizes: list[int], grad: bool) -> list[torch.Tensor
     return found
 
 
+@own_process
 def test_evaluation_of_many_kinds_does_not_end_a_run(fresh: None) -> None:
     """Calls of more kinds than torch has graphs by default, which is eight, here one."""
     torch.manual_seed(0)
@@ -102,6 +104,7 @@ def test_evaluation_of_many_kinds_does_not_end_a_run(fresh: None) -> None:
     assert counters["stats"]["unique_graphs"] == 6
 
 
+@own_process
 def test_past_the_limit_evaluation_runs_uncompiled_and_training_is_an_error(
     fresh: None, caplog: pytest.LogCaptureFixture
 ) -> None:
