@@ -5,13 +5,20 @@ import multiprocessing
 import traceback
 from collections.abc import Callable
 
+import torch
+
 
 def own_process(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test in a fork of its process. Dynamo, for one, starts autograd's threads, after which no fork of the
-    process can compute gradients: later tests that fork would fail."""
+    process can compute gradients: later tests that fork would fail. A fork cannot use a GPU: where there is one, the
+    test runs in its process."""
 
     @functools.wraps(test)
     def forked(**fixtures: object) -> None:
+        if torch.cuda.is_available():
+            test(**fixtures)
+            return
+
         def work() -> None:
             try:
                 test(**fixtures)
