@@ -20,9 +20,11 @@ from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
 from datamodules.loading.bucket_batches import BucketBatches, Division, bucket_clip, check_batches, divide
 from datamodules.loading.defaults import accumulation, cores_per_device, default_lanes
+from datamodules.loading.failures import Failures
 from datamodules.loading.image_batches import WithImages
 from datamodules.loading.latent_batches import EvalLatents, latent_buckets
 from datamodules.loading.loader import BatchNumbers, Loader, align_progress
+from datamodules.loading.run_length import StepIntervals, check_length
 from datamodules.loading.size_table import size_table
 from datamodules.loading.survey import Survey, VideoInfo, all_ranks, assign_to_ranks
 from datamodules.loading.windows import Windows, count
@@ -154,11 +156,8 @@ class VideoData(LightningDataModule):
         self.test_clips, self.test_crops, self.window_step = test_clips, test_crops, window_step
         self.workers, self.prefetch, self.seed = workers, prefetch, seed
         self.lanes = lanes if lanes is not None else default_lanes(train, global_batch)
-        self.failure_budget, self.failure_grace = failure_budget, failure_grace
-        self.decode_seconds = decode_seconds
-        self._given: tuple[int | float, int | float] | None = None  # `limit_train_batches` and `val_check_interval`
-        self.failed: dict[str, list[tuple[str, str]]] = {}
-        self.loaded: dict[str, int] = {}
+        self.decode_seconds, self.intervals = decode_seconds, StepIntervals()
+        self.failures = Failures(failure_budget, failure_grace)
         self.surveyed: list[VideoInfo] = []  # for `predict` in windows: all videos that can be opened
         # Called before the survey; returns a function of a video's name that says whether it is done already.
         self.before_survey: Callable[[], Callable[[str], bool]] | None = None
@@ -184,42 +183,13 @@ class VideoData(LightningDataModule):
             return
         train = self._train_source
         self.accumulate = accumulation(self.global_batch, self.micro_batch, self.world)
-        self._check_length(self._attached, len(train))
+        check_length(self._attached, len(train), self.global_batch)
         self._attached.accumulate_grad_batches = self.accumulate
-        self._count_in_steps(self._attached)
+        self.intervals.apply(self._attached, self.accumulate)
         for field, has in (("text", train.texts), ("label", train.labels)):
             if 0 < has < len(train):
                 missing = len(train) - has
                 log.warning("%d of %d training samples have no %s: batches have none", missing, len(train), field)
-
-    def _count_in_steps(self, trainer: Trainer) -> None:
-        """Restates what a recipe counts in optimiser steps, or as a share of the run, in Lightning's micro-batches.
-
-        Lightning would let the last micro-batches of an odd number be a smaller step, and validate within a step.
-        `fast_dev_run` keeps Lightning's meaning: so many micro-batches.
-        """
-        if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]  (Lightning sets it from another module)
-            return
-        if self._given is None:  # an interval in minutes is no attribute of the trainer
-            self._given = trainer.limit_train_batches, getattr(trainer, "val_check_interval", 1.0)
-        limit, interval = self._given
-        steps = trainer.max_steps
-        if isinstance(limit, int) or limit not in (0.0, 1.0):
-            steps = limit if isinstance(limit, int) else max(1, round(limit * steps))
-            trainer.limit_train_batches = steps * self.accumulate
-        if isinstance(interval, int) or interval != 1.0:
-            whole = interval if isinstance(interval, int) else max(1, round(interval * steps))
-            trainer.val_check_interval = whole * self.accumulate
-
-    def _check_length(self, trainer: Trainer, videos: int) -> None:
-        if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]  (Lightning sets it from another module)
-            return
-        if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
-            raise MisconfigurationException(
-                f"The length of a run is counted in steps: set trainer.max_steps and leave trainer.max_epochs unset. "
-                f"One pass over these {videos} videos is {math.ceil(videos / self.global_batch)} steps "
-                f"of {self.global_batch}."
-            )
 
     def train_dataloader(self) -> DataLoader:
         """Micro-batches from the trainer's step to the end of the run."""
@@ -280,9 +250,9 @@ class VideoData(LightningDataModule):
         loader = self._loader(survey, BatchNumbers(lambda: 0, len(survey)))
         quiet = self.rank > 0 or self._attached.progress_bar_callback is None
         for item in tqdm(loader, desc="lengths", unit="video", disable=quiet):
-            self.loaded[stage] = self.loaded.get(stage, 0) + 1
+            self.failures.add_loaded(stage, 1)
             if "skipped" in item:
-                self._count(stage, [item["skipped"]])
+                self.failures.add_failed(stage, [item["skipped"]])
             else:
                 yield item["found"]
 
@@ -324,28 +294,14 @@ class VideoData(LightningDataModule):
         stage = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
         skipped = batch.pop("skipped", [])
         if "window" in batch:  # the survey has counted the videos, and one has many batches
-            known = {name for name, _ in self.failed.get(stage, [])}
+            known = {name for name, _ in self.failures.failed.get(stage, [])}
             skipped = [(name, reason) for name, reason in skipped if name not in known]
         else:
-            self.loaded[stage] = self.loaded.get(stage, 0) + len(set(batch["name"]))  # views share a name
+            self.failures.add_loaded(stage, len(set(batch["name"])))  # views share a name
         if skipped:
-            self._count(stage, skipped)
+            self.failures.add_failed(stage, skipped)
         on_host = getattr(self.trainer and self.trainer.lightning_module, "on_host", None)
         return batch if on_host is None or stage == "predict" else on_host(batch)
-
-    def _count(self, stage: str, skipped: list[tuple[str, str]]) -> None:
-        failed, loaded = self.failed.setdefault(stage, []), self.loaded[stage]
-        for name, reason in skipped:
-            failed.append((name, reason))
-            log.warning("skipped %s: %s (%d unreadable of %d)", name, reason, len(failed), loaded)
-        if len(failed) > max(self.failure_grace, self.failure_budget * loaded):
-            raise RuntimeError(
-                f"{len(failed)} of {loaded} videos could not be read, more than the budget of "
-                f"{self.failure_budget:.2%} (and more than {self.failure_grace}). The last ones:\n"
-                + "\n".join(f"  {name}: {reason}" for name, reason in failed[-5:])
-                + "\nRepair or remove these files (tools/prepare.py checks each), or raise "
-                "data.init_args.failure_budget."
-            )
 
     def state_dict(self) -> dict:
         """The settings that determine the order of samples; the position in it is the trainer's step."""

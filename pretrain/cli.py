@@ -1,8 +1,5 @@
 """The command `python -m pretrain {fit,validate,test,predict,export,plan}`: LightningCLI with our defaults."""
 
-import itertools
-import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -19,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from models.convert.sharded import is_sharded, require_safe
+from pretrain.engine.arguments import with_new_recipes, with_nulls
 from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
 from pretrain.engine.ema import EMA
 from pretrain.engine.logger_versions import (
@@ -30,7 +28,6 @@ from pretrain.engine.logger_versions import (
 )
 from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.engine.nonfinite_guard import Guard
-from pretrain.engine.old_names import with_new_names
 from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import KeepJob, Resumed, resolve, resolve_trained, restarted
 from pretrain.engine.run_lock import RunLock
@@ -101,7 +98,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)  # from `main`
         self.command = shlex.join(["python", "-m", "pretrain", *args])
-        self.config = parser.parse_args(_with_nulls(_with_new_names(args)))
+        self.config = parser.parse_args(with_nulls(with_new_recipes(args)))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would build the model that the checkpoint's `hyper_parameters` name: a file decides no class."""
@@ -241,48 +238,6 @@ def settings_of(args: list[str]) -> dict[str, Any]:
     """The resolved recipe, with all defaults, that `fit` would use with these arguments."""
     cli = _start(_ParseOnly, ["fit", *args])
     return yaml.safe_load(cli._parser("fit").dump(cast(Namespace, cli.config)["fit"], skip_none=False))
-
-
-def _with_new_names(words: list[str]) -> list[str]:
-    """Words of a command in which each recipe that uses old names (`pretrain.engine.old_names`) stands in new ones."""
-    found: list[str] = []
-    for word in words:
-        option, _, path = word.rpartition("=") if word.startswith("--config=") else ("", "", word)
-        if not (option or (found and found[-1] in ("-c", "--config"))) or not os.path.isfile(path):
-            found.append(word)
-            continue
-        try:
-            given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"the recipe {path} is no YAML: {error}") from error
-        renamed = with_new_names(given)
-        if renamed == given:
-            found.append(word)
-            continue
-        rank_zero_info(f"{path} uses old names of classes or arguments; it is read with their new names")
-        text = yaml.safe_dump(renamed, default_flow_style=True, sort_keys=False)
-        found += [f"{option}={text}" if option else text]
-    return found
-
-
-def _with_nulls(args: list[str]) -> list[str]:
-    """Arguments with `--model.init_args.teacher.init_args.weights=null` (or `... null`) replaced by a `-c` fragment:
-    jsonargparse reads null as the string "None" for arguments of a class inside a class."""
-    found, rest = [], iter(args)
-    for arg in rest:
-        key, equals, value = arg.partition("=")
-        if not re.fullmatch(r"--(model|data)(\.init_args\.\w+){2,}", key):
-            found.append(arg)
-            continue
-        option = [arg] if equals else [arg, *itertools.islice(rest, 1)]
-        if (value if equals else option[-1]) != "null":
-            found += option
-            continue
-        fragment: Any = None
-        for part in reversed(key.removeprefix("--").split(".")):
-            fragment = {part: fragment}
-        found += ["-c", yaml.safe_dump(fragment, default_flow_style=True)]
-    return found
 
 
 def main(args: list[str] | None = None) -> None:

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import models
-from pretrain.cli import _with_nulls, main, settings_of
+from pretrain.cli import main, settings_of
+from pretrain.engine.arguments import with_nulls
 from pretrain.errors import reports_errors
 from pretrain.export.load_run import load_objective
 from pretrain.features.videos import read_features
@@ -41,7 +42,7 @@ def test_null_reaches_a_class_within_a_class() -> None:
     assert found["weights"] is None and found["random"] == 3 and found["model"]["init_args"]["out"] is None
     key = "--data.init_args.train.init_args.options.token"  # in a dict it is unchanged
     untouched = [f"{key}=null", key, "null", "--seed_everything"]
-    assert _with_nulls(untouched) == untouched
+    assert with_nulls(untouched) == untouched
 
 
 @pytest.mark.parametrize("name", ["validate", "test"])

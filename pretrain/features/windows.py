@@ -56,7 +56,7 @@ class WindowFeatureWriter:
 
     def close(self) -> None:
         self.writer.close()
-        failed = {name for name, _ in self.data.failed.get("predict", [])}
+        failed = {name for name, _ in self.data.failures.failed.get("predict", [])}
         done = sum(video.done for video in self.data.surveyed)
         print(
             f"{self.writer.written} videos written to {self.path}, {done} were done before"

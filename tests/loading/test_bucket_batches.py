@@ -198,7 +198,7 @@ def test_a_table_of_sizes_is_kept_and_belongs_to_its_source(tmp_path: Path) -> N
     one, two = RecordingModule(), RecordingModule()
     trainer(max_steps=3).fit(one, datamodule=data(sizes=file))
     again = data(sizes=file)
-    again.failure_budget, again.failure_grace = 0.0, 0  # the ten unreadable videos are not opened any more
+    again.failures.budget, again.failures.grace = 0.0, 0  # the ten unreadable videos are not opened any more
     trainer(max_steps=3).fit(two, datamodule=again)
     assert one.seen == two.seen
     other = data(sizes=file)

@@ -37,7 +37,7 @@ def test_bad_files_are_skipped_counted_and_named(
     module = data(source, frames=4, views=1, workers=workers)
     with caplog.at_level(logging.WARNING, "datamodules.video"):
         trainer(max_steps=5).fit(toy, datamodule=module)  # one epoch
-    failed = module.failed["train"]
+    failed = module.failures.failed["train"]
     assert {name for name, _ in failed} >= {f"bad/{n}.mp4" for n in ("audio", "cut", "cut_fast", "empty", "text")}
     assert (
         len(caplog.messages) == len(failed) and "unreadable of" in caplog.messages[-1] and "bad/" in caplog.messages[0]
@@ -54,7 +54,7 @@ def test_over_the_budget_the_run_stops(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"could not be read, more than the budget of 5.00%") as error:
         trainer(max_steps=50).fit(RecordingModule(), datamodule=module)
     assert "bad/" in str(error.value) and "data.init_args.failure_budget" in str(error.value)
-    assert len(module.failed["train"]) == 3
+    assert len(module.failures.failed["train"]) == 3
 
 
 def test_only_bad_files_do_not_loop_forever(folder: Path, tmp_path: Path) -> None:
@@ -70,4 +70,4 @@ def test_bad_files_have_weight_zero_in_evaluation(folder: Path, tmp_path: Path) 
     weight = torch.cat([b["weight"] for b in rows])
     pixels = torch.cat([b["video"].flatten(1).sum(1) for b in rows])
     assert weight.tolist() == [1] * 6 + [0] * 6 and (pixels[6:11] == 0).all() and (pixels[:6] > 0).all()
-    assert rows[1]["text"][:3] == ["t4", "t5", "t6"] and len(module.failed["predict"]) == 5
+    assert rows[1]["text"][:3] == ["t4", "t5", "t6"] and len(module.failures.failed["predict"]) == 5

@@ -183,5 +183,5 @@ def test_a_damaged_latent_is_replaced_and_named(tmp_path: Path) -> None:
     trainer(max_steps=2, val_check_interval=2).fit(toy, datamodule=module)
     names = [row[0][-4:] for _, _, rows in toy.seen for row in rows]
     assert "0003" not in names and len(names) == 8
-    assert {name[-4:] for name, _ in module.failed["train"]} == {"0003"}
-    assert "not a latent" in module.failed["train"][0][1]
+    assert {name[-4:] for name, _ in module.failures.failed["train"]} == {"0003"}
+    assert "not a latent" in module.failures.failed["train"][0][1]

@@ -63,8 +63,8 @@ def test_all_kinds_at_once_within_a_run(caplog: pytest.LogCaptureFixture) -> Non
     expected, _ = run(FaultyVideos(dict.fromkeys(trouble, "broken")), 0)
     toy, data = run(FaultyVideos(trouble), 2)
     assert toy.seen == expected.seen and len(toy.seen) == 24
-    names = [name for name, _ in data.failed["train"]]
-    assert set(names) == {f"synthetic-0-{i:08d}" for i in trouble} and data.loaded["train"] == 48
+    names = [name for name, _ in data.failures.failed["train"]]
+    assert set(names) == {f"synthetic-0-{i:08d}" for i in trouble} and data.failures.loaded["train"] == 48
     assert f"skipped synthetic-0-00000002: given up after {LIMIT:g} s of decoding" in caplog.text
 
 
