@@ -79,9 +79,11 @@ def test_a_bug_reaches_the_caller(tmp_path: Path) -> None:
 def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom functools import partial\nfrom pathlib import Path\n"
+        "import signal\nimport sys\nsys.path.insert(0, sys.argv[1])\nfrom functools import partial\n"
+        "from pathlib import Path\n"
         "from datamodules.making.crew import Crew\nfrom tests.making.test_crew import work\n"
         "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell ignores it
         "    with Crew(partial(work, folder=Path(sys.argv[2])), 2, 600.0) as crew:\n"
         "        for found in crew.run(['a', *['hang'] * 20]):\n"
         "            print(found[0], flush=True)\n"
