@@ -9,7 +9,8 @@ from tests.helpers.paths import ROOT
 _HOLDER = """
 import os, sys, time
 from pathlib import Path
-from datamodules.storage.lock import Lock
+sys.path.insert(0, "datamodules/storage")  # without the package, whose imports take seconds
+from lock import Lock
 lock = Lock(Path(sys.argv[1]), sys.argv[1])
 if sys.argv[2] == "True":
     child = os.fork()

@@ -1,12 +1,16 @@
 """One writer at a time: a second one is refused and learns who holds the place; a dead holder's lock is free."""
 
+import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,8 +69,9 @@ def test_two_locks_of_one_process_exclude_each_other(tmp_path: Path) -> None:
 COUNTS = """
 import sys
 from pathlib import Path
-from datamodules.storage import lock
-from datamodules.storage.lock import Lock
+sys.path.insert(0, "datamodules/storage")  # without the package, whose imports take seconds
+import lock
+from lock import Lock
 lock._POLL_SECONDS = 0
 file = Path(sys.argv[1])
 for _ in range(200):
@@ -86,12 +91,74 @@ def test_contenders_never_hold_it_together(tmp_path: Path) -> None:
     assert count.read_text() == "600"
 
 
-def test_without_file_locks_a_warning_says_so(
+def test_without_file_locks_a_warning_says_what_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr("fcntl.flock", failing(errno.ENOSYS))
     with Lock(tmp_path / ".lock", tmp_path):
-        assert "a second writer is not noticed" in caplog.text
+        assert "has no file locks" in caplog.text and "damage each other's files" in caplog.text
+
+
+def failing(number: int, call: Callable = lambda *_: None, times: int = 1000) -> Callable:
+    """A system call that fails so many times in this way, and is `call` then."""
+    left = [times]
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            return call(*arguments, **options)
+        raise OSError(number, os.strerror(number))
+
+    return fails
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE])
+@pytest.mark.parametrize("call", ["os.open", "os.stat", "os.fstat", "fcntl.flock"])
+def test_a_file_that_vanishes_at_that_moment_is_looked_for_again(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File systems differ in what they say when another process removes the lock's file in between."""
+    module, _, name = call.partition(".")
+    real = getattr(sys.modules.get(module) or __import__(module), name)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", lambda *_, **__: None)  # it would look too
+        patch.setattr(call, failing(number, real, times=3))
+        lock = Lock(tmp_path / ".lock", tmp_path)
+    assert (tmp_path / ".lock").exists()
+    with pytest.raises(InUse):
+        lock_folder(tmp_path)
+    lock.release()
+
+
+def test_a_refusal_for_want_of_rights_is_a_held_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """POSIX lets a system say EACCES in the place of EAGAIN."""
+    monkeypatch.setattr("fcntl.flock", failing(errno.EACCES))
+    with pytest.raises(InUse):
+        lock_folder(tmp_path)
+    monkeypatch.setattr("fcntl.flock", failing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        lock_folder(tmp_path)
+
+
+def test_a_full_disk_takes_no_lock_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.pwrite", failing(errno.ENOSPC))
+    with lock_folder(tmp_path), pytest.raises(InUse, match="in use by another process"):
+        lock_folder(tmp_path)
+
+
+def test_a_file_that_is_never_the_same_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without stable numbers of its files."""
+    monkeypatch.setattr("os.path.samestat", lambda *_: False)
+    with pytest.raises(OSError, match=r"\.lock cannot be locked: it is another file"):
+        lock_folder(tmp_path)
+
+
+def test_a_lock_whose_folder_was_made_anew_leaves_the_new_one_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    old = lock_folder(folder)
+    shutil.rmtree(folder)
+    with lock_folder(folder):
+        old.release()
+        assert (folder / ".lock").exists()
+        with pytest.raises(InUse):
+            lock_folder(folder)
