@@ -5,7 +5,6 @@ Letters in shapes: B videos, t time slices, n patches per slice, k of them visib
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models.clip import CLIPMLP, CLIPAttention, CLIPLayers
@@ -110,7 +109,7 @@ class Extractor(nn.Module):
         self.attn = CLIPAttention(width, heads)
         self.norm2 = nn.LayerNorm(width, 1e-5)
         self.mlp = CLIPMLP(width, mlp, dropout)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = drop_path
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -129,6 +128,26 @@ class Extractor(nn.Module):
             index: of the patches in `grid`, in raster order, `[B, t * k]`; None: all are present. The convolution takes
                 masked patches as zeros.
         """
+        rate = self.drop_path if self.training else 0.0
+        return self.compute(query, tokens, grid, index, branch_factors(query, rate), branch_factors(query, rate))
+
+    def compute(
+        self,
+        query: Tensor,
+        tokens: Tensor,
+        grid: Grid,
+        index: Tensor | None,
+        attn_factors: Tensor | None,
+        mlp_factors: Tensor | None,
+    ) -> Tensor:
+        """`forward`, given the branches' factors; this is what is compiled."""
+        k, v = self.attn.keys_values(self.sources(tokens, grid, index))
+        attended = self.attn.output(attend(self.attn.queries(self.norm1(query)), k, v))
+        query = query + scale_branch(attended, attn_factors)
+        return query + scale_branch(self.mlp(self.norm2(query)), mlp_factors)
+
+    def sources(self, tokens: Tensor, grid: Grid, index: Tensor | None) -> Tensor:
+        """What keys and values are projected from: the tokens after convolution and norm, `[B, t * (1 + k), D]`."""
         patches = tokens[:, :, 1:].flatten(1, 2)  # [B, t * k, D]
         dense = patches
         if index is not None:
@@ -136,8 +155,5 @@ class Extractor(nn.Module):
             dense = zeros.scatter(1, index[..., None].expand_as(patches), patches)
         mixed = self.place(dense.transpose(1, 2).unflatten(2, grid)).flatten(2).transpose(1, 2)
         patches = patches + (mixed if index is None else mixed.take_along_dim(index[..., None], dim=1))
-        keys = torch.cat((tokens[:, :, :1], patches.view(*tokens.shape[:2], -1, tokens.shape[3])), dim=2).flatten(1, 2)
-        k, v = self.attn.keys_values(self.norm_tokens(keys))
-        attended = self.attn.output(attend(self.attn.queries(self.norm1(query)), k, v))
-        query = query + self.drop_path(attended)
-        return query + self.drop_path(self.mlp(self.norm2(query)))
+        patches = patches.view(*tokens.shape[:2], -1, tokens.shape[3])
+        return self.norm_tokens(torch.cat((tokens[:, :, :1], patches), dim=2).flatten(1, 2))

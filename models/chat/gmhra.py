@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.encoder import Encoder
 from models.extractor import Extractor
-from models.layers import Block, Blocks, Grid, PatchEmbed, attend, token_grid
+from models.layers import Block, Blocks, Grid, PatchEmbed, token_grid
 from models.positions import resize_table
 
 # VideoChat `models/eva_vit.py`: EVA-CLIP's ViT-g without its last block.
@@ -45,18 +45,15 @@ class GlobalMHRA(Extractor):
         self.mlp = DropoutMLP(width, mlp, dropout)  # pyrefly: ignore[bad-assignment]
         self.reset_parameters()
 
-    def forward(self, query: Tensor, tokens: Tensor, grid: Grid, index: Tensor | None = None) -> Tensor:
-        """The query `[B, 1, D]` after cross-attention to `tokens` `[B, T, 1 + n, D]`, class tokens first; `index` is
-        None: all patches are present."""
+    def sources(self, tokens: Tensor, grid: Grid, index: Tensor | None) -> Tensor:
+        """See `Extractor.sources`; `index` is None: all patches are present."""
         if index is not None:
             raise ValueError("Global MHRA takes whole frames only: train VideoChat's encoder without a mask")
         normed = self.norm_tokens(tokens)
         patches = normed[:, :, 1:]
         mixed = self.place(patches.flatten(1, 2).transpose(1, 2).unflatten(2, grid))  # [B, D, T, rows, columns]
         patches = patches + mixed.flatten(2).transpose(1, 2).unflatten(1, patches.shape[1:3])
-        k, v = self.attn.keys_values(torch.cat((normed[:, :, :1], patches), dim=2).flatten(1, 2))
-        query = query + self.attn.output(attend(self.attn.queries(self.norm1(query)), k, v))
-        return query + self.mlp(self.norm2(query))
+        return torch.cat((normed[:, :, :1], patches), dim=2).flatten(1, 2)
 
 
 class VideoChatViT(Encoder):

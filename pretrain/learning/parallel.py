@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -18,11 +18,22 @@ log = logging.getLogger(__name__)
 # torch's own limit of 8 is reached.
 _MAX_GRAPHS = 64
 
+# Names of a model's lists of blocks. UniFormerV2 has `extractors` beside its blocks, VideoChat's encoder `readers`, and
+# InternVideo's coordination of two encoders `cross_models`.
+_LISTS = ("blocks", "extractors", "readers", "cross_models")
+
+
+def _lists(model: nn.Module) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
+    """All lists of blocks, each after the module that holds it."""
+    for holder in model.modules():
+        for name, part in holder.named_children():
+            if name in _LISTS and isinstance(part, nn.ModuleList):
+                yield holder, part
+
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """All transformer blocks of `model`, in order: the members of every list called `blocks`."""
-    lists = [m for name, m in model.named_modules() if name.split(".")[-1] == "blocks" and isinstance(m, nn.ModuleList)]
-    return [block for blocks_ in lists for block in blocks_]
+    """All transformer blocks of `model`, and what is as large as one: the members of its lists of blocks."""
+    return [block for _, members in _lists(model) for block in members]
 
 
 def recompute(model: nn.Module) -> None:
@@ -59,13 +70,11 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
 
     limits: Any = _dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, _MAX_GRAPHS)
-    for name, module in model.named_modules():
-        if name.split(".")[-1] != "blocks" or not isinstance(module, nn.ModuleList):
-            continue
+    for holder, members in _lists(model):
         # Texts differ in length from step to step: their graphs take any. Other graphs do once a size has changed.
-        varying = getattr(model.get_submodule(name.rpartition(".")[0]), "any_length", False)
+        varying = getattr(holder, "any_length", False)
         copies: dict[object, Callable] = {}
-        for block in module:
+        for block in members:
             method = "compute" if hasattr(block, "compute") else "forward"
             function = copies.setdefault(_structure(block), _own_copy(getattr(type(block), method)))
             compiled = torch.compile(
