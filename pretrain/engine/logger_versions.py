@@ -13,7 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datamodules.storage.whole_files import whole_file
 from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint, regular_checkpoint
-from pretrain.engine.resume import is_of_another_job, on_rank_zero
+from pretrain.engine.rank_zero import on_rank_zero
+from pretrain.engine.resume import is_of_another_job
 
 _VERSION_ARGUMENTS = ("version", "id", "run_id", "experiment_key", "run")  # of Lightning's loggers
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.storage.whole_files import write_whole
@@ -21,6 +20,7 @@ from pretrain.engine.checkpoint import (
     regular_checkpoint,
     require_complete,
 )
+from pretrain.engine.rank_zero import on_rank_zero
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,7 @@ def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) 
             the command's first start.
     """
     if restarted() and wanted is None:
-        return find_on_rank_zero(
-            trainer, model, lambda folder: _find(folder, None if is_of_another_job(folder) else "auto")
-        )
+        return on_rank_zero(trainer, model, lambda: _find_of_job(checkpoint_folder(trainer)))
     if restarted() and wanted != "auto":
         return resolve(trainer, model, "auto") or (
             None if wanted in (None, "last") else _newest_in(trainer, model, wanted)
@@ -69,7 +67,7 @@ def resolve(trainer: pl.Trainer, model: pl.LightningModule, wanted: str | None) 
     debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
     if wanted is None and debugging:
         return None
-    return find_on_rank_zero(trainer, model, lambda folder: _find(folder, wanted))
+    return on_rank_zero(trainer, model, lambda: _find(checkpoint_folder(trainer), wanted))
 
 
 def resolve_trained(
@@ -112,39 +110,11 @@ def _newest_in(trainer: pl.Trainer, model: pl.LightningModule, path: str) -> str
             raise MisconfigurationException(f"no complete checkpoint in the folder {path}")
         return str(found)
 
-    found = on_rank_zero(trainer, model, find)
-    assert found is not None
-    return found
+    return on_rank_zero(trainer, model, find)
 
 
-def find_on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Callable[[Path], str | None]) -> str | None:
-    """Apply `find` to the folder of the run's checkpoints by `on_rank_zero`."""
-    return on_rank_zero(trainer, model, lambda: find(checkpoint_folder(trainer)))
-
-
-def on_rank_zero(trainer: pl.Trainer, model: pl.LightningModule, find: Callable[[], str | None]) -> str | None:
-    """Call `find` on rank 0 and broadcast the result: on a shared file system other ranks may see an older state, and
-    the large files should be read and checked only once.
-
-    If Lightning itself starts the ranks, they are on one machine and not started yet: each rank searches then.
-    """
-    strategy = trainer.strategy
-    environment = getattr(strategy, "cluster_environment", None)  # only strategies for several processes have one
-    local = trainer.world_size == 1 or isinstance(environment, LightningEnvironment)
-    if not local:
-        strategy.connect(model)
-        strategy.setup_environment()  # the trainer repeats it without effect
-    found, message = None, None
-    if local or trainer.is_global_zero:
-        try:
-            found = find()
-        except MisconfigurationException as error:
-            message = str(error)
-    if not local:
-        found, message = strategy.broadcast((found, message))
-    if message is not None:
-        raise MisconfigurationException(message)
-    return found
+def _find_of_job(folder: Path) -> str | None:
+    return _find(folder, None if is_of_another_job(folder) else "auto")
 
 
 def _find(folder: Path, wanted: str | None) -> str | None:

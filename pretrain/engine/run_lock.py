@@ -1,34 +1,14 @@
-"""Locks of a run: its folder belongs to one living run. Rank 0 holds a lock, and all ranks learn the outcome."""
-
-from collections.abc import Callable
-from pathlib import Path
+"""The lock of a run: its folder belongs to one living run."""
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.storage.lock import InUse, Lock
-from pretrain.engine.checkpoint import beside_checkpoints, regular_checkpoint
-from pretrain.engine.resume import find_on_rank_zero, restarted
+from pretrain.engine.checkpoint import beside_checkpoints, checkpoint_folder, regular_checkpoint
+from pretrain.engine.rank_zero import on_rank_zero
+from pretrain.engine.resume import restarted
 
 RESTART_WAIT = 300.0  # seconds that a run which a scheduler started again waits for its predecessor's end
-
-
-def lock_on_rank_zero(trainer: pl.Trainer, take: Callable[[], Lock]) -> Lock | None:
-    """The lock that `take` returns on rank 0; None on the others.
-
-    Raises:
-        MisconfigurationException: on all ranks, if another process holds it.
-    """
-    lock, message = None, None
-    if trainer.is_global_zero:
-        try:
-            lock = take()
-        except InUse as error:
-            message = str(error)
-    message = trainer.strategy.broadcast(message)
-    if message is not None:
-        raise MisconfigurationException(message)
-    return lock
 
 
 class RunLock:
@@ -57,15 +37,16 @@ class RunLock:
         if debugging or regular_checkpoint(trainer) is None:
             return
 
-        def lock(folder: Path) -> None:
+        def lock() -> None:
             if not trainer.is_global_zero:  # a copy of this command, which Lightning's own launcher started
                 return
+            folder = checkpoint_folder(trainer)
             try:
                 self.lock = Lock(beside_checkpoints(folder, "lock"), f"the run in {folder.parent}", wait)
             except InUse as error:
                 raise MisconfigurationException(f"{error}; --wait_for_run SECONDS waits for it") from None
 
-        find_on_rank_zero(trainer, model, lock)
+        on_rank_zero(trainer, model, lock)
 
     def release(self) -> None:
         """Free the folder; without effect if it is not held."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.storage.lock import Lock, lock_folder
 from datamodules.video import VideoData
-from pretrain.engine.run_lock import lock_on_rank_zero
+from pretrain.engine.rank_zero import on_rank_zero
 from pretrain.features.videos import VideoFeatureWriter
 from pretrain.features.windows import WindowFeatureWriter
 
@@ -55,7 +55,11 @@ class Features(BasePredictionWriter):
         if stage != "predict":
             return
         folder = Path(self.folder or Path(trainer.log_dir or ".") / "features")  # log_dir is a collective call
-        self.lock = lock_on_rank_zero(trainer, lambda: lock_folder(folder))
+
+        def lock() -> None:
+            self.lock = lock_folder(folder)
+
+        on_rank_zero(trainer, pl_module, lock)
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, VideoData) and data.window_step is not None:
             self.writer = WindowFeatureWriter(folder, self.outputs, self.settings, data, trainer, pl_module)

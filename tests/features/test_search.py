@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from safetensors.torch import save_file
 
+from datamodules.storage.lock import InUse
 from pretrain.cli import main
 from pretrain.export.load_run import load_objective
 from pretrain.features.index import read_index
@@ -213,7 +214,7 @@ def test_predict_is_refused_where_another_writes_there(trained: Path, videos: Pa
     features = predict(trained, tmp_path, videos)
     before = {file.name: file.stat().st_mtime_ns for file in features.iterdir()}
     holder = hold(features / ".lock")
-    with pytest.raises(MisconfigurationException, match=f"is in use by process {holder.pid} on "):
+    with pytest.raises(InUse, match=f"is in use by process {holder.pid} on "):
         predict(trained, tmp_path, videos)
     holder.kill()
     holder.wait()
