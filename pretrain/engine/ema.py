@@ -32,8 +32,8 @@ class EMA(pl.Callback):
         every_n_steps: optimiser steps between two updates.
         validate: validate, test and predict with the average; False: with the weights themselves.
         validate_raw: validation evaluates each batch with the weights themselves too, and logs those figures under
-            `val_raw/` beside `val/`. It then computes twice as long, reads the data once, and exchanges the two sets of
-            weights, a tensor at a time, twice a batch; the metrics hold their states twice.
+            `val_raw/` beside `val/`. It then computes twice as long, reads the data once, and copies the two sets of
+            weights for each batch; the metrics hold their states twice.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class EMA(pl.Callback):
         self.start_step, self.every_n_steps, self.validate = start_step, every_n_steps, validate
         self.average: dict[str, Tensor] = {}
         self.step = -1  # the last optimiser step that was averaged or skipped
-        self.weights: dict[str, Tensor] = {}  # this process's shards of the weights while the average is in their place
+        self.weights: dict[str, Tensor] = {}  # this process's shards of them, while the model computes with the average
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and isinstance(trainer.strategy, DeepSpeedStrategy):
@@ -100,7 +100,6 @@ class EMA(pl.Callback):
         else:
             self.update(averages, weights, step)
 
-    @torch.no_grad()
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not (self.validate and self.average) or self.weights or trainer.sanity_checking:
             return
@@ -108,26 +107,7 @@ class EMA(pl.Callback):
             self._place_average(pl_module)  # no training in this process
         if self.raw is not None and trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
             self.raw.start(pl_module)
-        self._put_in_place(pl_module)
-
-    def _put_in_place(self, pl_module: pl.LightningModule) -> None:
-        for name, parameter in trained_parameters(pl_module).items():
-            weight = local_shard(parameter)
-            self.weights[name] = weight.clone()
-            weight.copy_(local_shard(self.average[name]))
-
-    @contextmanager
-    def in_place(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-        """The average in the weights' place outside a validation; without an average, nothing changes."""
-        if not self.average:
-            yield
-            return
-        with torch.no_grad():
-            self._put_in_place(pl_module)
-        try:
-            yield
-        finally:
-            self.on_validation_end(trainer, pl_module)
+        self._use_average(pl_module)
 
     def on_validation_batch_end(
         self,
@@ -139,43 +119,58 @@ class EMA(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self.raw is not None and self.weights:
-            with self._weights_themselves(pl_module):
+            with self._weights_in_use(pl_module):
                 self.raw.add(trainer, pl_module, batch, batch_idx)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.raw is not None and self.weights:
-            with self._weights_themselves(pl_module):
+            with self._weights_in_use(pl_module):
                 self.raw.log(pl_module)
 
-    @contextmanager
-    def _weights_themselves(self, pl_module: pl.LightningModule) -> Iterator[None]:
-        """The weights in the average's place, within a validation with the average."""
-        self._exchange(pl_module)
-        try:
-            yield
-        finally:
-            self._exchange(pl_module)
-
-    @torch.no_grad()
-    def _exchange(self, pl_module: pl.LightningModule) -> None:
-        for name, parameter in trained_parameters(pl_module).items():
-            weight = local_shard(parameter)
-            present = weight.clone()
-            weight.copy_(self.weights[name])
-            self.weights[name] = present
-
-    @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.weights:
-            for name, parameter in trained_parameters(pl_module).items():
-                local_shard(parameter).copy_(self.weights[name])
-            self.weights = {}
+        self._use_weights(pl_module)
 
     on_test_start = on_predict_start = on_validation_start
     on_test_end = on_predict_end = on_validation_end
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.on_validation_end(trainer, pl_module)  # a checkpoint saved after this must hold the weights
+        self._use_weights(pl_module)  # a checkpoint saved after this must hold the weights
+
+    # The model computes with the average or with the weights. `weights` keeps the latter while it does with the former
+
+    @contextmanager
+    def average_in_use(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """The model computes with the average, outside of a validation; without an average, nothing changes."""
+        if self.average:
+            self._use_average(pl_module)
+        try:
+            yield
+        finally:
+            self._use_weights(pl_module)
+
+    @contextmanager
+    def _weights_in_use(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """The model computes with the weights, within a validation with the average."""
+        self._use_weights(pl_module)
+        try:
+            yield
+        finally:
+            self._use_average(pl_module)
+
+    @torch.no_grad()
+    def _use_average(self, pl_module: pl.LightningModule) -> None:
+        for name, parameter in trained_parameters(pl_module).items():
+            shard = local_shard(parameter)
+            self.weights[name] = shard.clone()
+            shard.copy_(local_shard(self.average[name]))
+
+    @torch.no_grad()
+    def _use_weights(self, pl_module: pl.LightningModule) -> None:
+        """Without effect if the model does so already."""
+        if self.weights:
+            for name, parameter in trained_parameters(pl_module).items():
+                local_shard(parameter).copy_(self.weights[name])
+            self.weights = {}
 
 
 def trained_parameters(model: torch.nn.Module) -> dict[str, Tensor]:

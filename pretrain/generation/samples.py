@@ -109,7 +109,7 @@ def _evaluating(trainer: pl.Trainer, pl_module: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for ema in getattr(trainer, "callbacks", []):
             if isinstance(ema, EMA):
-                stack.enter_context(ema.in_place(trainer, pl_module))
+                stack.enter_context(ema.average_in_use(pl_module))
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(torch.no_grad())
         stack.enter_context(run_precision(pl_module))
