@@ -50,6 +50,9 @@ from pretrain.metrics import (  # noqa: F401 named in recipes
 from pretrain.metrics.report import Results
 from pretrain.objectives import Objective
 from pretrain.plan.step_flop import StepFlop
+from pretrain.questions.ask import AnswerQuestions  # noqa: F401 named in recipes
+from pretrain.questions.data import Questions  # noqa: F401 named in recipes
+from pretrain.questions.sets import MVBench, QuestionList  # noqa: F401 named in recipes
 
 # Recipes may refer to any of their keys, from any file, with the values of the command line.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)

@@ -117,3 +117,25 @@ class Squash(EvalView):
         if views != 1:
             raise ValueError(f"Squash takes the whole frame, so it has one view: test_crops must be 1, not {views}")
         return bicubic(frames, (frames.shape[2], frames.shape[1], 0, 0), size, size, self.antialias)
+
+
+class BicubicSquare(EvalView):
+    """Scales the short side to `size`, bicubic, then cuts the central square, as CLIP and VideoChat2. It has one view.
+
+    Args:
+        antialias: antialiasing when downscaling; see `bicubic`.
+    """
+
+    def __init__(self, antialias: bool = True) -> None:
+        self.antialias = antialias
+
+    def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
+        size = side(size, self)
+        if views != 1:
+            raise ValueError(f"BicubicSquare has one view, the central one: test_crops must be 1, not {views}")
+        height, width = frames.shape[1:3]
+        short = min(height, width)
+        height, width = (size if length == short else int(size * length / short) for length in (height, width))
+        whole = bicubic(frames, (frames.shape[2], frames.shape[1], 0, 0), height, width, self.antialias)
+        top, left = (round((length - size) / 2) for length in (height, width))
+        return whole[:, top : top + size, left : left + size]

@@ -56,9 +56,22 @@ def mvbench_segments(
         system_in_question: the system prompt stands a second time before the question, as in the official notebook.
         system, prefix: of another protocol; empty for Phi-3's.
     """
+    return template.segments(
+        mvbench_conversation(question, candidates, (medium,), system_in_question, system, prefix)
+    )
+
+
+def mvbench_conversation(
+    question: str,
+    candidates: Sequence[str],
+    media: tuple[Media, ...] = ("video",),
+    system_in_question: bool = True,
+    system: str = SYSTEM,
+    prefix: str = ANSWER_PREFIX,
+) -> Conversation:
+    """An item as a conversation whose answer is to be written; see `mvbench_segments`."""
     asked = (system if system_in_question else "") + question_block(question, candidates) + QUESTION_END
-    turn = Turn(asked, media=(medium,), prefix=prefix)
-    return template.segments(Conversation((turn,), system))
+    return Conversation((Turn(asked, media=media, prefix=prefix),), system)
 
 
 def reply_of(raw: str) -> str:
@@ -117,8 +130,13 @@ def letter_match(reply: str, gold: str) -> bool:
 
     `(A)`, `A.`, `**A**`, `A: text` are A; `AB`, `Everyone`, an empty reply and `Option A` are none.
     """
+    return first_letter(reply) == gold[1].upper()
+
+
+def first_letter(reply: str) -> str | None:
+    """The letter that a reply begins with, alone, in upper case."""
     found = re.match(r"[\s(\[*_\"']*([A-Za-z])(?![A-Za-z0-9])", reply)
-    return found is not None and found.group(1).upper() == gold[1].upper()
+    return None if found is None else found.group(1).upper()
 
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

@@ -1,0 +1,93 @@
+"""What answers questions about clips: the interface that benchmarks, conversations and the server use."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.chat.templates import Conversation
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation whose last answer is to be written.
+
+    clips: of its media in order, uint8 `[C, T, H, W]` each; T is 1 for an image.
+    instruction: what a Q-Former reads; None: what the template gives.
+    """
+
+    conversation: Conversation
+    clips: tuple[Tensor, ...] = ()
+    instruction: str | None = None
+
+    def __post_init__(self) -> None:
+        media = sum(len(turn.media) for turn in self.conversation.turns)
+        if media != len(self.clips):
+            raise ValueError(f"the conversation has places for {media} media, and {len(self.clips)} clips are given")
+        if self.conversation.turns[-1].answer is not None:
+            raise ValueError("the last turn has its answer already: leave it out to have it written")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How an answer is written.
+
+    most: new tokens.
+    temperature: 0 always takes the likeliest token.
+    top_p: the likeliest tokens of this total probability are drawn from.
+    seed: of the draws.
+    """
+
+    most: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"an answer has one token or more ({self.most}), a temperature from 0 ({self.temperature}) and a top_p "
+                f"above 0 and at most 1 ({self.top_p})"
+            )
+
+
+@dataclass(frozen=True)
+class Written:
+    """A streamed answer.
+
+    tokens: new ones; asked: those of the conversation.
+    finished: the model ended it; False: the limit or the reader did.
+    """
+
+    text: str
+    tokens: int
+    asked: int
+    finished: bool
+
+
+class Answerer(ABC):
+    """Answers requests.
+
+    Attributes:
+        frames, size: of the clips that it takes; pixels of a side.
+    """
+
+    frames: int
+    size: int
+
+    @abstractmethod
+    def identity(self) -> str:
+        """A name of the model that changes with its weights."""
+
+    @abstractmethod
+    def answer(self, requests: Sequence[Request], writing: Writing) -> list[str]:
+        """The text of each answer; ValueError if a conversation is longer than the model's context."""
+
+    @abstractmethod
+    def likelihoods(self, request: Request, options: Sequence[str]) -> list[float]:
+        """The mean log-probability of a token of each option, as the answer."""
+
+    @abstractmethod
+    def stream(self, request: Request, writing: Writing, write: Callable[[str], bool]) -> Written:
+        """The answer of one request; `write` gets each piece of text as it comes, and says whether to go on."""

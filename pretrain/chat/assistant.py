@@ -1,0 +1,154 @@
+"""A VideoChat model that answers: clips and conversations in, text out.
+
+Letters in shapes: B conversations, V clips, Q queries, l instruction tokens, D the language model's width.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.chat.conversation import IGNORE_INDEX, ChatBatch, collate, pad_token, tokenize
+from models.chat.language_model import context_of
+from models.chat.templates import ChatTemplate, Role, Segment
+from models.chat.videochat import VideoChat
+from models.layers import Normalize
+from models.tokenizers import Tokenizer
+from pretrain.chat.answerer import Answerer, Request, Writing, Written
+from pretrain.chat.stopping import Pieces, Stops, end_tokens, until_stop
+
+
+class Assistant(Answerer):
+    """Answers of a trained VideoChat model.
+
+    Args:
+        model: in the type and on the device that it is to run in.
+        tokenizer: of its language model; a fast one of transformers.
+        template: of its conversations.
+        reader: tokenizer of the Q-Former's texts, if it has a text branch.
+        frames: of a video's clip.
+        mean, std: statistics for the normalisation of pixels.
+        name: what the model is called.
+
+    Raises:
+        ValueError: a Q-Former with texts, and no tokenizer of them.
+    """
+
+    def __init__(
+        self,
+        model: VideoChat,
+        tokenizer: Any,
+        template: ChatTemplate,
+        reader: Tokenizer | None = None,
+        frames: int = 8,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        name: str = "videochat",
+    ) -> None:
+        if model.qformer.text and reader is None:
+            raise ValueError("the Q-Former reads instructions: give the tokenizer of its texts (reader)")
+        self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
+        self.reader, self.frames, self.name = reader if model.qformer.text else None, frames, name
+        self.size: int = model.encoder.size
+        self.device, self.dtype = model.queries.device, model.queries.dtype
+        self.normalize = Normalize(mean, std).to(self.device)
+        self.pad = pad_token(tokenizer)
+        self._identity: str | None = None
+
+    def identity(self) -> str:
+        """The name, and a digest of all weights, which takes seconds for billions of them."""
+        if self._identity is None:
+            digest = hashlib.blake2b(digest_size=8)
+            for key, tensor in sorted(self.model.named_parameters()):
+                digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+            self._identity = f"{self.name}-{digest.hexdigest()}"
+        return self._identity
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[Request], writing: Writing) -> list[str]:
+        batch, visual = self._prepare([(self.template.segments(r.conversation), r) for r in requests], writing.most)
+        return [until_stop(text, self.template.stops) for text in self._write(batch, visual, writing)]
+
+    @torch.inference_mode()
+    def stream(self, request: Request, writing: Writing, write: Callable[[str], bool]) -> Written:
+        """See `Answerer.stream`. Text that may be the beginning of a stop is held back until it is known."""
+        pieces = Pieces(self.tokenizer, self.template.stops, write)
+        batch, visual = self._prepare([(self.template.segments(request.conversation), request)], writing.most)
+        self._write(batch, visual, writing, pieces)
+        text = pieces.finish()
+        ended = len(pieces.ids) < writing.most or pieces.ids[-1] in end_tokens(self.tokenizer, self.template.stops)
+        return Written(text, len(pieces.ids), int(batch.lengths[0]), ended and pieces.goes_on)
+
+    @torch.inference_mode()
+    def likelihoods(self, request: Request, options: Sequence[str]) -> list[float]:
+        asked = self.template.segments(request.conversation)
+        rows = [([*asked, Segment(option, Role.ANSWER)], request) for option in options]
+        batch, visual = self._prepare(rows, 0)
+        logits = self.model.logits(batch, visual)[:, :-1].float()  # [B, L - 1, V]
+        targets = batch.labels[:, 1:]
+        is_target = targets != IGNORE_INDEX
+        if not is_target.any(1).all():
+            raise ValueError("an option has no token: its likelihood is not defined")
+        chosen = logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0] * is_target
+        return (chosen.sum(1) / is_target.sum(1)).tolist()
+
+    def _prepare(self, rows: Sequence[tuple[Sequence[Segment], Request]], new: int) -> tuple[ChatBatch, list[Tensor]]:
+        """Conversations as a batch, and the visual tokens of all their clips."""
+        context, per_clip = context_of(self.model.llm), self.model.visual_tokens_of_video
+        made = [tokenize(seg, self.tokenizer, [per_clip] * len(r.clips), None, None, context) for seg, r in rows]
+        longest = max(len(tokens.ids) for tokens in made)
+        if context is not None and longest + new > context:
+            raise ValueError(
+                f"a conversation of {longest} tokens and an answer of up to {new} exceed the language model's context "
+                f"of {context}: ask for a shorter answer, or show fewer media or turns"
+            )
+        seen = self._look(list({id(request): request for _, request in rows}.values()))
+        visual = [seen[id(request), i] for _, request in rows for i in range(len(request.clips))]
+        width = self.model.projector.out_features
+        return collate(made, self.pad).to(self.device), visual or [torch.empty(0, width, device=self.device)]
+
+    def _look(self, requests: Sequence[Request]) -> dict[tuple[int, int], Tensor]:
+        """Visual tokens `[Q, D]` by request and number of the clip.
+
+        Clips of one shape with one instruction go through the encoder together, so that no text is padded: padding on
+        the left would shift the places of its tokens.
+        """
+        groups: dict[tuple[tuple[int, ...], str], list[tuple[tuple[int, int], Tensor]]] = {}
+        for request in requests:
+            text = request.instruction
+            text = self.template.qformer_text(request.conversation) if text is None else text
+            for i, clip in enumerate(request.clips):
+                groups.setdefault((tuple(clip.shape), text), []).append(((id(request), i), clip))
+        found: dict[tuple[int, int], Tensor] = {}
+        for (_, text), members in groups.items():
+            video = torch.stack([clip for _, clip in members]).to(self.device)  # [V, C, T, H, W]
+            ids = self._instruction(text)
+            rows = None if ids is None else ids.expand(len(members), -1)  # [V, l]
+            tokens = self.model.visual_tokens(self.normalize(video).to(self.dtype), rows)
+            found |= zip([place for place, _ in members], tokens, strict=True)
+        return found
+
+    def _instruction(self, text: str) -> Tensor | None:
+        """Token ids `[1, l]` of what the Q-Former reads."""
+        if self.reader is None:
+            return None
+        (ids,) = self.reader([text])
+        return ids[ids != self.reader.pad][None].to(self.device)
+
+    def _write(self, batch: ChatBatch, visual: list[Tensor], writing: Writing, streamer: Any = None) -> list[str]:
+        """New text of each conversation, with what follows a stop."""
+        options: dict[str, Any] = {"max_new_tokens": writing.most, "do_sample": writing.temperature > 0, "num_beams": 1}
+        if writing.temperature > 0:
+            torch.manual_seed(writing.seed)
+            options |= {"temperature": writing.temperature, "top_p": writing.top_p, "top_k": 0}
+        ends = end_tokens(self.tokenizer, self.template.stops)
+        stops: list[Any] = [Stops(self.tokenizer, self.template.stops)]
+        if streamer is not None:
+            stops.append(streamer.stopped)
+        ids = self.model.generate(
+            *(batch, visual, self.pad), eos_token_id=ends or None, stopping_criteria=stops, streamer=streamer, **options
+        )
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -1,0 +1,84 @@
+"""Which frames and which pixels of a question's video are shown, and the controls that take away what it shows."""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.clips.chat_sampling import centres
+from datamodules.clips.eval_views import EvalView
+from datamodules.decoding.contract import DecodeError, Video
+from datamodules.decoding.frame_folder import FrameFolder
+from datamodules.decoding.reader import Decoder
+from pretrain.questions.question import Question
+
+# What is changed to learn what a score needs: nothing of the video is shown; one frame, T times; all frames in a random
+# order; backwards.
+Control = Literal["none", "no_video", "one_frame", "shuffled", "reversed"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+
+def open_question(question: Question, decoder: Decoder) -> Video:
+    """The open video of a question; DecodeError if it cannot be read."""
+    if question.fps is not None:
+        return FrameFolder(question.place, question.fps, decoder.limits)
+    return decoder.open(question.place, question.place)
+
+
+def shown_frames(question: Question, length: int, fps: float, frames: int, control: Control) -> np.ndarray:
+    """Numbers of the frames that are shown, from 0, `[frames]`.
+
+    Args:
+        length, fps: of the video.
+    """
+    bound = question.bound
+    if bound is not None and math.isinf(bound[1]):
+        bound = (bound[0], max(bound[0], length / fps))
+    # The names of published frames begin at 1, and the rule counts so.
+    first = 1 if question.fps is not None else 0
+    indices = centres(length, frames, fps, bound, first) - first
+    indices = np.clip(indices, 0, length - 1)
+    return _CONTROLLED[control](indices, question.key)
+
+
+def _one(indices: np.ndarray, _: str) -> np.ndarray:
+    return np.full_like(indices, indices[len(indices) // 2])
+
+
+def _shuffled(indices: np.ndarray, key: str) -> np.ndarray:
+    """In an order that the question decides on, and never the true one."""
+    order = list(range(len(indices)))
+    rng = random.Random(key)
+    while len(order) > 1 and order == sorted(order):
+        rng.shuffle(order)
+    return indices[order]
+
+
+_CONTROLLED: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
+    "none": lambda indices, _: indices,
+    "no_video": lambda indices, _: indices[:0],
+    "one_frame": _one,
+    "shuffled": _shuffled,
+    "reversed": lambda indices, _: indices[::-1].copy(),
+}
+
+
+def load_clip(
+    question: Question, decoder: Decoder, view: EvalView, frames: int, size: int, control: Control = "none"
+) -> Tensor:
+    """The clip of a question, uint8 `[C, T, size, size]`; T is 0 without a video.
+
+    Raises:
+        DecodeError: the video cannot be read.
+    """
+    if control == "no_video":
+        return torch.empty(3, 0, size, size, dtype=torch.uint8)
+    with open_question(question, decoder) as video:
+        if question.bound is not None and not video.fps > 0:
+            raise DecodeError(question.place, "no frame rate, so its part in seconds cannot be found")
+        pixels = video.frames(shown_frames(question, len(video), video.fps, frames, control))
+    return torch.from_numpy(np.ascontiguousarray(view(pixels, size))).permute(3, 0, 1, 2)
