@@ -73,7 +73,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command(at / "viclip", "viclip", "fsdp", 2, *AVERAGED, "--model.init_args.recompute=true"),
         command(at / "poisoned", "videomae", "fsdp", 2, *POISON),
     ]
-    run_together(at, runs)
+    run_together(runs)
     alone(at / "2to1", "videomae", "fsdp", 1, *AVERAGED, f"--ckpt_path={last(at / 'two', 3)}")
     return at
 
@@ -89,8 +89,7 @@ def more(place: Path) -> Path:
         command(place / "umt", "umt", "fsdp", 2, *AVERAGED),
         command(place / "copies", "umt", "gpu8", 2, "--trainer.strategy=FSDP2Strategy", "--trainer.strategy.group=1"),
     ]
-    (folder := place / "together").mkdir()
-    run_together(folder, runs)
+    run_together(runs)
     alone(place / "2toplain", "videomae", "cpu", 1, *AVERAGED, f"--ckpt_path={last(place / 'two', 3)}")
     return place
 
@@ -200,9 +199,27 @@ def zero(place: Path) -> Path:
         command(at / "3", "videomae", "deepspeed_zero3", 2, *STOP),
         command(at / "3", "videomae", "deepspeed_zero3", 2, "--ckpt_path=last"),
         command(at / "viclip", "viclip", "deepspeed_zero2", 2),
+        *(
+            evaluation(at / stage, f"deepspeed_zero{stage}", f"--ckpt_path={wanted}")
+            for stage, wanted in (("2", "last"), ("3", at / "3/run"))
+        ),
     ]
-    run_together(at, runs)
+    run_together(runs)
     return at
+
+
+def evaluation(folder: Path, fragment: str, *more: str) -> list[str]:
+    """The arguments of a validation by two processes of the run in `folder`, which records its loss elsewhere."""
+    elsewhere = f"--trainer.callbacks.path={folder}/evaluated.tsv"
+    return ["validate", *command(folder, "videomae", fragment, 2, elsewhere, *more)[1:]]
+
+
+@ZERO
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_validate_finds_deepspeeds_folders(zero: Path, stage: str) -> None:
+    """By `last`, and by the run's folder; its figures are those of the run's last validation."""
+    (line,) = (zero / stage / "evaluated.tsv").read_text().splitlines()
+    assert float(line.split("\t")[2]) == pytest.approx(losses(zero / stage)["val", 6][0], rel=1e-5)
 
 
 @ZERO
@@ -240,7 +257,7 @@ def test_sharded_bfloat16_is_close_to_one_process(place: Path, tmp_path: Path, m
     """Weights gathered in bfloat16 or float32, blocks compiled or not: equal within bfloat16's rounding."""
     half = ["--trainer.precision=bf16-mixed"]
     alone(tmp_path / "one", "videomae", "cpu", 1, *half)
-    run_together(tmp_path, [command(tmp_path / "two", "videomae", "fsdp", 2, *half, *more)])
+    run_together([command(tmp_path / "two", "videomae", "fsdp", 2, *half, *more)])
     ours, theirs = losses(tmp_path / "two"), losses(tmp_path / "one")
     for step in range(1, 7):
         assert ours["train", step] == pytest.approx(theirs["train", step], rel=2e-2), step
@@ -279,7 +296,7 @@ def rest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method in REST:
         alone(at / "one" / method, method, "cpu", 1)
     kinds = ["fsdp", *["deepspeed_zero1", "deepspeed_zero3"] * (not ZERO.args[0])]
-    run_together(at, [command(at / kind / method, method, kind, 2) for kind in kinds for method in REST])
+    run_together([command(at / kind / method, method, kind, 2) for kind in kinds for method in REST])
     return at
 
 

@@ -22,7 +22,7 @@ def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A folder with the runs of two ranks, one for each method of this test session."""
     at = tmp_path_factory.mktemp("two")
     tested = {item.callspec.params["method"] for item in request.session.items if item.module is request.module}
-    run_together(at, [_command(at / method, method) for method in sorted(tested)])
+    run_together([_command(at / method, method) for method in sorted(tested)])
     return at
 
 

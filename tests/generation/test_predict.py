@@ -29,7 +29,7 @@ def test_two_processes_share_the_films_of_one(tmp_path: Path) -> None:
         ]
 
     main(words("one", 1))
-    run_together(tmp_path, [words("two", 2)])
+    run_together([words("two", 2)])
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 

@@ -1,6 +1,5 @@
 """Runs of the real command for tests, in this process or in one of its own, and callbacks that record them."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import torch
 
 from pretrain.cli import main
 from tests.helpers.paths import ROOT
+from tests.helpers.ranks import in_ranks
 
 # Options that shorten a recipe to a second or two. Every method's tiny recipe must work with them.
 SMALL = [
@@ -140,22 +140,14 @@ def losses(folder: Path) -> dict[tuple[str, int], list[float]]:
     return {(stage, int(step)): [float(number) for number in numbers] for stage, step, *numbers in lines}
 
 
-def run_together(folder: Path, runs: list[list[str]], timeout: float = 400) -> str:
-    """Run several commands one after the other in the same two ranks, which start once; returns their output."""
-    listed = folder / "runs.json"
-    listed.write_text(json.dumps(runs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "-m", "tests.helpers.runs", listed],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
+def run_together(runs: list[list[str]]) -> None:
+    """Run several commands one after the other in the same two ranks."""
+    in_ranks(_commands, runs)
+
+
+def _commands(rank: int, runs: list[list[str]]) -> None:
+    for command in runs:
+        main(command)
 
 
 def without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -165,8 +157,3 @@ def without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
         q, _, v = tensor.chunk(3)
         return torch.cat((q, v))
     return tensor.chunk(2)[1] if name.endswith(".kv.bias") else tensor
-
-
-if __name__ == "__main__":
-    for command in json.loads(Path(sys.argv[1]).read_text()):
-        main(command)

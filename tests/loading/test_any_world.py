@@ -1,7 +1,6 @@
 """Batches are a function of seed and step: the same pixels with any world size, at any step at the same cost."""
 
 import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,7 @@ from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.sources.order import Order
 from datamodules.sources.source import Source
-from tests.helpers.paths import ROOT
+from tests.helpers.ranks import in_ranks
 from tests.helpers.recording import RecordingModule, by_name, data, trainer
 
 
@@ -54,22 +53,16 @@ def test_pixels_are_the_same_in_every_world() -> None:
     assert Counter(name for name, _ in one[:40]) == Counter(f"synthetic-0-{i:08d}" for i in range(40))
 
 
+def _record(rank: int, folder: Path) -> None:
+    toy, worker = RecordingModule(), trainer(max_steps=4, devices=2, strategy="ddp", val_check_interval=4)
+    worker.fit(toy, datamodule=data(micro_batch=1))
+    val = [(n, float(w)) for b in toy.evaluated for n, w in zip(b["name"], b["weight"], strict=True)]
+    (folder / f"{rank}.json").write_text(json.dumps([toy.seen, val]))
+
+
 def test_two_real_ranks_share_each_step(tmp_path: Path) -> None:
     """Two gloo processes take disjoint halves of each step of one process; Lightning must not add a sampler."""
-    import subprocess
-
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import os, sys, json\nsys.path.insert(0, sys.argv[1])\n"
-        "from tests.helpers.recording import RecordingModule, trainer, data\n"
-        "toy, t = RecordingModule(), trainer(max_steps=4, devices=2, strategy='ddp', val_check_interval=4)\n"
-        "t.fit(toy, datamodule=data(micro_batch=1))\n"
-        "val = [(n, float(w)) for b in toy.evaluated for n, w in zip(b['name'], b['weight'])]\n"
-        "json.dump([toy.seen, val], open(os.path.join(sys.argv[2], f'{t.global_rank}.json'), 'w'))\n"
-    )
-    root = str(ROOT)
-    done = subprocess.run([sys.executable, script, root, tmp_path], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_ranks(_record, tmp_path)
     ranks = [json.loads((tmp_path / f"{r}.json").read_text()) for r in range(2)]
     one = RecordingModule()
     trainer(max_steps=4).fit(one, datamodule=data(micro_batch=1))

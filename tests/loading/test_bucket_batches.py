@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from datamodules.loading.bucket_batches import Division
 from datamodules.sources.buckets import parse_buckets
 from pretrain.engine.monitoring import Throughput
 from pretrain.learning.randomness import global_rows
-from tests.helpers.paths import ROOT
+from tests.helpers.ranks import in_ranks
 from tests.helpers.recording import RecordingModule, trainer
 from tests.helpers.sized_videos import SizedVideos
 
@@ -95,19 +93,15 @@ def test_a_video_has_the_same_place_in_the_global_batch_in_every_world() -> None
     assert one == places(2, 2) == places(4, 1) and set(one.values()) == set(range(16))
 
 
+def _record(rank: int, folder: Path) -> None:
+    toy = RecordingModule()
+    trainer(max_steps=6, devices=2, strategy="ddp").fit(toy, datamodule=data(sizes=str(folder / "sizes.npz")))
+    (folder / f"{rank}.json").write_text(json.dumps(toy.seen))
+
+
 @pytest.mark.slow
 def test_two_real_ranks_measure_and_share_the_videos_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import os, sys, json\nsys.path.insert(0, sys.argv[1])\n"
-        "from tests.helpers.recording import RecordingModule, trainer\n"
-        "from tests.loading.test_bucket_batches import data\n"
-        "toy, t = RecordingModule(), trainer(max_steps=6, devices=2, strategy='ddp')\n"
-        "t.fit(toy, datamodule=data(sizes=os.path.join(sys.argv[2], 'sizes.npz')))\n"
-        "json.dump(toy.seen, open(os.path.join(sys.argv[2], f'{t.global_rank}.json'), 'w'))\n"
-    )
-    done = subprocess.run([sys.executable, script, ROOT, tmp_path], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_ranks(_record, tmp_path)
     two = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     one = RecordingModule()
     trainer(max_steps=6).fit(one, datamodule=data(sizes=str(tmp_path / "sizes.npz")))

@@ -124,6 +124,6 @@ def test_a_run_on_latents_with_buckets_resumes_bit_for_bit(folder: Path, whole: 
 
 @pytest.mark.slow
 def test_two_ranks_train_as_one(folder: Path, whole: Path, tmp_path: Path) -> None:
-    run_together(tmp_path, [arguments(folder, tmp_path, "--trainer.devices=2", "--trainer.strategy=ddp")])
+    run_together([arguments(folder, tmp_path, "--trainer.devices=2", "--trainer.strategy=ddp")])
     for key, value in losses(tmp_path).items():
         assert value == pytest.approx(losses(whole)[key], rel=2e-4), key

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from pretrain.learning.contrast import all_gather, contrastive_loss, same_pairs, similarity
+from tests.helpers.ranks import in_ranks
 from tests.parity import checks
 from tests.parity.case import Case
 
@@ -81,13 +81,12 @@ def ranks(case: Case) -> None:
 def over_ranks(world: int, inputs: dict[str, Tensor]) -> dict[str, list[dict]]:
     """For each variant, loss and gradients of each of `world` processes; features are x @ w."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (world, inputs, folder), nprocs=world)
+        in_ranks(_rank, world, inputs, folder, world=world)
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
     return {name: [made[name] for made in found] for name in VARIANTS}
 
 
 def _rank(rank: int, world: int, inputs: dict[str, Tensor], folder: str) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     made = {}
     for name, (exact, by_index) in VARIANTS.items():
