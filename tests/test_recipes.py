@@ -197,7 +197,9 @@ def test_seed_and_global_batch_are_stated_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.endswith("_tiny")], ids=lambda p: p.stem)
 def test_tiny_recipes_run(path: Path, tmp_path: Path) -> None:
     frames = ["--data.init_args.frames=9"] if "interpolation" in path.stem else []  # twice the factor and one
-    run = fit(tmp_path, ["-c", str(path)], "--trainer.max_steps=2", "--trainer.val_check_interval=2", *frames)
+    few = ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    few += ["--data.init_args.global_batch=2", "--data.init_args.val.init_args.samples=1"]
+    run = fit(tmp_path, ["-c", str(path)], *few, *frames)
     assert (run / "config.yaml").exists() and list((run / "checkpoints").glob("*.ckpt"))
 
 
