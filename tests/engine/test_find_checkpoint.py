@@ -41,7 +41,9 @@ def test_a_run_without_a_model_checkpoint_gets_one(tmp_path: Path) -> None:
     assert (run / "checkpoints/step=0000003.ckpt").exists()
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    "command", ["test", *(pytest.param(c, marks=pytest.mark.slow) for c in ("validate", "predict"))]
+)
 def test_evaluation_takes_the_run_or_says_that_there_is_none(tmp_path: Path, command: str) -> None:
     part = {"validate": "val", "test": "test", "predict": "predict"}[command]
     source = [f"--data.init_args.{part}=Synthetic", f"--data.init_args.{part}.init_args.samples=2"]

@@ -7,7 +7,7 @@ import torch
 
 from pretrain.learning.transfer import HostCopy
 from tests.helpers.host_reads import HostRead, no_host_reads, watch
-from tests.helpers.methods import EACH_METHOD
+from tests.helpers.methods import each_method
 from tests.helpers.runs import fit
 
 # Steps of two micro-batches, with all that may run in a step; logging is at longer intervals than this.
@@ -21,7 +21,7 @@ ALL_ON = [
 ]
 
 
-@EACH_METHOD
+@each_method(slow=("internvideo", "lavie"))
 def test_no_training_step_reads_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: list[str]) -> None:
     with no_host_reads(monkeypatch, first=2) as checked:  # Lightning reads metrics before the first step
         fit(tmp_path, recipe, *ALL_ON)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pretrain.engine.checkpoint import newest_checkpoint
-from tests.helpers.methods import EACH_METHOD, METHODS
+from tests.helpers.methods import METHODS, each_method
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import arguments, fit, names, weights
 
@@ -27,7 +27,7 @@ def same(a: dict, b: dict) -> None:
         assert torch.equal(tensor, b[name]), f"{name} differs after resuming"
 
 
-@EACH_METHOD
+@each_method(slow=("internvideo", "lavie", "umt2", "vilp"))
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, recipe: list[str]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()

@@ -222,6 +222,7 @@ def test_official_files_round_trip(tmp_path: Path) -> None:
     assert local.missing and all(".local" in name for name in local.missing)
 
 
+@pytest.mark.slow
 def test_the_chain_of_stages(tmp_path: Path, capsys, caplog: pytest.LogCaptureFixture) -> None:
     """Four stages, each from the checkpoints of those before it, with a report of what was loaded."""
     caplog.set_level("INFO")
