@@ -22,7 +22,14 @@ METHODS = {
     "vilp": ["-c", str(ROOT / "recipes/vilp_tiny.yaml")],
 }
 
-EACH_METHOD = pytest.mark.parametrize("recipe", METHODS.values(), ids=list(METHODS))
+
+def each_method(slow: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """A test a method, with its `recipe`; those of some methods are slow."""
+    rows = [pytest.param(METHODS[name], id=name, marks=[pytest.mark.slow] * (name in slow)) for name in METHODS]
+    return pytest.mark.parametrize("recipe", rows)
+
+
+EACH_METHOD = each_method()
 
 
 def resolved(capsys: pytest.CaptureFixture, recipe: list[str], *more: str) -> dict:

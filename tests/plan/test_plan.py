@@ -21,7 +21,7 @@ from pretrain.plan.tracer import MicroBatchCost
 from tests.helpers.allocations import peak
 from tests.helpers.runs import ROOT, run_script
 
-TINY = ["videomae", "umt", "viclip", "vilp", "lavie_base"]
+TINY = ["videomae", "umt", "viclip", "vilp", pytest.param("lavie_base", marks=pytest.mark.slow)]
 
 
 def recipe(name: str, *more: str) -> dict:
