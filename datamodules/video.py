@@ -17,20 +17,23 @@ from datamodules.clips.eval_views import EvalView, RandomResizedCrop, Squares, S
 from datamodules.clips.rectangles import CentrePatch, CentreRectangle, Patch, Rectangle  # noqa: F401 named in recipes
 from datamodules.clips.sampling import Dense, Sampler
 from datamodules.decoding.reader import Decoder, PyAV
-from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.batches import Clip, Encode, EvalBatches, TrainBatches
 from datamodules.loading.bucket_batches import BucketBatches, Division, bucket_clip, check_batches, divide
 from datamodules.loading.defaults import accumulation, cores_per_device, default_lanes
 from datamodules.loading.failures import Failures
 from datamodules.loading.image_batches import WithImages
 from datamodules.loading.latent_batches import EvalLatents, latent_buckets
 from datamodules.loading.loader import BatchNumbers, Loader, align_progress
+from datamodules.loading.pack_batches import PackedBatches, token_counts
 from datamodules.loading.run_length import StepIntervals, check_length
 from datamodules.loading.size_table import size_table
 from datamodules.loading.survey import Survey, VideoInfo, all_ranks, assign_to_ranks
 from datamodules.loading.windows import Windows, count
 from datamodules.sources.annotated.annotations import Annotated  # noqa: F401 recipes name it by its short name
+from datamodules.sources.annotated.instructions import Instructions  # noqa: F401 recipes name it by its short name
 from datamodules.sources.buckets import parse_buckets
 from datamodules.sources.mixture import Mixture  # noqa: F401 recipes name it by its short name
+from datamodules.sources.shape_questions import ShapeQuestions  # noqa: F401 recipes name it by its short name
 from datamodules.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,9 @@ class VideoData(LightningDataModule):
         flip: probability of a horizontal flip of a training view.
         augment: further augmentation of a training view, after crop and flip.
         images: source of images for training, each with a text; null: none. images_per_video: so many with each clip.
+        pack_steps: of a chat model: the conversations of so many steps are divided among their micro-batches so that
+            these have about equally many tokens; null: every micro-batch has as many conversations. token_counts: an
+            npz file that keeps the tokens of each sample.
         test_clips: clips of each video in `test`, spread over its length.
         test_crops: squares of each clip in `test`, spread along its long side; 1 with `Squash`.
         window_step: `predict` covers whole videos by sliding windows of `frames` at `stride` that start so many frames
@@ -114,6 +120,8 @@ class VideoData(LightningDataModule):
         augment: Augment | None = None,
         images: Source | None = None,
         images_per_video: int = 1,
+        pack_steps: int | None = None,
+        token_counts: str | None = None,
         test_clips: int = 1,
         test_crops: int = 1,
         window_step: int | None = None,
@@ -128,7 +136,13 @@ class VideoData(LightningDataModule):
     ) -> None:
         super().__init__()
         named = {"global_batch": global_batch, "frames": frames, "stride": stride, "size": min(sides(size))}
-        named |= {"views": views, "test_clips": test_clips, "test_crops": test_crops, "window_step": window_step}
+        named |= {
+            "pack_steps": pack_steps,
+            "views": views,
+            "test_clips": test_clips,
+            "test_crops": test_crops,
+            "window_step": window_step,
+        }
         for name, value in named.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
@@ -145,6 +159,13 @@ class VideoData(LightningDataModule):
         self.images, self.images_per_video = images, images_per_video
         if images is not None and (buckets is not None or views > 1 or (train is not None and train.latents)):
             raise ValueError("images go with videos of one size in one view: omit buckets, views and latents")
+        if pack_steps is not None and (buckets is not None or images is not None or views > 1):
+            raise ValueError("pack_steps goes with clips of one size in one view: omit buckets, images and views")
+        if pack_steps is not None and micro_batch is None:
+            raise ValueError(
+                "pack_steps needs micro_batch, the conversations of a pack: else they depend on the devices"
+            )
+        self.pack_steps, self.token_counts = pack_steps, token_counts
         self.buckets, self.sizes = parse_buckets(buckets) if buckets is not None else [], sizes
         self.division: Division | None = None  # the training samples by bucket
         self._resumed: str | None = None  # the digest of the division in the checkpoint
@@ -166,6 +187,11 @@ class VideoData(LightningDataModule):
     def _attached(self) -> Trainer:
         assert self.trainer is not None  # Lightning attaches it before it calls any hook
         return self.trainer
+
+    @property
+    def _encode(self) -> Encode | None:
+        """What the method makes of texts in the loading processes; None: it takes the texts."""
+        return getattr(self._attached.lightning_module, "row_encoder", None)
 
     @property
     def _train_source(self) -> Source:
@@ -203,9 +229,16 @@ class VideoData(LightningDataModule):
             folder = trainer.log_dir if trainer.loggers else None  # on all ranks: a collective call
             if self.rank == 0:
                 self.division.report(folder)
-            batches = self.division.batches(self.seed, self.lanes, *place)
+            batches = self.division.batches(self.seed, self.lanes, *place, self._encode)
         else:
-            batches = TrainBatches(train, train.order(self.seed, self.lanes), self.clip, self.seed, *place)
+            order = train.order(self.seed, self.lanes)
+            batches = TrainBatches(train, order, self.clip, self.seed, *place, self._encode)
+            if self.pack_steps is not None:
+                if self._encode is None:
+                    raise MisconfigurationException("pack_steps is for chat models: leave it out of this recipe")
+                counts = token_counts(train, self._encode, self.clip, self.token_counts)
+                packed = *place, self._encode, counts, self.pack_steps
+                batches = PackedBatches(train, order, self.clip, self.seed, *packed)
         if self.images is not None:
             lanes = default_lanes(self.images, self.global_batch)
             crop, decoder = self.clip.crop, self.clip.decoder
@@ -273,7 +306,7 @@ class VideoData(LightningDataModule):
         if source.latents:
             batches = EvalLatents(source, self.rank, self.world, micro)
         else:
-            batches = EvalBatches(source, self.clip, clips, crops, self.rank, self.world, micro)
+            batches = EvalBatches(source, self.clip, clips, crops, self.rank, self.world, micro, self._encode)
         return self._loader(batches, BatchNumbers(lambda: 0, len(batches)), keep)
 
     def _loader(self, batches: Dataset, numbers: BatchNumbers, keep: bool = False) -> DataLoader:
@@ -312,14 +345,15 @@ class VideoData(LightningDataModule):
     def _order_state(self, train: Source) -> dict:
         order = {"seed": self.seed, "global_batch": self.global_batch, "lanes": self.lanes, "samples": len(train)}
         buckets = check_batches(self.buckets, self.global_batch, self.micro_batch)
-        return {**order, "buckets": buckets, **train.state()}
+        packs = None if self.pack_steps is None else [self.pack_steps, self.micro_batch]
+        return {**order, "buckets": buckets, "packs": packs, **train.state()}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Errors if a resumed run has another order, in which samples would be lost or repeated."""
         if self.train is None or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
             return
         self._resumed = state_dict.get("division")
-        now, state_dict = self._order_state(self.train), {"buckets": [], **state_dict}
+        now, state_dict = self._order_state(self.train), {"buckets": [], "packs": None, **state_dict}
         other = [f"{key} {state_dict[key]}, now {now[key]}" for key in now if state_dict.get(key, now[key]) != now[key]]
         if other:
             raise MisconfigurationException(

@@ -124,6 +124,11 @@ class BertTokenizer(Tokenizer):
     def _pieces(self) -> "WordPieces":
         return _word_pieces(self.source)
 
+    def words(self) -> list[str]:
+        """The word pieces in the order of their ids."""
+        pieces = self._pieces.get_vocab()
+        return sorted(pieces, key=pieces.__getitem__)
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
         if not len(texts):
             return torch.zeros(0, self.context, dtype=torch.long)

@@ -5,7 +5,7 @@ Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from datamodules.clips import crops
 from datamodules.clips.augment import Augment
 from datamodules.clips.eval_views import EvalView, Squares
 from datamodules.clips.sampling import Sampler
-from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder
 from datamodules.loading import buffers, heartbeat
 from datamodules.sources.order import SampleOrder, SampleRng, mix, slots
@@ -41,8 +41,37 @@ class Clip:
     augment: Augment | None = None
 
 
+class Shown(NamedTuple):
+    """What is shown of a video: times of the frames in seconds, the clip's height and width, and whether it is an
+    image."""
+
+    seconds: list[float]
+    size: tuple[int, int]
+    image: bool
+
+
+class Encode(Protocol):
+    """Makes of a sample's texts what a model reads; a method gives it, and it runs in the loading processes."""
+
+    def __call__(self, sample: Sample, shown: Shown, draw: int | None) -> dict[str, np.ndarray]:
+        """A row of the batch. ValueError if the sample cannot be used.
+
+        Args:
+            draw: 64 random bits of the sample's number in training; None in evaluation, where nothing is drawn.
+        """
+        ...
+
+    def blank(self, shown: Shown) -> dict[str, np.ndarray]:
+        """The row of a sample that cannot be read, which counts nowhere."""
+        ...
+
+
 class TrainBatches(Dataset):
-    """Training micro-batches of one rank; item k is a pure function of the arguments and k."""
+    """Training micro-batches of one rank; item k is a pure function of the arguments and k.
+
+    Args:
+        encode: makes a row of each sample's texts; None: the batch has the texts themselves.
+    """
 
     def __init__(
         self,
@@ -54,23 +83,31 @@ class TrainBatches(Dataset):
         world: int,
         micro: int,
         accumulate: int,
+        encode: Encode | None = None,
     ) -> None:
         self.source, self.order, self.clip, self.seed = source, order, clip, seed
         self.rank, self.world, self.micro, self.accumulate = rank, world, micro, accumulate
+        self.encode = encode
 
     def __len__(self) -> int:
         """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
         return -(-len(self.source) // (self.world * self.micro))
 
+    def numbers(self, index: int) -> list[int]:
+        """Global numbers of the samples of micro-batch `index`."""
+        return slots(index, self.rank, self.world, self.micro, self.accumulate)
+
     def __getitem__(self, index: int) -> dict:
-        """`video` uint8 [B, C, T, H, W], `name`, `skipped`, and `text` and `label` if the source has them."""
-        clip, skipped, samples = self.clip, [], []
-        video = empty_video(clip.views, self.micro, clip.frames, clip.size)
-        for i, n in enumerate(slots(index, self.rank, self.world, self.micro, self.accumulate)):
-            sample, frames = read_or_substitute(self.source, self.order, self.seed, n, self._frames, skipped)
-            if isinstance(sample.text, list):
-                sample = replace(sample, text=sample.text[mix(self.seed, n, -1) % len(sample.text)])
+        """`video` uint8 [B, C, T, H, W], `name`, `skipped`, and `text` and `label` if the source has them; with
+        `encode`, `chat`, a row of each sample."""
+        clip, skipped, samples, rows = self.clip, [], [], []
+        numbers = self.numbers(index)
+        video = empty_video(clip.views, len(numbers), clip.frames, clip.size)
+        for i, n in enumerate(numbers):
+            sample, (frames, row) = read_or_substitute(self.source, self.order, self.seed, n, self._read, skipped)
+            sample = replace(sample, text=self._caption(sample, n))
             samples.append(sample)
+            rows.append(row)
             for view in range(clip.views):
                 rng = SampleRng(self.seed, n, 1 + view)
                 clip.crop(frames, clip.size, rng, video[view, i])
@@ -78,13 +115,37 @@ class TrainBatches(Dataset):
                     crops.flip(video[view, i].numpy())
                 if clip.augment is not None:
                     clip.augment(video[view, i].numpy(), rng)
-        return {**collate(video, self.source, samples), "skipped": skipped}
+        batch = {**collate(video, self.source, samples), "skipped": skipped}
+        return batch if self.encode is None else {**batch, "chat": rows * clip.views}
 
-    def _frames(self, sample: Sample, n: int) -> np.ndarray:
-        """uint8 [T, H, W, 3]."""
+    def _caption(self, sample: Sample, n: int) -> str | None:
+        """One of the sample's captions."""
+        return sample.text[mix(self.seed, n, -1) % len(sample.text)] if isinstance(sample.text, list) else sample.text
+
+    def _read(self, sample: Sample, n: int) -> tuple[np.ndarray, dict | None]:
+        """uint8 [T, H, W, 3], and the row of its texts."""
         with sample.open(self.clip.decoder) as video:
-            length, rng = sample.length(video), SampleRng(self.seed, n, 0)
-            return video.frames(self.clip.sampler.draw(length, self.clip.frames, self.clip.stride, rng))
+            (first, end), rng = sample.part(video), SampleRng(self.seed, n, 0)
+            indices = first + self.clip.sampler.draw(end - first, self.clip.frames, self.clip.stride, rng)
+            frames = video.frames(indices)
+            if self.encode is None:
+                return frames, None
+            sample = replace(sample, text=self._caption(sample, n))
+            return frames, encoded(self.encode, sample, shown(video, indices, self.clip.size), mix(self.seed, n, -2))
+
+
+def shown(video: Video, indices: np.ndarray, size: crops.Size) -> Shown:
+    """See `Shown`; an image has no times."""
+    image = len(video) == 1
+    return Shown([] if image else np.nan_to_num(video.seconds(indices)).tolist(), crops.sides(size), image)
+
+
+def encoded(encode: Encode, sample: Sample, shown: Shown, draw: int | None) -> dict:
+    """The row of a sample's texts; DecodeError if they cannot be used."""
+    try:
+        return encode(sample, shown, draw)
+    except ValueError as error:
+        raise DecodeError(sample.name, error) from error
 
 
 def read_or_substitute(
@@ -117,16 +178,26 @@ class EvalBatches(Dataset):
     videos that cannot be read have pixels of 0. Both have `weight` 0.
     """
 
-    def __init__(self, source: Source, clip: Clip, clips: int, crops: int, rank: int, world: int, micro: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        clip: Clip,
+        clips: int,
+        crops: int,
+        rank: int,
+        world: int,
+        micro: int,
+        encode: Encode | None = None,
+    ) -> None:
         self.source, self.clip, self.clips, self.crops = source, clip, clips, crops
-        self.rank, self.world, self.micro = rank, world, micro
+        self.rank, self.world, self.micro, self.encode = rank, world, micro, encode
 
     def __len__(self) -> int:
         return -(-len(self.source) // (self.world * self.micro))
 
     def __getitem__(self, index: int) -> dict:
         """`video` uint8 [B, C, T, H, W] with V = clips * crops fixed views of each video, and `weight` float [B]."""
-        clip, skipped, samples = self.clip, [], []
+        clip, skipped, samples, rows = self.clip, [], [], []
         video = empty_video(self.clips * self.crops, self.micro, clip.frames, clip.size)
         weight = torch.ones(self.clips * self.crops, self.micro)
         for i in range(self.micro):
@@ -134,29 +205,39 @@ class EvalBatches(Dataset):
             if n >= len(self.source):
                 weight[:, i] = 0
             sample = Sample("", "", "", 0)  # for a sample that the source cannot read either
+            rows.append([])
             try:
                 heartbeat.begin(self.source.describe(n % len(self.source)))
                 sample = self.source[n % len(self.source)]
-                self._fill(video[:, i], sample)
+                rows[i] = self._fill(video[:, i], sample)
             except DecodeError as error:
                 if n < len(self.source):  # a padding row would be named twice
                     skipped.append((error.name, error.reason))
                 sample.name = error.name
                 video[:, i], weight[:, i] = 0, 0
+                if self.encode is not None:
+                    rows[i] = [self.encode.blank(Shown([], crops.sides(clip.size), False))] * self.clips
             samples.append(sample)
-        return {**collate(video, self.source, samples), "weight": weight.flatten(), "skipped": skipped}
+        batch = {**collate(video, self.source, samples), "weight": weight.flatten(), "skipped": skipped}
+        if self.encode is None:
+            return batch
+        return {**batch, "chat": [row[c] for c in range(self.clips) for _ in range(self.crops) for row in rows]}
 
-    def _fill(self, out: torch.Tensor, sample: Sample) -> None:
-        """Writes a sample's views to `out` [V, T, H, W, 3], clips outermost."""
+    def _fill(self, out: torch.Tensor, sample: Sample) -> list[dict]:
+        """Writes a sample's views to `out` [V, T, H, W, 3], clips outermost; returns the row of its texts for each
+        clip."""
         clip = self.clip
         with heartbeat.decoding(sample.name), sample.open(clip.decoder) as video:
-            length = sample.length(video)
-            wanted = [clip.sampler.view(length, clip.frames, clip.stride, c, self.clips) for c in range(self.clips)]
+            (first, end), made = sample.part(video), range(self.clips)
+            wanted = [first + clip.sampler.view(end - first, clip.frames, clip.stride, c, self.clips) for c in made]
             frames = video.frames(np.concatenate(wanted))
+            about = [shown(video, indices, clip.size) for indices in wanted]
+        rows = [] if self.encode is None else [encoded(self.encode, sample, each, None) for each in about]
         for c, part in enumerate(np.split(frames, self.clips)):
             for s in range(self.crops):
                 picture = clip.view(part, clip.size, s, self.crops)
                 out[c * self.crops + s] = torch.from_numpy(np.ascontiguousarray(picture))
+        return rows
 
 
 def empty_video(views: int, micro: int, frames: int, size: crops.Size) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from datamodules.clips.rectangles import CentreRectangle, Rectangle
 from datamodules.clips.sampling import Dense, Span
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import Clip, Encode, TrainBatches
 from datamodules.loading.latent_batches import TrainLatents
 from datamodules.sources.buckets import Bucket, check_members, digest, members, subset
 from datamodules.sources.mixture import MixedOrder
@@ -56,7 +56,16 @@ class Division:
     def digest(self) -> str:
         return digest(self.members)
 
-    def batches(self, seed: int, lanes: int, rank: int, world: int, micro: int, accumulate: int) -> "BucketBatches":
+    def batches(
+        self,
+        seed: int,
+        lanes: int,
+        rank: int,
+        world: int,
+        micro: int,
+        accumulate: int,
+        encode: Encode | None = None,
+    ) -> "BucketBatches":
         """The micro-batches of one rank; a bucket without a `micro_batch` of its own has `micro` videos in one."""
         parts: list[TrainBatches | TrainLatents] = []
         for j, (bucket, numbers) in enumerate(zip(self.buckets, self.members, strict=True)):
@@ -66,7 +75,7 @@ class Division:
             parts.append(
                 TrainLatents(source, order, *place)
                 if latents
-                else TrainBatches(source, order, bucket_clip(self.clip, bucket), *place)
+                else TrainBatches(source, order, bucket_clip(self.clip, bucket), *place, encode)
             )
         return BucketBatches(parts, [bucket.weight for bucket in self.buckets], accumulate)
 

@@ -74,4 +74,4 @@ class WithImages(Dataset):
     def _frame(self, sample: Sample, n: int) -> np.ndarray:
         """uint8 [1, H, W, 3]."""
         with sample.open(self.decoder) as video:
-            return video.frames(np.array([SampleRng(self.seed, n, 0).python.randrange(sample.length(video))]))
+            return video.frames(np.array([SampleRng(self.seed, n, 0).python.randrange(*sample.part(video))]))

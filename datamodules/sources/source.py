@@ -11,12 +11,22 @@ from datamodules.decoding.reader import Decoder
 from datamodules.sources.order import Order, SampleOrder
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A question about a video and its answer; `question` is empty for a caption. `instruction` is a system prompt."""
+
+    question: str
+    answer: str
+    instruction: str = ""
+
+
 @dataclass
 class Sample:
     """One sample.
 
     `content` is a path, the bytes of a file, or a video that needs no decoder. `text` is one caption or several, of
-    which training uses one at a time. Clips come from the first `end` seconds, or from the whole video.
+    which training uses one at a time. `chat` is a conversation about the video. Clips come from the seconds `start` to
+    `end`, by default from the whole video.
     """
 
     name: str
@@ -24,19 +34,34 @@ class Sample:
     text: str | list[str] | None = None
     label: int | list[int] | None = None
     end: float | None = None
+    start: float | None = None
+    chat: list[Exchange] | None = None
 
     def open(self, decoder: Decoder) -> Video:
         """Opens the video; DecodeError if it cannot be opened."""
         return self.content if isinstance(self.content, Video) else decoder.open(self.content, self.name)
 
     def length(self, video: Video) -> int:
-        """The number of frames of `video` that clips may come from, by its mean frame rate; DecodeError if `end` is set
-        and the video has no frame rate."""
-        if self.end is None or len(video) == 1:
-            return len(video)
+        """The number of frames of `video` that clips may come from, for what reads videos from their first frame on;
+        DecodeError if the sample has a `start`, or as for `part`."""
+        if self.start:
+            raise DecodeError(self.name, f"its part starts at {self.start:g} s, and this reads videos from their start")
+        return self.part(video)[1]
+
+    def part(self, video: Video) -> tuple[int, int]:
+        """The first of the frames of `video` that clips may come from, and the one after the last, by its mean frame
+        rate; DecodeError if the video has none, or ends before `start`."""
+        if (self.start is None and self.end is None) or len(video) == 1:
+            return 0, len(video)
         if not video.fps > 0:
-            raise DecodeError(self.name, f"no frame rate, so its first {self.end:g} seconds cannot be found")
-        return max(1, min(len(video), int(self.end * video.fps)))
+            where = f"its first {self.end:g} seconds" if not self.start else f"what follows second {self.start:g}"
+            raise DecodeError(self.name, f"no frame rate, so {where} cannot be found")
+        first = int((self.start or 0) * video.fps)
+        if first >= len(video):
+            lasts = len(video) / video.fps
+            raise DecodeError(self.name, f"its part starts at {self.start:g} s, and the video ends after {lasts:.1f} s")
+        end = len(video) if self.end is None else min(len(video), int(self.end * video.fps))
+        return first, max(first + 1, end)
 
 
 class Source(ABC):

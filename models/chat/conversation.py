@@ -6,7 +6,7 @@ its last character lies in a segment that is learnt. No text is tokenised twice 
 Letters in shapes: B conversations, L tokens, S visual tokens of a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,9 @@ class Tokens:
     cut: tokens that the length limit removed.
     """
 
-    ids: list[int]
-    labels: list[int]
-    slots: list[int]
+    ids: Sequence[int]
+    labels: Sequence[int]
+    slots: Sequence[int]
     cut: int = 0
 
 
@@ -42,12 +42,15 @@ class ChatBatch:
     ids, labels: int64 `[B, L]`, padded on the right.
     lengths: int64 `[B]`.
     slots: places of all visual tokens, in order, in the flattened ids, int64 `[S]`.
+    positions: of a single row that holds several conversations, which do not see each other: the place of each token
+        in its own, int64 `[1, L]`; None: a row is a conversation.
     """
 
     ids: Tensor
     labels: Tensor
     lengths: Tensor
     slots: Tensor
+    positions: Tensor | None = None
 
     @property
     def attention_mask(self) -> Tensor:
@@ -55,7 +58,12 @@ class ChatBatch:
         return (torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]).long()
 
     def to(self, device: torch.device | str) -> "ChatBatch":
-        return ChatBatch(*(x.to(device) for x in (self.ids, self.labels, self.lengths, self.slots)))
+        return self.moved(lambda x: x.to(device))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "ChatBatch":
+        """With `move` of every tensor."""
+        tensors = self.ids, self.labels, self.lengths, self.slots
+        return ChatBatch(*map(move, tensors), None if self.positions is None else move(self.positions))
 
 
 def pad_token(tokenizer: Any) -> int:
@@ -149,11 +157,24 @@ def collate(conversations: Sequence[Tokens], pad: int) -> ChatBatch:
     labels = torch.full((len(conversations), length), IGNORE_INDEX)
     slots = []
     for i, tokens in enumerate(conversations):
-        ids[i, : len(tokens.ids)] = torch.tensor(tokens.ids)
-        labels[i, : len(tokens.ids)] = torch.tensor(tokens.labels)
+        ids[i, : len(tokens.ids)] = torch.as_tensor(tokens.ids)
+        labels[i, : len(tokens.ids)] = torch.as_tensor(tokens.labels)
         slots += [i * length + slot for slot in tokens.slots]
     lengths = torch.tensor([len(tokens.ids) for tokens in conversations])
     return ChatBatch(ids, labels, lengths, torch.tensor(slots, dtype=torch.long))
+
+
+def pack(conversations: Sequence[Tokens]) -> ChatBatch:
+    """Conversations one after another in a single row without padding; none of them sees another."""
+    starts = [0]
+    for tokens in conversations:
+        starts.append(starts[-1] + len(tokens.ids))
+    ids = torch.cat([torch.as_tensor(tokens.ids) for tokens in conversations])[None]
+    labels = torch.cat([torch.as_tensor(tokens.labels) for tokens in conversations])[None]
+    labels[0, starts[:-1]] = IGNORE_INDEX  # nothing before it predicts a conversation's first token
+    slots = [start + slot for start, tokens in zip(starts, conversations, strict=False) for slot in tokens.slots]
+    positions = torch.cat([torch.arange(len(tokens.ids)) for tokens in conversations])[None]
+    return ChatBatch(ids, labels, torch.tensor([starts[-1]]), torch.tensor(slots, dtype=torch.long), positions)
 
 
 def _begins_with(segments: Sequence[Segment], start: str) -> bool:

@@ -129,13 +129,17 @@ class VideoChat(nn.Module):
             )
         embeds = embeddings_of(self.llm)(batch.ids)
         if self.constant_bos:
-            embeds = torch.cat((batch.ids[:, :1, None].to(embeds.dtype).expand_as(embeds[:, :1]), embeds[:, 1:]), dim=1)
+            first = torch.arange(batch.ids.shape[1], device=batch.ids.device)[None] == 0
+            first = first if batch.positions is None else batch.positions == 0
+            embeds = torch.where(first[..., None], batch.ids[..., None].to(embeds.dtype), embeds)
         flat = embeds.flatten(0, 1).index_copy(0, batch.slots, tokens.to(embeds.dtype))
         return flat.view_as(embeds)
 
     def logits(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
         """The language model's logits, `[B, L, V]`."""
         embeds = self.embed(batch, visual)
+        if batch.positions is not None:  # transformers masks what lies before each 0, or hands its lengths to a kernel
+            return self.llm(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False).logits
         return self.llm(inputs_embeds=embeds, attention_mask=batch.attention_mask, use_cache=False).logits
 
     def forward(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from models.bert import Bert
 from models.caption import CaptionDecoder
+from models.chat.alignment import Alignment
 from models.chat.qformer import QFormer
+from models.chat.videochat import VideoChat
 from models.classifier import Classifier
 from models.clip import CLIPVision
 from models.convert import bert, internvideo, lavie, umt2, videochat
@@ -73,7 +75,7 @@ def load_weights(
             of classes.
     """
     inner = getattr(model, "model", None)
-    if isinstance(inner, Classifier):
+    if isinstance(inner, Classifier | VideoChat | Alignment):
         return load_weights(inner, path, classes)
     where = str(path) if isinstance(path, str | Path) else "the state dict"
     theirs = strip_prefixes(dict(path)) if isinstance(path, Mapping) else read_tensors(path)
@@ -93,6 +95,8 @@ def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequ
         origin = {name.removeprefix(prefix): names for name, names in origin.items() if name.startswith(prefix)}
 
     target = model.state_dict()
+    if isinstance(model, VideoChat | Alignment):
+        ours = videochat.without_last_blocks(ours, len(model.encoder.blocks))
     ours = {_adapted(name, target): tensor for name, tensor in ours.items()}
     origin = {_adapted(name, target): names for name, names in origin.items()}
     padded = lavie.fit_shapes(ours, target) if is_unet else []
@@ -139,8 +143,8 @@ def _adapted(name: str, target: Mapping[str, Tensor]) -> str:
 
 def _is_new(name: str) -> bool:
     """Whether a weight is of LoRA around a layer of ours, which checkpoints do not have; files of VideoChat2 have that
-    of the language model."""
-    return ".lora_" in name and not name.startswith("llm.")
+    of the language model. The hash of a language model's frozen weights is in our own checkpoints only."""
+    return (".lora_" in name and not name.startswith("llm.")) or name == "llm.stands_on"
 
 
 def _branch(ours: Mapping[str, Tensor]) -> str | None:

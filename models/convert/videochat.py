@@ -2,16 +2,18 @@
 
 Ours: `encoder.*`, `norm.*`, `qformer.*`, `queries`, `extra_queries`, `projector.*`, `llm.*`; the first stage also
 `frame_embed`, `temperature`, `video_proj.*`, `text_proj.*`, `match_head.*`. Files of later stages hold only what was
-trained; `require_loaded` refuses others' gaps.
+trained; `allowed_gaps.require_loaded` refuses others' gaps.
 """
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Literal
 
+import torch
 from torch import Tensor
 
+from models.chat.qformer import QFormer
 from models.convert import bert
+from models.convert.read import read_tensors
 from models.convert.rules import Batched, FrameTable, Rules, Single, to_theirs, with_suffixes
 from models.convert.rules import to_ours as rename
 from models.convert.videomae import official_blocks, official_encoder
@@ -167,33 +169,42 @@ def _plain(name: str) -> str:
     return name.replace(f"llm.{_ADAPTED}", "llm.").replace(".base_layer.", ".")
 
 
+def without_last_blocks(ours: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """The weights without a decoder, and without the encoder's blocks from `depth` on: VideoChat2 leaves the last one
+    of UMT's encoder out."""
+
+    def is_left(name: str) -> bool:
+        part, kind, number = (*name.split("."), "", "")[:3]
+        return part != "decoder" and not ((part, kind) == ("encoder", "blocks") and int(number) >= depth)
+
+    return {name: tensor for name, tensor in ours.items() if is_left(name)}
+
+
+def load_bert(model: QFormer, path: str) -> None:
+    """Load BERT's weights into a Q-Former's text branch and self-attention, as VideoChat2's first stage starts.
+
+    Tokens that BERT does not have, such as [DEC], keep their random embeddings.
+
+    Raises:
+        FileNotFoundError, ValueError: no checkpoint, or not one of a BERT of the Q-Former's sizes.
+    """
+    theirs = {}
+    for name, tensor in read_tensors(path).items():
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        theirs[name if name.startswith("cls.") else "bert." + name.removeprefix("bert.")] = tensor
+    ours = {name.removeprefix("qformer."): tensor for name, tensor in rename(qformer(""), theirs)[0].items()}
+    target, table = model.state_dict(), "embeddings.word_embeddings.weight"
+    for name in [table, "head.bias"]:
+        if name in ours and name in target and len(ours[name]) < len(target[name]):
+            ours[name] = torch.cat((ours[name], target[name][len(ours[name]) :]))
+    needed = [name for name in target if not any(part in name for part in ("crossattention", "_query", "head."))]
+    wrong = [name for name in needed if name not in ours or ours[name].shape != target[name].shape]
+    if wrong:
+        raise ValueError(f"{path} is no BERT of the Q-Former's sizes: {wrong[0]} is missing or has another shape")
+    fits = {name: t for name, t in ours.items() if name in target and t.shape == target[name].shape}
+    model.load_state_dict(fits, strict=False)
+
+
 def constant_names(theirs: Mapping[str, Tensor]) -> set[str]:
     """Names of tensors that follow from a language model's configuration: old files of Llama hold them."""
     return {name for name in theirs if name.endswith(".rotary_emb.inv_freq")}
-
-
-class _Report(Protocol):
-    source: str
-    unused: list[str]
-    missing: list[str]
-
-
-def require_loaded(report: _Report, missing: Sequence[str] = (), unused: Sequence[str] = ()) -> None:
-    """A ValueError if a checkpoint lacks weights of the model, or has weights too many, beyond these patterns.
-
-    Args:
-        report: of `load_weights`.
-        missing, unused: patterns of names that may be missing in the checkpoint (ours), or unused (the checkpoint's);
-            a file of VideoChat2's second stage lacks `llm.*`.
-    """
-    for what, names, allowed in (
-        ("lacks", report.missing, missing),
-        ("has, and the model does not,", report.unused, unused),
-    ):
-        left = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in allowed)]
-        if left:
-            raise ValueError(
-                f"the checkpoint ({report.source}) {what} {left[0]} and {len(left) - 1} more tensors, and only "
-                f"{', '.join(allowed) or 'none'} may be: load the earlier stage first, set the model's parts to the "
-                "checkpoint's, or allow these names"
-            )

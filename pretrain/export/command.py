@@ -15,15 +15,29 @@ from models.convert import internvideo as internvideo_names
 from models.convert import umt as umt_names
 from models.convert import umt2 as umt2_names
 from models.convert import viclip as viclip_names
+from models.convert import videochat as videochat_names
 from models.convert import videomae as names
 from models.convert.rules import Rules, to_theirs
 from models.uniformerv2 import UniFormerV2Classifier
+from pretrain.export import chat
 from pretrain.export.checksums import write_checksums
 from pretrain.export.load_run import load_objective
 from pretrain.export.processors import READ_VIDEO, evaluation_of, save_processors
 from pretrain.export.shared import encoder_of, exported_module, exported_state, require_no_leftovers
 from pretrain.export.transformers import example, to_transformers
-from pretrain.objectives import UMT, UMT2, Classify, InternVideo, Objective, ViCLIP, VideoMAE, VideoQA, ViLP
+from pretrain.objectives import (
+    UMT,
+    UMT2,
+    Align,
+    Classify,
+    Converse,
+    InternVideo,
+    Objective,
+    ViCLIP,
+    VideoMAE,
+    VideoQA,
+    ViLP,
+)
 
 
 def export(
@@ -69,6 +83,8 @@ def _processors(model: Objective, folder: Path, recipe: str) -> tuple[str, str]:
         evaluation = evaluation_of(recipe, encoder_of(model))
     except ValueError as error:
         return "", f"no processor, for {error}: make its input as the run did, with the run's own code"
+    if isinstance(model, Converse):
+        return "", chat.save_processor(model, folder, evaluation)
     return READ_VIDEO, save_processors(folder, evaluation, *model.normalize.values)
 
 
@@ -92,6 +108,10 @@ def official_names(model: Objective, state: dict[str, Tensor]) -> tuple[dict[str
     A classifier gets the names of the official fine-tuning (VideoMAE V2's and UMT's, or UniFormerV2's); ViLP, whose
     code was not released, gets ViCLIP's names.
     """
+    if isinstance(model, Converse):
+        return chat.to_official(model)
+    if isinstance(model, Align):
+        return videochat_names.to_official({n: t for n, t in state.items() if not n.endswith("positions.table")})
     if isinstance(model, UMT2 | VideoQA):
         return umt2_names.to_official(state, tuned=model.text.head is None)
     if isinstance(model, InternVideo):

@@ -11,15 +11,15 @@ from models.convert.rules import Rules, to_theirs
 from models.encoder import Encoder
 from models.viclip import ViCLIPVision
 from models.vit import VideoViT
-from pretrain.objectives import Classify, Objective
+from pretrain.objectives import Align, Classify, Converse, Objective
 
 _NEVER_EXPORTED = ("metrics.", "normalize.")
 _ONLY_TRAINING = ("decoder.", "fusion.", "caption.", "text.mask_embed")  # parts that pretraining adds to the model
 
 
 def exported_module(model: Objective) -> nn.Module:
-    """The module whose tensors are exported: the objective itself, or the classifier that `Classify` holds."""
-    return model.model if isinstance(model, Classify) else model
+    """The module whose tensors are exported: the objective itself, or the model that it holds."""
+    return model.model if isinstance(model, Classify | Converse | Align) else model
 
 
 def encoder_of(model: Objective) -> Encoder:

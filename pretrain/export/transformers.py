@@ -8,7 +8,7 @@ from torch import nn
 
 from models.convert import videomae as names
 from models.vit import VideoViT
-from pretrain.export import classifier, clip_pair
+from pretrain.export import chat, classifier, clip_pair
 from pretrain.export.shared import (
     encoder_of,
     encoder_sizes,
@@ -17,7 +17,7 @@ from pretrain.export.shared import (
     random_video,
     require_close,
 )
-from pretrain.objectives import Classify, Objective, VideoMAE
+from pretrain.objectives import Classify, Converse, Objective, VideoMAE
 
 if TYPE_CHECKING:
     from transformers import VideoMAEConfig
@@ -27,6 +27,8 @@ def to_transformers(model: Objective, folder: Path, decoder: bool, settings: dic
     """Write a folder for `from_pretrained`, load it and compare the outputs."""
     if isinstance(model, clip_pair.ClipPair):
         return clip_pair.to_transformers(model, folder)
+    if isinstance(model, Converse):
+        return chat.to_transformers(model, folder)
     if isinstance(model, Classify):
         return classifier.to_transformers(model.model, folder, model.names)
     return _to_videomae(model, folder, decoder) if isinstance(model, VideoMAE) else _to_modeling_file(model, folder)
@@ -36,6 +38,8 @@ def example(model: Objective) -> str:
     """Code that loads the folder of `to_transformers`, for its model card."""
     if isinstance(model, clip_pair.ClipPair):
         return clip_pair.example(model)
+    if isinstance(model, Converse):
+        return chat.EXAMPLE
     if isinstance(model, Classify):
         return classifier.EXAMPLE
     auto, more = ("VideoMAEModel", "") if isinstance(model, VideoMAE) else ("AutoModel", ", trust_remote_code=True")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from models import load_weights
+from models.convert.allowed_gaps import require_all
 from models.layers import Normalize, use_flash
 from pretrain.learning import parallel, randomness
 from pretrain.learning.batch import Batch, is_nested, without_padding
@@ -71,6 +72,13 @@ class Objective(pl.LightningModule):
         self.needs: tuple[str, ...] = ("video",)  # fields of a batch that the losses need; a method may add some
         self.figures: frozenset[str] = frozenset()  # values of `forward` that are logged and are no part of the loss
         self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `clamp_parameters`
+        self.row_encoder: Any = (
+            None  # makes rows of texts in the loading processes: `datamodules.loading.batches.Encode`
+        )
+        # What the files of `weights` may lack together, and what each may have too much: patterns of names (ours, and
+        # theirs); None: any of them, which is only reported.
+        self.may_lack: list[str] | None = None
+        self.may_leave: list[str] | None = None
         self.random_key = RandomKey()
         self.shown_in_training: set[str] = set()  # names of logged values that the progress bar shows
         self._norm: tuple[int, Tensor | None] = (-1, None)  # step and norm of the last gradient
@@ -257,9 +265,12 @@ class Objective(pl.LightningModule):
             self.get_parameter(name).clamp_(low, high)
 
     def setup(self, stage: str) -> None:
+        reports = []
         for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
-            report = load_weights(self, path, self.head_rows_to_load())
-            rank_zero_info(f"{path}: {report}")
+            reports.append(load_weights(self, path, self.head_rows_to_load()))
+            rank_zero_info(f"{path}: {reports[-1]}")
+        if self.may_lack is not None or self.may_leave is not None:
+            require_all(reports, self.may_lack, self.may_leave)
         self.weights = None
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":

@@ -8,6 +8,8 @@ from tests.helpers.paths import ROOT
 
 # One row per method. The tests of all methods, of resuming and of ranks run for every row.
 METHODS = {
+    "align": ["-c", str(ROOT / "recipes/videochat2_align_tiny.yaml")],
+    "converse": ["-c", str(ROOT / "recipes/videochat2_connect_tiny.yaml")],
     "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml"), "--model.init_args.mix.prob=1"],
     "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],
     "lavie": [

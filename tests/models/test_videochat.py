@@ -18,6 +18,7 @@ from models.chat.qformer import QFormer
 from models.chat.tiles import closest_tiles, padded_size, resize_to_tiles, split_tiles
 from models.chat.videochat import VideoChat
 from models.convert import videochat as names
+from models.convert.allowed_gaps import require_loaded
 from models.vit import VideoViT
 
 LLAMA = {
@@ -217,27 +218,27 @@ def test_the_official_layout_loads_with_lora_or_without_and_comes_back_the_same(
     for parameter in other.parameters():
         nn.init.zeros_(parameter)
     report = models.load_weights(other, state)
-    names.require_loaded(report)
+    require_loaded(report)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
     # Base weights of a plain language model load into an adapted one, whose adapters are then missing
     plain = chat(language_model(LLAMA))
     report = models.load_weights(chat(), names.to_official(plain.state_dict(), family)[0])
-    names.require_loaded(report, missing=["llm.*.lora_*"])
+    require_loaded(report, missing=["llm.*.lora_*"])
     with pytest.raises(ValueError, match="lora_A"):
-        names.require_loaded(report)
+        require_loaded(report)
 
 
 def test_gaps_surplus_and_weights_of_another_model_are_refused() -> None:
     state = names.to_official(chat().state_dict(), "llama")[0]
     trained = {name: tensor for name, tensor in state.items() if "llama_model" not in name or ".lora_" in name}
     report = models.load_weights(chat(), trained)
-    names.require_loaded(report, missing=["llm.*"])
+    require_loaded(report, missing=["llm.*"])
     with pytest.raises(ValueError, match="only none may be"):
-        names.require_loaded(report)
+        require_loaded(report)
     report = models.load_weights(chat(text=False), trained)
     with pytest.raises(ValueError, match="has, and the model does not"):
-        names.require_loaded(report, missing=["llm.*"])
-    names.require_loaded(
+        require_loaded(report, missing=["llm.*"])
+    require_loaded(
         report, ["llm.*"], ["qformer.bert.embeddings.*", "qformer.bert.encoder.layer.?.*put.*", "*.intermediate.*"]
     )
     wide = chat(language_model(LLAMA | {"hidden_size": 32}))

@@ -1,0 +1,164 @@
+"""Samples to rows of token ids: conversations and captions by a chat template, and what the Q-Former reads."""
+
+import functools
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from models.chat.conversation import Tokens, tokenize
+from models.chat.templates import (
+    ChatTemplate,
+    Conversation,
+    Media,
+    Mistral,
+    Phi3,
+    Role,
+    Segment,
+    Turn,
+    Vicuna,
+    caption_segments,
+)
+from models.chat.tokenizer_template import TokenizerTemplate
+from models.tokenizers import BertTokenizer
+from pretrain.learning.language import Language
+
+log = logging.getLogger(__name__)
+TemplateName = Literal["vicuna", "mistral", "phi3", "tokenizer"]
+Row = dict[str, np.ndarray]
+
+
+@dataclass
+class ChatRows:
+    """Makes a row of token ids of each sample, in the loading processes.
+
+    A row has `ids`, `labels` and `slots` (see `models.chat.conversation.Tokens`), `cut`, the number of tokens that the
+    limits removed, and `reads`, ids for the Q-Former, if it reads a text.
+
+    Args:
+        language: its tokenizer is used.
+        template: of conversations; `tokenizer`: the one that the tokenizer carries.
+        visual: tokens of a video, or of a view of it.
+        tile: pixels of a tile, if frames are cut in tiles; None: a video is one view.
+        reader: tokenizer of the Q-Former's text; None: it reads none.
+        limit: tokens of a conversation besides the visual ones.
+        answer_limit: tokens of a caption and its end.
+        context: of the language model.
+        prompts, image_prompts: before a caption, one at random; each has one <VideoHere> (or <ImageHere>). None: a
+            caption is the answer to an empty question.
+        times: say at which seconds the frames were taken.
+        learn_markers, ignore_pad_targets: see `Vicuna` and `tokenize`.
+    """
+
+    language: Language
+    template: TemplateName
+    visual: int
+    tile: int | None = None
+    reader: BertTokenizer | None = None
+    limit: int | None = None
+    answer_limit: int | None = None
+    context: int | None = None
+    prompts: Sequence[str] | None = None
+    image_prompts: Sequence[str] | None = None
+    times: bool = False
+    learn_markers: bool = False
+    ignore_pad_targets: bool = False
+
+    def __call__(self, sample: Any, shown: Any, draw: int | None) -> Row:
+        """See `datamodules.loading.batches.Encode`. Without a conversation, the sample's text is its caption."""
+        chat = [(e.question, e.answer, e.instruction) for e in sample.chat or ()]
+        caption = sample.text if isinstance(sample.text, str) or not sample.text else sample.text[0]
+        if not chat and not caption:
+            raise ValueError("it has neither a conversation nor a text to learn from: leave it out")
+        return self.row(chat, caption, shown.image, shown.seconds, shown.size, draw)
+
+    def row(
+        self,
+        chat: list[tuple[str, str, str]],
+        caption: str | None,
+        image: bool = False,
+        seconds: Sequence[float] = (),
+        size: tuple[int, int] = (0, 0),
+        draw: int | None = None,
+    ) -> Row:
+        """The row of a conversation, or of a caption if there is none.
+
+        Args:
+            chat: question, answer and instruction of each turn; their order is drawn anew, and the instruction is that
+                of the first.
+            draw: 64 random bits; None: nothing is drawn.
+        """
+        rng = None if draw is None else random.Random(draw)
+        if rng is not None:
+            chat = rng.sample(chat, len(chat))
+        media: Media = "image" if image else "video"
+        prompts = self.image_prompts if image and self.image_prompts else self.prompts
+        if not chat and prompts:
+            prompt = prompts[0] if rng is None else rng.choice(list(prompts))
+            segments, read = caption_segments(prompt, caption, self.chat_template), ""
+        else:
+            message = _times_in_words(seconds) if self.times and seconds else ""
+            turns = chat or [("", caption or "", "")]
+            made = [
+                Turn(question, answer, (media,) if i == 0 else (), message if i == 0 else "")
+                for i, (question, answer, _) in enumerate(turns)
+            ]
+            conversation = Conversation(tuple(made), turns[0][2])
+            segments = self.chat_template.segments(conversation)
+            read = self.chat_template.qformer_text(conversation)
+        return self._row(segments, read, size)
+
+    def blank(self, shown: Any) -> Row:
+        """A row without targets, for a sample that cannot be read."""
+        return self._row([Segment("", Role.VISUAL)], "", shown.size)
+
+    def _row(self, segments: list[Segment], read: str, size: tuple[int, int]) -> Row:
+        visual = self.visual * self.views(size)
+        tokens = tokenize(
+            segments,
+            self.tokenizer,
+            [visual],
+            limit=None if self.limit is None else self.limit + visual,
+            answer_limit=self.answer_limit,
+            context=self.context,
+            ignore_pad_targets=self.ignore_pad_targets,
+        )
+        row = {name: np.array(getattr(tokens, name), np.int64) for name in ("ids", "labels", "slots")}
+        row["cut"] = np.array(tokens.cut)
+        if self.reader is not None:
+            ids = self.reader([read])[0]
+            row["reads"] = ids[ids != self.reader.pad].numpy()
+        return row
+
+    def views(self, size: tuple[int, int]) -> int:
+        """Views of a video of this height and width: its tiles and the whole."""
+        return 1 if self.tile is None else size[0] * size[1] // self.tile**2 + 1
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.language.load_tokenizer()
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        if self.template == "tokenizer":
+            return _own_template(self.language.tokenizer or self.language.weights or "", self.language.pad)
+        return {"vicuna": Vicuna(self.learn_markers), "mistral": Mistral(), "phi3": Phi3()}[self.template]
+
+
+@functools.cache
+def _own_template(folder: str, pad: str | None) -> TokenizerTemplate:
+    return TokenizerTemplate(Language({}, tokenizer=folder, pad=pad).load_tokenizer())
+
+
+def _times_in_words(seconds: Sequence[float]) -> str:
+    """VideoChat2's sentence about the times of frames."""
+    said = ", ".join(str(round(second, 1)) for second in seconds)
+    return f"The video contains {len(seconds)} frames sampled at {said} seconds."
+
+
+def tokens_of(row: Row) -> Tokens:
+    """A row's ids, labels and slots, for `collate` and `pack`."""
+    return Tokens(row["ids"], row["labels"], row["slots"], int(row["cut"]))
