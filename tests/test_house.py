@@ -43,8 +43,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(STORAGE, "datamodules/sources/annotated/classes.py"),
         *("pretrain/learning", "pretrain/plots"),
     ),
-    "pretrain/metrics/vbench": (*MODELS, STORAGE, "datamodules/decoding", "pretrain/learning"),
-    "pretrain/vbench": (*(STORAGE, "datamodules/decoding", "pretrain/plots", "pretrain/metrics/vbench"),),
+    "pretrain/metrics/vbench": (
+        *(*MODELS, STORAGE, "datamodules/decoding"),
+        *("pretrain/learning", "pretrain/metrics/bootstrap.py"),
+    ),
+    "pretrain/vbench": (
+        *(STORAGE, "datamodules/decoding", "pretrain/plots"),
+        *("pretrain/metrics/bootstrap.py", "pretrain/metrics/vbench"),
+    ),
     "pretrain/engine": ("models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
     "pretrain/export": (*MODELS, STORAGE, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
     "pretrain/features": (
@@ -96,6 +102,8 @@ LAZY = {
     "datamodules/decoding/pyav.py",
     "datamodules/making/encode.py",
     "models/convert/modeling_video.py",
+    "models/convert/modeling_videochat.py",
+    "models/convert/processing_videochat.py",
     "models/convert/modeling_videovit.py",
     "models/convert/modeling_viclip.py",
     "models/convert/modeling_lavie.py",
