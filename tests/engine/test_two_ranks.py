@@ -14,7 +14,7 @@ from tests.helpers.runs import ROOT, arguments, fit, losses, run_together, weigh
 # Methods that compare or blend the samples of a batch: ranks share one batch, accumulated micro-batches do not.
 COMPARED = ("viclip", "vilp", "umt2", "internvideo")
 COUPLED = ("finetune", *COMPARED)
-SLOW = ("vilp", "umt2", "internvideo")
+SLOW = ("vilp", "umt2", "internvideo", "lavie")
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,16 @@ def reported(name: str, rounds: int = 2) -> Report:
     return race(name, METHODS[name], TINY, rounds, memory=False)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "lavie_sampling"])  # lavie's without gradients
+QUICK = ("videomae", "umt", "lavie")
+
+
+def each(*without: str) -> pytest.MarkDecorator:
+    """A test a method, most of them slow."""
+    rows = [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in METHODS if n not in without]
+    return pytest.mark.parametrize("name", rows)
+
+
+@each("lavie_sampling")  # lavie's without gradients
 def test_contenders_have_equal_losses(name: str) -> None:
     """The same losses over three whole steps: forward, backward, clipping and optimiser are the same maths."""
     report = reported(name)
@@ -50,7 +59,7 @@ def test_contenders_have_equal_losses(name: str) -> None:
     assert report.ratio > 0 and report.mfu > 0 and report.memory_ratio is None
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "vilp"])
+@each("vilp")
 def test_necessary_flops_are_what_our_step_does(name: str) -> None:
     """Every product is counted, and no needless one is done: within a twentieth, for class tokens and scores of pairs.
     (The cost of ViLP's token scores depends on how many tokens are masked by chance.)"""
