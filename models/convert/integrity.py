@@ -14,6 +14,7 @@ from pathlib import Path
 SUMS = "SHA256SUMS"
 MANIFEST = "whole.json"  # of a sharded folder: size and CRC-32 of every file; written last
 _BLOCK = 1 << 22  # bytes read at a time
+_CODE_BYTES = 1 << 28  # of the program in a TorchScript archive
 
 
 def require_undamaged(file: Path) -> None:
@@ -44,6 +45,8 @@ def zip_damage(file: Path) -> str | None:
     """Why a zip archive is not as it was written; None: every record has the CRC-32 that was written with it."""
     try:
         with zipfile.ZipFile(file) as archive:
+            if reason := oversized(archive, file.stat().st_size):
+                return reason
             record = archive.testzip()
             # One flipped bit in the archive's table makes a record a folder, which torch would read as zeros.
             if record is None:
@@ -53,16 +56,48 @@ def zip_damage(file: Path) -> str | None:
     return None if record is None else f"its record {record} has another checksum than when it was written"
 
 
+def oversized(archive: zipfile.ZipFile, size: int) -> str | None:
+    """Why the records of a zip archive cannot be of `torch.save`; None: they are stored as they are, each once.
+
+    A compressed record claims up to a thousand times its bytes, and records may share theirs.
+
+    Args:
+        size: bytes of the file.
+    """
+    plain, code = 0, 0
+    names: set[str] = set()
+    for record in archive.infolist():
+        if "/code/" in record.filename:  # of a TorchScript program, which is not run
+            code += record.file_size
+            continue
+        if record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size:
+            return f"its record {record.filename} is compressed, which torch's are not"
+        if record.filename.lower() in names:  # torch's reader does not tell capitals from small letters
+            return f"it holds two records {record.filename}"
+        names.add(record.filename.lower())
+        plain += record.file_size
+    if plain > size or code > max(size, _CODE_BYTES):
+        return f"its records claim {plain + code} bytes, and the file has {size}"
+    return None
+
+
 def is_complete_folder(path: Path) -> bool:
     """Whether every file of a sharded folder's manifest exists with the size and the checksum that were written."""
     try:
+        if not (path / MANIFEST).is_file():  # a pipe would be waited for without end
+            return False
         manifest = json.loads((path / MANIFEST).read_text())
         return all(
-            (path / name).stat().st_size == size and crc32(path / name) == checksum
+            _is_inside(path, name) and (path / name).stat().st_size == size and crc32(path / name) == checksum
             for name, (size, checksum) in manifest.items()
         )
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return False
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Whether a manifest's name is that of a regular file below its folder."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts and (folder / name).is_file()
 
 
 def crc32(file: Path) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.convert.claims import require_held
 from models.convert.integrity import MANIFEST, is_complete_folder, is_zip, refusal, require_undamaged
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.torchscript import is_script, read_script
@@ -85,6 +86,8 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise ValueError(f"{file} is no regular file, or is not there")
     require_undamaged(file)
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -97,6 +100,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     if is_script(file):
         return read_script(file)
     try:
+        with file.open("rb") as stream:
+            require_held(stream)
         with torch.serialization.safe_globals(_SAFE):
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

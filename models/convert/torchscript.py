@@ -1,5 +1,7 @@
 """Reads tensors from a TorchScript archive, such as OpenAI's CLIP files, without running its program."""
 
+import io
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from models.convert.claims import require_modest
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -29,7 +33,9 @@ class _Reader(pickle.Unpickler):
     """Unpickles modules' attributes and tensors; every other global of a pickle is refused."""
 
     def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(archive.open(f"{root}data.pkl"))
+        content = io.BytesIO(archive.read(f"{root}data.pkl"))
+        require_modest(content)
+        super().__init__(content)
         self.archive, self.root = archive, root
         self.storages: dict[str, torch.UntypedStorage] = {}
 
@@ -58,7 +64,11 @@ def _rebuild(
     storage: tuple[torch.UntypedStorage, torch.dtype], offset: int, size: tuple, stride: tuple, *_: object
 ) -> Tensor:
     content, dtype = storage
-    return torch.empty(0, dtype=dtype).set_(content, offset, size, stride)
+    if (claimed := math.prod(size) * dtype.itemsize) > content.nbytes():
+        raise pickle.UnpicklingError(
+            f"a tensor of shape {list(size)} claims {claimed} bytes, and its storage has {content.nbytes()}"
+        )
+    return torch.empty(0, dtype=dtype).set_(content, offset, size, stride)  # which refuses to go beyond the storage
 
 
 def is_script(file: Path) -> bool:
@@ -75,7 +85,7 @@ def read_script(file: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(file) as archive:
             root = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("data.pkl")
             return dict(_tensors(_Reader(archive, root).load(), ""))
-    except (pickle.UnpicklingError, zipfile.BadZipFile, KeyError, StopIteration) as error:
+    except Exception as error:  # whatever a crafted pickle makes of its objects
         raise ValueError(f"{file} is a TorchScript archive that cannot be read as weights only: {error}") from error
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.convert.claims import require_held
+
 
 class _Record:
     """Replaces DeepSpeed's classes: the fields of an object, ignoring its constructor's arguments."""
@@ -45,6 +47,7 @@ def read_zero(folder: Path) -> dict[str, Any]:
         raise RuntimeError(f"only {len(optimizers)} of {world} optim_states exist")
     partitions = [_load(file)["optimizer_state_dict"] for file in optimizers]
     shapes = [dict(group) for group in first["param_shapes"]]
+    _check_once_each(step, [*shapes, dict(first.get("frozen_param_shapes") or {})])
     if "fp32_flat_groups" in partitions[0]:
         frozen = dict(_frozen(first, [_load(file) for file in models])) if first["frozen_param_shapes"] else {}
         buffers = {name: first["module"][name] for name in first["buffer_names"]}
@@ -106,8 +109,20 @@ def _files(folder: Path, kind: str) -> list[Path]:
 
 
 def _load(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"{file.name} is no regular file")
+    with file.open("rb") as stream:
+        require_held(stream)
     with torch.serialization.safe_globals(_SAFE):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _check_once_each(folder: Path, shapes: list[dict[str, torch.Size]]) -> None:
+    """ValueError if the parameters claim more bytes than the files have: many names may be given to the same ones."""
+    held = sum(file.stat().st_size for file in folder.glob("*.pt"))
+    claimed = 2 * sum(size.numel() for group in shapes for size in group.values())
+    if claimed > held:
+        raise ValueError(f"its parameters claim {claimed} bytes or more, and its files have {held}")
 
 
 def _stage_1_2(shapes: list[dict[str, torch.Size]], partitions: list[dict]) -> Iterator[tuple[str, Tensor]]:

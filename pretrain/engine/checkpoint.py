@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.storage.whole_files import whole_file, write_whole
+from models.convert.claims import require_held
 from models.convert.integrity import MANIFEST, is_complete_folder, is_zip, refusal, zip_damage
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.zero import is_zero
@@ -59,8 +60,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                         f"the checkpoint {path} cannot be fetched ({type(error).__name__}: {error})"
                     ) from error
                 copy.flush()
-                if not is_complete(Path(copy.name)):
-                    raise ValueError(f"the checkpoint {path} is cut or damaged")
+                if reason := damage(Path(copy.name)):
+                    raise ValueError(f"the checkpoint {path} is cut or damaged: {reason}")
                 return load_plain(Path(copy.name), str(path), map_location)
         if not is_sharded(Path(path)):
             return load_plain(Path(path), str(path), map_location)
@@ -81,12 +82,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def load_plain(file: Path, name: str, map_location: Any, mmap: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint file; ValueError with its `name` if it holds more than tensors and plain values.
+    """The content of a checkpoint file; ValueError with its `name` if it holds more than tensors and plain values, or
+    claims more bytes than it has.
 
     Args:
         mmap: leave the tensors in the file until they are used.
     """
     try:
+        with file.open("rb") as stream:
+            require_held(stream)
         return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{name} cannot be read as weights and plain values only: {refusal(error)}") from error
@@ -154,22 +158,36 @@ def step_path(regular: ModelCheckpoint, step: int) -> str:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether a checkpoint, a file or a folder, is neither cut nor damaged.
+    """Whether a checkpoint, a file or a folder, is neither cut nor damaged, see `damage`."""
+    reason = damage(path)
+    if reason is not None:
+        log.debug("%s: %s", path, reason)
+    return reason is None
+
+
+def damage(path: Path) -> str | None:
+    """Why a checkpoint, a file or a folder, is not as it was written; None: it is.
 
     Every part is compared with its checksum; of a file torch's reader also checks the bytes between the records.
     """
     if path.is_dir():
-        return is_complete_folder(path)
+        return None if is_complete_folder(path) else "a file in it is not as its manifest says"
     try:
-        if not path.is_file() or not is_zip(path) or zip_damage(path) is not None:
-            return False
+        if not path.is_file() or not is_zip(path):
+            return "it is no file of torch"
+        if reason := zip_damage(path):
+            return reason
+        with path.open("rb") as stream:
+            require_held(stream)
+    except Exception as error:
+        return refusal(error)
+    try:
         torch.load(path, map_location="meta", mmap=True, weights_only=True)
-        return True
-    except pickle.UnpicklingError:  # it holds objects that weights_only does not load
-        return True
+    except pickle.UnpicklingError:  # it holds objects that weights_only does not load: `load_plain` names them
+        return None
     except Exception as error:  # torch raises several types for damaged archives
-        log.debug("%s: %s", path, error)
-        return False
+        return f"{type(error).__name__}: {refusal(error)}"
+    return None
 
 
 def require_complete(path: str) -> str:
@@ -186,8 +204,10 @@ def require_complete(path: str) -> str:
         # DeepSpeed's own conversion (its folder `zero`) writes no checksums, and leaves a manifest of what was there.
         converted = (file / "checkpoint/zero").is_dir() or not (file / MANIFEST).is_file()
         unknown = is_sharded(file) and converted
-        if not unknown and not is_complete(file):
-            raise MisconfigurationException(f"{path} is cut or damaged: name another checkpoint, or a run's folder")
+        if not unknown and (reason := damage(file)):
+            raise MisconfigurationException(
+                f"{path} is cut or damaged ({reason}): name another checkpoint, or a run's folder"
+            )
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jsonargparse
 
 from models.convert.sharded import is_sharded, read_sharded
-from pretrain.engine.checkpoint import is_complete, load_plain, newest_checkpoint
+from pretrain.engine.checkpoint import damage, load_plain, newest_checkpoint
 from pretrain.engine.old_names import with_new_names
 from pretrain.export.embedded_recipe import instantiate_embedded, read_embedded
 from pretrain.objectives import Classify, Objective
@@ -30,8 +30,8 @@ def load_objective(path: str, ema: bool | None = None, trust: Sequence[str] = ()
     file = newest or file
     if not file.is_file() and not is_sharded(file):
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if newest is None and not is_complete(file):
-        raise ValueError(f"{file} is cut or damaged")
+    if newest is None and (reason := damage(file)):
+        raise ValueError(f"{file} is cut or damaged: {reason}")
     saved = read_checkpoint(file, lambda part: part in ("state_dict", "ema"))
     settings = model_settings(saved, str(file))
     model = instantiate_embedded(Objective, settings, str(file), trust)
