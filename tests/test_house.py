@@ -64,6 +64,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(STORAGE, "datamodules/decoding", "datamodules/sources/annotated/classes.py"),
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/engine", "pretrain/export"),
     ),
+    "pretrain/chat": (
+        *MODELS,
+        *(STORAGE, "datamodules/decoding", "datamodules/clips", "datamodules/making"),
+        *("pretrain/learning", "pretrain/objectives", "pretrain/export"),
+    ),
+    "pretrain/questions": (
+        *MODELS,
+        *ALL_DATA,
+        "datamodules/loading",
+        *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/chat"),
+    ),
     "pretrain/plan": (
         *MODELS,
         *(STORAGE, "datamodules/loading/defaults.py"),
@@ -73,7 +84,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pretrain/cli.py": (
         *("models", "datamodules"),
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/engine"),
-        *("pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/plan"),
+        *("pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/chat", "pretrain/questions"),
+        "pretrain/plan",
     ),
 }
 # What a whole package shows of its rooms: it may name all of them, and is not part of the order.

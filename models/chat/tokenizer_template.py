@@ -31,7 +31,7 @@ class TokenizerTemplate:
             tokenize=False,
         )
         self.end = self._end_of(rendered.partition(_mark("a", 0))[2])
-        self.stops = (self.end,)
+        self.stops: tuple[str, ...] = (self.end,)
 
     def segments(self, conversation: Conversation) -> list[Segment]:
         messages = [{"role": "system", "content": conversation.instruction}] if conversation.instruction else []

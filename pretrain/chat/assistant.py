@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.chat.conversation import IGNORE_INDEX, ChatBatch, collate, pad_token, tokenize
-from models.chat.language_model import context_of
+from models.chat.language_model import context_of, width_of
+from models.chat.qformer import QFormer
 from models.chat.templates import ChatTemplate, Role, Segment
 from models.chat.videochat import VideoChat
 from models.layers import Normalize
@@ -43,28 +44,26 @@ class Assistant(Answerer):
         template: ChatTemplate,
         reader: Tokenizer | None = None,
         frames: int = 8,
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
         name: str = "videochat",
     ) -> None:
-        if model.qformer.text and reader is None:
+        reads = isinstance(model.qformer, QFormer) and model.qformer.text
+        if reads and reader is None:
             raise ValueError("the Q-Former reads instructions: give the tokenizer of its texts (reader)")
         self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
-        self.reader, self.frames, self.name = reader if model.qformer.text else None, frames, name
+        self.reader, self.frames, self.name = reader if reads else None, frames, name
         self.size: int = model.encoder.size
-        self.device, self.dtype = model.queries.device, model.queries.dtype
+        first = next(model.projector.parameters())
+        self.device, self.dtype = first.device, first.dtype
         self.normalize = Normalize(mean, std).to(self.device)
         self.pad = pad_token(tokenizer)
         self._identity: str | None = None
 
     def identity(self) -> str:
-        """The name, and a digest of all weights, which takes seconds for billions of them."""
+        """The name, and a digest of all weights."""
         if self._identity is None:
-            digest = hashlib.blake2b(digest_size=8)
-            for key, tensor in sorted(self.model.named_parameters()):
-                digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-            self._identity = f"{self.name}-{digest.hexdigest()}"
+            self._identity = f"{self.name}-{weights_digest(self.model)}"
         return self._identity
 
     @torch.inference_mode()
@@ -87,13 +86,7 @@ class Assistant(Answerer):
         asked = self.template.segments(request.conversation)
         rows = [([*asked, Segment(option, Role.ANSWER)], request) for option in options]
         batch, visual = self._prepare(rows, 0)
-        logits = self.model.logits(batch, visual)[:, :-1].float()  # [B, L - 1, V]
-        targets = batch.labels[:, 1:]
-        is_target = targets != IGNORE_INDEX
-        if not is_target.any(1).all():
-            raise ValueError("an option has no token: its likelihood is not defined")
-        chosen = logits.log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0] * is_target
-        return (chosen.sum(1) / is_target.sum(1)).tolist()
+        return mean_log_probabilities(self.model.logits(batch, visual), batch.labels)
 
     def _prepare(self, rows: Sequence[tuple[Sequence[Segment], Request]], new: int) -> tuple[ChatBatch, list[Tensor]]:
         """Conversations as a batch, and the visual tokens of all their clips."""
@@ -107,8 +100,8 @@ class Assistant(Answerer):
             )
         seen = self._look(list({id(request): request for _, request in rows}.values()))
         visual = [seen[id(request), i] for _, request in rows for i in range(len(request.clips))]
-        width = self.model.projector.out_features
-        return collate(made, self.pad).to(self.device), visual or [torch.empty(0, width, device=self.device)]
+        nothing = torch.empty(0, width_of(self.model.llm), device=self.device)
+        return collate(made, self.pad).to(self.device), visual or [nothing]
 
     def _look(self, requests: Sequence[Request]) -> dict[tuple[int, int], Tensor]:
         """Visual tokens `[Q, D]` by request and number of the clip.
@@ -140,15 +133,42 @@ class Assistant(Answerer):
 
     def _write(self, batch: ChatBatch, visual: list[Tensor], writing: Writing, streamer: Any = None) -> list[str]:
         """New text of each conversation, with what follows a stop."""
-        options: dict[str, Any] = {"max_new_tokens": writing.most, "do_sample": writing.temperature > 0, "num_beams": 1}
-        if writing.temperature > 0:
-            torch.manual_seed(writing.seed)
-            options |= {"temperature": writing.temperature, "top_p": writing.top_p, "top_k": 0}
         ends = end_tokens(self.tokenizer, self.template.stops)
         stops: list[Any] = [Stops(self.tokenizer, self.template.stops)]
         if streamer is not None:
             stops.append(streamer.stopped)
-        ids = self.model.generate(
-            *(batch, visual, self.pad), eos_token_id=ends or None, stopping_criteria=stops, streamer=streamer, **options
-        )
+        how = {"eos_token_id": ends or None, "stopping_criteria": stops, "streamer": streamer, **sampling(writing)}
+        ids = self.model.generate(batch, visual, self.pad, **how)
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def sampling(writing: Writing) -> dict[str, Any]:
+    """Options of transformers' `generate`; seeds torch where it draws."""
+    options: dict[str, Any] = {"max_new_tokens": writing.most, "do_sample": writing.temperature > 0, "num_beams": 1}
+    if writing.temperature > 0:
+        torch.manual_seed(writing.seed)
+        options |= {"temperature": writing.temperature, "top_p": writing.top_p, "top_k": 0}
+    return options
+
+
+def mean_log_probabilities(logits: Tensor, labels: Tensor) -> list[float]:
+    """Of each row's labels `[B, L]`, given the logits `[B, L, V]` of the places before them.
+
+    Raises:
+        ValueError: a row has no label.
+    """
+    scores, targets = logits[:, :-1].float().log_softmax(-1), labels[:, 1:]
+    is_target = targets != IGNORE_INDEX
+    if not is_target.any(1).all():
+        raise ValueError("an option has no token: its likelihood is not defined")
+    chosen = scores.gather(2, targets.clamp(min=0)[..., None])[..., 0] * is_target
+    return (chosen.sum(1) / is_target.sum(1)).tolist()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Of all parameters; it takes seconds for billions of them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

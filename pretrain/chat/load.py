@@ -1,12 +1,11 @@
 """A trained chat model from a run or a checkpoint, ready to answer."""
 
-from typing import Any
-
 import torch
 import yaml
 
 from pretrain.chat.assistant import Assistant
 from pretrain.export.load_run import load_objective
+from pretrain.objectives.videochat import Converse
 
 
 def load_assistant(
@@ -23,17 +22,18 @@ def load_assistant(
         ValueError: it is damaged, or of a method that does not chat.
     """
     objective, facts = load_objective(path)
-    parts: Any = objective
-    if not all(hasattr(parts, name) for name in ("model", "template", "tokenizer")):
+    if not isinstance(objective, Converse):
         raise ValueError(
             f"{path} is of {type(objective).__name__}, which answers no questions: give a model of VideoChat's stages"
         )
+    if objective.tiles:
+        raise ValueError(f"{path} sees frames in tiles (VideoChat2-HD), which conversations do not do yet")
     data = (yaml.safe_load(facts["recipe"] or "") or {}).get("data") or {}
     trained_frames = (data.get("init_args") or {}).get("frames", 8)
     mean, std = objective.normalize.values
     return Assistant(
-        parts.model.to(device, dtype),
-        *(parts.tokenizer, parts.template, getattr(parts, "reader", None)),
+        objective.model.to(device, dtype),
+        *(objective.tokenizer, objective.template, objective.row_encoder.reader),
         *(frames or trained_frames, mean, std),
-        name=f"{type(objective).__name__.lower()}-{facts['step']}",
+        name=f"videochat-{facts['step']}",
     )

@@ -33,14 +33,14 @@ class Answer:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Answer":
         """ValueError, KeyError or TypeError if a value is missing or of another kind."""
-        texts = [row[name] for name in ("question", "model", "protocol", "task", "video")]
-        candidates, rest, odds = row["candidates"], [row["answer"], row["reply"]], row["likelihoods"]
-        if not all(isinstance(text, str) for text in (*texts, *candidates, *rest)):
+        texts = {name: row[name] for name in ("question", "model", "protocol", "task", "video", "answer", "reply")}
+        candidates, odds = tuple(row["candidates"]), row["likelihoods"]
+        if not all(isinstance(text, str) for text in (*texts.values(), *candidates)):
             raise TypeError("a text is of another kind")
         numbers = None if odds is None else tuple(float(x) for x in odds)
         if numbers is not None and len(numbers) != len(candidates):
             raise ValueError("a likelihood is of each candidate")
-        return cls(*texts, tuple(candidates), *rest, numbers)
+        return cls(**texts, candidates=candidates, likelihoods=numbers)
 
 
 def digest(settings: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ def compare(a: Sequence[Answer], b: Sequence[Answer], scorer: str, seed: int = 0
 
 
 def _row(task: str, rows: Sequence[tuple[str, int, int]], seed: int) -> str:
-    ours, theirs = (sum(row[i] for row in rows) for i in (1, 2))
+    ours, theirs = sum(row[1] for row in rows), sum(row[2] for row in rows)
     low, high = _interval(rows, seed)
     spread = "" if low != low else f"{100 * low:+.1f} to {100 * high:+.1f}"
     only = [sum(1 for row in rows if row[1:] == alone) for alone in ((1, 0), (0, 1))]

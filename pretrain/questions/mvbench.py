@@ -93,11 +93,11 @@ def _items(task: Task, file: Path, folder: Path) -> Iterator[Question]:
     table = Table(str(file))
     for number, row in table.rows():
         place = table.place(number)
-        candidates = row.get("candidates")
-        texts = [row.get(name) for name in ("video", "question", "answer")]
-        if not all(isinstance(text, str) for text in texts) or not _is_texts(candidates):
+        fields: dict[str, Any] = row
+        video, asked, answer, candidates = (fields.get(n) for n in ("video", "question", "answer", "candidates"))
+        texts = isinstance(video, str) and isinstance(asked, str) and isinstance(answer, str)
+        if not texts or not isinstance(candidates, list) or not _is_texts(candidates):
             raise ValueError(f"{place}: an item has the texts video, question and answer, and two candidates or more")
-        video, asked, answer = texts
         start, end = (_seconds(row, name, place) for name in ("start", "end")) if task.bounded else (None, None)
         if task.bounded and (start is None or end is None or end < start):
             raise ValueError(f"{place}: an item of {task.name} has a start and a later end in seconds")
@@ -106,8 +106,8 @@ def _items(task: Task, file: Path, folder: Path) -> Iterator[Question]:
         yield Question(task.name, number - 1, video, inside, asked, tuple(candidates), answer, start, end, rate)
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 1 and all(isinstance(text, str) for text in value)
+def _is_texts(values: list) -> bool:
+    return len(values) > 1 and all(isinstance(text, str) for text in values)
 
 
 def _seconds(row: dict[str, Any], name: str, place: str) -> float | None:

@@ -24,7 +24,7 @@ AVERAGE = "Avg"
 
 def _rows() -> dict[str, dict[str, float]]:
     columns = [*(task.short for task in TASKS), AVERAGE]
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for line in _TABLE.strip().splitlines():
         name, *values = line.split()
         found[name] = dict(zip(columns, map(float, values), strict=True))

@@ -1,0 +1,117 @@
+"""A chat model's answers: no batch and no padding changes them, streams equal them, and where they end."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.chat.templates import Conversation, Mistral, Turn
+from pretrain.chat.answerer import Request, Writing
+from pretrain.chat.assistant import Assistant
+from pretrain.chat.stopping import Stops, end_tokens, shown, until_stop
+from tests.helpers import chat
+
+FEW = Writing(most=12)
+
+
+@pytest.fixture(scope="module")
+def assistant() -> Assistant:
+    return chat.assistant()
+
+
+def request(seed: int, words: str, media: tuple = ("video",), frames: int = 2) -> Request:
+    generator = torch.Generator().manual_seed(seed)
+    clips = tuple(
+        torch.randint(256, (3, 1 if m == "image" else frames, 16, 16), generator=generator, dtype=torch.uint8)
+        for m in media
+    )
+    return Request(Conversation((Turn(words, media=media, prefix="It:"),), "Look."), clips)
+
+
+REQUESTS = [
+    request(0, "What colour is it?"),
+    request(1, "A far longer question, so that rows are padded: which way?"),
+    request(2, "Both?", ("video", "image")),
+    request(3, "Nothing is shown", ()),
+    request(4, "Hm?"),
+]
+
+
+def test_answers_and_likelihoods_do_not_depend_on_the_batch_or_its_order(assistant: Assistant) -> None:
+    alone = [assistant.answer([each], FEW)[0] for each in REQUESTS]
+    assert assistant.answer(REQUESTS, FEW) == alone and len(set(alone)) > 3
+    assert assistant.answer(REQUESTS[::-1], FEW) == alone[::-1]
+    options = ["red", "a far longer option than the other", "blue"]
+    together = assistant.likelihoods(REQUESTS[0], options)
+    assert together == pytest.approx([assistant.likelihoods(REQUESTS[0], [o])[0] for o in options], abs=1e-5)
+    other = assistant.likelihoods(request(9, "What colour is it?"), options)
+    assert together != pytest.approx(other, abs=1e-4)  # the video counts
+
+
+def test_a_likelihood_is_the_mean_log_probability_of_the_options_tokens(assistant: Assistant) -> None:
+    (found,) = assistant.likelihoods(REQUESTS[3], ["blue"])
+    text = "Look. [INST] Nothing is shown [/INST] It:"
+    ids = assistant.tokenizer(f"<s>{text}blue", add_special_tokens=False, return_tensors="pt").input_ids
+    count = len(assistant.tokenizer("blue", add_special_tokens=False).input_ids)
+    logits = assistant.model.llm(ids).logits[0].log_softmax(-1)
+    expected = logits[-count - 1 : -1].gather(1, ids[0, -count:, None]).mean().item()
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_stream_is_the_answer_in_pieces_and_its_reader_may_leave(assistant: Assistant) -> None:
+    pieces: list[str] = []
+    written = assistant.stream(REQUESTS[0], FEW, lambda piece: pieces.append(piece) or True)
+    assert "".join(pieces) == written.text and len(pieces) > 1
+    assert written.text.startswith(assistant.answer([REQUESTS[0]], FEW)[0].rstrip("\ufffd")[:3])
+    left: list[str] = []
+    stopped = assistant.stream(REQUESTS[0], replace(FEW, most=200), lambda piece: left.append(piece) or len(left) < 2)
+    assert len(left) == 2 and stopped.tokens < 20 and not stopped.finished
+
+
+def test_draws_follow_the_seed(assistant: Assistant) -> None:
+    warm = replace(FEW, temperature=1.0, top_p=0.9)
+    drawn = [assistant.answer(REQUESTS[:1], replace(warm, seed=seed))[0] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_where_an_answer_ends() -> None:
+    words = chat.tokenizer()
+    assert end_tokens(words, ("###",)) == [2] and end_tokens(words, ("</s>", "<pad>")) == [2, 3]
+    assert until_stop(" A red one. ### Human:", ("###",)) == "A red one."
+    assert shown("It is red ##", ("###",)) == "It is red " and shown("It is red ### H", ("###",)) == "It is red "
+    assert shown("caf\ufffd", ("###",)) == "caf"
+    rows = [words(text, add_special_tokens=False).input_ids for text in ("one ### two", "one ## two#")]
+    length = min(map(len, rows))
+    assert Stops(words, ("###",))(torch.tensor([row[:length] for row in rows]), None).tolist() == [True, False]
+
+
+def test_a_text_stop_ends_generation(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = replace(FEW, most=40)
+    text = assistant.answer(REQUESTS[:1], long)[0]
+    stop = text[5:7]
+    monkeypatch.setattr(assistant, "template", replace(Mistral(), stops=(stop,)))
+    assert assistant.answer(REQUESTS[:2], long)[0] == until_stop(text, (stop,))
+    written = assistant.stream(REQUESTS[0], long, lambda piece: True)
+    assert written.text == until_stop(text, (stop,)) and written.tokens < 40 and written.finished
+
+
+def test_what_is_refused(assistant: Assistant) -> None:
+    short = chat.assistant(context=64)
+    with pytest.raises(ValueError, match="exceed the language model's context of 64"):
+        short.answer([request(0, "x" * 10)], Writing(most=60))
+    with pytest.raises(ValueError, match="context is 64"):
+        short.answer([request(0, "x" * 100)], FEW)
+    with pytest.raises(ValueError, match="places for 1 media, and 0 clips"):
+        Request(Conversation((Turn("a", media=("video",)),)))
+    with pytest.raises(ValueError, match="has its answer already"):
+        Request(Conversation((Turn("a", "b"),)))
+    with pytest.raises(ValueError, match="top_p"):
+        Writing(top_p=0.0)
+    with pytest.raises(ValueError, match="no token"):
+        assistant.likelihoods(REQUESTS[0], [""])
+
+
+def test_the_identity_follows_the_weights() -> None:
+    first, same, other = chat.assistant(), chat.assistant(), chat.assistant(seed=1)
+    assert first.identity() == same.identity() != other.identity()
+    assert isinstance(first.template, Mistral)
