@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     STORAGE: (),
     "datamodules/decoding": (),
     "datamodules/sources": (STORAGE, "datamodules/decoding"),
-    "datamodules/sources/annotated": ("datamodules/decoding", "datamodules/sources"),
+    "datamodules/sources/annotated": (STORAGE, "datamodules/decoding", "datamodules/sources"),
     "datamodules/clips": ("datamodules/decoding", "datamodules/sources/order.py"),
     "datamodules/loading": ALL_DATA,
     "datamodules/making": (STORAGE, "datamodules/decoding", "datamodules/sources"),
