@@ -1,10 +1,11 @@
-"""Answers to MVBench and to lists of questions: `rescore DIR`, `compare A B`, and `synthetic DIR`.
+"""Answers to MVBench and to lists of questions: `rescore DIR`, `compare A B`, `judge DIR`, and `synthetic DIR`.
 
 `python -m pretrain test -c recipes/eval/mvbench.yaml` asks the questions and writes the answers that these read.
 """
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pretrain.errors import reports_errors
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs a command."""
-    commands = {"rescore": rescore, "compare": compare, "synthetic": synthetic}
+    commands = {"rescore": rescore, "compare": compare, "judge": judge, "synthetic": synthetic}
     parser = argparse.ArgumentParser(prog="mvbench.py", description=__doc__)
     parser.add_argument("command", choices=commands)
     a = parser.parse_args(arguments[:1])
@@ -57,6 +58,29 @@ def compare(arguments: list[str]) -> int:
         for place, only in zip((a.a, a.b), wanted, strict=True)
     ]
     print(table_of(*sides, a.scorer))
+    return 0
+
+
+def judge(arguments: list[str]) -> int:
+    """`judge DIR`: open answers, judged by a language model that you name; verdicts are kept in verdicts.jsonl."""
+    parser = argparse.ArgumentParser(prog="mvbench.py judge", description=judge.__doc__)
+    parser.add_argument("answers", type=Path, help="folder of answers-*.jsonl")
+    parser.add_argument("--model", required=True, help="folder of a language model, or its name at --url")
+    parser.add_argument("--url", help="of a server of OpenAI's protocol, with /v1; its key is JUDGE_API_KEY, if set")
+    parser.add_argument("--device", default="cpu", help="of a model from a folder (default %(default)s)")
+    a = parser.parse_args(arguments)
+    from pretrain.questions.judge import ModelJudge, ServedJudge, judge_answers, table_of_verdicts
+
+    runs = _runs(a.answers)
+    if a.url:
+        judged_by = ServedJudge(a.url, a.model, os.environ.get("JUDGE_API_KEY"))
+    else:
+        from pretrain.chat.text_model import load_text_model
+
+        judged_by = ModelJudge(load_text_model(a.model, a.device))
+    for (model, protocol), rows in runs.items():
+        verdicts = judge_answers(rows, judged_by, a.answers / "verdicts.jsonl")
+        print(f"## {model}, protocol {protocol}\n\n{table_of_verdicts(verdicts, judged_by.name)}\n")
     return 0
 
 

@@ -15,7 +15,7 @@ from pretrain.questions.question import Question
 class Answer:
     """What a model answered.
 
-    question: its key. model: its identity. protocol: the digest of `Protocol`.
+    question: its key. asked: its text. model: its identity. protocol: the digest of `Protocol`.
     reply: as it was written, without what the prompt held already.
     likelihoods: of the options, if they were asked for.
     """
@@ -25,6 +25,7 @@ class Answer:
     protocol: str
     task: str
     video: str
+    asked: str
     candidates: tuple[str, ...]
     answer: str
     reply: str
@@ -33,7 +34,8 @@ class Answer:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "Answer":
         """ValueError, KeyError or TypeError if a value is missing or of another kind."""
-        texts = {name: row[name] for name in ("question", "model", "protocol", "task", "video", "answer", "reply")}
+        texts = {name: row[name] for name in ("question", "model", "protocol", "task", "video")}
+        texts |= {name: row[name] for name in ("asked", "answer", "reply")}
         candidates, odds = tuple(row["candidates"]), row["likelihoods"]
         if not all(isinstance(text, str) for text in (*texts.values(), *candidates)):
             raise TypeError("a text is of another kind")

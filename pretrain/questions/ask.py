@@ -142,7 +142,7 @@ class AnswerQuestions(Objective):
             if key in self.done:
                 continue
             question = self.questions[key]
-            asked = question.task, question.video, question.candidates, question.answer
+            asked = question.task, question.video, question.text, question.candidates, question.answer
             rows.append(Answer(key, model, protocol, *asked, reply, None if odds is None else tuple(odds)))
         if rows:
             self.written.add(rows)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from datamodules.sources.annotated.locate import locate_all, strip_suffixes
+from datamodules.sources.annotated.rows import Join, joined_rows, row_errors
 from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template
 from pretrain.questions.question import Benchmark, Question
@@ -23,6 +24,7 @@ def read_list(
     answer_form: AnswerForm,
     task: str,
     remove_letters: bool,
+    join: Sequence[Join] = (),
 ) -> Benchmark:
     """The questions of an annotation file; see `QuestionList` for the arguments.
 
@@ -30,22 +32,21 @@ def read_list(
         FileNotFoundError: the file or the folder of videos is missing.
         ValueError: a row is malformed; the error names the line or entry.
     """
-    if not os.path.isfile(table.file):
-        raise FileNotFoundError(f"no list of questions {table.file}")
+    for file in (table.file, *(each.table.file for each in join)):
+        if not os.path.isfile(file):
+            raise FileNotFoundError(f"no list of questions {file}")
     if not os.path.isdir(videos):
         raise FileNotFoundError(f"no folder of videos {videos}")
     names = {field: Template(text) for field, text in (("video", video), ("question", question), ("answer", answer))}
     choices, kind = [Template(text) for text in options], Template(task)
     rows: list[tuple[str, str, str, tuple[str, ...], str]] = []
-    for number, row in table.rows():
-        try:
+    for number, row in joined_rows(table, list(join)):
+        with row_errors(table, number):
             values = {field: template(row) for field, template in names.items()}
             given = [text for template in choices for text in _as_list(template.value(row))]
             candidates = tuple(_without_letter(text, i) if remove_letters else text for i, text in enumerate(given))
             right = _right(values["answer"], candidates, answer_form)
             rows.append((kind(row), values["video"], values["question"], candidates, right))
-        except ValueError as error:
-            raise ValueError(f"{table.place(number)}: {error}") from None
     if not rows:
         raise ValueError(f"{table.file} holds no question")
     paths = locate_all(videos, [strip_suffixes(row[1]) for row in rows], table.file, "", True)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+from datamodules.sources.annotated.rows import Join
 from datamodules.sources.annotated.tables import Table
 from pretrain.questions.mvbench import read_mvbench
 from pretrain.questions.question import Benchmark
@@ -44,6 +45,7 @@ class QuestionList(QuestionSet):
         answer_form: its text, its index from 0, or its letter.
         task: what the questions are counted by.
         remove_letters: options begin with their letter, `A. a cat`, which is removed.
+        join: other tables that add fields to the rows, such as the answers.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class QuestionList(QuestionSet):
         answer_form: AnswerForm = "text",
         task: str = "all",
         remove_letters: bool = False,
+        join: list[Join] | None = None,
     ) -> None:
         self.name, self.table, self.videos, self.video, self.question = name, table, videos, video, question
         self.options, self.answer, self.answer_form, self.task = options, answer, answer_form, task
-        self.remove_letters = remove_letters
+        self.remove_letters, self.join = remove_letters, join or []
 
     def read(self) -> Benchmark:
         return read_list(
             *(self.name, self.table, self.videos, self.video, self.question, self.options, self.answer),
-            *(self.answer_form, self.task, self.remove_letters),
+            *(self.answer_form, self.task, self.remove_letters, self.join),
         )

@@ -9,11 +9,12 @@ from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as first
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as second
 
 from datamodules import Files, PyAV, Segments, Sparse, Synthetic, VideoData
 from datamodules.clips.crops import CentreCrop, view
-from datamodules.clips.eval_views import RandomResizedCrop, Squares, Squash, bicubic
+from datamodules.clips.eval_views import BicubicSquare, RandomResizedCrop, Squares, Squash, bicubic
 from datamodules.clips.sampling import every_nth, per_second, sparse, sparse_first
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
@@ -161,3 +162,13 @@ def test_the_length_of_a_sample_with_an_end(tmp_path) -> None:
     video.fps = 0.0
     with pytest.raises(DecodeError, match="a: no frame rate, so its first 30 seconds cannot be found"):
         Sample("a", video, end=30.0).length(video)
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 47), (47, 30), (16, 20), (16, 16)])
+def test_bicubic_squares_are_torchvisions_resize_and_centre_crop(height: int, width: int) -> None:
+    frames = np.random.RandomState(0).randint(256, size=(2, height, width, 3), dtype=np.uint8)
+    steps = v2.Compose([v2.Resize(16, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(16)])
+    expected = steps(torch.from_numpy(frames).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    assert torch.equal(torch.from_numpy(BicubicSquare()(frames, 16)), expected)
+    with pytest.raises(ValueError, match="one view"):
+        BicubicSquare()(frames, 16, 1, 3)

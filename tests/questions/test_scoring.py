@@ -8,6 +8,7 @@ import pytest
 
 from pretrain.questions.answers import Answer, AnswerFile, read_answers
 from pretrain.questions.compare import compare
+from pretrain.questions.judge import Judge, judge_answers, table_of_verdicts
 from pretrain.questions.mvbench import TASKS
 from pretrain.questions.published import PUBLISHED
 from pretrain.questions.scoring import Count, count, is_parsed
@@ -15,7 +16,7 @@ from tools.mvbench import main
 
 
 def answer(number: int, reply: str, task: str = "t", right: str = "red", **more: object) -> Answer:
-    base = Answer(f"{task}/{number}", "m", "p", task, f"video{number % 3}", ("red", "blue"), right, reply)
+    base = Answer(f"{task}/{number}", "m", "p", task, f"video{number % 3}", "What?", ("red", "blue"), right, reply)
     return replace(base, **more)
 
 
@@ -87,3 +88,23 @@ def test_stored_answers_are_scored_and_compared_by_commands(tmp_path: Path, caps
     assert "-33.3" in capsys.readouterr().out
     assert main(["rescore", str(tmp_path / "none")]) == 2
     assert "no answers" in capsys.readouterr().err
+
+
+def test_a_judge_reads_each_answer_once_and_odd_words_are_left_out(tmp_path: Path) -> None:
+    class Strict(Judge):
+        name, asked = "strict judge", 0
+
+        def __call__(self, prompt: str) -> str:
+            self.asked += 1
+            assert "Question: What?" in prompt and "Right answer: red" in prompt
+            if "judge: red" in prompt:
+                return "{'pred': 'yes', 'score': 5}"
+            return '{"pred": "No", "score": 1}' if "judge: blue" in prompt else "I cannot say, score: 9"
+
+    answers = [answer(i, reply, candidates=()) for i, reply in enumerate(("red", "blue", "hm", "red"))]
+    one = Strict()
+    verdicts = judge_answers(answers, one, tmp_path / "verdicts.jsonl")
+    assert [(v.right, v.score) for v in verdicts] == [(True, 5), (False, 1), (None, None), (True, 5)]
+    assert judge_answers(answers, one, tmp_path / "verdicts.jsonl") == verdicts and one.asked == 4
+    table = table_of_verdicts(verdicts, one.name)
+    assert "Judge: strict judge. 3 of 4 verdicts" in table and "| 3 | 66.7 |" in table and "| 3.67 |" in table
