@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from models.convert.diffusers_folder import save_folder
 from models.diffusion.unet import UNET_SIZES, SpatioTemporalUNet
+from pretrain.export.diffusers_folder import save_folder
 from pretrain.generation.settings import STAGES
 
 if TYPE_CHECKING:

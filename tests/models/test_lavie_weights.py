@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import models
 from models.convert import lavie
-from models.convert.diffusers_folder import save_folder
 from models.diffusion import UNET_SIZES, SpatioTemporalUNet, is_temporal
+from pretrain.export.diffusers_folder import save_folder
 
 TINY = [name for name in UNET_SIZES if name.startswith("tiny")]
 
@@ -203,5 +203,15 @@ def test_a_folder_of_diffusers_loads_where_the_project_is_not_installed(size: st
     loaded = unet(size, seed=2)
     assert not models.load_weights(loaded, folder).missing
     assert_same(loaded, model)
-    with pytest.raises(FileExistsError, match="holds a pipeline already"):
+    with pytest.raises(FileExistsError, match="holds files already"):
         save_folder(model, folder)
+
+
+def test_a_folder_of_diffusers_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)  # after the network and the scheduler
+    with pytest.raises(OSError, match="No space left"):
+        save_folder(unet("tiny_base"), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
