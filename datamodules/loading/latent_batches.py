@@ -93,6 +93,7 @@ class EvalLatents(Dataset):
         """The first latent of a group that can be read, for the shape of a batch in which none can."""
         for number in numbers.tolist():
             try:
+                heartbeat.begin(self.source.describe(number))
                 sample = self.source[number]
                 return _with_caption(sample, read(sample, self.source), 0)[1]
             except DecodeError:  # it is named with its own batch

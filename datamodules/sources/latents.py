@@ -1,8 +1,8 @@
 """Latents in shards: the moments of a VAE's posterior and the states of a text encoder, made once by tools/latents.py.
 
 A folder holds shards as `Shards` reads them, with a safetensors file instead of each video, and `latents.json`: the
-settings and encoders of all samples, and their sizes. Letters: `C` channels of a latent, `T x h x w` its grid, `K`
-captions, `L` tokens of a caption, `D` width of a text state.
+settings and encoders of all samples, their sizes, and the `shape` of what the encoders make. Letters: `C` channels of a
+latent, `T x h x w` its grid, `K` captions, `L` tokens of a caption, `D` width of a text state.
 """
 
 import json
@@ -16,6 +16,7 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.sources.files import check_size
 from datamodules.sources.remote import Store
 from datamodules.sources.shards import Shards
+from datamodules.sources.source import Sample
 from datamodules.storage.json_text import parse_json, read_json
 
 HEADER = "latents.json"
@@ -64,6 +65,22 @@ class Latents(Shards):
                 )
             parts.append(np.repeat([size for _, *size in runs], [count for count, *_ in runs], axis=0))
         self._sizes = np.concatenate(parts).astype(np.int32)
+        self.shapes = [_shape(header, folder) for header, folder in zip(headers, self.folders, strict=True)]
+        self.folder_starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __getitem__(self, index: int) -> Sample:
+        """As `Shards`; DecodeError also if the latent has not the shape that its folder's encoders give it."""
+        index = range(len(self))[index]
+        sample = super().__getitem__(index)
+        shape = self.shapes[int(np.searchsorted(self.folder_starts, index, side="right")) - 1]
+        frames, height, width = self._sizes[index].tolist()
+        moments = [shape.channels, frames, height // shape.factor, width // shape.factor]
+        for name, wanted, axes in (("moments", moments, 0), ("text", shape.text, 1)):
+            found = _stored_shape(sample, name)
+            if wanted != (None if found is None else found[axes:]):
+                given = "none" if found is None else f"of shape {found}"
+                raise DecodeError(sample.name, f"its {name} are {given}, and {HEADER} says {wanted or 'none'}")
+        return sample
 
     def _header(self, folder: str, store: Store | None) -> dict:
         try:
@@ -84,6 +101,38 @@ class Latents(Shards):
         return self._sizes
 
 
+@dataclass
+class _Shape:
+    """What the encoders of a folder make: `channels` (2C) and `factor` (of height and width) of moments, and the shape
+    `text` [L, D] of a caption's states; None: captions are not encoded."""
+
+    channels: int
+    factor: int
+    text: list[int] | None
+
+
+def _shape(header: dict, folder: str) -> _Shape:
+    try:
+        shape = _Shape(**header["shape"])
+    except (LookupError, TypeError):
+        raise ValueError(f"{folder}/{HEADER} lacks the shape of latents. {REMEDY}") from None
+    text = shape.text
+    numbers = [shape.channels, shape.factor, *(text if isinstance(text, list) else [])]
+    if not all(type(number) is int and number > 0 for number in numbers) or not (text is None or len(numbers) == 4):
+        raise ValueError(f"{folder}/{HEADER} has a shape of latents that is not of positive integers. {REMEDY}")
+    return shape
+
+
+def _stored_shape(sample: Sample, tensor: str) -> list[int] | None:
+    """The shape of a tensor in a sample's safetensors file, by its header; None: there is no such tensor."""
+    assert isinstance(sample.content, bytes)  # `Shards` reads them
+    try:
+        entry = _file_header(sample.content).get(tensor)
+        return None if entry is None else list(entry["shape"])
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise DecodeError(sample.name, f"not a latent: {error}") from None
+
+
 def _runs(header: dict, folder: str) -> list[list[int]]:
     """The rows of `sizes` in a header: how many samples, and their frames, height and width."""
     runs = header["sizes"]
@@ -98,8 +147,7 @@ def read_latent(content: bytes, name: str, encoders: str) -> Latent:
     """A sample's latent.
 
     Raises:
-        DecodeError: the bytes are damaged.
-        ValueError: other encoders made it; the folder is a mixture.
+        DecodeError: the bytes are damaged, or other encoders made it.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -113,9 +161,8 @@ def read_latent(content: bytes, name: str, encoders: str) -> Latent:
     if reason := _wrong(latent):
         raise DecodeError(name, f"not a latent: {reason}")
     if made_by != encoders:
-        raise ValueError(
-            f"{name} was made by the encoders {made_by}, and its folder says {encoders}: the folder is a "
-            f"mixture. {REMEDY}"
+        raise DecodeError(
+            name, f"made by the encoders {str(made_by)[:60]}, and its folder says {encoders}: the folder is a mixture"
         )
     return latent
 
@@ -150,5 +197,9 @@ def _wrong(latent: Latent) -> str | None:
 
 def _about(content: bytes) -> dict:
     """The metadata in the bytes of a safetensors file, which the library reads only from a path."""
+    return json.loads(_file_header(content)["__metadata__"]["about"])
+
+
+def _file_header(content: bytes) -> dict:
     length = int.from_bytes(content[:8], "little")
-    return json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
+    return json.loads(content[8 : 8 + length])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,6 +89,8 @@ def content_key(sample: Sample) -> str:
         digest.update(sample.content)
     elif isinstance(sample.content, str):
         try:
+            if not os.path.isfile(sample.content) and os.path.exists(sample.content):
+                raise DecodeError(sample.name, "not a regular file")  # a pipe or a device may never end
             with open(sample.content, "rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)

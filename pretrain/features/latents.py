@@ -1,7 +1,7 @@
 """Makes shards of latents: each clip through a VAE and its captions through a text encoder, once for many runs.
 
 FOLDER/latents-NNNNNN.tar   samples as `datamodules.sources.latents` reads them, with their index
-FOLDER/latents.json         the encoders and settings of all samples, and their sizes; written last
+FOLDER/latents.json         the encoders and settings of all samples, their sizes and shape; written last
 FOLDER/report.json          what was kept and dropped, and why
 FOLDER/.latents             the settings, and a report for each finished shard, after which a killed run continues
 
@@ -34,6 +34,7 @@ from pretrain.features.latent_encoders import LatentEncoders
 
 PARTS = ".latents"
 REPORT = "report.json"
+_REPORT = {"keys": [(str, type(None))], "kept": [[int]], "dropped": [{"name": str, "reason": str}], "cut": [str]}
 
 
 def make_latents(
@@ -77,7 +78,7 @@ def make_latents(
     }
     folder = Path(out)
     with lock_folder(folder):
-        shards = ShardProgress(folder, PARTS)
+        shards = ShardProgress(folder, PARTS, _REPORT)
         if not shards.settings.exists() and any(folder.glob("*.tar")):
             raise ValueError(f"{folder} holds shards that are not of this tool: choose another folder")
         shards.begin(settings)
@@ -93,7 +94,7 @@ def make_latents(
                     shard = _Shard(folder, s, encoders, dtype)
                     done[s] = shard.make((next(items) for _ in group), bar)
                     shards.finish(s, done[s])
-        return _finish(folder, settings, [done[s] for s in range(len(groups))])
+        return _finish(folder, settings, _shape(encoders), [done[s] for s in range(len(groups))])
 
 
 class _Shard:
@@ -177,6 +178,9 @@ def _check_unchanged(
     source: Source, groups: Sequence[range], done: dict[int, dict], workers: int, limit: float | None
 ) -> None:
     """ValueError if the content of a sample of a finished shard is not what was encoded."""
+    for s, report in done.items():
+        if len(report["keys"]) != len(groups[s]):
+            raise ValueError(f"{PARTS}/{s:06d}.json is not of the samples of its shard: delete it, to make them again")
     numbers = [number for s in done for number in groups[s]]
     made_of = [(s, key) for s in done for key in done[s]["keys"]]
     for (s, key), now in zip(made_of, _load(Keys(source), numbers, workers, limit), strict=True):
@@ -187,7 +191,13 @@ def _check_unchanged(
             )
 
 
-def _finish(folder: Path, settings: dict, parts: list[dict]) -> dict:
+def _shape(encoders: LatentEncoders) -> dict:
+    """What `Latents` compares each sample with."""
+    text = None if encoders.prompts is None else list(encoders.states([""])[0].shape[1:])
+    return {"channels": 2 * encoders.autoencoder.channels, "factor": encoders.autoencoder.factor, "text": text}
+
+
+def _finish(folder: Path, settings: dict, shape: dict, parts: list[dict]) -> dict:
     """Writes the report, the index, and the header that completes the folder."""
     sizes = [tuple(size) for part in parts for size in part["kept"]]
     dropped = [each for part in parts for each in part["dropped"]]
@@ -203,5 +213,5 @@ def _finish(folder: Path, settings: dict, parts: list[dict]) -> dict:
     write_whole(folder / REPORT, json_text(report, indent=1))
     write_index(folder, [part["row"] for part in parts])
     runs = [[len(list(run)), *size] for size, run in groupby(sizes)]
-    write_whole(folder / HEADER, json_text({**settings, "sizes": runs}))
+    write_whole(folder / HEADER, json_text({**settings, "shape": shape, "sizes": runs}))
     return report

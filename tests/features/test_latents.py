@@ -15,6 +15,7 @@ import torch
 
 from datamodules import Latents, Mixture, Synthetic
 from datamodules.clips.rectangles import CentreRectangle
+from datamodules.decoding.contract import DecodeError
 from datamodules.making import shard_progress
 from datamodules.sources.buckets import Bucket
 from datamodules.sources.latents import read_latent
@@ -174,7 +175,7 @@ def test_shards_of_other_encoders_are_no_part_of_a_folder(whole: Path, tmp_path:
     (more / "latents-000009.tar").unlink(), (more / "latents-000009.idx").unlink()
     index_folder(more)
     read = Latents(str(more))
-    with pytest.raises(ValueError, match="the folder is a mixture"):
+    with pytest.raises(DecodeError, match="the folder is a mixture"):
         read_latent(read[0].content, read[0].name, read.latents)
     with pytest.raises(FileNotFoundError, match=r"holds no latents.json.*tools/latents.py"):
         (more / "latents.json").unlink()

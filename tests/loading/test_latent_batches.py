@@ -1,6 +1,7 @@
 """Runs on latents: the same moments and states in any world and from any step, evaluation by size, refusals."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,19 +22,30 @@ from tests.helpers.recording import RecordingModule, trainer
 A, B = (2, 4, 4), (1, 8, 4)  # frames, height and width in pixels; a latent has half of them
 
 
-def write(folder: Path, sizes: list[tuple[int, int, int]], damaged: tuple[int, ...] = (), encoders: str = "a-b") -> str:
-    """Latents whose moments are all the sample's number, and whose two captions' states are 10 and 20 times it."""
+def write(
+    folder: Path,
+    sizes: list[tuple[int, int, int]],
+    damaged: tuple[int, ...] = (),
+    encoders: str = "a-b",
+    odd: dict[int, Latent] | None = None,
+) -> str:
+    """Latents whose moments are all the sample's number, and whose two captions' states are 10 and 20 times it.
+
+    `odd` takes the place of single ones.
+    """
 
     def samples():
         for i, (frames, height, width) in enumerate(sizes):
             moments = np.full((8, frames, height // 2, width // 2), i, np.float16)
             states = np.stack([np.full((3, 5), k * i, np.float16) for k in (10, 20)])
-            data = write_latent(Latent(moments, states, 8.0), {"encoders": encoders})
+            data = write_latent((odd or {}).get(i, Latent(moments, states, 8.0)), {"encoders": encoders})
             yield f"{i:04d}", "safetensors", data[:40] if i in damaged else data, {"text": [f"one {i}", f"two {i}"]}
 
     folder.mkdir()
     write_index(folder, [write_shard(folder / "latents-000000.tar", samples())])
-    (folder / HEADER).write_text(json.dumps({"encoders": encoders, "sizes": [[1, *size] for size in sizes]}))
+    shape = {"channels": 8, "factor": 2, "text": [3, 5]}
+    header = {"encoders": encoders, "shape": shape, "sizes": [[1, *size] for size in sizes]}
+    (folder / HEADER).write_text(json.dumps(header))
     return str(folder)
 
 
@@ -146,9 +158,36 @@ def test_a_crafted_latent_costs_itself_only(kind: str, tmp_path: Path) -> None:
         read(replace(source[0], content=content), source)
 
 
+OTHERS: dict[str, tuple[Latent, str]] = {
+    "another grid": (Latent(MOMENTS[:, :, :1], STATES, 8.0), r"moments are of shape \[8, 2, 1, 2\], .* \[8, 2, 2, 2\]"),
+    "more frames": (Latent(np.repeat(MOMENTS, 2, 1), STATES, 8.0), r"moments are of shape \[8, 4, 2, 2\]"),
+    "other channels": (Latent(MOMENTS[:6], STATES, 8.0), r"moments are of shape \[6, 2, 2, 2\]"),
+    "shorter states": (Latent(MOMENTS, STATES[:, :2], 8.0), r"text are of shape \[2, 2, 5\], .* says \[3, 5\]"),
+    "wider states": (Latent(MOMENTS, np.repeat(STATES, 2, 2), 8.0), r"text are of shape \[2, 3, 10\]"),
+    "no states": (Latent(MOMENTS, None, 8.0), r"its text are none, and latents.json says \[3, 5\]"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_latent_of_another_shape_costs_itself_only(kind: str, tmp_path: Path) -> None:
+    """Stacked with others it would end the run without a name; alone it would be trained on."""
+    latent, reason = OTHERS[kind]
+    module = data(write(tmp_path / "l", [A] * 8, odd={3: latent}), failure_grace=99)
+    toy = Recorder()
+    trainer(max_steps=2, val_check_interval=2).fit(toy, datamodule=module)
+    names = [row[0][-4:] for _, _, rows in toy.seen for row in rows]
+    assert "0003" not in names and len(names) == 8
+    ((name, said), *_) = module.failures.failed["train"]
+    assert name == "latents-000000.tar/0003" and re.search(reason, said)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
+        ("shape", None, "lacks the shape of latents"),
+        ("shape", {"channels": 8, "factor": 2}, "lacks the shape of latents"),
+        ("shape", {"channels": 8, "factor": 0, "text": None}, "not of positive integers"),
+        ("shape", {"channels": 8, "factor": 2, "text": [3]}, "not of positive integers"),
         ("sizes", [[10**12, 2, 4, 4]], "holds 2 samples and latents.json describes 1000000000000|four positive"),
         ("sizes", [[2**31 - 1, 2, 4, 4]], "holds 2 samples and latents.json describes 2147483647"),
         ("sizes", [["2", 2, 4, 4]], "four positive integers"),
