@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Self
 
+from datamodules.storage.json_text import parse_json
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import write_whole
 
@@ -42,6 +43,8 @@ class Journal:
                     f"{self.result} was begun with other settings: {rows[0]} then, {settings} now. "
                     f"Use the earlier settings to finish it, or delete {self.path} to start again."
                 )
+            if wrong := next((i for i, row in enumerate(rows[1:], 2) if not _is_record(row)), None):
+                raise ValueError(f"{self.path}, line {wrong} is no record: delete the file to start again")
             self.records = dict(rows[1:])
         self.file = open(self.path, "ab")  # noqa: SIM115 (closed by `__exit__`)
         self.file.truncate(whole)
@@ -72,12 +75,16 @@ class Journal:
         self.lock.release()
 
 
+def _is_record(row: object) -> bool:
+    return isinstance(row, list) and len(row) == 2 and isinstance(row[0], str)
+
+
 def _whole_lines(file: Path) -> tuple[list, int]:
     """The records before the first line that is cut off or damaged, and their bytes."""
     rows, whole = [], 0
     for line in file.read_bytes().splitlines(keepends=True):
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
         if not line.endswith(b"\n"):

@@ -2,7 +2,8 @@
 
 InternVid (jsonl): `YoutubeID`, `Start_timestamp`, `End_timestamp` (HH:MM:SS.mmm), `Caption`, `Aesthetic_Score`,
 `UMT_Score`. WebVid (csv): `videoid`, `contentUrl`, `duration`, `page_dir`, `name` (the caption). Your own: as
-InternVid, with `path` (in the folder) instead of `YoutubeID`. All are jsonl, csv or parquet.
+InternVid, with `path` (in the folder) instead of `YoutubeID`; the times of a clip may also be called `start` and `end`.
+All are jsonl, csv or parquet.
 """
 
 import csv
@@ -16,13 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.making.subsets import at_least, diverse, top_share, within_seconds
-from datamodules.sources.files import VIDEO_SUFFIXES, json_lines
+from datamodules.sources.files import VIDEO_SUFFIXES, json_lines, unread_times
 from datamodules.storage.json_text import json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import whole_file
 
 _VIDEO = ("YoutubeID", "videoid", "path")
-_TIMES = ("Start_timestamp", "End_timestamp")
+_TIMES = (("Start_timestamp", "End_timestamp"), ("start", "end"))  # the first pair that a line has
+_CLIP_COLUMNS = tuple(name for pair in _TIMES for name in pair)
 _ID_IN_TITLE = re.compile(r"\[([\w-]{11})\]$")  # yt-dlp's default file name: title [id]
 
 
@@ -57,14 +59,29 @@ def read_manifest(path: str) -> Iterator[Entry]:
                 f"{path}, line {number} names no video: it needs one of {', '.join(_VIDEO)}, and has {', '.join(row)}"
             )
         text = row.get("name") if key == "videoid" else row.get("Caption", row.get("text"))
+        if not isinstance(text, str | None):
+            raise ValueError(f"{path}, line {number}: its caption is not text")
         try:
-            start, end = (seconds_of(row.get(k)) for k in _TIMES)
+            start, end = _times(row)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-        both = start is not None and end is not None and 0 <= start < end
-        if not both and (start is not None or end is not None):
-            raise ValueError(f"{path}, line {number}: from {row.get(_TIMES[0])} to {row.get(_TIMES[1])} is no clip")
         yield Entry(str(row[key]), start or 0.0, math.inf if end is None else end, text or None, row)
+
+
+def _times(row: dict) -> tuple[float | None, float | None]:
+    """Start and end of a line's clip in seconds, None of a whole video; ValueError for any other columns of times."""
+    if odd := next((name for name in unread_times(row) if name not in _CLIP_COLUMNS), None):
+        raise ValueError(f"the column {odd!r} is not read: call the times of a clip {' and '.join(_TIMES[0])}")
+    pairs = [pair for pair in _TIMES if any(row.get(name) not in (None, "") for name in pair)]
+    if len(pairs) > 1:
+        raise ValueError(f"it has both {pairs[0][0]} and {pairs[1][0]}: keep one pair of times")
+    if not pairs:
+        return None, None
+    first, last = (row.get(name) for name in pairs[0])
+    start, end = seconds_of(first), seconds_of(last)
+    if start is None or end is None or not 0 <= start < end:
+        raise ValueError(f"from {first} to {last} is no clip")
+    return start, end
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict]]:
@@ -76,12 +93,21 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     elif kind in (".csv", ".jsonl"):
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             if kind == ".csv":
-                reader = csv.DictReader(file)
-                yield from ((reader.line_num, row) for row in reader)
+                yield from _csv(path, csv.DictReader(file))
             else:
                 yield from json_lines(path, file)
     else:
         raise ValueError(f"{path} is no manifest: the file must end in .jsonl, .csv or .parquet")
+
+
+def _csv(path: Path, reader: csv.DictReader) -> Iterator[tuple[int, dict]]:
+    try:
+        for row in reader:
+            if None in row:
+                raise ValueError(f"{path}, line {reader.line_num} has more values than the header has columns")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(f"{path}, after line {reader.line_num}: {error} (an unclosed quotation mark?)") from None
 
 
 def _parquet(path: Path) -> Iterator[dict]:
@@ -89,9 +115,12 @@ def _parquet(path: Path) -> Iterator[dict]:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ImportError(f"{path} needs `pip install pyarrow`, or convert it to jsonl") from error
-    with ParquetFile(path) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (ValueError, OSError) as error:  # of pyarrow
+        raise ValueError(f"{path} is damaged or no parquet: {error}") from None
 
 
 def seconds_of(stamp: str | float | None) -> float | None:
@@ -154,7 +183,7 @@ def match(manifest: str, folder: str) -> tuple[list[dict], list[str]]:
             missing.append(entry.name)
             continue
         row = rows.setdefault(path, {"path": path, "name": entry.video, "cuts": []})
-        drop = (*_VIDEO, *_TIMES, "Caption", "text", "name")
+        drop = (*_VIDEO, *_CLIP_COLUMNS, "Caption", "text", "name")
         rest = {k: v for k, v in entry.row.items() if k not in drop and v not in (None, "")}
         cut = {"name": entry.name, "start": entry.start, **rest}
         cut |= {"end": entry.end} if entry.end < math.inf else {}

@@ -33,6 +33,16 @@ PARTS = ".prepare"  # folder of the settings and of a report per finished shard
 REPORT = "report.json"
 PAGE = "report.html"
 MISSING = "missing.txt"
+_NUMBER = (int, float)
+_REPORT = {  # of a shard, see `_make_shard`
+    "kept": [
+        {
+            **{"name": str, "key": str, "bytes": int, "words": (int, type(None))},
+            **{"frames": int, "seconds": _NUMBER, "width": int, "height": int},
+        }
+    ],
+    "dropped": [{"name": str, "reason": str}],
+}
 
 
 def prepare(
@@ -82,7 +92,7 @@ def prepare_rows(
     """
     folder = Path(out)
     with lock_folder(folder):
-        shards = ShardProgress(folder, PARTS)
+        shards = ShardProgress(folder, PARTS, _REPORT)
         shards.begin(_settings(rows, encoding, shard_samples))
         began, workers = time.time(), workers or os.cpu_count() or 1
         groups = _groups(rows, shard_samples)
@@ -152,12 +162,16 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
                 about = {k: v for k, v in vars(piece).items() if k not in ("data", "ending", "meta")}
                 rest = {k: v for k, v in row.items() if k not in ("path", "name", "cuts")}
                 meta = {**rest, "source": row["name"], **piece.meta, **about}
-                words = len(meta["text"].split()) if meta.get("text") else None
+                words = len(_first(meta["text"]).split()) if meta.get("text") else None
                 report["kept"].append({"name": name, "key": key, "bytes": len(piece.data), "words": words, **about})
                 yield key, piece.ending, piece.data, meta
 
     report["row"] = write_shard(folder / f"shard-{number:06d}.tar", samples())
     return report
+
+
+def _first(text: str | list[str]) -> str:
+    return text if isinstance(text, str) else text[0]
 
 
 def _finish(folder: Path, parts: list[dict], encoding: Encoding, elapsed: float, missing: Sequence[str]) -> dict:

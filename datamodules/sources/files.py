@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,8 @@ VIDEO_SUFFIXES = {
     ".gif",
 }
 _NO_LABEL = -(2**63)
+# Columns that name the start or the end of a clip, such as start, End_timestamp, begin_time, clip_end, startSec.
+_TIME_COLUMN = re.compile(r"(clip_?)?(start|end|begin|stop)[_ ]?(s|secs?|seconds?|times?|timestamps?|ms)?", re.I)
 
 
 class Files(Source):
@@ -159,11 +162,21 @@ def _require_path(path: Path, columns: list[str]) -> None:
         )
 
 
+def unread_times(row: dict) -> list[str]:
+    """The columns of a list's row that are called like the start or the end of a clip and are not empty."""
+    return [name for name, value in row.items() if value not in (None, "") and _TIME_COLUMN.fullmatch(name or "")]
+
+
 def _clean(path: Path, number: int, row: dict) -> dict:
     row = {key: value for key, value in row.items() if value not in (None, "") and key is not None}
     place = f"{path}, line {number}"
     if "path" not in row:
         raise ValueError(f"{place}: the path is empty")
+    if times := unread_times(row):
+        raise ValueError(
+            f"{place}: the column {times[0]!r} is not read, a row of a list is a whole video. Cut clips by "
+            "tools/internvid.py, or remove or rename the column"
+        )
     if not isinstance(row["path"], str) or "\0" in row["path"]:
         raise ValueError(f"{place}: the path is not that of a file: {_short(row['path'])}")
     if "caption" in row:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import av
@@ -140,11 +141,40 @@ def test_parquet_reads_as_jsonl(tmp_path: Path) -> None:
     assert [*read_manifest(str(tmp_path / "m.parquet"))] == from_jsonl
 
 
+def test_times_may_be_called_start_and_end(folder: Path, tmp_path: Path) -> None:
+    """They were taken for further columns, and the clip for the whole video."""
+    (tmp_path / "m.csv").write_text(f"path,start,end,trend\n{IDS[0]}.mp4,1,00:00:02.5,up\nin here/{IDS[2]}.mp4,,,\n")
+    first, second = read_manifest(str(tmp_path / "m.csv"))
+    assert (first.start, first.end, first.name) == (1, 2.5, f"{IDS[0]}_1.000_2.500")
+    assert (second.start, second.end) == (0, math.inf)
+    rows, _ = match(str(tmp_path / "m.csv"), str(folder))
+    cut = {"name": first.name, "start": 1.0, "end": 2.5, "trend": "up"}
+    assert rows[0]["cuts"] == [cut] and "cuts" not in rows[1]
+
+
+@pytest.mark.parametrize("content", [b"path\n" + b"a" * 200_000, b"path\na.mp4,b\n"])
+def test_a_damaged_csv_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.csv, (after )?line \d"):
+        list(read_manifest(str(tmp_path / "m.csv")))
+
+
+def test_a_damaged_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    with pytest.raises(ValueError, match=r"m\.parquet is damaged or no parquet"):
+        list(read_manifest(str(tmp_path / "m.parquet")))
+
+
 def test_bad_manifests_say_where(folder: Path, tmp_path: Path) -> None:
     for rows, message in [
         ([{"url": "x"}], "line 1 names no video: it needs one of YoutubeID, videoid, path, and has url"),
         ([line(IDS[0], 0, 1), line(IDS[0], 2, 1)], "line 2: from 00:00:02.000 to 00:00:01.000 is no clip"),
         ([line(IDS[0], 0, 1, End_timestamp="x")], "line 1: 'x' is no timestamp"),
+        ([line(IDS[0], 0, 1, Caption=["a"])], "line 1: its caption is not text"),
+        ([{**line(IDS[0], 0, 1), "start": 0}], "line 1: it has both Start_timestamp and start: keep one pair"),
+        ([{"path": "a.mp4", "start": 3}], "line 1: from 3 to None is no clip"),
+        ([{"path": "a.mp4", "Start": 0, "End": 2}], "line 1: the column 'Start' is not read: call the times"),
+        ([{"path": "a.mp4", "end_time": 2}], "line 1: the column 'end_time' is not read"),
     ]:
         with pytest.raises(ValueError, match=message):
             list(read_manifest(write(tmp_path / "m.jsonl", rows)))

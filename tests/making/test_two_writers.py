@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from datamodules.decoding.reader import PyAV
-from datamodules.making.prepare import prepare
+from datamodules.making.journal import Journal
+from datamodules.making.prepare import _REPORT, prepare
+from datamodules.making.shard_progress import ShardProgress
 from datamodules.sources.shards import Shards
 from tests.helpers import videos
 from tests.helpers.locks import hold, release
@@ -131,6 +133,61 @@ def test_a_damaged_report_of_a_shard_costs_its_shard(
         ValueError, match=r"settings\.json is cut off or damaged .*: delete .* to make all shards again"
     ):
         run()
+
+
+ROW = {"shard": "shard-000000.tar", "samples": 1, "bytes": 1024, "texts": 0, "labels": 0}
+REPORT = {"kept": [], "dropped": [], "row": ROW}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "3",
+        "[]",
+        "{}",
+        "null",
+        "[" * 100_000,
+        json.dumps({**REPORT, "kept": [3]}),
+        json.dumps({**REPORT, "kept": [{"name": "a", "frames": "many"}]}),
+        json.dumps({**REPORT, "dropped": {"name": "a"}}),
+        json.dumps({**REPORT, "row": {**ROW, "bytes": "1024"}}),
+        json.dumps({**REPORT, "row": {**ROW, "shard": "../outside.tar"}}),
+        json.dumps({**REPORT, "row": {**ROW, "bytes": 1023}}),
+        json.dumps({**REPORT, "row": {**ROW, "shard": "shard-000009.tar"}}),
+    ],
+)
+def test_a_report_that_is_none_costs_its_shard(
+    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = ShardProgress(tmp_path, ".prepare", _REPORT)
+    shards.begin({"crf": 23})
+    for name in ("shard-000000.tar", "../outside.tar"):
+        (tmp_path / name).write_bytes(bytes(1024))
+        (tmp_path / name).with_suffix(".idx").touch()
+    shards.finish(0, REPORT)
+    assert shards.finished(1) == {0: REPORT} and not caplog.text
+    (tmp_path / ".prepare/000000.json").write_text(content)
+    assert shards.finished(1) == {}
+    assert str(tmp_path / ".prepare/000000.json") in caplog.text and "making its shard again" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["3", "[]", "null", "[" * 100_000])
+def test_settings_that_are_none_are_refused_with_the_remedy(content: str, tmp_path: Path) -> None:
+    shards = ShardProgress(tmp_path, ".prepare", _REPORT)
+    shards.settings.write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json .*: delete .*\.prepare to make all shards again"):
+        shards.begin({"crf": 23})
+    shards.settings.write_text("{}")
+    with pytest.raises(ValueError, match="was begun with another crf: crf None then, 23 now"):
+        shards.begin({"crf": 23})
+
+
+@pytest.mark.parametrize("line", ["3", "{}", '["a"]', '[3, "a"]', "null"])
+def test_a_journal_with_a_line_that_is_no_record_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / ".out.jsonl.journal").write_text(f'{{"a": 1}}\n["b", 2]\n{line}\n')
+    with pytest.raises(ValueError, match=r"\.out\.jsonl\.journal, line 3 is no record: delete the file"):
+        Journal(tmp_path / "out.jsonl", {"a": 1})
+    assert not (tmp_path / ".out.jsonl.lock").exists()
 
 
 @pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["here", "processes"])
