@@ -7,9 +7,8 @@ import pytest
 import torch
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms import functional as first
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as second
 
 from datamodules import Files, PyAV, Segments, Sparse, Synthetic, VideoData
