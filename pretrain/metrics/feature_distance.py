@@ -4,25 +4,19 @@ Letters in shapes: n real and m generated videos, D channels, R bootstrap draws.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from pretrain.metrics.bootstrap import LEVEL, Estimate, draw_counts, percentile_interval
 
 Kind = Literal["kernel", "frechet"]
 _CHUNK = 1024  # rows of the kernel matrix at a time, which bounds the memory
 
 
-class Estimate(NamedTuple):
-    """A value and the bounds of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 def estimate_distance(
-    real: Tensor, generated: Tensor, kind: Kind = "kernel", draws: int = 200, level: float = 0.95, seed: int = 0
+    real: Tensor, generated: Tensor, kind: Kind = "kernel", draws: int = 200, level: float = LEVEL, seed: int = 0
 ) -> Estimate:
     """The distance of `generated` `[m, D]` to `real` `[n, D]`, and its interval over resampled videos.
 
@@ -47,20 +41,9 @@ def estimate_distance(
     generator = torch.Generator().manual_seed(seed)
     weights = [_weights(len(features), draws, generator) for features in (real, generated)]
     found = distance(real.double().cpu(), generated.double().cpu(), *weights)
-    value = found[0]
-    tail = torch.tensor(((1 + level) / 2, (1 - level) / 2), dtype=torch.float64)
-    low, high = (2 * value - found[1:].quantile(tail)).tolist() if draws else (float("nan"),) * 2
-    return Estimate(float(value), low, high)
-
-
-def estimate_mean(values: Tensor, draws: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
-    """The mean of values `[n]`, and the bounds of its percentile bootstrap interval."""
-    values = values.double().cpu()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randint(len(values), values.shape, generator=generator) for _ in range(draws)]
-    means = torch.stack([values[rows].mean() for rows in drawn])
-    low, high = means.quantile(torch.tensor(((1 - level) / 2, (1 + level) / 2), dtype=torch.float64)).tolist()
-    return Estimate(float(values.mean()), low, high)
+    value = float(found[0])
+    low, high = percentile_interval(found[1:], level)
+    return Estimate(value, 2 * value - high, 2 * value - low)
 
 
 def kernel_distances(real: Tensor, generated: Tensor, real_weights: Tensor, generated_weights: Tensor) -> Tensor:
@@ -96,11 +79,7 @@ def frechet_distances(real: Tensor, generated: Tensor, real_weights: Tensor, gen
 
 def _weights(count: int, draws: int, generator: torch.Generator) -> Tensor:
     """A row of ones, for the estimate, and a row of multiplicities for each draw, `[1 + draws, count]`."""
-    rows = [torch.ones(count, dtype=torch.float64)]
-    for _ in range(draws):
-        drawn = torch.randint(count, (count,), generator=generator)
-        rows.append(torch.bincount(drawn, minlength=count).double())
-    return torch.stack(rows)
+    return torch.cat((torch.ones(1, count, dtype=torch.float64), draw_counts(count, draws, generator)))
 
 
 def _mean_kernel(x: Tensor, y: Tensor, of_x: Tensor, of_y: Tensor, pairs_of_one: bool = False) -> Tensor:

@@ -12,7 +12,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from pretrain.learning.batch import Batch
 from pretrain.learning.encoder_names import encoder_name
-from pretrain.metrics.feature_distance import Estimate, Kind, estimate_distance, estimate_mean
+from pretrain.metrics.bootstrap import Estimate, estimate_mean
+from pretrain.metrics.feature_distance import Kind, estimate_distance
 from pretrain.metrics.feature_file import Header, read_features, write_features
 from pretrain.metrics.text_metric import TextMetric, captions_of, mean_by_name, require_nonempty
 

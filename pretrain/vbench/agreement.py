@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pretrain.metrics.bootstrap import draw_counts, percentile_interval
 from pretrain.metrics.vbench.prompts import read_json_file
 from pretrain.metrics.vbench.totals import DIMENSIONS
 from pretrain.vbench.published import ByPrompt
@@ -103,12 +106,13 @@ def agreement(votes: Sequence[Vote], results: Mapping[str, ByPrompt], seed: int 
         pairs = list(zip(people, scores, strict=True))
         ours, theirs = win_ratios(people), win_ratios(scores)
         groups = [[pair for pair in pairs if pair[0].prompt == p] for p in sorted({vote.prompt for vote in people})]
-        rng, drawn = np.random.default_rng(seed), []
-        for _ in range(DRAWS if len(groups) > 1 else 0):
-            part = [pair for i in rng.integers(len(groups), size=len(groups)) for pair in groups[i]]
+        drawn = []
+        draws = draw_counts(len(groups), DRAWS if len(groups) > 1 else 0, torch.Generator().manual_seed(seed))
+        for times in draws.long().tolist():
+            part = [pair for group, n in zip(groups, times, strict=True) for pair in group * n]
             a, b = win_ratios([pair[0] for pair in part]), win_ratios([pair[1] for pair in part])
             drawn.append((_share(part), rank_correlation(a, b)))
-        table = np.array(drawn).reshape(-1, 2)
+        table = torch.tensor(drawn, dtype=torch.float64).reshape(-1, 2)
         ratios = ", ".join(f"{model} {ours[model]:.2f} {theirs[model]:.2f}" for model in ours)
         lines.append(
             f"| {dimension} | {len(people)} | {len(ours)} | {_with(100 * _share(pairs), 100 * table[:, 0])} | "
@@ -121,10 +125,7 @@ def _share(pairs: Sequence[tuple[Vote, Vote]]) -> float:
     return float(np.mean([a.value == b.value for a, b in pairs]))
 
 
-def _with(value: float, drawn: np.ndarray) -> str:
-    known = drawn[~np.isnan(drawn)]
+def _with(value: float, drawn: Tensor) -> str:
     text = "undefined" if math.isnan(value) else f"{value:.2f}"
-    if not len(known):
-        return text
-    low, high = np.quantile(known, (0.025, 0.975))
-    return f"{text} ({low:.2f} to {high:.2f})"
+    low, high = percentile_interval(drawn)
+    return text if math.isnan(low) else f"{text} ({low:.2f} to {high:.2f})"

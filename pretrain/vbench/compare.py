@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
+import torch
 
+from pretrain.metrics.bootstrap import estimate_mean
 from pretrain.metrics.vbench.totals import DIMENSIONS
 from pretrain.vbench.published import ByPrompt
 
@@ -44,26 +45,18 @@ def paired(a: ByPrompt, b: ByPrompt, seed: int = 0) -> str:
         left_out += len(a[dimension].keys() ^ b[dimension].keys())
         if not both:
             continue
-        ours, theirs = (np.array([np.mean(x[dimension][p]) for p in both]) for x in (a, b))
-        low, high = mean_interval(theirs - ours, seed)
+        means = [[math.fsum(x[dimension][p]) / len(x[dimension][p]) for p in both] for x in (a, b)]
+        ours, theirs = torch.tensor(means, dtype=torch.float64)
+        difference, low, high = estimate_mean(theirs - ours, DRAWS, seed=seed)
         spread = "" if math.isnan(low) else f"{100 * low:+.2f} to {100 * high:+.2f}"
         lines.append(
             f"| {dimension} | {len(both)} | {100 * ours.mean():.2f} | {100 * theirs.mean():.2f} | "
-            f"{100 * (theirs - ours).mean():+.2f} | {spread} |"
+            f"{100 * difference:+.2f} | {spread} |"
         )
     if len(lines) == 2:
         raise ValueError("the two results have no prompt of one dimension in common")
     note = f"\n{left_out} prompts are in one of the two only, and left out.\n" if left_out else ""
     return "\n".join(lines) + "\n" + note
-
-
-def mean_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean; NaN of fewer than two values."""
-    if len(values) < 2:
-        return math.nan, math.nan
-    drawn = np.random.default_rng(seed).choice(values, (DRAWS, len(values))).mean(axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def explain(ours: dict[str, float], published: dict[str, float], labels: Sequence[str] = ()) -> str:

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
 from datamodules.storage.whole_files import write_whole
 from pretrain.metrics.vbench.frames import middle_frames
-from pretrain.metrics.vbench.results import as_markdown
+from pretrain.metrics.vbench.results import as_markdown, labelled
 from pretrain.metrics.vbench.run import Scores
 from pretrain.metrics.vbench.scoring import means
 from pretrain.metrics.vbench.totals import normalise
@@ -38,23 +38,35 @@ def filmstrip(path: Path, decoder: Decoder, frames: int = 5, height: int = 96) -
     return np.concatenate([np.asarray(Image.fromarray(shot).resize((width, height))) for shot in shots], axis=1)
 
 
-def normalised(scores: Scores) -> dict[str, float]:
-    """The normalised official score of each dimension that was scored."""
+def normalised(scores: Scores, random: Collection[str] = ()) -> dict[str, float]:
+    """The normalised official score of each dimension that was scored, by its name with its label."""
     raw = {name: means(score for _, score in rows) for name, rows in scores.items()}
-    return {name: normalise(name, both.official(name)) for name, both in raw.items() if both.scored}
+    return {labelled(name, random): normalise(name, b.official(name)) for name, b in raw.items() if b.scored}
 
 
-def write_page(path: Path, name: str, scores: Scores, labels: Sequence[str], decoder: Decoder, shown: int = 2) -> None:
-    """Write the page. Args: shown: best and worst videos of each dimension."""
+def write_page(
+    path: Path,
+    name: str,
+    scores: Scores,
+    labels: Sequence[str],
+    decoder: Decoder,
+    random: Collection[str] = (),
+    shown: int = 2,
+) -> None:
+    """Write the page.
+
+    Args:
+        random: dimensions whose models have random weights. shown: best and worst videos of each dimension.
+    """
     parts = [f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{_STYLE}</style>"]
     parts.append(f"<h1>{html.escape(name)}</h1>")
-    if found := normalised(scores):
+    if found := normalised(scores, random):
         parts.append(_image(radar({name: found}), "PNG"))
-    parts.append(f"<pre>{html.escape(as_markdown(scores, list(labels)))}</pre>")
+    parts.append(f"<pre>{html.escape(as_markdown(scores, list(labels), random))}</pre>")
     strips: dict[Path, str] = {}  # a video may be the best of many dimensions
     for dimension, rows in scores.items():
         ordered = sorted((row for row in rows if row[1].count), key=lambda row: -row[1].value)
-        parts.append(f"<h2>{dimension}</h2>")
+        parts.append(f"<h2>{labelled(dimension, random)}</h2>")
         best = ordered[:shown]
         for title, part in (("best", best), ("worst", ordered[max(len(best), len(ordered) - shown) :])):
             for job, score in part:

@@ -12,7 +12,8 @@ from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 from pretrain.metrics import CLIPSIM, FeatureDistance
-from pretrain.metrics.feature_distance import estimate_distance, estimate_mean, kernel_distances
+from pretrain.metrics.bootstrap import estimate_mean
+from pretrain.metrics.feature_distance import estimate_distance, kernel_distances
 from pretrain.metrics.feature_file import read_features, write_features
 from tests.helpers.metric_cases import WIDTH, batches, evaluate, over_ranks, vector
 
