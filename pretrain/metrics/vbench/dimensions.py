@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from torch import nn
+
 from pretrain.metrics.vbench.aesthetic_quality import AestheticQuality
 from pretrain.metrics.vbench.appearance_style import AppearanceStyle
 from pretrain.metrics.vbench.background_consistency import BackgroundConsistency
 from pretrain.metrics.vbench.color import Color
 from pretrain.metrics.vbench.dynamic_degree import DynamicDegree
+from pretrain.metrics.vbench.flow import Flow
 from pretrain.metrics.vbench.human_action import HumanAction
 from pretrain.metrics.vbench.imaging_quality import ImagingQuality
 from pretrain.metrics.vbench.interfaces import Caption, Detect, Interpolate
@@ -51,14 +54,16 @@ class Parts:
     """What scorers are made of besides the shared models.
 
     interpolate, detect, describe, caption: see `interfaces`; `describe` detects with dense captions, for color.
-    static_filter: leave moving videos out of temporal flickering (needs RAFT). actions: the names of Kinetics-400's
-    classes, in order.
+    flow, imaging: in the place of RAFT (`flow.Flow`) and of MUSIQ. static_filter: leave moving videos out of temporal
+    flickering (needs a flow). actions: the names of Kinetics-400's classes, in order.
     """
 
     interpolate: Interpolate | None = None
     detect: Detect | None = None
     describe: Detect | None = None
     caption: Caption | None = None
+    flow: Flow | None = None
+    imaging: nn.Module | None = None
     static_filter: bool = False
     imaging_mode: ImagingMode = "longer"
     actions: Sequence[str] | None = None
@@ -93,14 +98,15 @@ def _need(part: T | None, name: str) -> T:
 def build_scorers(dimensions: Iterable[str], models: Models, parts: Parts | None = None) -> list[Scorer]:
     """Scorers in the given order; ValueError for an unknown dimension, or one that lacks its interface."""
     part = parts or Parts()
+    flow = lambda: models.raft if part.flow is None else part.flow  # noqa: E731 RAFT is built if it is wanted
     makers: dict[str, Callable[[], Scorer]] = {
         "subject_consistency": lambda: SubjectConsistency(models.dino),
         "background_consistency": lambda: BackgroundConsistency(models.clip_b32.image),
-        "temporal_flickering": lambda: TemporalFlickering(StaticFilter(models.raft) if part.static_filter else None),
+        "temporal_flickering": lambda: TemporalFlickering(StaticFilter(flow()) if part.static_filter else None),
         "motion_smoothness": lambda: MotionSmoothness(_need(part.interpolate, "interpolate")),
-        "dynamic_degree": lambda: DynamicDegree(models.raft),
+        "dynamic_degree": lambda: DynamicDegree(flow()),
         "aesthetic_quality": lambda: AestheticQuality(models.clip_l14.image, models.aesthetic),
-        "imaging_quality": lambda: ImagingQuality(models.musiq, part.imaging_mode),
+        "imaging_quality": lambda: ImagingQuality(part.imaging or models.musiq, part.imaging_mode),
         "object_class": lambda: ObjectClass(_need(part.detect, "detect")),
         "multiple_objects": lambda: MultipleObjects(_need(part.detect, "detect")),
         "human_action": lambda: HumanAction(models.umt, part.actions or kinetics_400()),

@@ -44,12 +44,13 @@ def short_side_threshold(pixels: float, height: int, width: int) -> float:
     return pixels * (min(height, width) / 256.0)
 
 
-def padded_flow(flow: Flow, a: Tensor, b: Tensor, multiple: int = 8) -> Tensor:
-    """The flow of frames whose borders are repeated until both sides are multiples of `multiple`.
+def for_flow(frames: Tensor) -> Tensor:
+    """uint8 `[n, 3, H, W]` as floats whose borders are repeated until both sides are multiples of 8."""
+    return repeat_borders(frames.float(), 8)
 
-    The flow keeps the padded size, as VBench measures it.
-    """
-    a, b = (repeat_borders(x.float(), multiple) for x in (a, b))
+
+def flow_between(flow: Flow, a: Tensor, b: Tensor) -> Tensor:
+    """The flow of frames of `for_flow`; it keeps their padded size, as VBench measures it."""
     return run_on(flow, a, b) if isinstance(flow, nn.Module) else flow(a, b)
 
 
@@ -80,8 +81,8 @@ class NeighbourFlow:
         at_once = max(1, CORRELATION // (4 * (frames.shape[-2] * frames.shape[-1] // 64) ** 2))
         found, vectors = [torch.zeros(0, 1)], 0
         for start in range(0, len(frames) - 1, at_once):  # none of a single frame: models refuse an empty batch
-            part = frames[start : start + at_once + 1]
-            flow = padded_flow(self.flow, part[:-1], part[1:])
+            part = for_flow(frames[start : start + at_once + 1])
+            flow = flow_between(self.flow, part[:-1], part[1:])
             vectors = flow.shape[-2] * flow.shape[-1]
             found.append(_longest(flow, MOST))
         return vectors, torch.cat(found[1:] or found)

@@ -9,7 +9,14 @@ the last and from the last to the first. VBench keeps the first five static vide
 import torch
 from torch import Tensor
 
-from pretrain.metrics.vbench.flow import Flow, NeighbourFlow, largest_lengths, padded_flow, short_side_threshold
+from pretrain.metrics.vbench.flow import (
+    Flow,
+    NeighbourFlow,
+    flow_between,
+    for_flow,
+    largest_lengths,
+    short_side_threshold,
+)
 from pretrain.metrics.vbench.frames import ALL, Block
 from pretrain.metrics.vbench.video_score import NotScored, VideoFacts, VideoScore
 
@@ -49,8 +56,8 @@ class Stillness:
         first, last = self.first, self.pairs.previous
         if first is None or last is None or self.pairs.frames < 2:
             raise NotScored(f"{self.video.name}: the static filter compares frames, and the video has only one")
-        ways = [padded_flow(self.flow, first, last), padded_flow(self.flow, last, first)]
-        ends = largest_lengths(torch.cat(ways), SHARE)
+        a, b = for_flow(first), for_flow(last)
+        ends = largest_lengths(torch.cat((flow_between(self.flow, a, b), flow_between(self.flow, b, a))), SHARE)
         threshold = short_side_threshold(PIXELS, *first.shape[-2:])
         static = is_static(self.moving, ends, self.pairs.frames, threshold)
         return VideoScore.mean(float(static), 1, video_results=static)

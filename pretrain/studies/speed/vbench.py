@@ -20,11 +20,15 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from datamodules.decoding.reader import PyAV
-from pretrain.metrics.vbench.flow import padded_flow
-from pretrain.metrics.vbench.frames import ALL, Selection, middle_frames, stream
+from pretrain.metrics.vbench.flow import for_flow
+from pretrain.metrics.vbench.frame_mean import FrameMean
+from pretrain.metrics.vbench.frames import ALL, Block, Selection, middle_frames
 from pretrain.metrics.vbench.motion_smoothness import padded
-from pretrain.metrics.vbench.temporal_flickering import pixel_difference
+from pretrain.metrics.vbench.scorer import Scorer
+from pretrain.metrics.vbench.scoring import score_video
+from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering
 from pretrain.metrics.vbench.transforms import even_padding, for_clip, for_dino, for_musiq, for_umt, for_viclip
+from pretrain.metrics.vbench.video_score import VideoFacts
 
 _CLIP = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 _IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -131,30 +135,53 @@ def official(path: str) -> float:
     return {name: prepare(path) for name, prepare in OFFICIAL.items()}["temporal_flickering"]
 
 
+class Prepared:
+    """A scorer that stops where its model would begin."""
+
+    version = 1
+
+    def __init__(self, dimension: str, selection: Selection, prepare: Callable[[Block], Any]) -> None:
+        self.dimension, self.selection, self.prepare = dimension, selection, prepare
+
+    def start(self, video: VideoFacts) -> FrameMean:
+        def nothing(block: Block) -> Tensor:
+            self.prepare(block)
+            return torch.zeros(len(block.frames))
+
+        return FrameMean(video, nothing)
+
+
+def _shared_clip(block: Block) -> Tensor:
+    return block.once("clip", lambda: for_clip(block.frames))
+
+
+def _shared_viclip(block: Block) -> Tensor:
+    return block.once("viclip", lambda: for_viclip(block.frames))
+
+
+def _even_frames(block: Block) -> None:
+    [padded(frame) for frame in block.frames[block.index % 2 :: 2].split(1) if len(frame)]
+
+
+OURS: list[Scorer] = [
+    Prepared("subject_consistency", ALL, lambda block: for_dino(block.frames)),
+    Prepared("background_consistency", ALL, _shared_clip),
+    TemporalFlickering(),
+    Prepared("motion_smoothness", ALL, _even_frames),
+    Prepared("dynamic_degree", Selection(at_8_fps=True), lambda block: for_flow(block.frames)),
+    Prepared("aesthetic_quality", ALL, _shared_clip),
+    Prepared("imaging_quality", ALL, lambda block: for_musiq(block.frames)),
+    Prepared("overall_consistency", Selection(middle=8), _shared_viclip),
+    Prepared("temporal_style", Selection(middle=8), _shared_viclip),
+    Prepared("human_action", Selection(middle=16), lambda block: for_umt(block.frames)),
+]
+
+
 def ours(path: str) -> float:
-    """All ten dimensions of one decode; returns temporal flickering."""
-    slow, eight, sixteen = Selection(at_8_fps=True), Selection(middle=8), Selection(middle=16)
-    previous: Tensor | None = None
-    total, pairs = 0.0, 0
+    """All ten dimensions of one decode, as a run makes them; returns temporal flickering."""
     with PyAV().open(path, path) as video:
-        wanted = {s: s.indices(path, len(video), video.fps) for s in (ALL, slow, eight, sixteen)}
-        for selection, block in stream(video, wanted):
-            if selection == eight:
-                for_viclip(block.frames)
-            elif selection == sixteen:
-                for_umt(block.frames)
-            elif selection == slow:
-                for pair in zip(block.frames[:-1].split(1), block.frames[1:].split(1), strict=True):
-                    padded_flow(lambda a, b: a, *pair)
-            else:
-                for_dino(block.frames)
-                for_clip(block.frames)
-                for_musiq(block.frames)
-                [padded(frame) for frame in block.frames[block.index % 2 :: 2].split(1)]
-                frames = block.frames if previous is None else torch.cat((previous, block.frames))
-                found = pixel_difference(frames[:-1], frames[1:])
-                total, pairs, previous = total + (1 - found / 255).sum().item(), pairs + len(found), block.frames[-1:]
-    return total / pairs
+        facts = VideoFacts(path, len(video), video.fps)
+        return score_video(video, facts, OURS)["temporal_flickering"].value
 
 
 def race(paths: Sequence[Path], rounds: int = 3) -> tuple[dict, str]:

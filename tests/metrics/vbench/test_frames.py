@@ -1,5 +1,6 @@
 """Frames reach VBench's scorers in blocks from one decode; what does not fit is an error that names the video."""
 
+import resource
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pretrain.metrics.vbench.scoring import score_video
 from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering
 from pretrain.metrics.vbench.video_score import NotScored
 from tests.helpers import videos
+from tests.helpers.own_process import own_process
 from tests.helpers.vbench import all_scorers, moving_frames, video_facts
 
 MIDDLE, AT_8 = Selection(middle=8), Selection(at_8_fps=True)
@@ -71,6 +73,21 @@ def test_memory_does_not_grow_with_the_length() -> None:
     tracemalloc.stop()
     assert score.count == 9_999
     assert peak < 2_000_000
+
+
+@pytest.mark.slow
+@own_process
+def test_all_dimensions_score_a_long_file_in_flat_memory(tmp_path: Path) -> None:
+    """10,000 decoded frames of 96 x 128 pixels are 369 MB; the packets of the file are kept."""
+    peaks = []
+    for length in (1_000, 10_000):
+        path = videos.make(tmp_path / f"{length}.mp4", frames=length, height=96, width=128, fps=8)
+        with PyAV().open(path) as video:
+            scores = score_video(video, video_facts(path, len(video), video.fps), all_scorers())
+        assert scores["background_consistency"].count == length - 1
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)  # MB
+    print(peaks)
+    assert peaks[1] - peaks[0] < 60
 
 
 def test_a_file_is_scored_as_its_frames_in_memory(tmp_path: Path) -> None:

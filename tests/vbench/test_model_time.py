@@ -1,0 +1,70 @@
+"""Models of the official sizes take VBench's inputs, and the time of a run is told before one is loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain.metrics.vbench.models import Models
+from pretrain.metrics.vbench.plan import Job, Plan
+from pretrain.vbench import model_time
+from pretrain.vbench.builder import Builder
+from pretrain.vbench.protocol import Facts
+
+SIZE = (256, 456)
+OUTPUTS = {
+    "DINO": (1, 768),
+    "CLIP B/32": (1, 512),
+    "CLIP L/14": (1, 1),
+    "MUSIQ": (1,),
+    "RAFT": (1, 2, 256, 456),
+    "ViCLIP": (1, 768),
+    "UMT": (1, 400),
+}
+# Multiplications and additions in 10^9, as published: of DeiT/DINO ViT-B/16 17.6 at 224 x 224, of CLIP's image towers
+# 4.4 and 81.1 (open_clip's table of model profiles); ours end their last block with the class token alone.
+PUBLISHED = {"DINO": 17.6, "CLIP B/32": 4.4, "CLIP L/14": 81.1}
+
+
+@pytest.mark.parametrize("call", OUTPUTS)
+def test_models_of_the_official_sizes_take_vbenchs_inputs(call: str) -> None:
+    """Without computing; `test_all_dimensions_run_on_models_of_the_official_sizes` computes."""
+    with torch.device("meta"), torch.no_grad():
+        models = Models(device="meta", random=True)
+        if call == "RAFT":
+            models.raft.iterations = 1
+        assert model_time.one_call(models, call, SIZE).shape == OUTPUTS[call]
+
+
+@pytest.mark.parametrize("call", PUBLISHED)
+def test_operations_are_those_that_are_published(call: str) -> None:
+    assert model_time.operations(call, (224, 224)) / 2e9 == pytest.approx(PUBLISHED[call], rel=0.08)
+
+
+def test_calls_of_a_video() -> None:
+    calls = model_time.calls_of(
+        ("dynamic_degree", "temporal_style", "overall_consistency", "imaging_quality"), 48, 24.0
+    )
+    assert calls == {"RAFT": 15, "ViCLIP": 1, "MUSIQ": 48}
+    assert model_time.calls_of(("temporal_flickering", "dynamic_degree"), 48, 0.0, True) == {
+        "RAFT, static filter": 49,
+        "RAFT": 0,
+    }
+    assert model_time.calls_of(("motion_smoothness", "color"), 48, 24.0) == {}
+
+
+def test_the_time_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_time, "multiply_rate", lambda device: 1e9)
+    cost = model_time.operations("CLIP B/32", SIZE)
+    dimensions = ("background_consistency", "motion_smoothness")
+    plan = Plan("custom", [Job(Path(f"{name}.mp4"), name, dimensions) for name in "ab"])
+    facts = Facts({"a.mp4": (48, 24.0, SIZE), "b.mp4": (16, 8.0, (480, 640))}, [])
+    told = model_time.model_time(plan, facts, Builder(dimensions))
+    assert told.startswith(f"the models take at least {64 * cost / 1e9:.0f} s on one cpu")
+    assert "(CLIP B/32 100 %)" in told and told.endswith("not counted: the models of motion_smoothness")
+    none = Plan("custom", [Job(Path("a.mp4"), "a", ("temporal_flickering",))])
+    assert model_time.model_time(none, facts, Builder(())) == "no time of models to count"
+
+
+def test_the_rate_of_a_device_is_measured() -> None:
+    assert 1e8 < model_time.multiply_rate("cpu") < 1e13
