@@ -82,7 +82,7 @@ def test_a_run_streams_from_a_bucket(folder: Path, address: str, options: dict, 
 
     expected, _ = run(Shards(str(folder)), 0)
     seen, data = run(shards(address, options, tmp_path), workers)
-    assert seen == expected and len(seen) == 12 and not data.failed.get("train")
+    assert seen == expected and len(seen) == 12 and not data.failures.failed.get("train")
 
 
 def test_a_tar_missing_from_the_bucket_is_named(folder: Path, address: str, options: dict, tmp_path: Path) -> None:
