@@ -77,7 +77,8 @@ class AnswerQuestions(Objective):
         if self.answerer is None:
             from pretrain.chat.load import load_assistant
 
-            self.answerer = load_assistant(self.folder, str(self.trainer.strategy.root_device), self.network_type)
+            device = str(self.trainer.strategy.root_device)
+            self.answerer = load_assistant(self.folder, device, self.network_type, data.frames)
         data.size = self.answerer.size
         self.questions = {question.key: question for question in data.benchmark.questions}
         self.settings = {**data.settings(), **self.prompt, "likelihood": self.likelihood}
@@ -161,6 +162,7 @@ class WrittenAnswers(Metric):
     def attach(self, objective: Objective) -> None:
         assert isinstance(objective, AnswerQuestions)
         self.model = [objective]
+        self.facts = dict(zip(("model", "protocol"), objective.run, strict=True))
 
     def update(self, outputs: dict[str, Any], batch: dict[str, Any]) -> None:
         self.total += len(batch["name"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.chat.templates import Conversation, Mistral, Turn
+from models.chat.templates import Conversation, Mistral, Turn, as_text
 from pretrain.chat.answerer import Request, Writing
 from pretrain.chat.assistant import Assistant
 from pretrain.chat.stopping import Stops, end_tokens, shown, until_stop
@@ -50,7 +50,7 @@ def test_answers_and_likelihoods_do_not_depend_on_the_batch_or_its_order(assista
 
 def test_a_likelihood_is_the_mean_log_probability_of_the_options_tokens(assistant: Assistant) -> None:
     (found,) = assistant.likelihoods(REQUESTS[3], ["blue"])
-    text = "Look. [INST] Nothing is shown [/INST] It:"
+    text = as_text(assistant.template.segments(REQUESTS[3].conversation))
     ids = assistant.tokenizer(f"<s>{text}blue", add_special_tokens=False, return_tensors="pt").input_ids
     count = len(assistant.tokenizer("blue", add_special_tokens=False).input_ids)
     logits = assistant.model.llm(ids).logits[0].log_softmax(-1)

@@ -28,9 +28,9 @@ def test_a_run_answers_a_benchmark_by_the_command_and_films_in_the_terminal(
     assert (assistant.frames, assistant.size, assistant.reader is None) == (8, 32, False)
     write_synthetic(tmp_path / "shapes", 1, size=32)
     options = {"model.init_args.folder": run, "model.init_args.out": tmp_path / "out", "model.init_args.most": 3}
-    options |= {"model.init_args.system": "", "model.init_args.likelihood": "true", "data.init_args.frames": 8}
+    options |= {"model.init_args.system": "", "model.init_args.likelihood": "true", "data.init_args.frames": 16}
     options |= {"data.init_args.questions.init_args.path": tmp_path / "shapes", "data.init_args.workers": 0}
-    options |= {"trainer.logger": "false", "trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
+    options |= {"trainer.accelerator": "cpu", "trainer.enable_progress_bar": "false"}
     main(["test", "-c", str(ROOT / "recipes/eval/mvbench.yaml"), *(f"--{k}={v}" for k, v in options.items())])
     said = capsys.readouterr().out
     answers = read_answers(tmp_path / "out")

@@ -18,6 +18,7 @@ from pretrain.questions.scoring import Count
 from pretrain.questions.sets import MVBench
 from pretrain.questions.synthetic import write_synthetic
 from tests.helpers.chat import Known
+from tests.helpers.ranks import in_ranks
 
 QUESTIONS = 2  # of a task
 
@@ -36,11 +37,13 @@ def no_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(report, "radar", lambda series: np.zeros((2, 2, 3), np.uint8))
 
 
-def ask(shapes: Path, out: Path, answerer: Known, **options: object) -> AnswerQuestions:
+def ask(
+    shapes: Path, out: Path, answerer: Known, trainer: dict[str, object] | None = None, **options: object
+) -> AnswerQuestions:
     data = Questions(MVBench(str(shapes)), frames=8, workers=0, **options)
     model = AnswerQuestions(out=str(out), answerer=answerer, likelihood=True)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    Trainer(**quiet).test(model, data, verbose=False)
+    Trainer(**quiet, **(trainer or {})).test(model, data, verbose=False)
     return model
 
 
@@ -119,6 +122,19 @@ def test_a_stopped_run_goes_on_and_another_protocol_starts_anew(shapes: Path, tm
     other = ask(shapes, tmp_path, Known(), control="reversed")
     assert len(other.answers()) == 40 and len(read_answers(tmp_path)) == 80
     assert of_run(read_answers(tmp_path), *model.run, model.questions.values()) == model.answers()
+
+
+def _ask_in_rank(rank: int, shapes: Path, out: Path) -> None:
+    model = ask(shapes, out, Known(), {"devices": 2, "strategy": "ddp"})
+    assert len(model.answers()) == 40
+
+
+def test_two_ranks_answer_as_one_process_does(shapes: Path, tmp_path: Path) -> None:
+    ask(shapes, tmp_path / "one", Known())
+    in_ranks(_ask_in_rank, shapes, tmp_path / "two")
+    one, two = (read_answers(tmp_path / name) for name in ("one", "two"))
+    assert sorted(one, key=str) == sorted(two, key=str) and len(list((tmp_path / "two").glob("answers-*"))) == 2
+    assert (tmp_path / "one/report.md").read_text() == (tmp_path / "two/report.md").read_text()
 
 
 def test_what_is_missing_is_named_and_a_part_has_no_average(
