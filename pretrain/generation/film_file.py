@@ -8,7 +8,9 @@ import numpy as np
 
 from datamodules.storage.whole_files import whole_path
 
-_THREADS = 1  # with more, x264 does not always write the same bytes for the same frames
+# The same frames always give the same bytes: with several threads x264 decides by which comes first, and its macroblock
+# tree reads memory that it has not written (with B-frames and SIMD, seen in PyAV 18.1 by glibc's M_PERTURB).
+_THREADS, _DETERMINISTIC = 1, {"mbtree": "0"}
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: float, crf: int = 17) -> int:
@@ -29,10 +31,11 @@ def write_film(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], 
         raise ValueError(f"{height} x {width} pixels: an mp4 in yuv420p needs even sides")
     count = 0
     with whole_path(path) as draft:
-        options = {"movflags": "+faststart"}
-        with av.open(str(draft), "w", format="mp4", options=options) as container:
+        faststart = {"movflags": "+faststart"}
+        with av.open(str(draft), "w", format="mp4", options=faststart) as container:
             rate = Fraction(fps).limit_denominator(1001)
-            stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+            options = {"crf": str(crf), "preset": "medium", **_DETERMINISTIC}
+            stream = container.add_stream("libx264", rate=rate, options=options)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
             context = stream.codec_context
             context.thread_count = _THREADS
