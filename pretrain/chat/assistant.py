@@ -14,6 +14,7 @@ from models.chat.conversation import IGNORE_INDEX, ChatBatch, collate, pad_token
 from models.chat.language_model import context_of, width_of
 from models.chat.qformer import QFormer
 from models.chat.templates import ChatTemplate, Role, Segment
+from models.chat.tokenizer_template import TokenizerTemplate
 from models.chat.videochat import VideoChat
 from models.layers import Normalize
 from models.tokenizers import Tokenizer
@@ -61,9 +62,11 @@ class Assistant(Answerer):
         self._identity: str | None = None
 
     def identity(self) -> str:
-        """The name, and a digest of all weights."""
+        """The name, and a digest of all weights, the template and the statistics of pixels."""
         if self._identity is None:
-            self._identity = f"{self.name}-{weights_digest(self.model)}"
+            by_tokenizer = isinstance(self.template, TokenizerTemplate)
+            template = self.tokenizer.chat_template if by_tokenizer else repr(self.template)
+            self._identity = f"{self.name}-{weights_digest(self.model, f'{template} {self.normalize.values}')}"
         return self._identity
 
     @torch.inference_mode()
@@ -165,9 +168,9 @@ def mean_log_probabilities(logits: Tensor, labels: Tensor) -> list[float]:
     return (chosen.sum(1) / is_target.sum(1)).tolist()
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Of all parameters; it takes seconds for billions of them."""
-    digest = hashlib.blake2b(digest_size=8)
+def weights_digest(model: nn.Module, more: str = "") -> str:
+    """Of all parameters, and of what else decides on answers; it takes seconds for billions of parameters."""
+    digest = hashlib.blake2b(more.encode(), digest_size=8)
     for name, tensor in sorted(model.named_parameters()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.chat.templates import Conversation, Mistral, Turn, as_text
+from models.chat.templates import Conversation, Mistral, Turn, Vicuna, as_text
 from pretrain.chat.answerer import Request, Writing
 from pretrain.chat.assistant import Assistant
 from pretrain.chat.stopping import Stops, end_tokens, shown, until_stop
@@ -111,7 +111,7 @@ def test_what_is_refused(assistant: Assistant) -> None:
         assistant.likelihoods(REQUESTS[0], [""])
 
 
-def test_the_identity_follows_the_weights() -> None:
+def test_the_identity_follows_the_weights_and_the_template() -> None:
     first, same, other = chat.assistant(), chat.assistant(), chat.assistant(seed=1)
     assert first.identity() == same.identity() != other.identity()
-    assert isinstance(first.template, Mistral)
+    assert chat.assistant(Vicuna()).identity() != first.identity()

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import http.client
+import http.server
 import json
 import threading
 import time
@@ -50,10 +51,30 @@ class Slow(Known):
         return Written("".join(said), len(said), 7, True)
 
 
+class Page(http.server.BaseHTTPRequestHandler):
+    """Another host: a film, a page that leads away, and one that is too large."""
+
+    film = b""
+
+    def do_GET(self) -> None:
+        self.send_response(302 if self.path == "/away" else 200)
+        if self.path == "/away":
+            self.send_header("Location", "/film")
+        self.end_headers()
+        self.wfile.write(self.film if self.path == "/film" else b"x" * 200_000)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
 class Running:
-    """A server in a thread."""
+    """A server in a thread, and another host that media may come from."""
 
     def __init__(self, folder: Path) -> None:
+        Page.film = (folder / "film.mp4").read_bytes()
+        self.host = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+        threading.Thread(target=self.host.serve_forever, daemon=True).start()
+        hosts = [f"127.0.0.1:{self.host.server_port}"]
         self.answerer, self.port = Slow(), 0
         up = threading.Event()
         self.loop = asyncio.new_event_loop()
@@ -63,7 +84,7 @@ class Running:
             up.set()
 
         async def run() -> None:
-            server = ChatServer(self.answerer, "shapes", "secret", allowed=allow([str(folder)]), limits=LIMITS)
+            server = ChatServer(self.answerer, "shapes", "secret", allowed=allow([str(folder)], hosts), limits=LIMITS)
             self.task = asyncio.ensure_future(serve(server, "127.0.0.1", 0, ready))
             await asyncio.wait([self.task])
 
@@ -84,6 +105,7 @@ class Running:
         return response.status, json.loads(response.read())
 
     def stop(self) -> None:
+        self.host.shutdown()
         self.answerer.go.set()
         self.loop.call_soon_threadsafe(self.task.cancel)
         self.thread.join(20)
@@ -232,6 +254,21 @@ def test_files_are_only_those_of_the_folder_and_within_the_limits(running: Runni
     (folder / "big.mp4").write_bytes(b"x" * 100_001)
     with pytest.raises(openai.APIStatusError, match="more than 100000 bytes"):
         running.ask([{"type": "text", "text": "x"}, part("video_url", f"file://{folder}/big.mp4")])
+
+
+def test_pages_are_only_those_of_listed_hosts_without_redirects(running: Running) -> None:
+    host = f"http://127.0.0.1:{running.host.server_port}"
+    words = {"type": "text", "text": "x"}
+    running.ask([words, part("video_url", f"{host}/film")])
+    assert running.answerer.requests[-1].clips[0].shape == (3, 4, 16, 16)
+    for address, message in (
+        (f"{host}/away", "answered 302"),
+        (f"{host}/large", "more than 100000 bytes"),
+        (f"{host.replace('127.0.0.1', 'localhost')}/film", "not among those"),
+        (f"{host.replace('//', '//me:word@')}/film", "not among those"),
+    ):
+        with pytest.raises(openai.APIStatusError, match=message):
+            running.ask([words, part("video_url", address)])
 
 
 @pytest.mark.parametrize(

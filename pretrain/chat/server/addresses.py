@@ -61,10 +61,10 @@ def _data(address: str, limits: ServerLimits) -> bytes:
 def _file(address: str, allowed: Allowed, limits: ServerLimits) -> str:
     """The same answer for all that is not allowed and all that is not there: nothing is told about the disk."""
     refused = Refused(400, "no such file among those that may be read")
-    parts = urlsplit(address)
-    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-        raise refused
     try:
+        parts = urlsplit(address)
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+            raise refused
         path = Path(os.path.realpath(unquote(parts.path)))
         inside = any(path.is_relative_to(os.path.realpath(folder)) for folder in allowed.folders)
         if not inside or not path.is_file():
