@@ -1,5 +1,6 @@
 """The sizes of all videos of a source, found by opening each once, and kept in a file."""
 
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -42,8 +43,13 @@ def size_table(source: Source, file: str | None, survey: Callable[[], Iterable[V
 
 def _read(source: Source, file: str) -> np.ndarray:
     try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(each.file_size for each in archive.infolist()) > Path(file).stat().st_size:
+                raise ValueError("it claims more bytes than it has")
         with np.load(file, allow_pickle=False) as table:
             sizes, names = table["sizes"], table["names"]
+        if sizes.ndim != 2 or sizes.shape[1] != 3 or sizes.dtype != np.int32 or (sizes < 0).any():
+            raise ValueError("it holds no sizes")
     except Exception as error:  # numpy raises errors of zipfile, zlib and its own
         raise ValueError(f"the table of sizes {file} is damaged ({error}): delete it, to make it again") from None
     if len(sizes) != len(source) or not np.array_equal(names, _probe(source)):

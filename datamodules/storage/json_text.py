@@ -16,7 +16,9 @@ def json_text(content: Any, indent: int | None = None) -> str:
 
 
 def read_json(file: Path) -> Any:
-    """The contents of a JSON file; `Damaged` names the file if it is cut off or no JSON."""
+    """The contents of a JSON file; `Damaged` names the file if it is cut off, no JSON, or no regular file."""
+    if file.exists() and not file.is_file():
+        raise Damaged(f"{file} is not a regular file")  # a pipe or a device may never end
     try:
         return parse_json(file.read_bytes())
     except ValueError as error:

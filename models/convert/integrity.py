@@ -110,7 +110,9 @@ def crc32(file: Path) -> int:
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """The SHA-256 of a file's content, in hexadecimal; OSError if it is not a regular file, which may never end."""
+    if file.exists() and not file.is_file():
+        raise OSError(f"{file} is not a regular file")
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):

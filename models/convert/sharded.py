@@ -244,7 +244,9 @@ def _part(folder: Path, at: Any) -> Iterator[BinaryIO]:
     if Path(at.relative_path).name != at.relative_path or not file.is_file():
         raise ValueError(f"it names {at.relative_path!r}, which is no file of the folder")
     if not 0 <= at.offset <= at.offset + at.length <= file.stat().st_size:
-        raise ValueError(f"it names bytes {at.offset} to {at.offset + at.length} of {at.relative_path}, which is shorter")
+        raise ValueError(
+            f"it names bytes {at.offset} to {at.offset + at.length} of {at.relative_path}, which is shorter"
+        )
     with file.open("rb") as stream:
         yield cast(BinaryIO, io.BufferedReader(_Part(stream, at.offset, at.length)))
 

@@ -56,7 +56,7 @@ class DenseFolder:
         file, old = self.folder / _SETTINGS_FILE, None
         if file.is_file():
             try:
-                old = read_json(file)
+                old = _object(file)
             except Damaged as error:
                 log.warning("%s: it is written anew", error)
         if old is not None:
@@ -95,7 +95,7 @@ class DenseFolder:
         if not about.is_file():
             raise MisconfigurationException(f"{file} exists, but {about.name} that describes it does not: delete it")
         try:
-            found = read_json(about)
+            found = _object(about, name=str, settings=str, seconds=list)
         except Damaged as error:
             log.warning("%s: the features of %s are made again", error, printable(name))
             return False
@@ -115,6 +115,14 @@ class DenseFolder:
             owner = owners.setdefault(self.path(name), name)
             if owner != name:
                 raise MisconfigurationException(_clash(self.path(name), owner, name))
+
+
+def _object(file: Path, **entries: type) -> dict[str, Any]:
+    """A JSON object with entries of these kinds; `Damaged` if the file holds anything else."""
+    found = read_json(file)
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in entries.items()):
+        raise Damaged(f"{file} does not hold what was written")
+    return found
 
 
 def _is_whole(file: Path, rows: int) -> bool:

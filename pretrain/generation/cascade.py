@@ -184,11 +184,19 @@ def _is_finished(film: Path, record: dict[str, Any]) -> bool:
 def _open_parts(parts: Path, record: dict[str, Any]) -> None:
     """Make the folder of a film's finished parts; parts of another film are removed, with a word."""
     place = parts / "film.json"
-    if place.exists() and not same_film(read_record(place), record):
+    if place.exists() and not _is_of(place, record):
         log.warning("%s holds parts of a film with other settings: they are removed", parts)
         shutil.rmtree(parts)
     if not place.exists():
         write_record(place, record)
+
+
+def _is_of(place: Path, record: dict[str, Any]) -> bool:
+    try:
+        return same_film(read_record(place), record)
+    except ValueError as error:
+        log.warning("%s", error)
+        return False
 
 
 def _frames(source: FrameSource) -> Iterator[np.ndarray]:

@@ -63,7 +63,14 @@ class Pieces:
         return torch.from_numpy(np.concatenate(parts))
 
     def _open(self, start: int) -> np.ndarray:
-        return np.load(self._file(start), mmap_mode="r", allow_pickle=False)
+        file = self._file(start)
+        try:
+            frames = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{file} is damaged ({error}): delete its folder, to make the frames again") from None
+        if not isinstance(frames, np.ndarray) or frames.ndim != 4 or frames.dtype != np.uint8:
+            raise ValueError(f"{file} holds no frames: delete its folder, to make them again")
+        return frames
 
     def _file(self, start: int) -> Path:
         return self.folder / f"{start:08d}.npy"

@@ -21,6 +21,8 @@ def read_prompts(file: Path, default: Request) -> dict[str, Request]:
     Raises:
         ValueError: a line is empty or wrong, or two films have the same name; the message has the line's number.
     """
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{file} is not a regular file")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -63,7 +65,10 @@ def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise ValueError(f"{file} needs a header line with `prompt`; its first line is {', '.join(columns)!r}")
     if unknown := [name for name in columns if name not in ("prompt", "name", *_NUMBERS)]:
         raise ValueError(f"{file} has a column {unknown[0]!r}: there are prompt, name, {', '.join(_NUMBERS)}")
-    for row in reader:
-        if None in row or None in row.values():
-            raise ValueError(f"{file}, line {reader.line_num}: not as many values as the header has columns")
-        yield reader.line_num, {key: (value or "").strip() for key, value in row.items()}
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"{file}, line {reader.line_num}: not as many values as the header has columns")
+            yield reader.line_num, {key: (value or "").strip() for key, value in row.items()}
+    except csv.Error as error:
+        raise ValueError(f"{file}, after line {reader.line_num}: {error}") from None

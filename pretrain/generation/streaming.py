@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -120,7 +121,11 @@ def stream(
 
 
 def _read(pieces: Pieces, window: Window) -> Tensor:
-    return load_file(_joint_file(pieces, window))["predictions"]
+    file = _joint_file(pieces, window)
+    try:
+        return load_file(file)["predictions"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{file} is damaged ({error}): delete its folder, to make the frames again") from None
 
 
 def _joint_file(pieces: Pieces, window: Window) -> Path:

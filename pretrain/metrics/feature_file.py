@@ -59,6 +59,9 @@ def read_features(path: str | Path) -> tuple[Tensor, Header]:
         raise FileNotFoundError(f"no features of real videos at {path}: make them first, with `save` in place of it")
     try:
         with safe_open(path, "pt") as file:
-            return file.get_tensor("features"), Header(**json.loads((file.metadata() or {})["header"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            features, header = file.get_tensor("features"), json.loads((file.metadata() or {})["header"])
+            if features.ndim != 2 or not features.is_floating_point() or not features.isfinite().all():
+                raise ValueError(f"features {list(features.shape)} that are no rows of finite numbers")
+            return features, Header(**header)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} holds no features with a header ({error}): make it again with `save`") from None

@@ -153,4 +153,11 @@ def test_a_file_of_another_run_is_not_taken(tmp_path: Path) -> None:
         one.is_done("a/b.avi")
     with pytest.raises(MisconfigurationException, match="both go to"):
         one.check_names(["x.mp4", "/x.mkv"])
+    for content in ("3", "[]", "{}", "[" * 100_000, json.dumps({"name": 3, "settings": one.digest, "seconds": 3})):
+        about.write_text(content)
+        assert not one.is_done("a/b.mp4")  # it is made again
+    for content in ("3", "[]", "null", "[" * 100_000):
+        (tmp_path / "f/dense.json").write_text(content)
+        one.open()
+        assert json.loads((tmp_path / "f/dense.json").read_text()) == one.settings
     assert one.path("../../x.mp4").parent == tmp_path / "f"  # nothing leads out of the folder

@@ -3,6 +3,7 @@ refused; runs train on them."""
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,14 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.making import shard_progress
 from datamodules.sources.buckets import Bucket
 from datamodules.sources.latents import read_latent
+from datamodules.sources.source import Sample
 from datamodules.sources.tars import index_folder
 from datamodules.storage import whole_files
+from datamodules.storage.lock import InUse, lock_folder
 from models.diffusion.autoencoder import KLAutoencoder, PixelAutoencoder
 from models.diffusion.text_encoder import TextEncoder
 from pretrain.features import latents
+from pretrain.features.latent_clips import content_key
 from pretrain.features.latent_encoders import LatentEncoders
 from pretrain.features.latents import make_latents
 from pretrain.learning.prompts import Prompts
@@ -180,6 +184,20 @@ def test_shards_of_other_encoders_are_no_part_of_a_folder(whole: Path, tmp_path:
     with pytest.raises(FileNotFoundError, match=r"holds no latents.json.*tools/latents.py"):
         (more / "latents.json").unlink()
         Latents(str(more))
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(InUse, match=f"{tmp_path} is in use by process"):
+        make(tmp_path)
+
+
+def test_a_pipe_among_the_videos_costs_itself(tmp_path: Path) -> None:
+    """Its content was read for a key before a decoder refused it."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    for name in ("pipe.mp4", "zero.mp4"):
+        with pytest.raises(DecodeError, match=f"{name}: not a regular file"):
+            content_key(Sample(name, str(tmp_path / name)))
 
 
 def test_an_autoencoder_without_weights_is_named_by_its_factor() -> None:

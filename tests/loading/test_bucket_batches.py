@@ -1,5 +1,6 @@
 """Runs with buckets: the same steps with any number of ranks and workers, from any step; refusals and the report."""
 
+import io
 import json
 import logging
 from collections import Counter
@@ -16,6 +17,7 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip
 from datamodules.loading.bucket_batches import Division
+from datamodules.loading.size_table import size_table
 from datamodules.sources.buckets import parse_buckets
 from pretrain.engine.monitoring import Throughput
 from pretrain.learning.randomness import global_rows
@@ -199,6 +201,13 @@ def test_a_table_of_sizes_is_kept_and_belongs_to_its_source(tmp_path: Path) -> N
     other.train = SizedVideos([TALL, WIDE], 40)
     with pytest.raises(ValueError, match="is of other data"):
         trainer(max_steps=1).fit(RecordingModule(), datamodule=other)
-    Path(file).write_bytes(Path(file).read_bytes()[:100])
-    with pytest.raises(ValueError, match="is damaged"):
-        trainer(max_steps=1).fit(RecordingModule(), datamodule=data(sizes=file))
+    whole = Path(file).read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(b"sizes.npy") + 200] ^= 1
+    bomb, wrong = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(bomb, sizes=np.zeros((2**20, 3), np.int32), names=np.array([b"a"]))
+    np.savez(wrong, sizes=np.ones((50, 3)), names=np.array([b"a"]))
+    for content in (whole[:100], flipped, bomb.getvalue(), wrong.getvalue(), b"[" * 1000):
+        Path(file).write_bytes(content)
+        with pytest.raises(ValueError, match=r"sizes\.npz is damaged"):
+            size_table(other.train, file, list)

@@ -156,9 +156,7 @@ REPORT = {"kept": [], "dropped": [], "row": ROW}
         json.dumps({**REPORT, "row": {**ROW, "shard": "shard-000009.tar"}}),
     ],
 )
-def test_a_report_that_is_none_costs_its_shard(
-    content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_report_that_is_none_costs_its_shard(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shards = ShardProgress(tmp_path, ".prepare", _REPORT)
     shards.begin({"crf": 23})
     for name in ("shard-000000.tar", "../outside.tar"):

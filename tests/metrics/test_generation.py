@@ -1,6 +1,7 @@
 """Distances of features and CLIPSIM: against torchmetrics, closed forms and by hand; sets that differ are refused."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -8,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from safetensors.torch import save_file
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
 from pretrain.metrics import CLIPSIM, FeatureDistance
 from pretrain.metrics.bootstrap import estimate_mean
 from pretrain.metrics.feature_distance import estimate_distance, kernel_distances
-from pretrain.metrics.feature_file import read_features, write_features
+from pretrain.metrics.feature_file import Header, read_features, write_features
 from tests.helpers.metric_cases import WIDTH, batches, evaluate, over_ranks, vector
 
 
@@ -161,6 +163,17 @@ def test_files_that_hold_no_features(tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="holds no features"):
         read_features(tmp_path / "junk")
+    header = json.dumps(asdict(Header("a", "pooled", 8, 32, 32, 8.0, 1, 2)))
+    for features, about in (
+        (torch.tensor([[1.0, torch.nan]]), header),
+        (torch.ones(2), header),
+        (torch.ones(1, 2).int(), header),
+        (torch.ones(1, 2), "[" * 100_000),
+        (torch.ones(1, 2), "[]"),
+    ):
+        save_file({"features": features}, tmp_path / "odd", {"header": about})
+        with pytest.raises(ValueError, match="odd holds no features"):
+            read_features(tmp_path / "odd")
     with pytest.raises(FileNotFoundError, match="make them first"):
         read_features(tmp_path / "none")
     with pytest.raises(ValueError, match="nothing to do"):

@@ -74,7 +74,7 @@ def test_compressed_and_shared_records_are_refused(tmp_path: Path) -> None:
     assert file.stat().st_size < 2**14 and not is_complete(file)
     with pytest.raises(ValueError, match=r"small\.ckpt is cut or damaged: its record \S+ is compressed"):
         read_tensors(file)
-    with pytest.raises(ValueError, match="its record archive/data.pkl is compressed"):
+    with pytest.raises(ValueError, match=r"its record archive/data\.pkl is compressed"):
         load_plain(file, str(file), "cpu")
     with pytest.raises(Exception, match=r"small\.ckpt is cut or damaged \(its record \S+ is compressed"):
         require_complete(str(file))
@@ -95,7 +95,7 @@ def test_two_records_of_one_name_are_refused(tmp_path: Path) -> None:
     """torch's reader does not tell capitals from small letters."""
     crafted = {"DATA.PKL": claims.pickled({"weight": Zeros(2**30)}), "data/0": HELD}
     file = claims.zipped(tmp_path / "two.ckpt", {"weight": Tensor(Storage(4), (4,), (1,))}, crafted)
-    with pytest.raises(ValueError, match="two records archive/DATA.PKL"):
+    with pytest.raises(ValueError, match=r"two records archive/DATA\.PKL"):
         load_plain(file, str(file), "cpu")
 
 

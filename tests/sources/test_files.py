@@ -80,7 +80,7 @@ def test_a_video_with_several_classes(folder: Path, tmp_path: Path) -> None:
         ("a.jsonl", '{"path": "x", "label": 1.5}\n', "line 1: label 1.5 is not an integer"),
         ("a.jsonl", '{"path": "x", "labels": [1, null]}\n', "line 1: labels .1, None. is not an integer"),
         ("a.jsonl", '{"path": ' + "[" * 100_000 + "\n", "line 1 is nested too deeply"),
-        ("a.csv", "path,start,end\nx.mp4,,\ny.mp4,0,2.5\n", "line 3: the column 'start' is not read, a row of a list is"),
+        ("a.csv", "path,start,end\nx.mp4,,\ny.mp4,0,2.5\n", "line 3: the column 'start' is not read, a row"),
         ("a.jsonl", '{"path": "x", "End_timestamp": 2}\n', "line 1: the column 'End_timestamp' is not read"),
         ("a.jsonl", '{"path": "x", "label": ' + "9" * 5000 + "}\n", "line 1 is not valid JSON"),
     ],

@@ -36,7 +36,10 @@ def run(
     """
     found: Scores = {scorer.dimension: [] for scorer in scorers}
     for number, job in enumerate(plan.jobs, 1):
-        content = sha256(job.path)
+        try:
+            content = sha256(job.path)
+        except OSError:
+            content = ""  # the decoder says why it cannot be read
         own = [scorer for scorer in scorers if scorer.dimension in job.dimensions]
         keys = {
             s.dimension: Key(content, job.prompt, s.dimension, s.version, (models or {}).get(s.dimension, ""))
