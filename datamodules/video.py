@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -191,7 +192,8 @@ class VideoData(LightningDataModule):
     @property
     def _encode(self) -> Encode | None:
         """What the method makes of texts in the loading processes; None: it takes the texts."""
-        return getattr(self._attached.lightning_module, "row_encoder", None)
+        method: Any = self._attached.lightning_module
+        return getattr(method, "row_encoder", None)
 
     @property
     def _train_source(self) -> Source:

@@ -27,7 +27,27 @@ def test_it_opens_with_a_complete_header(path: Path) -> None:
         assert "# Expected:" in head
 
 
-@EACH_METHOD
+# A language model of billions takes seconds even without weights: of those of one form, the quick tests build one.
+OF_ONE_FORM = {
+    *("videochat2_connect_mistral", "videochat2_connect_phi", "videochat2_instruct_mistral"),
+    *("videochat2_instruct_phi", "videochat2_hd", "videochat2_hd_tiny", "videochat_embed_instruct"),
+    *("videochat2_align_tiny", "videochat2_connect_tiny", "videochat_embed_tiny", "videochat_modern_tiny"),
+}
+
+
+def quick(path: Path) -> object:
+    """The recipe as a parameter of a test, which is slow if a quick test runs another of the same form."""
+    return pytest.param(path, marks=pytest.mark.slow) if path.stem in OF_ONE_FORM else path
+
+
+EACH_FORM = pytest.mark.parametrize("path", [quick(p) for p in RECIPES], ids=[p.stem for p in RECIPES])
+
+
+TINY = [p for p in RECIPES if p.stem.endswith("_tiny")]
+EACH_TINY = pytest.mark.parametrize("path", [quick(p) for p in TINY], ids=[p.stem for p in TINY])
+
+
+@EACH_FORM
 def test_it_builds_on_the_meta_device(path: Path, capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(path)])
     with torch.device("meta"):
@@ -177,6 +197,41 @@ def test_internvideo_has_the_published_sizes_and_rates(size: str, capsys: pytest
     assert objective.optim.base_lr * truth["data"]["init_args"]["global_batch"] / 256 == pytest.approx(8e-5)
 
 
+# Peak rate, floor as a share of it, and global batch of each stage: the published settings.
+CHAT = {
+    "align": (1e-4, 0.01, 4096),
+    "connect_vicuna": (1e-4, 0.01, 128),
+    "connect_mistral": (1e-4, 0.01, 512),
+    "connect_phi": (1e-4, 0.01, 640),
+    "instruct_vicuna": (2e-5, 0.25, 128),
+    "instruct_mistral": (2e-5, 0.25, 128),
+    "instruct_phi": (2e-5, 0.25, 256),
+    "hd": (1e-5, 0.01, 96),
+}
+
+
+def test_videochat2_has_the_published_rates() -> None:
+    for stage, (peak, floor, batch) in CHAT.items():
+        page = yaml.safe_load((ROOT / f"recipes/videochat2_{stage}.yaml").read_text())
+        optim = page["model"]["init_args"]["optim"]["init_args"]
+        assert page["data"]["init_args"]["global_batch"] == batch, stage
+        assert optim["base_lr"] * batch / 256 == pytest.approx(peak, rel=1e-3), stage
+        assert optim["base_min_lr"] == pytest.approx(floor * optim["base_lr"], rel=1e-3), stage
+
+
+# Millions of parameters of the encoder and of LoRA, counted with the official code.
+def test_videochat2_has_the_published_sizes(capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", str(ROOT / "recipes/videochat2_instruct_vicuna.yaml")])
+    with torch.device("meta"):
+        chat = build(truth["model"]).model
+    count = lambda pairs: round(sum(p.numel() for _, p in pairs) / 1e6, 1)  # noqa: E731
+    assert count(chat.encoder.named_parameters()) == 290.5
+    former = [(name, p) for name, p in chat.qformer.named_parameters() if not name.startswith("embeddings.")]
+    assert count(former) == 158.3
+    assert count((name, p) for name, p in chat.llm.named_parameters() if "lora_" in name) == 8.4
+    assert chat.visual_tokens_of_video == 96 and chat.projector.weight.shape == (4096, 768)
+
+
 def test_one_key_changes_everything_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:
     truth = resolved(capsys, ["-c", str(ROOT / "recipes/videomae_b.yaml")], "--data.init_args.frames=32")
     parts = truth["model"]["init_args"]
@@ -194,7 +249,7 @@ def test_seed_and_global_batch_are_stated_once(tmp_path: Path) -> None:
     assert model["global_batch"] == 4 == saved["VideoData"]["global_batch"]
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.endswith("_tiny")], ids=lambda p: p.stem)
+@EACH_TINY
 def test_tiny_recipes_run(path: Path, tmp_path: Path) -> None:
     frames = ["--data.init_args.frames=9"] if "interpolation" in path.stem else []  # twice the factor and one
     few = ["--trainer.max_steps=1", "--trainer.val_check_interval=1"]
@@ -225,7 +280,9 @@ JUDGED = {
     "vbench": ("lavie_base", "files"),
 }
 OF_PREDICT = ("dense_features", "generate")
-TASKS = [path for path in sorted((ROOT / "recipes/eval").glob("*.yaml")) if path.stem not in OF_PREDICT]
+OF_CHAT = ("mvbench", "egoschema", "nextqa", "videomme")  # whole recipes: tests/questions/test_question_list.py
+OTHERS = OF_PREDICT + OF_CHAT
+TASKS = [path for path in sorted((ROOT / "recipes/eval").glob("*.yaml")) if path.stem not in OTHERS]
 # Dimensions whose models are not here are refused; this one has none.
 MORE = {"vbench": ["--model.init_args.metrics.vbench.init_args.dimensions=[temporal_flickering]"]}
 

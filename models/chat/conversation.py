@@ -62,8 +62,8 @@ class ChatBatch:
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "ChatBatch":
         """With `move` of every tensor."""
-        tensors = self.ids, self.labels, self.lengths, self.slots
-        return ChatBatch(*map(move, tensors), None if self.positions is None else move(self.positions))
+        positions = None if self.positions is None else move(self.positions)
+        return ChatBatch(move(self.ids), move(self.labels), move(self.lengths), move(self.slots), positions)
 
 
 def pad_token(tokenizer: Any) -> int:

@@ -17,6 +17,7 @@ from models.chat.conversation import ChatBatch
 from models.chat.language_model import embeddings_of, label_loss, width_of
 from models.chat.qformer import QFormer
 from models.chat.tiles import split_tiles
+from models.chat.token_merger import TokenMerger
 from models.encoder import Encoder
 
 
@@ -26,7 +27,8 @@ class VideoChat(nn.Module):
     Args:
         encoder: VideoChat's `VideoChatViT`, VideoChat2's `VideoViT` without a final norm and without its last block,
             or any other.
-        qformer: reads the encoder's tokens; its text branch, if it has one, reads the instruction.
+        qformer: reads the encoder's tokens; its text branch, if it has one, reads the instruction. A `TokenMerger` has
+            no queries, and an MLP of two layers projects its tokens.
         llm: a causal language model of transformers, with LoRA or not. It is frozen except LoRA's weights.
         queries: learnt in the first stage.
         extra_queries: added in later stages, initially 0.
@@ -41,7 +43,7 @@ class VideoChat(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        qformer: QFormer,
+        qformer: QFormer | TokenMerger,
         llm: nn.Module,
         queries: int = 32,
         extra_queries: int = 64,
@@ -55,25 +57,32 @@ class VideoChat(nn.Module):
             )
         self.encoder, self.qformer, self.llm, self.constant_bos = encoder, qformer, llm, constant_bos
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(encoder.width, norm_eps)
-        self.queries = nn.Parameter(torch.empty(queries, qformer.width))
-        self.extra_queries = nn.Parameter(torch.empty(extra_queries, qformer.width)) if extra_queries else None
-        self.projector = nn.Linear(qformer.width, width_of(llm))
+        width = width_of(llm)
+        self.queries = self.extra_queries = None
+        self.projector: nn.Module = nn.Linear(qformer.width, width)
+        if isinstance(qformer, TokenMerger):
+            self.projector = nn.Sequential(nn.Linear(qformer.width, width), nn.GELU(), nn.Linear(width, width))
+        else:
+            self.queries = nn.Parameter(torch.empty(queries, qformer.width))
+            self.extra_queries = nn.Parameter(torch.empty(extra_queries, qformer.width)) if extra_queries else None
         for name, parameter in llm.named_parameters():
             parameter.requires_grad_("lora_" in name)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.queries, std=0.02)
+        if self.queries is not None:
+            nn.init.normal_(self.queries, std=0.02)
         if self.extra_queries is not None:
             nn.init.zeros_(self.extra_queries)
 
     @property
     def visual_tokens_of_video(self) -> int:
         """Tokens of a video, or of a tile, in the language model."""
-        return len(self.all_queries())
+        return self.qformer.tokens_of_video if isinstance(self.qformer, TokenMerger) else len(self.all_queries())
 
     def all_queries(self) -> Tensor:
         """The queries and the extra ones, `[Q, D]`."""
+        assert self.queries is not None  # a Q-Former's
         return self.queries if self.extra_queries is None else torch.cat((self.queries, self.extra_queries))
 
     def visual_tokens(
@@ -85,8 +94,10 @@ class VideoChat(nn.Module):
             instruction: ids of the Q-Former's tokenizer, `[V, l]`. It must not contain the answer.
             instruction_visible: False at its padding, `[V, l]`.
         """
-        queries = self.all_queries()
         tokens = self.norm(self.encoder(video))  # [V, N, C]
+        if isinstance(self.qformer, TokenMerger):
+            return self.projector(self.qformer(tokens))
+        queries = self.all_queries()
         read = self.qformer(queries, tokens, instruction, instruction_visible)
         return self.projector(read[:, : len(queries)])
 
@@ -140,7 +151,9 @@ class VideoChat(nn.Module):
         embeds = self.embed(batch, visual)
         if batch.positions is not None:  # transformers masks what lies before each 0, or hands its lengths to a kernel
             return self.llm(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False).logits
-        return self.llm(inputs_embeds=embeds, attention_mask=batch.attention_mask, use_cache=False).logits
+        # Padding is on the right, where causal attention does not look: without a mask, kernels need none, and the host
+        # need not wait to learn whether it masks anything.
+        return self.llm(inputs_embeds=embeds, use_cache=False).logits
 
     def forward(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
         """The loss of the batch's labels: the mean over all of its targets."""

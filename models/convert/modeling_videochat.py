@@ -51,9 +51,9 @@ class TubeletChatConfig(PretrainedConfig):
         visual_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
-        self.vision_config = _config(vision_config, VideoViTConfig)
-        self.qformer_config = _config(qformer_config, InstructBlipQFormerConfig)
-        text = {"model_type": "llama"} if text_config is None else text_config
+        self.vision_config: Any = _config(vision_config, VideoViTConfig)
+        self.qformer_config: Any = _config(qformer_config, InstructBlipQFormerConfig)
+        text: Any = {"model_type": "llama"} if text_config is None else text_config
         self.text_config = CONFIG_MAPPING[text["model_type"]](**text) if isinstance(text, dict) else text
         self.queries, self.norm_eps, self.reads, self.visual_token_id = queries, norm_eps, reads, visual_token_id
         super().__init__(**kwargs)
@@ -94,11 +94,12 @@ class TubeletChatForConditionalGeneration(PreTrainedModel):
         vision, width = config.vision_config, config.qformer_config.hidden_size
         self.encoder = ChatVision(vision)
         self.norm = nn.Identity() if config.norm_eps is None else nn.LayerNorm(vision.hidden_size, config.norm_eps)
-        self.qformer = InstructBlipQFormerModel(config.qformer_config)
+        former: Any = InstructBlipQFormerModel(config.qformer_config)
         if not config.reads:  # no text comes in: its weights are not kept
-            self.qformer.embeddings.word_embeddings = self.qformer.embeddings.position_embeddings = None
-            for layer in self.qformer.encoder.layer:
+            former.embeddings.word_embeddings = former.embeddings.position_embeddings = None
+            for layer in former.encoder.layer:
                 layer.intermediate = layer.output = None
+        self.qformer = former
         self.queries = nn.Parameter(torch.zeros(config.queries, width))
         self.projector = nn.Linear(width, config.text_config.hidden_size)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)

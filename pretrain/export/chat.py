@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chat.conversation import collate
+from models.chat.qformer import QFormer
 from models.convert.videochat import Family
 from models.convert.videochat import to_official as official_names
 from models.vit import VideoViT
@@ -61,6 +62,8 @@ def as_transformers(model: Converse) -> "TubeletChatForConditionalGeneration":
     from models.convert.modeling_videovit import VideoViTConfig
 
     chat, e = model.model, model.model.encoder
+    if not isinstance(chat.qformer, QFormer):
+        raise ValueError("the modelling file has no TokenMerger: export to safetensors")
     if not isinstance(e, VideoViT) or e.blocks[0].attn.scale is not None or model.tiles or chat.constant_bos:
         what = type(e).__name__ if not isinstance(e, VideoViT) else "tiles or constant_bos"
         raise ValueError(f"the modelling file has no {what}: export to safetensors or official")

@@ -5,11 +5,11 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from models.chat.conversation import Tokens, tokenize
+from models.chat.conversation import IGNORE_INDEX, Tokens, tokenize
 from models.chat.templates import (
     ChatTemplate,
     Conversation,
@@ -29,6 +29,7 @@ from pretrain.learning.language import Language
 log = logging.getLogger(__name__)
 TemplateName = Literal["vicuna", "mistral", "phi3", "tokenizer"]
 Row = dict[str, np.ndarray]
+_PROMPT = 48  # tokens of a prompt before a caption, and of an instruction, in `example`
 
 
 @dataclass
@@ -133,6 +134,17 @@ class ChatRows:
             row["reads"] = ids[ids != self.reader.pad].numpy()
         return row
 
+    def example(self, size: tuple[int, int], tokens: int | None = None) -> Row:
+        """A row of a size, for what needs no text: as long as the limit allows, or of so many text tokens."""
+        visual = self.visual * self.views(size)
+        text = tokens or self.limit or (self.answer_limit or 0) + _PROMPT
+        text = min(text, (self.context or text + visual) - visual)
+        row = {"ids": np.zeros(visual + text, np.int64), "slots": np.arange(visual), "cut": np.array(0)}
+        row["labels"] = np.array([IGNORE_INDEX] * visual + [0] * text)
+        if self.reader is not None:
+            row["reads"] = np.zeros(min(self.reader.context, tokens or _PROMPT), np.int64)
+        return row
+
     def views(self, size: tuple[int, int]) -> int:
         """Views of a video of this height and width: its tiles and the whole."""
         return 1 if self.tile is None else size[0] * size[1] // self.tile**2 + 1
@@ -145,7 +157,8 @@ class ChatRows:
     def chat_template(self) -> ChatTemplate:
         if self.template == "tokenizer":
             return _own_template(self.language.tokenizer or self.language.weights or "", self.language.pad)
-        return {"vicuna": Vicuna(self.learn_markers), "mistral": Mistral(), "phi3": Phi3()}[self.template]
+        made: dict[str, Any] = {"vicuna": Vicuna(self.learn_markers), "mistral": Mistral(), "phi3": Phi3()}
+        return made[self.template]
 
 
 @functools.cache
@@ -161,4 +174,5 @@ def _times_in_words(seconds: Sequence[float]) -> str:
 
 def tokens_of(row: Row) -> Tokens:
     """A row's ids, labels and slots, for `collate` and `pack`."""
-    return Tokens(row["ids"], row["labels"], row["slots"], int(row["cut"]))
+    ids, labels, slots = (cast(Any, row[name]) for name in ("ids", "labels", "slots"))
+    return Tokens(ids, labels, slots, int(row["cut"]))

@@ -104,7 +104,7 @@ def _tokenizer(folder: str, pad: str | None) -> Any:
 
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"no tokenizer at {folder}: give a folder of transformers (tokenizer.json)")
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     if pad is not None:
         if tokenizer.convert_tokens_to_ids(pad) in (None, tokenizer.unk_token_id) and pad != tokenizer.unk_token:
             raise ValueError(f"the tokenizer in {folder} has no token {pad}: set model.init_args.language.pad to one")

@@ -32,8 +32,15 @@ def _lists(model: nn.Module) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """All transformer blocks of `model`, and what is as large as one: the members of its lists of blocks."""
-    return [block for _, members in _lists(model) for block in members]
+    """All transformer blocks of `model`, and what is as large as one: the members of its lists of blocks, and the
+    layers of language models of transformers, which are never compiled."""
+    layers = [
+        part
+        for holder in model.modules()
+        for name, part in holder.named_children()
+        if name == "layers" and isinstance(part, nn.ModuleList) and hasattr(holder, "config")  # transformers' own
+    ]
+    return [block for members in (*(found for _, found in _lists(model)), *layers) for block in members]
 
 
 def recompute(model: nn.Module) -> None:
@@ -48,9 +55,11 @@ def recompute(model: nn.Module) -> None:
 def _replace_forward(block: nn.Module) -> None:
     forward = block.forward
 
-    def recomputed(*inputs):
+    def recomputed(*inputs: Any, **options: Any) -> Any:
         needed = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        return checkpoint(forward, *inputs, use_reentrant=False) if needed else forward(*inputs)
+        if not needed:
+            return forward(*inputs, **options)
+        return checkpoint(forward, *inputs, use_reentrant=False, **options)
 
     block.forward = recomputed
 

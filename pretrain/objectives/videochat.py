@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.chat.conversation import IGNORE_INDEX, ChatBatch, collate, pack, pad_token
+from models.chat.conversation import IGNORE_INDEX, ChatBatch, collate, pack
 from models.chat.language_model import context_of
 from models.chat.qformer import QFormer
 from models.chat.templates import ChatTemplate
+from models.chat.token_merger import TokenMerger
 from models.chat.videochat import VideoChat
 from models.encoder import Encoder
 from models.tokenizers import BertTokenizer
@@ -42,7 +43,8 @@ class Converse(Objective):
 
     Args:
         encoder: of videos, without a final norm.
-        qformer: reads the encoder's tokens and, if it has a text branch and there is a `reader`, the instruction.
+        qformer: reads the encoder's tokens and, if it has a text branch and there is a `reader`, the instruction; or a
+            `TokenMerger`, which leaves so many tokens of each frame.
         language: the language model. It is frozen except LoRA, unless `trained` names it.
         template: of conversations; `tokenizer`: the one that the tokenizer carries.
         reader: tokenizer of the Q-Former's text.
@@ -65,7 +67,7 @@ class Converse(Objective):
     def __init__(
         self,
         encoder: Encoder,
-        qformer: QFormer,
+        qformer: QFormer | TokenMerger,
         language: Language,
         template: TemplateName = "mistral",
         reader: BertTokenizer | None = None,
@@ -97,7 +99,9 @@ class Converse(Objective):
         self.model = VideoChat(encoder, qformer, llm, queries, extra_queries, norm_eps, constant_bos)
         if trained is not None:
             train_only(self.model, trained)
-        if qformer.text and qformer.head is None:  # nothing reads the text's last outputs
+        if (
+            isinstance(qformer, QFormer) and qformer.text and qformer.head is None
+        ):  # nothing reads the text's last outputs
             last = qformer.layers[-1]
             last.intermediate.requires_grad_(False)
             last.output.requires_grad_(False)
@@ -182,7 +186,7 @@ class Converse(Objective):
         if reader is None:
             return None, None
         read = [torch.as_tensor(row["reads"]) for row in rows]
-        ids = torch.nn.utils.rnn.pad_sequence(read, batch_first=True, padding_value=reader.pad)
+        ids = torch.nn.utils.rnn.pad_sequence(read, batch_first=True)  # any token: padding is invisible
         visible = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x).bool() for x in read], batch_first=True)
         return to_device(ids, self.device), to_device(visible, self.device)
 
@@ -202,7 +206,7 @@ class Converse(Objective):
         """The rows as a batch on the device, packed or padded."""
         tokens = [tokens_of(row) for row in rows]
         packed = (self.packed and self.training) if packed is None else packed
-        made = pack(tokens) if packed else collate(tokens, pad_token(self.tokenizer))
+        made = pack(tokens) if packed else collate(tokens, 0)  # any token: no target and seen by none
         return made.moved(lambda x: to_device(x, self.device))
 
     def on_host(self, batch: Batch) -> Batch:

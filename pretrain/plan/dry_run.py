@@ -19,7 +19,7 @@ from models.tokenizers import Tokenizer, Words
 from pretrain.export.load_run import build
 from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
-from pretrain.objectives import Denoise, Objective
+from pretrain.objectives import Converse, Denoise, Objective
 from pretrain.plan.tracer import MicroBatchCost, to_fake_tensors, trace, trace_call
 
 _HALF_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -67,6 +67,8 @@ class DryRun:
         }
         with mode:
             batch |= self._clips(objective, rows)
+        if isinstance(objective, Converse):
+            batch["chat"] = [objective.row_encoder.example(self.clip[1:], self.tokens)] * rows
         if "images" in batch:
             batch["image_text"] = [["a caption"] * batch["images"].shape[2]] * rows
         with _fake_process_group(world):
@@ -127,6 +129,8 @@ class DryRun:
             if isinstance(part, Words):
                 tokenizer = FixedLengthTokenizer(part.tokenizer.context, self.tokens)
                 setattr(objective, name, dataclasses.replace(part, tokenizer=tokenizer))
+            elif isinstance(part, Tokenizer):
+                setattr(objective, name, FixedLengthTokenizer(part.context, self.tokens))
         if half_weights:
             for p in objective.parameters():
                 p.data = p.data.to(self.half_dtype)

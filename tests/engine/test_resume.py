@@ -27,7 +27,7 @@ def same(a: dict, b: dict) -> None:
         assert torch.equal(tensor, b[name]), f"{name} differs after resuming"
 
 
-@each_method(slow=("internvideo", "lavie", "umt2", "vilp"))
+@each_method(slow=("align", "converse", "internvideo", "lavie", "umt2", "vilp"))
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, recipe: list[str]) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir(), parts.mkdir()

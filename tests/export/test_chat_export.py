@@ -78,6 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(folder, [*RECIPE, "-c", json.dumps(fragment)], "--trainer.max_steps=2", "--trainer.val_check_interval=2")
 
 
+@pytest.mark.slow
 def test_official_names_come_back_the_same(run: Path, tmp_path: Path) -> None:
     main(["export", "--ckpt", str(run), "--to", "official", "--out", str(tmp_path / "official")])
     saved = torch.load(tmp_path / "official/checkpoint.pth", weights_only=True)["model"]
@@ -93,6 +94,7 @@ def test_official_names_come_back_the_same(run: Path, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 def test_the_exported_folder_has_the_logits_lora_and_processor(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     main(["export", "--ckpt", str(run), "--to", "transformers", "--out", str(out)])  # compares the logits

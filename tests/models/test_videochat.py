@@ -16,6 +16,7 @@ from models.chat.gmhra import VideoChatViT
 from models.chat.language_model import add_lora, label_loss, language_model
 from models.chat.qformer import QFormer
 from models.chat.tiles import closest_tiles, padded_size, resize_to_tiles, split_tiles
+from models.chat.token_merger import TokenMerger, merge
 from models.chat.videochat import VideoChat
 from models.convert import videochat as names
 from models.convert.allowed_gaps import require_loaded
@@ -197,6 +198,27 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else() -> None:
             ), name  # the text's last layer has no reader
         else:
             assert (parameter.grad is not None) == ("lora_" in name), name
+
+
+def test_merged_tokens_are_means_of_similar_ones_and_frames_stay_apart() -> None:
+    torch.manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(3, 12), dim=1)
+    kinds = torch.tensor([0, 1, 1, 0, 2, 2, 1, 0, 0, 2])  # of ten tokens; equal ones are in both halves
+    frame = directions[kinds] + 0.01 * torch.randn(10, 12)
+    made = merge(frame[None], 3)[0]
+    assert sorted((made @ directions.t()).argmax(dim=1).tolist()) == [0, 1, 2]
+    merger = TokenMerger(12, 1, frames=2)
+    video = torch.randn(2, 10, 12, requires_grad=True)
+    merged = merger(video)
+    assert_close(merged, video.unflatten(1, (2, 5)).mean(2))  # whatever the order of merging
+    merged.sum().backward()
+    assert video.grad is not None and video.grad.all()
+    with pytest.raises(ValueError, match="cannot become 6 in each of 2 frames"):
+        TokenMerger(12, 6, frames=2)(video)
+    model = VideoChat(vit(), TokenMerger(12, 2, frames=2), language_model(LLAMA))
+    assert (
+        model.visual_tokens(torch.randn(1, 3, 2, 16, 16)).shape == (1, model.visual_tokens_of_video, 24) == (1, 4, 24)
+    )
 
 
 def test_tiles_are_each_read_as_a_video() -> None:

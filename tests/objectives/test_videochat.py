@@ -78,6 +78,22 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_a_padded_one() -> None
     torch.testing.assert_close((torch.stack(alone) * counts).sum() / counts.sum(), found[0][0], atol=1e-5, rtol=1e-5)
 
 
+def test_recompute_reaches_the_layers_of_the_language_model() -> None:
+    """The same gradients, with the forward pass of each layer of encoder and language model run twice."""
+    method, runs, found = chat(), [], []
+    batch = batch_of(method)
+    for layer in method.model.llm.base_model.model.model.layers:
+        layer.self_attn.register_forward_hook(lambda *_: runs.append(1))
+    for method.recompute in (False, True):
+        method.zero_grad()
+        method.configure_model()
+        method(batch)["answer"].backward()
+        found.append({name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None})
+    assert len(runs) == 2 + 4  # of two layers
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
 def test_the_qformer_never_reads_the_answer() -> None:
     rows = chat().row_encoder
     asked = [rows.row([("where does it move ?", answer, "look")], None)["reads"].tolist() for answer in ("left", "up")]
@@ -236,6 +252,7 @@ def test_counts_of_tokens_are_the_rows_lengths_and_are_kept(tmp_path: Path) -> N
         token_counts(ShapeQuestions(9, size=32, length=8), None, Clip, file)
 
 
+@pytest.mark.slow
 def test_a_run_of_packs_mixes_sources_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """Videos and images take turns, in steps of one kind; a resumed run ends as an uninterrupted one."""
     from PIL import Image

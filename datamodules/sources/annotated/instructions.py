@@ -94,18 +94,21 @@ def _parse(entry: Any, where: str) -> tuple[str, tuple[float, float], list[tuple
         raise ValueError(f"{where}: its path is {path!r}")
     if not isinstance(turns, list) or not turns:
         raise ValueError(f"{where} ({path}): its `QA` is no list of questions and answers")
-    made = []
-    for turn in turns:
-        texts = [turn.get(key, "") if isinstance(turn, dict) else None for key in ("q", "a", "i")]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{where} ({path}): a turn needs the texts `q`, `a` and perhaps `i`: {turn!r:.80}")
-        if not texts[1].strip():
-            raise ValueError(f"{where} ({path}): an answer is empty, and nothing could be learnt from it: remove it")
-        made.append(tuple(texts))
+    made = [_turn(turn, f"{where} ({path})") for turn in turns]
     start, end = (_seconds(entry.get(key), f"{where} ({path})", key) for key in ("start", "end"))
     if end <= start:
         raise ValueError(f"{where} ({path}): its part ends at {end:g} s, and starts at {start:g} s")
     return path, (start, end), made
+
+
+def _turn(turn: Any, where: str) -> tuple[str, str, str]:
+    """Question, answer and instruction."""
+    question, answer, instruction = (turn.get(key, "") if isinstance(turn, dict) else None for key in ("q", "a", "i"))
+    if not (isinstance(question, str) and isinstance(answer, str) and isinstance(instruction, str)):
+        raise ValueError(f"{where}: a turn needs the texts `q`, `a` and perhaps `i`: {turn!r:.80}")
+    if not answer.strip():
+        raise ValueError(f"{where}: an answer is empty, and nothing could be learnt from it: remove it")
+    return question, answer, instruction
 
 
 def _seconds(value: Any, where: str, key: str) -> float:
