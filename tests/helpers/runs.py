@@ -59,8 +59,9 @@ def run(args: list[str], **options) -> str:
 def run_script(script: str, args: list[str]) -> str:
     """Run a script of the project as a process of its own; returns its output."""
     command = [sys.executable, script, *args]
-    paths = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=paths, text=True, capture_output=True, timeout=300, check=False)
+    paths = os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -11,6 +11,7 @@ from models import clip, decoders, text, vit
 from pretrain.studies import gpu
 from pretrain.studies.gpu_report import as_markdown, goals
 from pretrain.studies.speed import METHODS, Setting, gpu_step
+from tests.helpers.own_process import own_process
 from tests.helpers.runs import run_script
 
 MODES = ("eager", "compiled")
@@ -29,6 +30,7 @@ def row(case: str, contender: str, mode: str = "eager", **facts: object) -> dict
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["videomae_l", "viclip_b"])
+@own_process
 def test_each_contender_has_a_row_eager_and_compiled(name: str, tiny: None) -> None:
     ceilings, *rows = gpu_step.measure(name, torch.device("cpu"), tiny=True, steps=1)
     assert ceilings["product_flops"] > 0 and ceilings["copy_bytes_per_second"] > 0 and ceilings["machine"]
@@ -47,6 +49,7 @@ def test_each_contender_has_a_row_eager_and_compiled(name: str, tiny: None) -> N
         assert r["attention"] == ("sdpa" if r["contender"] == "transformers" else None)
 
 
+@own_process
 def test_a_contender_that_fails_is_a_row_and_the_others_are_measured(tiny: None, monkeypatch, capsys) -> None:
     build = METHODS["umt"].build
 
@@ -56,6 +59,7 @@ def test_a_contender_that_fails_is_a_row_and_the_others_are_measured(tiny: None,
         return build(name, setting)
 
     monkeypatch.setitem(METHODS, "umt", METHODS["umt"]._replace(build=fails))
+    monkeypatch.setattr(gpu_step.parallel, "compile_blocks", lambda *_: None)  # the whole script below compiles
     _, eager, compiled, plain = gpu_step.measure("umt_b", torch.device("cpu"), tiny=True, steps=1)
     assert plain["error"] == "OutOfMemoryError: out of memory" and plain["seconds"] is None
     assert eager["error"] is compiled["error"] is None and compiled["mode"] == "compiled"
