@@ -56,7 +56,7 @@ def require_modest(stream: BinaryIO) -> None:
     start = stream.tell()
     try:
         for opcode, number, place in pickletools.genops(stream):
-            if "PUT" in opcode.name and number > (place or 0):
+            if "PUT" in opcode.name and int(number or 0) > (place or 0):
                 raise pickle.UnpicklingError(f"it numbers an object {number}, and holds fewer")
     except (ValueError, MemoryError, OverflowError) as error:
         raise pickle.UnpicklingError(f"its pickle is damaged ({error})") from error
