@@ -98,9 +98,12 @@ def compare(arguments: list[str]) -> int:
     parser.add_argument("b", type=Path, metavar="B")
     a = parser.parse_args(arguments)
     from pretrain.vbench.compare import paired
-    from pretrain.vbench.published import read_by_prompt
+    from pretrain.vbench.published import random_dimensions, read_by_prompt
 
     print(paired(read_by_prompt(a.a), read_by_prompt(a.b)))
+    for path in (a.a, a.b):
+        if random := random_dimensions(path):
+            print(f"{path}: of random weights, so that these rows mean nothing: {', '.join(random)}")
     return 0
 
 

@@ -109,10 +109,12 @@ def _stand_in(model: str, dimension: str, rows: list[tuple[Job, VideoScore]]) ->
     )
 
 
-def _by_model(scores: Scores, models: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Scores of stand-ins by the model's own name and the video; NaN of a video that was not scored."""
+def _by_model(scores: Scores, models: dict[str, str]) -> dict[str, dict[str, float | None]]:
+    """Scores of stand-ins by the model's own name and the video; None of a video that was not scored."""
     return {
-        f"{models[dimension]} in the place of {dimension}": {job.path.name: score.value for job, score in rows}
+        f"{models[dimension]} in the place of {dimension}": {
+            job.path.name: score.value if score.count else None for job, score in rows
+        }
         for dimension, rows in scores.items()
     }
 

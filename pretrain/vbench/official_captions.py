@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from pretrain.metrics.vbench.interfaces import Detections
+from pretrain.metrics.vbench.weights import read_weights
 from pretrain.vbench.user_packages import import_official
 
 _IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -33,6 +34,7 @@ class GRiT:
 
     def __init__(self, weights: str | Path, device: str = "cpu", captions: bool = False) -> None:
         module = import_official("third_party.grit_model", "detectron2, built for this torch")
+        read_weights(weights)  # the official reader would run what a pickle says
         self.model, self.captions = module.DenseCaptioning(torch.device(device)), captions
         begin = self.model.initialize_model if captions else self.model.initialize_model_det
         begin(model_weight=str(weights))
@@ -60,6 +62,7 @@ class Tag2Text:
 
     def __init__(self, weights: str | Path, device: str = "cpu") -> None:
         module = import_official("third_party.tag2Text.tag2text", "transformers 4.33 and a timm that fits it")
+        read_weights(weights)
         model = module.tag2text_caption(pretrained=str(weights), image_size=384, vit="swin_b")
         self.model, self.device = model.to(device).eval(), torch.device(device)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.metrics.vbench.prompts import prompt_of, read_json_file
+from pretrain.metrics.vbench.results import RANDOM
 from pretrain.metrics.vbench.totals import DIMENSIONS, totals
 
 # By dimension and prompt, the scores of the prompt's videos, as fractions.
@@ -43,6 +44,15 @@ def read_by_prompt(path: str | Path) -> ByPrompt:
                 ) from None
         found[dimension] = prompts
     return found
+
+
+def random_dimensions(path: str | Path) -> list[str]:
+    """The dimensions of a `*_eval_results.json` of ours whose rows say that the weights were random."""
+    return [
+        name
+        for name, entry in read_json(path).items()
+        if isinstance(entry, list) and any(isinstance(row, dict) and row.get("weights") == RANDOM for row in entry[1])
+    ]
 
 
 def read_scores(path: str | Path) -> dict[str, float]:

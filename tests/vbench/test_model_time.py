@@ -54,16 +54,25 @@ def test_calls_of_a_video() -> None:
 
 
 def test_the_time_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_time, "multiply_rate", lambda device: 1e9)
+    def rate(device: str) -> float:
+        return 1e9 if device == "cpu" else torch.rand(1, device=device).item()
+
+    monkeypatch.setattr(model_time, "multiply_rate", rate)
     cost = model_time.operations("CLIP B/32", SIZE)
     dimensions = ("background_consistency", "motion_smoothness")
     plan = Plan("custom", [Job(Path(f"{name}.mp4"), name, dimensions) for name in "ab"])
     facts = Facts({"a.mp4": (48, 24.0, SIZE), "b.mp4": (16, 8.0, (480, 640))}, [])
     told = model_time.model_time(plan, facts, Builder(dimensions))
     assert told.startswith(f"the models take at least {64 * cost / 1e9:.0f} s on one cpu")
-    assert "(CLIP B/32 100 %)" in told and told.endswith("not counted: the models of motion_smoothness")
+    assert "(CLIP B/32 100 %, not counted: the models of motion_smoothness) at the 1 GFLOP/s" in told
+    told = model_time.model_time(plan, facts, Builder(dimensions, device="absent"))
+    assert "how long absent takes cannot be measured here" in told
     none = Plan("custom", [Job(Path("a.mp4"), "a", ("temporal_flickering",))])
     assert model_time.model_time(none, facts, Builder(())) == "no time of models to count"
+
+
+def test_frames_too_narrow_for_a_model_stop_no_plan() -> None:
+    assert model_time.operations("MUSIQ", (1, 600)) > 0
 
 
 def test_the_rate_of_a_device_is_measured() -> None:

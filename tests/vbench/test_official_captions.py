@@ -43,7 +43,10 @@ class Captioner(torch.nn.Module):
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `vbench` whose official modules are those above."""
+    """A `vbench` whose official modules are those above, and files of weights in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("grit.pth", "tag2text.pth"):
+        torch.save({"model": {"weight": torch.ones(1)}}, name)
     (tmp_path / "vbench").mkdir()
     (tmp_path / "vbench/__init__.py").write_text("raise ImportError('not meant to be imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -70,6 +73,16 @@ def test_grit_gives_names_or_captions(package: None) -> None:
 
 def test_tag2text_captions_frames_of_its_size(package: None) -> None:
     assert Tag2Text("tag2text.pth")(moving_frames(3).transpose(0, 1)) == ["a ball pit"] * 3
+
+
+@pytest.mark.parametrize("kind", [GRiT, Tag2Text])
+def test_weights_run_nothing_in_the_official_readers(kind: Any, package: None, tmp_path: Path) -> None:
+    (tmp_path / "evil.pkl").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
+    with pytest.raises(ValueError, match=r"evil\.pkl cannot be read as weights only"):
+        kind("evil.pkl")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at none\.pth"):
+        kind("none.pth")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_they_are_no_stand_ins(tmp_path: Path) -> None:

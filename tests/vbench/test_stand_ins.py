@@ -16,6 +16,7 @@ from pretrain.vbench.evaluate import evaluate
 from pretrain.vbench.opencv_models import DISFlow
 from tests.helpers import videos
 from tests.helpers.vbench import AUXILIARY, Brightness, brightness_flow
+from tools import vbench
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_results_of_dis_are_in_no_official_file(folder: Path, tmp_path: Path) ->
 
 
 def test_random_weights_are_labelled_wherever_a_score_stands(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     parts = Parts(flow=brightness_flow, imaging=Brightness())
     monkeypatch.setattr(Builder, "__call__", lambda self, process: build_scorers(self.dimensions, Models(), parts))
@@ -79,5 +80,8 @@ def test_random_weights_are_labelled_wherever_a_score_stands(
     assert "| **total** of random weights partial: without" in table
     assert "<h2>imaging_quality (random weights)</h2>" in (out / "vbench.html").read_text()
     assert not (out / "vbench.zip").exists()
+    capsys.readouterr()
+    assert vbench.main(["compare", *[str(out / "vbench_eval_results.json")] * 2]) == 0
+    assert "of random weights, so that these rows mean nothing: imaging_quality" in capsys.readouterr().out
     rows = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
     assert {row["dimension"] for row in rows if "random weights" in row["models"]} == {"imaging_quality"}
