@@ -80,9 +80,12 @@ class NeighbourFlow:
         """The number of vectors of a pair, and the lengths of the largest `MOST` of them in falling order `[n, m]`."""
         at_once = max(1, CORRELATION // (4 * (frames.shape[-2] * frames.shape[-1] // 64) ** 2))
         found, vectors = [torch.zeros(0, 1)], 0
-        for start in range(0, len(frames) - 1, at_once):  # none of a single frame: models refuse an empty batch
-            part = for_flow(frames[start : start + at_once + 1])
-            flow = flow_between(self.flow, part[:-1], part[1:])
+        last = for_flow(frames[:1])
+        for start in range(1, len(frames), at_once):  # none of a single frame: models refuse an empty batch
+            after = for_flow(frames[start : start + at_once])
+            before = torch.cat((last, after[:-1])) if len(after) > 1 else last
+            flow = flow_between(self.flow, before, after)
+            last = after[-1:]
             vectors = flow.shape[-2] * flow.shape[-1]
             found.append(_longest(flow, MOST))
         return vectors, torch.cat(found[1:] or found)

@@ -44,5 +44,5 @@ class ImagingQuality:
 
     def scores(self, block: Block) -> Tensor:
         """`[n]`, 0 to 1."""
-        frames = for_musiq(block.frames, self.mode)
-        return torch.cat([run_on(self.musiq, part).flatten() for part in frames.split(BATCH)]) / 100
+        parts = (for_musiq(part, self.mode) for part in block.frames.split(BATCH))
+        return torch.cat([run_on(self.musiq, part).flatten() for part in parts]) / 100

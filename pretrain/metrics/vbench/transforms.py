@@ -6,6 +6,7 @@ clipped), by PIL (antialiased), and by OpenCV's bilinear rule. Scores depend on 
 Letters in shapes: n frames, H and W pixels.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -21,26 +22,35 @@ _IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 ImagingMode = Literal["longer", "shorter", "shorter_centercrop", "None"]
 
 
+def frame_by_frame(make: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+    """`make` of single frames `[1, 3, H, W]`, joined: large frames of floats then stay in the processor's cache."""
+    return torch.cat([make(frame) for frame in frames.split(1)])
+
+
 def for_dino(frames: Tensor, size: int = 224) -> Tensor:
     """uint8 `[n, 3, H, W]`, short side to `size`, bilinear without antialias, no crop (`utils.py: dino_transform`)."""
-    x = tv.resize(frames.float(), [size], InterpolationMode.BILINEAR, antialias=False)
-    return tv.normalize(x / 255, *_IMAGENET, inplace=True)
+
+    def one(frame: Tensor) -> Tensor:
+        x = tv.resize(frame.float(), [size], InterpolationMode.BILINEAR, antialias=False)
+        return tv.normalize(x / 255, *_IMAGENET, inplace=True)
+
+    return frame_by_frame(one, frames)
 
 
 def for_clip(frames: Tensor, size: int = 224) -> Tensor:
     """uint8 `[n, 3, H, W]` to `[n, 3, size, size]`: float, bicubic without antialias, centre crop (`clip_transform`);
     values outside 0 to 255 are kept."""
-    return _clip(frames.float(), size)
+    return frame_by_frame(lambda frame: _clip(frame.contiguous().float(), size), frames)
 
 
 def for_viclip(frames: Tensor, size: int = 224) -> Tensor:
     """As `for_clip`, but resized as uint8: rounded and clipped."""
-    return _clip(frames, size)
+    return frame_by_frame(lambda frame: _clip(frame.contiguous(), size), frames)
 
 
 def _clip(frames: Tensor, size: int) -> Tensor:
     # Bicubic is faster on planes, bilinear on pixels as decoders give them; the values are the same.
-    x = tv.resize(frames.contiguous(), [size], InterpolationMode.BICUBIC, antialias=False)
+    x = tv.resize(frames, [size], InterpolationMode.BICUBIC, antialias=False)
     return tv.normalize(tv.center_crop(x, [size, size]).float() / 255, *_CLIP, inplace=True)
 
 
@@ -68,12 +78,14 @@ def for_musiq(frames: Tensor, mode: ImagingMode = "longer") -> Tensor:
     size = imaging_size(frames.shape[-2], frames.shape[-1], mode)
     if min(size) < 1:
         raise ValueError(f"frames of {frames.shape[-2]} x {frames.shape[-1]} pixels are too narrow for MUSIQ")
-    x = frames.float()
-    if size != tuple(frames.shape[-2:]):
-        x = tv.resize(x, list(size), InterpolationMode.BILINEAR, antialias=False)
-        if mode == "shorter_centercrop":
-            x = tv.center_crop(x, [512, 512])
-    return x / 255
+    if size == tuple(frames.shape[-2:]):
+        return frames / 255
+
+    def one(frame: Tensor) -> Tensor:
+        x = tv.resize(frame.float(), list(size), InterpolationMode.BILINEAR, antialias=False)
+        return (tv.center_crop(x, [512, 512]) if mode == "shorter_centercrop" else x) / 255
+
+    return frame_by_frame(one, frames)
 
 
 def for_detector(frames: Tensor) -> Tensor:
@@ -92,11 +104,15 @@ def for_umt(frames: Tensor) -> Tensor:
     """
     h, w = frames.shape[-2:]
     size = (int(256 * h / w), 256) if w < h else (256, int(256 * w / h))
-    x = frames.float()
-    if size != (h, w):
-        x = F.interpolate(x, size, mode="bilinear", align_corners=False).round()
     top, left = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
-    return tv.normalize(x[..., top : top + 224, left : left + 224] / 255, *_IMAGENET, inplace=True)
+
+    def one(frame: Tensor) -> Tensor:
+        x = frame.float()
+        if size != (h, w):
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False).round()
+        return tv.normalize(x[..., top : top + 224, left : left + 224] / 255, *_IMAGENET, inplace=True)
+
+    return frame_by_frame(one, frames)
 
 
 def even_padding(height: int, width: int, multiple: int) -> tuple[int, int, int, int]:

@@ -20,9 +20,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from datamodules.decoding.reader import PyAV
-from pretrain.metrics.vbench.flow import for_flow
+from pretrain.metrics.vbench.dynamic_degree import DynamicDegree
 from pretrain.metrics.vbench.frame_mean import FrameMean
 from pretrain.metrics.vbench.frames import ALL, Block, Selection, middle_frames
+from pretrain.metrics.vbench.imaging_quality import BATCH
 from pretrain.metrics.vbench.motion_smoothness import padded
 from pretrain.metrics.vbench.scorer import Scorer
 from pretrain.metrics.vbench.scoring import score_video
@@ -168,9 +169,9 @@ OURS: list[Scorer] = [
     Prepared("background_consistency", ALL, _shared_clip),
     TemporalFlickering(),
     Prepared("motion_smoothness", ALL, _even_frames),
-    Prepared("dynamic_degree", Selection(at_8_fps=True), lambda block: for_flow(block.frames)),
+    DynamicDegree(lambda a, b: a[:, :2, :8, :8]),
     Prepared("aesthetic_quality", ALL, _shared_clip),
-    Prepared("imaging_quality", ALL, lambda block: for_musiq(block.frames)),
+    Prepared("imaging_quality", ALL, lambda block: [for_musiq(part) for part in block.frames.split(BATCH)]),
     Prepared("overall_consistency", Selection(middle=8), _shared_viclip),
     Prepared("temporal_style", Selection(middle=8), _shared_viclip),
     Prepared("human_action", Selection(middle=16), lambda block: for_umt(block.frames)),
