@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -12,10 +12,12 @@ import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from models.convert.sharded import read_sharded
 from models.convert.zero import is_zero
 from pretrain.engine.sharded_checkpoint import save_sharded
 from pretrain.learning import parallel
@@ -115,7 +117,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 class ZeROStrategy(DeepSpeedStrategy):
     """DeepSpeed's ZeRO: shards optimiser states (stage 1), gradients too (2), weights too (3).
 
-    DeepSpeed clips gradients itself, by norm; a checkpoint is resumed with as many processes as wrote it.
+    DeepSpeed clips gradients itself, by norm; a checkpoint is resumed with as many processes as wrote it. In evaluation
+    each process, of any number, holds the whole weights, in float32, without DeepSpeed.
 
     Args:
         stage: 1, 2 or 3.
@@ -174,6 +177,14 @@ class ZeROStrategy(DeepSpeedStrategy):
             buffer.data = buffers[name].to(buffer.device)  # pixels are normalised, and targets computed, in float32
         return engine, zero_optimizer
 
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        """Lightning's needs as many processes as trained, and a device index, which a CPU has not."""
+        self.model = model.to(self.root_device)
+
+    @property
+    def _fitting(self) -> bool:
+        return self.lightning_module is not None and self.lightning_module.trainer.state.fn == TrainerFn.FITTING
+
     def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Without DeepSpeed's division of the loss by the number of micro-batches, which Lightning has done."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
@@ -231,6 +242,8 @@ class ZeROStrategy(DeepSpeedStrategy):
                 f"{path} was not written by DeepSpeed: go on with it by trainer/ddp.yaml or trainer/fsdp.yaml, or "
                 "start a new run from its weights by --model.init_args.weights"
             )
+        if not self._fitting:
+            return read_sharded(path)
         parts = len(list((path / "checkpoint").glob("*optim_states.pt")))
         assert isinstance(self.config, dict)
         if "checkpoint" not in self.config and parts != self.world_size:
@@ -240,3 +253,9 @@ class ZeROStrategy(DeepSpeedStrategy):
                 "OUT/checkpoint --inject_missing_state; then --ckpt_path OUT --trainer.strategy.universal true)"
             )
         return super().load_checkpoint(path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """In training DeepSpeed has loaded them in `load_checkpoint`."""
+        if not self._fitting:
+            assert self.lightning_module is not None
+            self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
