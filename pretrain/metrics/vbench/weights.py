@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from models.convert.integrity import sha256
+from models.convert.read import read_tensors
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,16 @@ def locate(name: str, folder: str | Path | None = None, given: Mapping[str, str 
     if not path.exists():
         raise FileNotFoundError(f"the weights {name} are not at {path}: put them there; source {wanted.source}")
     return path
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights; also before another package's own reader, which may unpickle what it holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds more than tensors and plain values.
+    """
+    return read_tensors(path)
 
 
 def absent(
