@@ -28,6 +28,7 @@ class Instructions(Source):
         media: the folder that its paths refer to.
         fps: frames a second of folders of pictures.
         allow_missing: leave out the entries whose file is not there, and log their number.
+        home: the origin of the data, for error messages about missing files.
         limits: what the files may cost; by default those of `Limits`.
 
     Raises:
@@ -41,10 +42,12 @@ class Instructions(Source):
         media: str,
         fps: float = 3.0,
         allow_missing: bool = False,
+        home: str = "",
         limits: Limits | None = None,
     ) -> None:
         if not os.path.isfile(file):
-            raise FileNotFoundError(f"no instructions at {file}: give the json as it was published")
+            source = f"It comes from {home}" if home else "Give the path of the json as it was published"
+            raise FileNotFoundError(f"no annotation file {file}. {source}.")
         self.limits = limits or Limits()
         check_size(Path(file), "json_bytes", limits)
         try:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from datamodules import Annotated, Join, Mixture, RandomResizedCrop, Sparse, Squash, Table, VideoData
+from datamodules import Annotated, Instructions, Join, Mixture, RandomResizedCrop, Sparse, Squash, Table, VideoData
 from datamodules.loading.batches import EvalBatches, TrainBatches
 from pretrain.cli import main
 from tests.helpers import videos
@@ -59,10 +59,12 @@ def table(rows: list[list[object]], delimiter: str = ",") -> str:
     return "".join(lines)
 
 
-def source(config: dict | None) -> Annotated | None:
+def source(config: dict | None) -> Annotated | Instructions | None:
     """Builds a source from a resolved recipe."""
     if config is None:
         return None
+    if config["class_path"].endswith("Instructions"):
+        return Instructions(**config["init_args"])
     arguments = dict(config["init_args"], table=Table(**config["init_args"]["table"]))
     arguments["only"] = Table(**arguments["only"]) if arguments["only"] else None
     arguments["join"] = [Join(Table(**j["table"]), j["ours"], j["theirs"]) for j in arguments["join"] or []]
@@ -351,8 +353,9 @@ def test_what_is_missing_is_named_with_where_it_comes_from(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     parts = [fragment(path.stem)[part] for part in ("train", "val", "test")]
-    parts += [s for p in parts if p and p["class_path"].endswith("Mixture") for s in p["init_args"]["sources"]]
-    parts = [config for config in parts if config and config["class_path"].endswith("Annotated")]
+    for part in parts:  # mixtures may hold mixtures
+        parts += part["init_args"]["sources"] if part and part["class_path"].endswith("Mixture") else []
+    parts = [config for config in parts if config and config["class_path"].endswith(("Annotated", "Instructions"))]
     for config in parts:
         with pytest.raises(FileNotFoundError, match=r"no annotation file data/[\w/.-]+.*It comes from .*https?://"):
             source(config)
