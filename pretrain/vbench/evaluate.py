@@ -52,7 +52,10 @@ def evaluate(
     Raises:
         NotOfficial: with all differences.
         FileNotFoundError: no video to score.
+        ValueError: fewer than one process.
     """
+    if processes < 1:
+        raise ValueError(f"a run needs one process or more, not {processes}")
     facts = look_at(plan, decoder)
     wanted = builder.dimensions
     differs = deviations(

@@ -219,3 +219,5 @@ def test_bad_options_are_refused(folder: Path, tmp_path: Path, capsys: pytest.Ca
         with pytest.raises(SystemExit):
             vbench.main([*own, *options])
         assert words in capsys.readouterr().err
+    assert vbench.main([*own, "--dimensions", "temporal_flickering", "--processes", "0"]) == 2
+    assert "a run needs one process or more, not 0" in capsys.readouterr().err
