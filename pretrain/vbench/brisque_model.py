@@ -15,7 +15,7 @@ class BRISQUE(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         try:
-            from brisque import BRISQUE as Package
+            from brisque import BRISQUE as Package  # pyrefly: ignore[missing-import]
         except ImportError as error:
             raise ModuleNotFoundError(f"no package brisque here: pip install brisque==0.2.0 ({error})") from None
         self.model = Package(url=False)

@@ -16,7 +16,7 @@ class DISFlow:
     def __init__(self) -> None:
         import cv2
 
-        self.search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Flow `[n, 2, H, W]` from `a` to `b`, `[n, 3, H, W]` in 0 to 255."""

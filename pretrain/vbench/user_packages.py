@@ -7,6 +7,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+from pretrain.metrics.vbench.prompts import package_folder
+
 
 def package_path(package: str, remedy: str) -> Path:
     """The folder of an installed package, which is not imported; ModuleNotFoundError with the remedy."""
@@ -40,7 +42,9 @@ def import_official(module: str, needs: str) -> Any:
     Raises:
         ModuleNotFoundError: the package or one of its needs is not there.
     """
-    folder = package_path("vbench", "pip install --no-deps vbench")
+    folder = package_folder()  # by its file: this project's own command has the same name
+    if folder is None:
+        raise ModuleNotFoundError("no package vbench here: pip install --no-deps vbench")
     try:
         return import_below("vbench", folder, module)
     except ImportError as error:

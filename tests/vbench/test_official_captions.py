@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain.metrics.vbench.prompts import FILE
 from pretrain.vbench.builder import Builder
 from pretrain.vbench.official_captions import GRiT, Tag2Text
+from tests.helpers.paths import ROOT
 from tests.helpers.vbench import moving_frames
 
 
@@ -48,6 +50,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("grit.pth", "tag2text.pth"):
         torch.save({"model": {"weight": torch.ones(1)}}, name)
     (tmp_path / "vbench").mkdir()
+    (tmp_path / "vbench" / FILE).write_text("[]")
     (tmp_path / "vbench/__init__.py").write_text("raise ImportError('not meant to be imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     grit, tag2text = types.ModuleType("grit"), types.ModuleType("tag2text")
@@ -95,8 +98,11 @@ def test_they_are_no_stand_ins(tmp_path: Path) -> None:
 
 def test_what_the_official_code_lacks_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "vbench/third_party").mkdir(parents=True)
+    (tmp_path / "vbench" / FILE).write_text("[]")
     (tmp_path / "vbench/__init__.py").write_text("")
     (tmp_path / "vbench/third_party/grit_model.py").write_text("import detectron2")
     monkeypatch.syspath_prepend(str(tmp_path))
+    # The command's own folder comes first on the path, and its name is that of the package.
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     with pytest.raises(ModuleNotFoundError, match=r"third_party.grit_model needs detectron2.*No module named"):
         GRiT("grit.pth")

@@ -50,7 +50,7 @@ def grounding_dino(folder: Path) -> Path:
     )
     bert = BertConfig(vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     bert.intermediate_size = 32
-    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    layers = {"encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     config = GroundingDinoConfig(
         backbone_config=swin,
         text_config=bert,
@@ -94,6 +94,10 @@ def test_a_detector_finds_objects_of_the_wanted_names(make, tmp_path: Path) -> N
 def test_a_detector_needs_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the names of objects"):
         OpenVocabularyDetector(tmp_path, [])
+    with pytest.raises(FileNotFoundError, match="no folder of a model of transformers at"):
+        OpenVocabularyDetector(tmp_path / "none", ["cat"])
+    with pytest.raises(FileNotFoundError, match="no folder of a model of transformers at"):
+        ImageCaptioner(tmp_path / "none")
 
 
 def test_a_captioner_writes_a_sentence_a_frame(tmp_path: Path) -> None:
