@@ -47,7 +47,7 @@ def test_samples_change_nothing_of_a_run(tmp_path: Path) -> None:
 def test_samples_that_cannot_be_made_are_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red circle\n")
     more = ["--trainer.callbacks+=Samples", f"--trainer.callbacks.prompts={tmp_path / 'prompts.txt'}"]
-    with pytest.raises(MisconfigurationException, match=r"do not divide by 2"):
+    with pytest.raises(MisconfigurationException, match=r"do not divide by 4"):
         small(tmp_path, *more, "--trainer.callbacks.height=17")
     with pytest.raises(MisconfigurationException, match="every_n_steps is 0"):
         Samples("a", every_n_steps=0)

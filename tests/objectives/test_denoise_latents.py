@@ -73,13 +73,13 @@ def test_losses_on_latents_equal_those_on_videos(batches: tuple[dict, dict], cap
     [
         ("--model.init_args.text.init_args.random=1", "another text encoder"),
         ("--model.init_args.text.init_args.model.init_args.context=15", "another text encoder"),
-        ("--model.init_args.vae.init_args.model.init_args.factor=4", "they are of another autoencoder"),
+        ("--model.init_args.vae.init_args.model.init_args.factor=2", "they are of another autoencoder"),
     ],
 )
 def test_latents_of_other_encoders_are_refused(
     batches: tuple[dict, dict], capsys: pytest.CaptureFixture, change: str, named: str
 ) -> None:
-    channels = ["--model.init_args.unet.init_args.channels=48"] if "factor" in change else []
+    channels = ["--model.init_args.unet.init_args.channels=12"] if "factor" in change else []
     with pytest.raises(ValueError, match=named):
         objective(capsys, change, *channels).on_host(batches[1])
 
