@@ -4,15 +4,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.diffusion.frames import fold, join_images, split_images, unfold
+from models.diffusion.lean_layers import norm_silu
 from models.diffusion.zero import ZeroConv2d, ZeroConv3d
 from models.layers import Blocks
 
 TIME_GROUPS, TIME_EPS = 32, 1e-6  # of the blocks over time: LaVie `vsr/models/resnet.py`
 
 
-def norm_frames(norm: nn.Module, x: Tensor, over_frames: bool) -> Tensor:
-    """`[B, C, F, H, W]` normed with the statistics of all frames or of each, as `[B * F, C, H, W]`."""
-    return fold(norm(x)) if over_frames else norm(fold(x))
+def norm_silu_frames(norm: nn.GroupNorm, x: Tensor, over_frames: bool) -> Tensor:
+    """SiLU of `[B, C, F, H, W]` normed with the statistics of all frames or of each, as `[B * F, C, H, W]`."""
+    return fold(norm_silu(norm, x)) if over_frames else norm_silu(norm, fold(x))
 
 
 class ResBlock(nn.Module):
@@ -41,9 +42,9 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`[B, C, F, H, W]` and the time embedding `[B, E]` to `[B, C', F, H, W]`."""
         frames = x.shape[2]
-        h = unfold(self.conv1(F.silu(norm_frames(self.norm1, x, self.norm_over_frames))), frames)
+        h = unfold(self.conv1(norm_silu_frames(self.norm1, x, self.norm_over_frames)), frames)
         h = h + self.time_proj(F.silu(time))[:, :, None, None, None]
-        h = self.conv2(F.silu(norm_frames(self.norm2, h, self.norm_over_frames)))
+        h = self.conv2(norm_silu_frames(self.norm2, h, self.norm_over_frames))
         return unfold(self.shortcut(fold(x)) + h, frames)
 
 
@@ -68,11 +69,11 @@ class TemporalResBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """`[B, C, T, H, W]` to the same shape."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(norm_silu(self.norm1, x))
         if self.time_proj is not None:
             assert time is not None
             h = h + self.time_proj(F.silu(time))[:, :, None, None, None]
-        return x + self.conv2(F.silu(self.norm2(h)))
+        return x + self.conv2(norm_silu(self.norm2, h))
 
 
 class TemporalModule(nn.Module):

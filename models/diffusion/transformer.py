@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.diffusion.attention import SelfAttention, SparseCausalAttention, TextAttention
 from models.diffusion.frames import fold, join_images, split_images, to_tokens, to_video, unfold
+from models.diffusion.lean_layers import gated_linear
 from models.diffusion.resblock import TemporalResBlock
 from models.diffusion.temporal_attention import TemporalAttention
 
@@ -24,8 +24,7 @@ class FeedForward(nn.Module):
         self.proj_out = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden, gate = self.proj_in(x).chunk(2, dim=-1)
-        return self.proj_out(hidden * F.gelu(gate))
+        return gated_linear(self.proj_in(x), self.proj_out)
 
 
 class TransformerBlock(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.diffusion.frames import fold, unfold
-from models.diffusion.resblock import ResBlock, TemporalModule, norm_frames
+from models.diffusion.resblock import ResBlock, TemporalModule, norm_silu_frames
 from models.diffusion.transformer import Spatial, SpatioTemporalTransformer, Temporal
 from models.layers import Blocks
 
@@ -265,7 +265,7 @@ class SpatioTemporalUNet(nn.Module):
                 size = skips[-1].shape[3:]  # of the level above, which need not be exactly twice this one's
                 x = unfold(level.resample(F.interpolate(fold(x), size=size, mode="nearest")), frames)
             x = level.over_time(x, time, images)
-        return unfold(self.conv_out(F.silu(norm_frames(self.norm_out, x, self.norm_over_frames))), frames)
+        return unfold(self.conv_out(norm_silu_frames(self.norm_out, x, self.norm_over_frames)), frames)
 
     def _check(
         self, latents: Tensor, text: Tensor, images: int, condition: Tensor | None, noise_level: Tensor | None

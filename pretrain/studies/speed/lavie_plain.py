@@ -93,7 +93,8 @@ def _block(block: TransformerBlock, x: Tensor, text: Tensor, frames: int) -> Ten
     normed = block.temporal_norm(h)
     h = _attention(block.temporal_attn, normed, normed) + h
     x = h.unflatten(0, (b, n)).transpose(1, 2).flatten(0, 1).contiguous()
-    return block.ff(block.norm3(x)) + x
+    hidden, gate = block.ff.proj_in(block.norm3(x)).chunk(2, dim=-1)
+    return block.ff.proj_out(hidden * F.gelu(gate)) + x
 
 
 def _attention(layer: Attention, x: Tensor, source: Tensor) -> Tensor:
