@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import models
 from pretrain.cli import main, settings_of
-from pretrain.engine.arguments import with_nulls
+from pretrain.engine.arguments import with_new_recipes, with_nulls
 from pretrain.errors import reports_errors
 from pretrain.export.load_run import load_objective
 from pretrain.features.videos import read_features
@@ -166,6 +166,12 @@ def test_a_misspelt_key_in_a_recipe_names_itself(tmp_path: Path, capsys: pytest.
 
 def test_a_missing_recipe(capsys: pytest.CaptureFixture) -> None:
     assert "nowhere.yaml" in fails(capsys, ["fit", "-c", "nowhere.yaml"])
+
+
+def test_a_recipe_that_is_nested_without_end_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"the recipe .*deep\.yaml is no YAML"):
+        with_new_recipes(["plan", "-c", str(tmp_path / "deep.yaml")])
 
 
 def test_missing_shards(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ def with_new_recipes(words: list[str]) -> list[str]:
             continue
         try:
             given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            renamed = with_new_names(given)
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"the recipe {path} is no YAML: {error}") from error
-        renamed = with_new_names(given)
         if renamed == given:
             found.append(word)
             continue
