@@ -80,7 +80,7 @@ def test_where_an_answer_ends() -> None:
     assert until_stop(" A red one. ### Human:", ("###",)) == "A red one."
     assert shown("It is red ##", ("###",)) == "It is red " and shown("It is red ### H", ("###",)) == "It is red "
     assert shown("caf\ufffd", ("###",)) == "caf"
-    rows = [words(text, add_special_tokens=False).input_ids for text in ("one ### two", "one ## two#")]
+    rows = [words(text, add_special_tokens=False).input_ids for text in ("one two ###", "one two ##x")]
     length = min(map(len, rows))
     assert Stops(words, ("###",))(torch.tensor([row[:length] for row in rows]), None).tolist() == [True, False]
 
@@ -96,10 +96,10 @@ def test_a_text_stop_ends_generation(assistant: Assistant, monkeypatch: pytest.M
 
 
 def test_what_is_refused(assistant: Assistant) -> None:
-    short = chat.assistant(context=64)
-    with pytest.raises(ValueError, match="exceed the language model's context of 64"):
+    short = chat.assistant(context=100)
+    with pytest.raises(ValueError, match="exceed the language model's context of 100"):
         short.answer([request(0, "x" * 10)], Writing(most=60))
-    with pytest.raises(ValueError, match="context is 64"):
+    with pytest.raises(ValueError, match="context is 100"):
         short.answer([request(0, "x" * 100)], FEW)
     with pytest.raises(ValueError, match="places for 1 media, and 0 clips"):
         Request(Conversation((Turn("a", media=("video",)),)))

@@ -22,7 +22,7 @@ def test_recipes_are_read_by_the_command(name: str, capsys: pytest.CaptureFixtur
     assert stop.value.code == 0
     truth = yaml.safe_load(capsys.readouterr().out)
     assert truth["model"]["class_path"].endswith("AnswerQuestions")
-    assert truth["data"]["init_args"]["frames"] == 16 and truth["model"]["init_args"]["seed"] == 0
+    assert truth["data"]["init_args"]["frames"] == 16 and truth["trainer"]["logger"] is False
 
 
 def of_recipe(name: str, folder: Path) -> QuestionList:
