@@ -288,13 +288,15 @@ REST = ("umt", "vilp", "umt2", "internvideo", "finetune", "lavie")
 
 
 @pytest.fixture(scope="module")
-def rest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The methods without a run above, unsharded and sharded."""
+def rest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The methods without a run above, unsharded and sharded, as far as this session tests them."""
     at = tmp_path_factory.mktemp("rest")
-    for method in REST:
+    here = [item.callspec.params for item in request.session.items if "rest" in getattr(item, "fixturenames", ())]
+    for method in sorted({parameters["method"] for parameters in here}):
         alone(at / "one" / method, method, "cpu", 1)
-    kinds = ["fsdp", *["deepspeed_zero1", "deepspeed_zero3"] * (not ZERO.args[0])]
-    run_together([command(at / kind / method, method, kind, 2) for kind in kinds for method in REST])
+    runs = [(parameters["kind"], parameters["method"]) for parameters in here]
+    runs = [(kind, method) for kind, method in runs if kind == "fsdp" or not ZERO.args[0]]
+    run_together([command(at / kind / method, method, kind, 2) for kind, method in runs])
     return at
 
 
