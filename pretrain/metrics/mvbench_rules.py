@@ -56,9 +56,7 @@ def mvbench_segments(
         system_in_question: the system prompt stands a second time before the question, as in the official notebook.
         system, prefix: of another protocol; empty for Phi-3's.
     """
-    return template.segments(
-        mvbench_conversation(question, candidates, (medium,), system_in_question, system, prefix)
-    )
+    return template.segments(mvbench_conversation(question, candidates, (medium,), system_in_question, system, prefix))
 
 
 def mvbench_conversation(

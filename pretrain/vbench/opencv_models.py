@@ -3,6 +3,8 @@
 Letters in shapes: n pairs of frames, H and W pixels.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ class DISFlow:
     def __init__(self) -> None:
         import cv2
 
-        self.search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.search: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Flow `[n, 2, H, W]` from `a` to `b`, `[n, 3, H, W]` in 0 to 255."""
