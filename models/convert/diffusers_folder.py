@@ -8,7 +8,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 # In the order of their imports; each file uses only names of those before it.
-_NETWORK = ("zero", "frames", "attention", "temporal_attention", "resblock", "transformer", "unet")
+_NETWORK = ("zero", "frames", "attention", "temporal_attention", "lean_layers", "resblock", "transformer", "unet")
 # In the place of models/layers.py: the list that is typed there, and attention without the choice of kernels.
 _LAYERS = '''Blocks = nn.ModuleList
 
