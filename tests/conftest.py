@@ -1,13 +1,15 @@
 """What all tests share: reference cases, an environment without ranks, and a summary of what was skipped and why."""
 
-import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+# A process's first backward pass starts a thread of autograd for each device that it knows, and forks of a process with
+# such threads compute no gradients. Dynamo and dry runs make devices known that are not there: this comes before them.
+torch.ones((), requires_grad=True).backward()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,22 +45,3 @@ def without_ranks() -> None:
     would take themselves for one of its ranks, or find the port taken."""
     for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)
-
-
-@pytest.fixture(autouse=True)
-def without_threads_of_autograd() -> Iterator[None]:
-    """Once autograd has threads, no fork of the process computes gradients, and later tests that fork fail. With a GPU
-    it always has some."""
-    before = _threads()
-    yield
-    if (begun := _threads() - before) and not torch.cuda.is_available():
-        pytest.fail(f"threads {sorted(begun)} are left: put @own_process on this test, or on one before that compiles")
-
-
-def _threads() -> set[str]:
-    """Names of autograd's threads in this process, on Linux."""
-    names = set()
-    for file in Path("/proc/self/task").glob("*/comm"):
-        with contextlib.suppress(OSError):  # the thread has ended
-            names.add(file.read_text().strip())
-    return {name for name in names if name.startswith("pt_autograd")}

@@ -1,6 +1,7 @@
 """Causal language models of transformers: from a folder or a configuration, frozen, with LoRA by peft."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,27 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
     "mistral": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"),
 }
+
+
+@contextlib.contextmanager
+def packs_known(packed: bool) -> Iterator[None]:
+    """Inside, a language model of transformers without a mask is told whether its rows hold several sequences.
+
+    transformers (5.x, `masking_utils`) reads the positions to find that out, for which the host waits for the device.
+    """
+    from transformers import masking_utils
+
+    def indices(position_ids: Tensor) -> Tensor | None:
+        if not packed:
+            return None
+        return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1, dim=-1) != 1).cumsum(-1)
+
+    theirs = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = indices
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = theirs
 
 
 def language_model(source: str | Path | dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:

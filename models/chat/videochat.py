@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chat.conversation import ChatBatch
-from models.chat.language_model import embeddings_of, label_loss, width_of
+from models.chat.language_model import embeddings_of, label_loss, packs_known, width_of
 from models.chat.qformer import QFormer
 from models.chat.tiles import split_tiles
 from models.chat.token_merger import TokenMerger
@@ -149,11 +149,10 @@ class VideoChat(nn.Module):
     def logits(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
         """The language model's logits, `[B, L, V]`."""
         embeds = self.embed(batch, visual)
-        if batch.positions is not None:  # transformers masks what lies before each 0, or hands its lengths to a kernel
+        # Padding is on the right, where causal attention does not look: without a mask, kernels need none. Of packed
+        # rows transformers masks what lies before each position 0, or hands their lengths to a kernel.
+        with packs_known(batch.positions is not None):
             return self.llm(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False).logits
-        # Padding is on the right, where causal attention does not look: without a mask, kernels need none, and the host
-        # need not wait to learn whether it masks anything.
-        return self.llm(inputs_embeds=embeds, use_cache=False).logits
 
     def forward(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
         """The loss of the batch's labels: the mean over all of its targets."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -210,8 +211,12 @@ class Converse(Objective):
         return made.moved(lambda x: to_device(x, self.device))
 
     def on_host(self, batch: Batch) -> Batch:
-        """Counts and names conversations that the limits cut; batches of images become clips of one frame."""
-        for name, row in zip(batch["name"], cast(Any, batch).get("chat") or [], strict=False):
+        """Counts and names conversations that the limits cut; batches of images become clips of one frame. Rows stay on
+        the host, which pads or packs them."""
+        chat = [{key: np.asarray(value) for key, value in row.items()} for row in cast(Any, batch).get("chat") or []]
+        if chat:
+            batch = cast(Batch, {**batch, "chat": chat})
+        for name, row in zip(batch["name"], chat, strict=False):
             if int(row["cut"]):
                 self.conversations_cut += 1
                 if str(self.conversations_cut).strip("0") == "1":  # the first, the tenth, the hundredth, ...

@@ -15,7 +15,6 @@ from models import CLIPText, VideoViT
 from pretrain.learning import parallel
 from pretrain.learning.teachers import Frozen
 from tests.helpers.methods import METHODS
-from tests.helpers.own_process import own_process
 from tests.helpers.runs import fit, losses
 
 QUICK = ("umt",)  # it has a teacher; the others are slow
@@ -65,7 +64,6 @@ def compiled(folder: Path, method: str, steps: int, backend: str, monkeypatch: p
     return run(folder, method, steps, "--model.init_args.compile=true", counter, path)
 
 
-@own_process
 def test_blocks_of_any_drop_rate_and_texts_of_any_length_share_their_graphs(fresh: None) -> None:
     torch.manual_seed(0)
     video, text = VideoViT(24, 12, 2, 48, 8, 2, 4, 16, drop_path=0.3), CLIPText(16, 12, 2, 32, 8, 50, 10)
@@ -92,7 +90,6 @@ def forwards(tower: VideoViT, sizes: list[int], grad: bool) -> list[torch.Tensor
     return found
 
 
-@own_process
 def test_evaluation_of_many_kinds_does_not_end_a_run(fresh: None) -> None:
     """Calls of more kinds than torch has graphs by default, which is eight, here one."""
     torch.manual_seed(0)
@@ -104,7 +101,6 @@ def test_evaluation_of_many_kinds_does_not_end_a_run(fresh: None) -> None:
     assert counters["stats"]["unique_graphs"] == 6
 
 
-@own_process
 def test_past_the_limit_evaluation_runs_uncompiled_and_training_is_an_error(
     fresh: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,7 +117,6 @@ def test_past_the_limit_evaluation_runs_uncompiled_and_training_is_an_error(
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in QUICK)) for m in METHODS])
-@own_process
 def test_no_method_recompiles_after_its_third_step(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -135,7 +130,6 @@ def test_no_method_recompiles_after_its_third_step(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["finetune", "umt"])
-@own_process
 def test_compiled_kernels_give_the_losses_of_eager(
     fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

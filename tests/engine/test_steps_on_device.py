@@ -11,7 +11,6 @@ import torch
 from pretrain.learning import parallel
 from tests.helpers.devices import CUDA
 from tests.helpers.methods import METHODS
-from tests.helpers.own_process import own_process
 from tests.helpers.runs import fit, losses
 
 FIRST, LAST = 2, 7  # micro-batches, two of a step: what is made at the first step may wait
@@ -84,7 +83,6 @@ COMPILED = [
 
 
 @pytest.mark.parametrize("method, device", COMPILED)
-@own_process
 def test_compiled_equals_eager_and_does_not_recompile(
     tmp_path: Path, modes: None, method: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ from torch._dynamo.utils import counters
 from models import Coordinated, UniFormerV2, UniFormerV2Classifier, VideoClassifier, VideoViT
 from models.chat.gmhra import VideoChatViT
 from pretrain.learning import parallel
-from tests.helpers.own_process import own_process
 
 VIDEO = torch.randn(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 KEEP = torch.tensor([[0, 3, 4, 6, 9, 11, 13, 14], [1, 2, 5, 7, 8, 10, 12, 15]])  # two of each frame's four patches
@@ -70,7 +69,6 @@ def test_layers_of_other_names_are_recomputed(make, name: str) -> None:
 
 
 @EACH_MODEL
-@own_process
 def test_layers_of_other_names_are_compiled(make, name: str) -> None:
     plain = randomised(make())
     model = copy.deepcopy(plain)

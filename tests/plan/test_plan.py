@@ -1,7 +1,4 @@
-"""The plan: FLOP against torch's counter and published figures, memory against the allocations of real runs.
-
-A dry run pretends to have a GPU: autograd then starts threads, so each test that plans has a process of its own.
-"""
+"""The plan: FLOP against torch's counter and published figures, memory against the allocations of real runs."""
 
 import json
 from pathlib import Path
@@ -22,7 +19,6 @@ from pretrain.plan.estimate import Assumptions, Plan
 from pretrain.plan.memory import Sizes, Strategy, memory_use
 from pretrain.plan.tracer import MicroBatchCost
 from tests.helpers.allocations import peak
-from tests.helpers.own_process import own_process
 from tests.helpers.runs import ROOT, run_script
 
 TINY = ["videomae", "umt", "viclip", "vilp", pytest.param("lavie_base", marks=pytest.mark.slow)]
@@ -33,7 +29,6 @@ def recipe(name: str, *more: str) -> dict:
 
 
 @pytest.mark.parametrize("name", TINY)
-@own_process
 def test_flop_are_those_of_torchs_counter(name: str) -> None:
     """Those of a real step with unfused attention; captions are as long as the context in both."""
     truth = recipe(f"{name}_tiny", "--data.init_args.frames=8", "--data.init_args.size=32")
@@ -53,7 +48,6 @@ def test_flop_are_those_of_torchs_counter(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["videochat2_instruct_tiny", pytest.param("videochat_modern_tiny", marks=pytest.mark.slow)]
 )
-@own_process
 def test_flop_of_a_chat_model_are_those_of_torchs_counter(name: str) -> None:
     """Those of a real step on rows of the same length, by the kernels of either."""
     truth = recipe(name)
@@ -67,7 +61,6 @@ def test_flop_of_a_chat_model_are_those_of_torchs_counter(name: str) -> None:
 
 
 @pytest.mark.slow
-@own_process
 def test_stages_of_videochat2_are_planned_without_their_files() -> None:
     assert DryRun(recipe("videochat2_align_tiny")).cost(2).model_flop > 0
     plan = Plan(recipe("videochat2_hd_tiny"), 1, "cpu")
@@ -75,7 +68,6 @@ def test_stages_of_videochat2_are_planned_without_their_files() -> None:
 
 
 @pytest.mark.slow
-@own_process
 def test_a_language_model_of_seven_billion_is_planned() -> None:
     plan = Plan(recipe("videochat2_instruct_vicuna"), 32, "a100-80g")
     assert 6.7e9 < plan.sizes.frozen < 6.8e9 and 4.5e8 < plan.sizes.trained < 4.7e8
@@ -88,7 +80,6 @@ def test_a_language_model_of_seven_billion_is_planned() -> None:
     "name, gmac, millions",
     [("videomae_b", 25.84, 94.21), pytest.param("videomae_g", 241.61, 1026.31, marks=pytest.mark.slow)],
 )
-@own_process
 def test_videomae_costs_what_is_published(name: str, gmac: float, millions: float) -> None:
     dry_run = DryRun(recipe(name))
     assert 0.9 * 3 * gmac < dry_run.cost(1).model_flop / dry_run.views / 2e9 < 3 * gmac
@@ -98,13 +89,11 @@ def test_videomae_costs_what_is_published(name: str, gmac: float, millions: floa
 # The same for UMT with its teacher, which runs forward only and whose last block computes the kept tokens only.
 @pytest.mark.slow
 @pytest.mark.parametrize("name, student, teacher", [("umt_b", 30.7, 139.0), ("umt_l", 104.4, 484.9)])
-@own_process
 def test_umt_costs_what_the_official_code_does(name: str, student: float, teacher: float) -> None:
     official = 3 * student + teacher
     assert 0.95 * official < DryRun(recipe(name)).cost(1).model_flop / 2e9 < official
 
 
-@own_process
 def test_recompute_takes_a_forward_pass_more_and_less_memory() -> None:
     dry_run = DryRun(recipe("videomae_tiny", "--data.init_args.size=64"))
     plain, again = dry_run.cost(2), dry_run.cost(2, recompute=True)
@@ -164,7 +153,6 @@ SPREAD = {
         *(pytest.param("videomae_s", SMALL, spread, marks=pytest.mark.slow) for spread in ("one", "ddp", "fsdp")),
     ],
 )
-@own_process
 def test_memory_is_what_a_run_allocates(name: str, more: list[str], spread: str, tmp_path: Path) -> None:
     """The peak of torch's CPU allocator in each process of a real `fit` of two steps, from start to end."""
     devices, options = SPREAD[spread]
@@ -176,7 +164,6 @@ def test_memory_is_what_a_run_allocates(name: str, more: list[str], spread: str,
     assert planned.total == pytest.approx(max(measured), rel=0.1)
 
 
-@own_process
 def test_the_peak_of_sampling_is_what_predict_allocates() -> None:
     truth = recipe("lavie_base_tiny", "--model.init_args.sampling.steps=2")
     planned = DryRun(truth, gpu=False).sampling()
@@ -187,7 +174,6 @@ def test_the_peak_of_sampling_is_what_predict_allocates() -> None:
     assert planned is not None and planned.activations == pytest.approx(peak(found), rel=0.1)
 
 
-@own_process
 def test_the_command_prints_writes_and_warns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     files = [f"--json={tmp_path / 'plan.json'}", f"--png={tmp_path / 'plan.png'}"]
     small = ["--data.init_args.size=32", "--data.init_args.frames=8", "--data.init_args.global_batch=64"]
@@ -207,7 +193,6 @@ RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("probe")])
-@own_process
 def test_every_recipe_has_a_plan(name: str) -> None:
     """Weights, FLOP, memory and time of the recipe alone, on as many of 64 devices as its batch divides among."""
     truth = recipe(name)
@@ -219,7 +204,6 @@ def test_every_recipe_has_a_plan(name: str) -> None:
     assert found["memory_bytes"]["peak"] > found["parameters"]["trained"] > 0
 
 
-@own_process
 def test_a_plan_that_does_not_fit_names_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = recipe("videomae_tiny", "--data.init_args.size=32", "--data.init_args.global_batch=64")
     whole = Plan(truth, 2, "a100-80g", Assumptions()).memory().total

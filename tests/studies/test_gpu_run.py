@@ -11,7 +11,6 @@ from models import clip, decoders, text, vit
 from pretrain.studies import gpu
 from pretrain.studies.gpu_report import as_markdown, goals
 from pretrain.studies.speed import METHODS, Setting, gpu_step
-from tests.helpers.own_process import own_process
 from tests.helpers.runs import run_script
 
 MODES = ("eager", "compiled")
@@ -30,7 +29,6 @@ def row(case: str, contender: str, mode: str = "eager", **facts: object) -> dict
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["videomae_l", "viclip_b"])
-@own_process
 def test_each_contender_has_a_row_eager_and_compiled(name: str, tiny: None) -> None:
     ceilings, *rows = gpu_step.measure(name, torch.device("cpu"), tiny=True, steps=1)
     assert ceilings["product_flops"] > 0 and ceilings["copy_bytes_per_second"] > 0 and ceilings["machine"]
@@ -49,7 +47,6 @@ def test_each_contender_has_a_row_eager_and_compiled(name: str, tiny: None) -> N
         assert r["attention"] == ("sdpa" if r["contender"] == "transformers" else None)
 
 
-@own_process
 def test_a_contender_that_fails_is_a_row_and_the_others_are_measured(tiny: None, monkeypatch, capsys) -> None:
     build = METHODS["umt"].build
 
