@@ -72,7 +72,7 @@ from pathlib import Path
 sys.path.insert(0, "datamodules/storage")  # without the package, whose imports take seconds
 import lock
 from lock import Lock
-lock._POLL_SECONDS = 0
+lock._POLL_SECONDS = 0.001  # not 0: busy waiting may starve the holder for minutes on two cores
 file = Path(sys.argv[1])
 for _ in range(200):
     with Lock(file.with_name(".lock"), file, 600):
