@@ -32,7 +32,9 @@ class Encoding:
         encode: re-encode every video, also one that needs neither resizing nor cutting.
         codec: a name in `CODECS`.
         b_frames: B-frames between two other frames, always exactly so many and never references: `PyAV` skips
-            unneeded ones, so that at stride 4 three of them avoid most of the decoding. 0 for none.
+            unneeded ones, so that at stride 4 three of them avoid most of the decoding. 0 for none. With some, the
+            same frames may give other bytes in another process: x264's macroblock tree reads memory that it has not
+            written, and without the tree files are up to twice as large.
         fast: turn off H.264 features that are slow to decode (CABAC, the loop filter, weighted prediction).
     """
 
