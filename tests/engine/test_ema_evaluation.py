@@ -106,6 +106,7 @@ def test_metrics_of_both_are_computed_in_the_same_precision(trained: tuple[Path,
     assert found["val/product"] == found["val_raw/product"] == pytest.approx(1.001, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_validation_of_both_changes_no_weight_of_a_run(tmp_path: Path) -> None:
     ends = []
     for more in ([], ["--trainer.callbacks.validate_raw=true"]):

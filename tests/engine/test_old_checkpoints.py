@@ -84,6 +84,7 @@ def test_old_exports_load() -> None:
     torch.testing.assert_close(objective.encoder(video), features, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_old_index_is_searched(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     shutil.copytree(LEGACY / "viclip_index", folder)

@@ -69,6 +69,7 @@ def test_necessary_flops_are_what_our_step_does(name: str) -> None:
     assert counter.get_total_flops() == pytest.approx(METHODS[name].flops(TINY), rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_peer_does_more(monkeypatch: pytest.MonkeyPatch) -> None:
     peers = {"videomae": "transformers", "viclip": "open_clip", "umt": "plain", "vit": "timm", "lavie": "plain"}
     for name, peer in peers.items():
@@ -118,6 +119,7 @@ def heavy(megabytes: int) -> Contender:
     return Contender(model, loss, torch.optim.SGD(model.parameters(), 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory of a step is measured on Linux")
 def test_memory_is_that_of_the_step() -> None:
     found = measure_memory(heavy, 200)
@@ -136,6 +138,7 @@ def test_reports() -> None:
     assert "| transformers |" in text_ and "MFU" in text_ and f"{report.ratio:.2f}x" in text_
 
 
+@pytest.mark.slow
 def test_growth_is_a_race_at_each_point(tmp_path: Path) -> None:
     found = growth.grow("vit", METHODS["vit"], TINY, {"frames": (2, 4), "ratio": (0.5,)}, rounds=1, memory=False)
     assert [r.setting["frames"] for r in found["frames"].values()] == [2, 4]

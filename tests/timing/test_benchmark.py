@@ -127,6 +127,7 @@ def test_no_video_at_all(tmp_path: Path) -> None:
         measure(Files(str(tmp_path)), rounds=1)
 
 
+@pytest.mark.slow
 def test_the_tool(folder: Path, tmp_path: Path) -> None:
     def tool(*words: object) -> subprocess.CompletedProcess:
         command = [sys.executable, "tools/benchmark.py", *map(str, words)]
