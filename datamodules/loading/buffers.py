@@ -24,6 +24,7 @@ class Buffer:
     free: bool = False
     sent: bool = False  # the main process has its descriptor
     lent: bool = False  # a tensor of the main process uses it
+    uses: int = 0  # tensors made on it so far
 
 
 class Pool:
@@ -43,7 +44,8 @@ class Pool:
         buffer = next((b for b in self.buffers if b.free and len(b.memory) == size), None) or self._new(size)
         tensor = view(buffer.memory)
         buffer.free, self.by_address[tensor.data_ptr()] = False, buffer
-        weakref.finalize(tensor.untyped_storage(), _freed, buffer)
+        buffer.uses += 1
+        weakref.finalize(tensor.untyped_storage(), _freed, buffer, buffer.uses)
         return tensor.view(shape)
 
     def lend(self, tensor: torch.Tensor) -> Buffer | None:
@@ -82,6 +84,8 @@ def view(memory: mmap.mmap) -> torch.Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 
-def _freed(buffer: Buffer) -> None:
-    """The worker's tensor is freed; the main process may still use the buffer."""
-    buffer.free = not buffer.lent
+def _freed(buffer: Buffer, use: int) -> None:
+    """The worker's tensor is freed. The main process may still use the buffer, or a later tensor: the main process may
+    have returned it before the worker let go of the tensor that it sent."""
+    if use == buffer.uses:
+        buffer.free = not buffer.lent

@@ -73,3 +73,14 @@ def test_workers_share_no_memory_that_their_parent_used(monkeypatch: pytest.Monk
     del used  # free: a worker would take it first
     for _ in range(3):
         same(load({}, 10), expected)
+
+
+def test_a_tensor_that_is_let_go_late_frees_no_later_one() -> None:
+    """The main process returns a buffer while the worker's variable still holds the tensor that it sent."""
+    pool = buffers.Pool()
+    sent = pool.empty((8,))
+    pool.returned([pool.lend(sent).number])
+    following = pool.empty((8,))  # on the same memory
+    assert following.data_ptr() == sent.data_ptr()
+    del sent
+    assert pool.lend(following) is not None and pool.empty((8,)).data_ptr() != following.data_ptr()
