@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from models.autograd_state import autocast_dtype, is_trained
+
 _ACTIVATIONS = {  # the activation, the same in place, its gradient
     "gelu": (F.gelu, torch.ops.aten.gelu_, torch.ops.aten.gelu_backward),
     "silu": (F.silu, torch.ops.aten.silu_, torch.ops.aten.silu_backward),
@@ -23,13 +25,10 @@ def activate_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "
         x: must not be used afterwards: it may be overwritten if no gradients are computed.
         activation: gelu (exact) or silu.
     """
-    device = x.device.type
-    # Autocast does not know the custom function below, and PyTorch knows no autocast on the meta device.
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = autocast_dtype(x)
+    if dtype is not None:  # autocast does not know the custom function below
         x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
-    trained = x.requires_grad or weight.requires_grad or bias.requires_grad
-    if torch.is_grad_enabled() and trained and not torch.compiler.is_compiling():
+    if is_trained(x, weight, bias):
         return _ActivateLinear.apply(x, weight, bias, activation, scale)
     activate, activate_in_place, _ = _ACTIVATIONS[activation]
     return _project(activate(x) if x.requires_grad else activate_in_place(x), weight, bias, scale)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 # In the order of their imports; each file uses only names of those before it.
-_NETWORK = ("zero", "frames", "attention", "temporal_attention", "lean_layers", "resblock", "transformer", "unet")
+_DIFFUSION = ("zero", "frames", "attention", "temporal_attention", "lean_layers", "resblock", "transformer", "unet")
+_NETWORK = ("autograd_state", *(f"diffusion/{name}" for name in _DIFFUSION), "convert/modeling_lavie")
 # In the place of models/layers.py: the list that is typed there, and attention without the choice of kernels.
 _LAYERS = '''Blocks = nn.ModuleList
 
@@ -22,7 +23,7 @@ PIPELINE = _HERE / "pipeline_lavie.py"
 
 def modeling_source() -> str:
     """The source of `modeling_lavie.py`: the network's files as one, without imports of this project."""
-    files = [_HERE.parent / f"diffusion/{name}.py" for name in _NETWORK] + [_HERE / "modeling_lavie.py"]
+    files = [_HERE.parent / f"{name}.py" for name in _NETWORK]
     imports: dict[str, set[str]] = {}  # module, the names that are imported from it
     bodies = []
     for file in files:

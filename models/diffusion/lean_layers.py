@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models.autograd_state import autocast_dtype, is_trained
+
 
 def _is_lean(*tensors: Tensor) -> bool:
     """Whether the functions below are used; autocast and compilation do not know them."""
-    trained = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-    autocast = torch.is_autocast_enabled(tensors[0].device.type)
-    return trained and not autocast and not torch.compiler.is_compiling()
+    return is_trained(*tensors) and autocast_dtype(tensors[0]) is None
 
 
 def gated_linear(x: Tensor, layer: nn.Module) -> Tensor:

@@ -87,3 +87,10 @@ def test_a_layer_with_additions_is_called() -> None:
     plain = nn.Linear(64, 8)
     plain.load_state_dict(layer.state_dict())
     torch.testing.assert_close(gated_linear(x, layer), 2 * plain_gate(plain, x))
+
+
+@EACH
+def test_the_meta_device_has_shapes_and_gradients(name: str) -> None:
+    layer, x, _, lean = build(name)
+    y = lean(layer.to("meta"), x.to("meta"))
+    assert y.is_meta and y.requires_grad
