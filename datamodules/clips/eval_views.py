@@ -95,6 +95,12 @@ class EvalView(ABC):
         """uint8 [T, H, W, 3] -> [T, size, size, 3], view `view` of `views` of the same frames."""
 
 
+def require_one_view(views: int, view: EvalView) -> None:
+    """ValueError if `view` is to make more views than its one."""
+    if views != 1:
+        raise ValueError(f"{type(view).__name__} has one view: test_crops must be 1, not {views}")
+
+
 class Squares(EvalView):
     """Scales the short side to `size`, bilinear, then crops `views` squares along the long side; one is central."""
 
@@ -114,8 +120,7 @@ class Squash(EvalView):
 
     def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
         size = side(size, self)
-        if views != 1:
-            raise ValueError(f"Squash takes the whole frame, so it has one view: test_crops must be 1, not {views}")
+        require_one_view(views, self)
         return bicubic(frames, (frames.shape[2], frames.shape[1], 0, 0), size, size, self.antialias)
 
 
@@ -131,8 +136,7 @@ class BicubicSquare(EvalView):
 
     def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
         size = side(size, self)
-        if views != 1:
-            raise ValueError(f"BicubicSquare has one view, the central one: test_crops must be 1, not {views}")
+        require_one_view(views, self)
         height, width = frames.shape[1:3]
         short = min(height, width)
         height, width = (size if length == short else int(size * length / short) for length in (height, width))

@@ -7,7 +7,7 @@ import torch
 
 from datamodules.clips import crops
 from datamodules.clips.crops import Box, Crop, Size, sides
-from datamodules.clips.eval_views import EvalView
+from datamodules.clips.eval_views import EvalView, require_one_view
 from datamodules.sources.order import SampleRng
 
 
@@ -46,8 +46,7 @@ class CentreRectangle(EvalView):
     """The largest central box of the clip's shape. It has one view."""
 
     def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
-        if views != 1:
-            raise ValueError(f"a rectangle is cut in one view: test_crops must be 1, not {views}")
+        require_one_view(views, self)
         return _central(frames, largest_box(frames.shape[2], frames.shape[1], *sides(size)), size)
 
 
@@ -55,8 +54,7 @@ class CentrePatch(EvalView):
     """The same box as of `Patch`, in the middle. It has one view."""
 
     def __call__(self, frames: np.ndarray, size: Size, view: int = 0, views: int = 1) -> np.ndarray:
-        if views != 1:
-            raise ValueError(f"a patch is cut in one view: test_crops must be 1, not {views}")
+        require_one_view(views, self)
         return _central(frames, _patch(frames.shape[2], frames.shape[1], size), size)
 
 
