@@ -8,18 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from pretrain.engine import preemption
 from pretrain.engine.preemption import Preemption
+from tests.helpers.ranks import in_ranks
 
 SIGNALLED = 25  # the step in which rank 1 receives the signal
 
 
-def _rank(rank: int, folder: str, port: int, poll_seconds: float) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _rank(rank: int, folder: Path, poll_seconds: float) -> None:
+    dist.init_process_group("gloo")
     preemption._POLL_SECONDS = poll_seconds
     loop = SimpleNamespace(epoch_loop=SimpleNamespace())
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
@@ -34,7 +32,7 @@ def _rank(rank: int, folder: str, port: int, poll_seconds: float) -> None:
         polls, polled = polls + (callback.poll is not None and callback.poll is not polled), callback.poll
         if stopped:
             break
-    Path(folder, f"{rank}.txt").write_text(f"{step} {stopped} {polls}")
+    (folder / f"{rank}.txt").write_text(f"{step} {stopped} {polls}")
     callback.teardown(trainer, None, "fit")
     dist.destroy_process_group()
 
@@ -42,7 +40,7 @@ def _rank(rank: int, folder: str, port: int, poll_seconds: float) -> None:
 @pytest.mark.parametrize(("poll_seconds", "within"), [(20.0, 11), (0.0, 1)], ids=["fast steps", "slow steps"])
 def test_ranks_stop_together_within_the_stated_steps(tmp_path: Path, poll_seconds: float, within: int) -> None:
     """`slow steps`: as if each took longer than the seconds between two polls."""
-    mp.start_processes(_rank, (str(tmp_path), find_free_network_port(), poll_seconds), 2, start_method="fork")
+    in_ranks(_rank, tmp_path, poll_seconds)
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
     step, stopped, polls = first.split()

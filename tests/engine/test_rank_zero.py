@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from datamodules.storage.lock import lock_folder
 from pretrain.engine.rank_zero import on_rank_zero
+from tests.helpers.ranks import in_ranks
 
 
 def _trainer(**options: object) -> Trainer:
@@ -19,13 +18,12 @@ def _trainer(**options: object) -> Trainer:
     return Trainer(accelerator="cpu", **quiet, **options)
 
 
-def _rank(rank: int, folder: str, port: int, launcher: str) -> None:
+def _rank(rank: int, folder: Path, launcher: str) -> None:
     """Writes down what this rank learns of four works. `launcher` is who starts the ranks: torchrun sets TORCHELASTIC,
     Lightning's own has started them once there is a process group."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
-    if launcher == "torchrun":
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-        os.environ |= {"TORCHELASTIC_RUN_ID": "none"}
+    if launcher == "lightning":
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID"):
+            del os.environ[name]
     trainer, model = _trainer(devices=2, strategy=DDPStrategy(process_group_backend="gloo")), LightningModule()
     if launcher == "lightning":
         trainer.strategy.connect(model)
@@ -36,20 +34,20 @@ def _rank(rank: int, folder: str, port: int, launcher: str) -> None:
         raise error
 
     def lock() -> None:
-        held.append(lock_folder(Path(folder, "locked")))
+        held.append(lock_folder(folder / "locked"))
 
     for work in (lambda: os.getpid(), lock, lock, lambda: fail(KeyError("a mistake of ours"))):
         try:
             learnt.append(str(on_rank_zero(trainer, model, work)))
         except Exception as error:
             learnt.append(f"{type(error).__name__}: {error}")
-    Path(folder, f"{rank}.txt").write_text("\n".join([*learnt, str(len(held)), str(os.getpid())]))
+    (folder / f"{rank}.txt").write_text("\n".join([*learnt, str(len(held)), str(os.getpid())]))
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
 def test_all_ranks_learn_the_result_or_the_error(tmp_path: Path, launcher: str) -> None:
-    mp.start_processes(_rank, (str(tmp_path), find_free_network_port(), launcher), 2, start_method="fork")
+    in_ranks(_rank, tmp_path, launcher)
     first, second = ((tmp_path / f"{rank}.txt").read_text().splitlines() for rank in (0, 1))
     result, locked, refused, failed, held, process = first
     assert result == second[0] == process != second[5]

@@ -68,12 +68,12 @@ def over_ranks(jobs: list[tuple[Callable, list]]) -> list[list[dict[str, Tensor]
     """The results of each metric on each rank; rank i gets the i-th share of the batches."""
     world = len(jobs[0][1])
     with tempfile.TemporaryDirectory() as folder:
-        in_ranks(_rank, world, jobs, folder, world=world)
+        in_ranks(_rank, jobs, folder, world=world)
         said = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
     return [list(each) for each in zip(*said, strict=True)]
 
 
-def _rank(rank: int, world: int, jobs: list, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def _rank(rank: int, jobs: list, folder: str) -> None:
+    dist.init_process_group("gloo")
     torch.save([evaluate(metric, shares[rank])[1] for metric, shares in jobs], Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

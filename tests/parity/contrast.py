@@ -81,13 +81,13 @@ def ranks(case: Case) -> None:
 def over_ranks(world: int, inputs: dict[str, Tensor]) -> dict[str, list[dict]]:
     """For each variant, loss and gradients of each of `world` processes; features are x @ w."""
     with tempfile.TemporaryDirectory() as folder:
-        in_ranks(_rank, world, inputs, folder, world=world)
+        in_ranks(_rank, inputs, folder, world=world)
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
     return {name: [made[name] for made in found] for name in VARIANTS}
 
 
-def _rank(rank: int, world: int, inputs: dict[str, Tensor], folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+def _rank(rank: int, inputs: dict[str, Tensor], folder: str) -> None:
+    dist.init_process_group("gloo")
     made = {}
     for name, (exact, by_index) in VARIANTS.items():
         wv, wt, temperature = (inputs[key].clone().requires_grad_() for key in ("w_video", "w_text", "temp"))
