@@ -75,6 +75,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "datamodules/loading",
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/chat"),
     ),
+    "pretrain/assistant": (
+        *(*MODELS, *ALL_DATA, "pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics"),
+        *("pretrain/engine", "pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/chat"),
+    ),
     "pretrain/plan": (
         *MODELS,
         *(STORAGE, "datamodules/loading/defaults.py"),
