@@ -34,9 +34,16 @@ def each_method(slow: tuple[str, ...] = ()) -> pytest.MarkDecorator:
 EACH_METHOD = each_method()
 
 
+_PRINTED: dict[tuple[str, ...], str] = {}  # by arguments: parsing a recipe takes half a second
+
+
 def resolved(capsys: pytest.CaptureFixture, recipe: list[str], *more: str) -> dict:
     """A recipe with all defaults, as `--print_config` prints it."""
-    with pytest.raises(SystemExit) as stop:
-        main(["fit", *recipe, *more, "--print_config"])
-    assert stop.value.code == 0
-    return yaml.safe_load(capsys.readouterr().out)
+    args = *recipe, *more
+    if args not in _PRINTED:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", *args, "--print_config"])
+        assert stop.value.code == 0
+        _PRINTED[args] = capsys.readouterr().out
+    return yaml.safe_load(_PRINTED[args])
