@@ -49,7 +49,7 @@ class ChatServer:
     ) -> None:
         self.answerer, self.name, self.key, self.hosts = answerer, name, key, hosts
         self.allowed, self.limits = allowed or Allowed(), limits or ServerLimits()
-        self.decoder = Decoding(answerer.frames, answerer.size, self.limits)
+        self.decoder = Decoding(answerer.frames, answerer.size, self.limits, answerer.tiles)
         self.thread = ThreadPoolExecutor(1, "tubelet-answers")
         self.turn, self.inside = asyncio.Lock(), 0
 
@@ -70,9 +70,7 @@ class ChatServer:
     async def _guard(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
         """Names and keys first; every refusal has OpenAI's form."""
         try:
-            host = request.headers.get("Host", "")
-            name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-            if self.hosts is not None and name not in self.hosts:
+            if self.hosts is not None and host_name(request.headers.get("Host", "")) not in self.hosts:
                 raise Refused(403, "this server is not addressed by that name")
             if self.key is not None and request.path != "/health":
                 sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
@@ -191,6 +189,11 @@ class ChatServer:
             "created": int(time.time()),
             "model": self.name,
         }
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 def _error(status: int, message: str, code: str = "invalid_request") -> web.Response:
