@@ -13,12 +13,23 @@ from datamodules.storage.whole_files import whole_path
 _THREADS, _DETERMINISTIC = 1, {"mbtree": "0"}
 
 
-def write_film(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], fps: float, crf: int = 17) -> int:
+def write_film(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float,
+    crf: int = 17,
+    preset: str = "medium",
+    gop: int | None = None,
+) -> int:
     """Write uint8 frames `[H, W, 3]` one after another, whole or not at all; returns their number.
 
     Args:
         size: (height, width) in pixels, both even.
         crf: x264's quality, lower is better; 17 is hard to tell from the frames.
+        preset: x264's; a faster one makes larger files.
+        gop: a keyframe at least every so many frames, and no B-frames: a player then finds any frame quickly. None:
+            x264's own choice.
 
     Raises:
         ValueError: a side is odd, which yuv420p does not have.
@@ -34,7 +45,8 @@ def write_film(path: Path, frames: Iterable[np.ndarray], size: tuple[int, int], 
         faststart = {"movflags": "+faststart"}
         with av.open(str(draft), "w", format="mp4", options=faststart) as container:
             rate = Fraction(fps).limit_denominator(1001)
-            options = {"crf": str(crf), "preset": "medium", **_DETERMINISTIC}
+            options = {"crf": str(crf), "preset": preset, **_DETERMINISTIC}
+            options |= {"g": str(gop), "bf": "0"} if gop else {}
             stream = container.add_stream("libx264", rate=rate, options=options)
             stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
             context = stream.codec_context
