@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 from datamodules.making.options import add_arguments, encoding_of, print_summary
 from datamodules.making.prepare import prepare
-from datamodules.sources.tars import index_folder
+from datamodules.sources.tars import CLASSES, index_folder
 from datamodules.storage.whole_files import write_whole
 from pretrain.errors import reports_errors
 
@@ -61,10 +61,16 @@ def _compare(arguments: list[str]) -> int:
 def _index(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prepare.py index", description="Indexes the WebDataset tars in a folder.")
     parser.add_argument("folder")
-    rows, wrong = index_folder(Path(parser.parse_args(arguments).folder))
-    for tar, what in wrong.items():
+    result = index_folder(Path(parser.parse_args(arguments).folder))
+    for tar, what in result.wrong.items():
         print(f"warning: {tar} is {what}; its complete samples are indexed", file=sys.stderr)
-    print(f"indexed {sum(row['samples'] for row in rows)} samples in {len(rows)} shards")
+    samples, texts, labels = (sum(row[what] for row in result.rows) for what in ("samples", "texts", "labels"))
+    print(f"indexed {samples} samples in {len(result.rows)} shards: {texts} with a text, {labels} with a label")
+    if result.classes:
+        print(f"{len(result.classes)} classes have names; their numbers are the lines of {CLASSES}, from 0")
+    for reason, count in result.left_out.most_common():
+        if count:
+            print(f"left out {count} {reason}")
     return 0
 
 

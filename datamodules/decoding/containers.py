@@ -7,15 +7,10 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.endings import CONTAINERS
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.mp4_tables import declared_samples
 
-# FFmpeg's names of the containers that are read. Left out are those that make it open something else: playlists (hls,
-# concat, dash), session descriptions (sdp opens a port), devices, and sequences of images (PIL reads pictures).
-CONTAINERS = (
-    *("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "gif"),  # mov: also mp4, m4v and 3gp
-    *("mpegvideo", "h264", "hevc", "obu", "ivf", "dv", "yuv4mpegpipe"),  # streams without a container
-)
 _READ = "mp4, mov, mkv, webm, avi, ts, mpg, flv, ogv, wmv, 3gp, gif and raw streams"
 # A file that begins like this is a list of other files, whatever else a decoder takes it for.
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"<?xml", b"<MPD", b"\xef\xbb\xbf")

@@ -7,7 +7,7 @@ import numpy as np
 
 from datamodules.decoding.limits import Limits
 
-_CHUNK = 16  # frames that `stream` keeps in memory unless a decoder overrides it
+_CHUNK = 16  # frames that `stream` and `each` keep in memory unless a decoder overrides them
 
 
 class DecodeError(Exception):
@@ -23,12 +23,16 @@ class DecodeError(Exception):
 
 
 class Video(ABC):
-    """An open video: `len(video)` frames, `fps`, `size` (height, width). Close it, or use it as a context manager."""
+    """An open video: `len(video)` upright frames, the mean rate `fps`, `size` (height, width), `duration`.
+
+    Close it, or use it as a context manager. Pixels are those of the file, whatever sample aspect ratio it states.
+    """
 
     name: str
     fps: float
     size: tuple[int, int]
     limits: Limits = Limits()  # of the decoder that opened it
+    rescaled: int = 0  # frames of `stream` so far that had another size and were scaled to `size`
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -40,14 +44,30 @@ class Video(ABC):
             DecodeError: a frame cannot be decoded, or all of them exceed the limit `clip_bytes`.
             ValueError: there is no index, or one is outside the video.
         """
+        self._check(indices)
         wanted, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        if len(wanted) == 0 or wanted[0] < 0 or wanted[-1] >= len(self):
-            raise ValueError(f"{self.name}: frames {wanted.tolist()} requested of a video of {len(self)}")
         needed = len(inverse) * 3 * int(np.prod(self.size, dtype=np.int64))
         if refusal := self.limits.refusal("clip_bytes", needed, f"bytes of {len(inverse)} frames"):
             raise DecodeError(self.name, refusal)
         frames = self._decode(wanted)
         return frames if len(wanted) == len(inverse) and (np.diff(inverse) > 0).all() else frames[inverse]
+
+    def each(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (index, RGB uint8 [H, W, 3]) of each distinct index, in any order; few frames are held at a time.
+
+        Raises:
+            DecodeError: a frame cannot be decoded.
+            ValueError: as for `frames`.
+        """
+        self._check(indices)
+        wanted = np.unique(np.asarray(indices, dtype=np.int64))
+        for part in np.array_split(wanted, -(-len(wanted) // _CHUNK)):
+            yield from zip(part.tolist(), self._decode(part), strict=True)
+
+    def _check(self, indices: Sequence[int] | np.ndarray) -> None:
+        given = np.asarray(indices, dtype=np.int64)
+        if len(given) == 0 or given.min() < 0 or given.max() >= len(self):
+            raise ValueError(f"{self.name}: frames {np.unique(given).tolist()} requested of a video of {len(self)}")
 
     @abstractmethod
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
@@ -69,6 +89,11 @@ class Video(ABC):
     def seconds(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Presentation times relative to the first frame, float64 [T]; NaN if unknown."""
         return np.asarray(indices) / (self.fps or np.nan)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's time to the end of the last one; NaN if unknown."""
+        return len(self) / self.fps if self.fps > 0 else float("nan")
 
     def close(self) -> None:  # noqa: B027 (optional: not every video holds resources)
         """Frees the decoder's resources."""

@@ -51,7 +51,8 @@ class StillImage(Video):
             with image:
                 if refusal := limits.refusal("frame_pixels", image.width * image.height, "pixels of an image"):
                     raise DecodeError(name, refusal)  # before PIL decodes it
-                upright = ImageOps.exif_transpose(image.convert("RGB") if image.mode != "I;16" else _eight_bits(image))
+                turned = ImageOps.exif_transpose(image)  # before a conversion, which may lose the EXIF data
+                upright = turned.convert("RGB") if turned.mode != "I;16" else _eight_bits(turned)
                 self.pixels = np.asarray(upright)[None]
         # PIL raises SyntaxError for a broken PNG, and DecompressionBombError for an implausibly large image.
         except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:

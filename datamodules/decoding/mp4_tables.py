@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _BLOCK = 2**22  # bytes scanned at a time
-_OVERLAP = 24  # a table's first fields are within so many bytes of its size
+_OVERLAP = 96  # the fields that are read are within so many bytes of a table's size
 _TABLE = re.compile(rb"stsz|stz2|trun|elst|cmov")
+_HEADER = re.compile(rb"mvhd|tkhd")  # of the whole and of a track, with a display matrix
+_MATRIX = {b"mvhd": (40, 52), b"tkhd": (44, 56)}  # where it lies, with times of 32 and of 64 bits
+_UPRIGHT = [1 << 16, 0, 0, 1 << 16]  # its upper left numbers if frames are stored as they are shown
 # The boxes that FFmpeg looks into; it skips `mdat` and all that it does not know.
 _PARENTS = {
     *(b"moov", b"moof", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"udta", b"traf", b"mvex", b"dinf", b"meta"),
@@ -27,9 +30,11 @@ def declared_samples(content: str | bytes) -> int | None:
     """
     samples, edits = 0, 1
     with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
-        for kind, count in _tables(file):
+        for kind, fields in _tables(file, _TABLE):
             if kind == b"cmov":
                 return None
+            at = 12 if kind in (b"stsz", b"stz2") else 8  # after the kind, version, flags and a sample size
+            count = int.from_bytes(fields[at : at + 4], "big")
             if kind == b"elst":
                 edits = max(edits, count)
             else:
@@ -37,24 +42,34 @@ def declared_samples(content: str | bytes) -> int | None:
     return samples * edits
 
 
-def _tables(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """(kind, number of entries) of each table in a file."""
+def is_turned(content: str | bytes) -> bool:
+    """Whether an mp4 states that any of its tracks is shown otherwise than it is stored; False for another kind."""
+    with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
+        for kind, fields in _tables(file, _HEADER):
+            at = _MATRIX[kind][fields[4] == 1]
+            numbers = [int.from_bytes(fields[i : i + 4], "big", signed=True) for i in range(at, at + 20, 4)]
+            if numbers[:2] + numbers[3:] != _UPRIGHT:
+                return True
+    return False
+
+
+def _tables(file: BinaryIO, wanted: re.Pattern[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, its first bytes from the kind on) of each table of the wanted kinds in a file."""
     end = file.seek(0, io.SEEK_END)
-    for kind, at, size in _boxes(file, end):
-        if not _TABLE.fullmatch(kind) and kind not in _PARENTS:
+    for kind, at, size in boxes(file, end):
+        if not wanted.fullmatch(kind) and kind not in _PARENTS:
             continue
         for start in range(at, at + size, _BLOCK):
             file.seek(start)
             block = file.read(min(_BLOCK + _OVERLAP, at + size - start))
-            for found in _TABLE.finditer(block, 0, _BLOCK + 8):
+            for found in wanted.finditer(block, 0, _BLOCK + 8):
                 name, place = found[0], found.start()
                 if place < 4 or not 8 <= int.from_bytes(block[place - 4 : place], "big") <= size:
                     continue  # these letters are in other data
-                field = place + (12 if name in (b"stsz", b"stz2") else 8)  # after version, flags and a sample size
-                yield name, int.from_bytes(block[field : field + 4], "big")
+                yield name, block[place : place + _OVERLAP - 8]
 
 
-def _boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
+def boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, size in bytes) of the boxes at the top level, as far as they are within the file."""
     at = 0
     while at + 8 <= end:

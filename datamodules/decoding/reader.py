@@ -8,12 +8,14 @@ import io
 import os
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.limits import Limits
+from datamodules.decoding.orientation import Orientation
 
 
 class Decoder(ABC):
@@ -84,22 +86,28 @@ def _head(content: str | bytes, name: str) -> bytes:
 class Decord(Decoder):
     """decord's API from its maintained distribution `decord2`.
 
-    It ignores edit lists, so it also returns frames that a player would hide. It fails on some widths (such as 72),
-    which it mistakes for four channels, and returns wrong frames for MPEG-4 with B-frames. It does not tell which
-    frames are corrupt. PyAV checks the container first, as decord opens any kind.
+    It ignores edit lists, so it also returns frames that a player would hide. It fails on some widths (such as 72, or
+    48 after a rotation), which it mistakes for four channels, and returns wrong frames for MPEG-4 with B-frames. It
+    does not tell which frames are corrupt. PyAV checks the container first, as decord opens any kind.
     """
 
     def _open(self, content: str | bytes, name: str) -> Video:
         from datamodules.decoding.containers import check_container
+        from datamodules.decoding.display_matrix import read_orientation
 
-        return _DecordVideo(content, name, self.limits, check_container(content, name, self.limits))
+        stored, orientation = check_container(content, name, self.limits), read_orientation(content, name, self.limits)
+        # decord rotates, and ignores mirroring.
+        left = orientation.after(orientation.rotation)
+        return _DecordVideo(content, name, self.limits, orientation.size(*stored), left)
 
 
 class _DecordVideo(Video):
     reader: Any  # decord.VideoReader; None once closed
 
-    def __init__(self, content: str | bytes, name: str, limits: Limits, size: tuple[int, int]) -> None:
-        self.limits, self.size = limits, size
+    def __init__(
+        self, content: str | bytes, name: str, limits: Limits, size: tuple[int, int], left: Orientation
+    ) -> None:
+        self.limits, self.size, self.left = limits, size, left
         # decord reads this at import. With its default it retries the last frames of some valid files forever, in
         # native code. The retries also count while its decoding thread is still busy, so 128 rejects valid files;
         # 2048 does not.
@@ -121,9 +129,20 @@ class _DecordVideo(Video):
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         try:
-            return self.reader.get_batch(wanted.tolist()).asnumpy()
+            return np.ascontiguousarray(self.left.upright(self.reader.get_batch(wanted.tolist()).asnumpy()))
         except Exception as error:
             raise DecodeError(self.name, error) from None
+
+    def _times(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Start and end of frames in seconds, float64 [T, 2]."""
+        return np.asarray(self.reader.get_frame_timestamp(np.asarray(indices).tolist()), np.float64)
+
+    def seconds(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        return self._times(indices)[:, 0] - self._times([0])[0, 0]
+
+    @property
+    def duration(self) -> float:
+        return float(self._times([self.count - 1])[0, 1] - self._times([0])[0, 0])
 
     def close(self) -> None:
         self.reader = None
@@ -156,21 +175,24 @@ class PyAV(Decoder):
 class TorchCodec(Decoder):
     """torchcodec, if it is installed together with FFmpeg's shared libraries.
 
-    It applies rotation. It does not tell which frames are corrupt. PyAV checks the container first, as torchcodec opens
-    any kind.
+    It does not tell which frames are corrupt. PyAV checks the container first, as torchcodec opens any kind.
     """
 
     def _open(self, content: str | bytes, name: str) -> Video:
         from datamodules.decoding.containers import check_container
+        from datamodules.decoding.display_matrix import read_orientation
 
         check_container(content, name, self.limits)
-        return _TorchCodecVideo(content, name, self.limits)
+        orientation = read_orientation(content, name, self.limits)
+        # torchcodec rotates, and ignores mirroring.
+        return _TorchCodecVideo(content, name, self.limits, orientation.after(orientation.rotation))
 
 
 class _TorchCodecVideo(Video):
     decoder: Any  # torchcodec's VideoDecoder; None once closed
+    times: np.ndarray | None  # seconds of each frame, once they are wanted
 
-    def __init__(self, content: str | bytes, name: str, limits: Limits) -> None:
+    def __init__(self, content: str | bytes, name: str, limits: Limits, left: Orientation) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:  # the last two: it finds no FFmpeg that it can load
@@ -178,22 +200,39 @@ class _TorchCodecVideo(Video):
                 f"TorchCodec needs `pip install torchcodec` and FFmpeg's shared libraries, or choose the decoder PyAV: "
                 f"{error}"
             ) from error
-        self.name, self.limits = name, limits
+        self.name, self.limits, self.left = name, limits, left
         try:
             self.decoder = VideoDecoder(content, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         except Exception as error:  # ValueError or RuntimeError, depending on the damage
             raise DecodeError(name, error) from None
         metadata: Any = self.decoder.metadata
         self.fps, self.size = float(metadata.average_fps or 0), (metadata.height, metadata.width)
+        self.start = float(metadata.begin_stream_seconds or 0)
+        self.content, self.times = content, None
 
     def __len__(self) -> int:
         return self.decoder.metadata.num_frames or 0
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         try:
-            return self.decoder.get_frames_at(wanted.tolist()).data.numpy()
+            return np.ascontiguousarray(self.left.upright(self.decoder.get_frames_at(wanted.tolist()).data.numpy()))
         except Exception as error:
             raise DecodeError(self.name, error) from None
+
+    def seconds(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        from datamodules.decoding.pyav import PyAVVideo
+
+        if self.times is None:  # torchcodec gives times with decoded frames only
+            with PyAVVideo(self.content, self.name, 0, True, self.limits) as video:
+                self.times = video.seconds(np.arange(len(video)))
+        if len(self.times) != len(self):
+            return super().seconds(indices)
+        return self.times[np.asarray(indices)]
+
+    @property
+    def duration(self) -> float:
+        end = self.decoder.metadata.end_stream_seconds
+        return super().duration if end is None else end - self.start
 
     def close(self) -> None:
         self.decoder = None

@@ -15,7 +15,7 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Entry, Folder, read_manifest
-from datamodules.sources.files import check_size, json_lines
+from datamodules.sources.lists import check_size, json_lines
 from datamodules.storage.json_text import is_utf8, json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import write_whole

@@ -14,14 +14,19 @@ from fractions import Fraction
 from itertools import chain, pairwise
 
 import av
+import numpy as np
 
 from datamodules.decoding.containers import open_container
 from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.display_matrix import orientation_of
+from datamodules.decoding.endings import ending_of
 from datamodules.decoding.limits import Limits
+from datamodules.decoding.orientation import Orientation
 from datamodules.decoding.reader import PyAV
 from datamodules.making.encoding import Encoding
 
 _ROUNDING = 1e-3  # tolerance in seconds: manifests and mkv round times to milliseconds
+_RATE = 25  # frames a second of a video that states no times
 _LEAP = 20.0  # a gap between cuts of more seconds is skipped by a seek instead of decoding
 
 
@@ -69,8 +74,9 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
         DecodeError: the video cannot be opened, or (without `cuts`) not all of it can be decoded.
     """
     with PyAV().open(path) as video:
-        count, (height, width), fps = len(video), video.size, video.fps
-    seconds = count / fps if fps else 0.0
+        count, (height, width), seconds = len(video), video.size, video.duration
+    if math.isnan(seconds):  # no time stamps and no rate: `Frames` counts as below
+        seconds = count / _RATE if count > 1 else 0.0
     parts = max(1, round(seconds / encoding.clip_seconds)) if encoding.clip_seconds else 1
     shrink = encoding.short_side is not None and min(height, width) > encoding.short_side
     try:
@@ -82,9 +88,11 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
             made = [p for p in _cut(path, encoding, equal, _size(height, width, encoding)) if isinstance(p, Piece)]
             shown = sum(piece.frames for piece in made)
         else:
-            shown = sum(frame is not None for _, frame in Frames(path))
+            frames = Frames(path)
+            ending = ending_of(path, frames.container.format.name)
+            shown = sum(frame is not None for _, frame in frames)
             with open(path, "rb") as file:
-                made = [Piece(file.read(), path.rpartition(".")[2].lower(), count, seconds, 0.0, height, width)]
+                made = [Piece(file.read(), ending, count, seconds, 0.0, height, width)]
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(path, error) from None
     if shown < count:
@@ -141,7 +149,7 @@ class Frames:
         self.source = self._read()
 
     def _read(self) -> Iterator[tuple[float, av.VideoFrame | None]]:
-        step, count = 1 / Fraction(self.stream.average_rate or 25), 0
+        step, count = 1 / Fraction(self.stream.average_rate or _RATE), 0
         for packet in self.container.demux(self.stream):
             decoded: Sequence[av.VideoFrame | None]
             try:
@@ -214,6 +222,7 @@ class _Encoder:
     def __init__(self, start: float, frame: av.VideoFrame, encoding: Encoding, size: tuple[int, int]) -> None:
         assert frame.pts is not None and frame.time_base is not None  # see `Frames`
         self.start, self.size, self.frames, self.time_base = start, size, 0, frame.time_base
+        self.orientation = orientation_of(frame)
         self.first = self.last = self.before = frame.pts
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
@@ -231,8 +240,9 @@ class _Encoder:
     def write(self, frame: av.VideoFrame) -> None:
         assert frame.pts is not None  # see `Frames`
         self.before, self.last = self.last, frame.pts
-        height, width = self.size
+        height, width = self.orientation.size(*self.size)
         frame = frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
+        frame = _upright(frame, self.orientation)
         frame.pts, frame.time_base, frame.pict_type = self.last - self.first, self.time_base, 0
         self.container.mux(self.stream.encode(frame))
         self.frames += 1
@@ -243,3 +253,15 @@ class _Encoder:
         span = 2 * self.last - self.before - self.first  # the last frame lasts as long as the one before it
         seconds = float(span * self.time_base)
         return Piece(self.file.getvalue(), "mp4", self.frames, seconds, self.start, *self.size, meta)
+
+
+def _upright(frame: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:
+    """A frame in yuv420p, of even sides, as it is shown."""
+    if orientation.is_upright:
+        return frame
+    planes, (height, width) = [], orientation.size(frame.height, frame.width)
+    for plane, part in zip(frame.planes, (1, 2, 2), strict=True):
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        stored = rows[: frame.height // part, : frame.width // part, None]
+        planes.append(orientation.upright(stored)[..., 0].ravel())
+    return av.VideoFrame.from_ndarray(np.concatenate(planes).reshape(height * 3 // 2, width), format="yuv420p")

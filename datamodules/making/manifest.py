@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.making.subsets import at_least, diverse, top_share, within_seconds
-from datamodules.sources.files import VIDEO_SUFFIXES, json_lines, unread_times
+from datamodules.sources.lists import json_lines, unread_times
 from datamodules.storage.json_text import json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import whole_file

@@ -23,7 +23,8 @@ from datamodules.making.encode import Cut, Lost, Piece, prepare_video
 from datamodules.making.encoding import Encoding
 from datamodules.making.report import write_page
 from datamodules.making.shard_progress import ShardProgress
-from datamodules.sources.files import find_videos, read_list
+from datamodules.sources.files import find_videos
+from datamodules.sources.lists import read_list
 from datamodules.sources.tars import write_index, write_shard
 from datamodules.storage.json_text import json_text, printable
 from datamodules.storage.lock import lock_folder

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.decoding.contract import DecodeError
-from datamodules.sources.files import check_size
+from datamodules.sources.lists import check_size
 from datamodules.sources.remote import Store
 from datamodules.sources.shards import Shards
 from datamodules.sources.source import Sample

@@ -2,21 +2,30 @@
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
-from datamodules.sources.files import whole_number
+from datamodules.sources.lists import whole_number
 from datamodules.storage.json_text import is_utf8, parse_json
 
 _MOST_CLASSES = 2**31  # a class number is below
+_CLASS_NAME = 200  # characters of the name of a class, at most
 
 
 def read_annotation(name: str, data: bytes, limits: Limits) -> tuple[str | list[str] | None, int | None]:
     """(caption or captions, class number) in a sample's json; None for what it does not give.
 
     `text` (or `caption`) is a string or a list of strings, `label` an integer from 0, or an integer written as text or
-    as a float; null is as good as absent.
+    as a float; null is as good as absent, and so is an empty text.
 
     Raises:
         DecodeError: it is no JSON, too long or too deeply nested, or no object; or a value is of another kind.
     """
+    text, label = parse_annotation(name, data, limits)
+    if isinstance(label, str):
+        raise DecodeError(name, f"its label is not an integer: {_short(label)}")
+    return text, label
+
+
+def parse_annotation(name: str, data: bytes, limits: Limits) -> tuple[str | list[str] | None, int | str | None]:
+    """As `read_annotation`; a label may also be the name of a class."""
     if not data:
         return None, None
     if refusal := limits.refusal("meta_bytes", len(data), "bytes of its json"):
@@ -27,7 +36,18 @@ def read_annotation(name: str, data: bytes, limits: Limits) -> tuple[str | list[
         raise DecodeError(name, f"its json cannot be read: {error}") from None
     if not isinstance(meta, dict):
         raise DecodeError(name, f"its json is not an object but a {type(meta).__name__}")
-    return _text(name, meta.get("text", meta.get("caption"))), _label(name, meta.get("label"))
+    text = meta.get("text", meta.get("caption"))
+    return _text(name, text) or None, read_label(name, meta.get("label"))
+
+
+def read_text(name: str, data: bytes, limits: Limits) -> str | None:
+    """The caption in a text file of a sample; None if it is blank. DecodeError if it is too long or not UTF-8."""
+    if refusal := limits.refusal("meta_bytes", len(data), "bytes of its text"):
+        raise DecodeError(name, refusal)
+    try:
+        return data.decode("utf-8-sig").strip() or None
+    except UnicodeDecodeError as error:
+        raise DecodeError(name, f"its text is not UTF-8: {error.reason}") from None
 
 
 def _text(name: str, given: object) -> str | list[str] | None:
@@ -44,12 +64,15 @@ def _text(name: str, given: object) -> str | list[str] | None:
     return given  # pyrefly: ignore[bad-return]  (checked above)
 
 
-def _label(name: str, given: object) -> int | None:
-    if given is None:
+def read_label(name: str, given: object) -> int | str | None:
+    """A class number, or the name of a class; None if it is absent. DecodeError if it is of another kind."""
+    if given is None or given == "":
         return None
     try:
         number = whole_number(given)
     except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
+        if isinstance(given, str) and len(given) <= _CLASS_NAME and not given.strip("+-.").isdigit():
+            return given
         raise DecodeError(name, f"its label is not an integer: {_short(given)}") from None
     if not 0 <= number < _MOST_CLASSES:
         raise DecodeError(name, f"its label is {_short(given)}; classes are numbered from 0")

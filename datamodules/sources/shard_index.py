@@ -10,19 +10,23 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.decoding.limits import Limits
+from datamodules.sources.tar_index import FLAGS, NUMBERS, UNKNOWN
 from datamodules.sources.tars import COLUMNS, INDEX
 
 REMEDY = "python tools/prepare.py index {}"
-_FIELDS = {"key": "S", "video": "i", "video_size": "i", "video_sum": "i", "meta": "i", "meta_size": "i"}  # and kinds
+# The fields of an index and their kinds; those from `text` on are absent from older ones.
+_OLD = {"key": "S", "video": "i", "video_size": "i", "video_sum": "i", "meta": "i", "meta_size": "i"}
+_FIELDS = {**dict.fromkeys((*NUMBERS, *FLAGS), "i"), "key": "S"}
 _HEADER = 512  # bytes of a member's header in a tar
 _LOCAL_NAME = re.compile(r"[^/\\\x00-\x1f\x7f.-][^/\\\x00-\x1f\x7f]*\.tar")
 # In an address or a command other letters may mean something, however the command quotes them.
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+@,-]*\.tar")
 
 
-def read_index(folder: Path, limits: Limits) -> tuple[list[str], np.ndarray]:
-    """The non-empty shards of a local folder, as `parse_index`; if `shards.csv` is missing or lacks a tar, the error
-    names the remedy."""
+def read_index(folder: Path, limits: Limits, index: Path | None = None) -> tuple[list[str], np.ndarray]:
+    """The non-empty shards of a local folder, as `parse_remote_index`; if `shards.csv`, in the folder or in `index`, is
+    missing or lacks a tar, the error names the remedy."""
+    index = index or folder
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no shards at {folder}: there is no such folder. Create shards: python tools/prepare.py VIDEOS {folder}"
@@ -34,16 +38,16 @@ def read_index(folder: Path, limits: Limits) -> tuple[list[str], np.ndarray]:
         raise FileNotFoundError(
             f"no shards at {folder}: no .tar in this folder. Create shards: python tools/prepare.py VIDEOS {folder}"
         )
-    if not (folder / INDEX).is_file():
+    if not (index / INDEX).is_file():
         raise FileNotFoundError(
             f"{folder} holds {len(tars)} tars but no {INDEX}. Index them: {REMEDY.format(folder)} "
             "(or, if `prepare` was interrupted, run it again: it continues)"
         )
-    with open(folder / INDEX, "rb") as file:
+    with open(index / INDEX, "rb") as file:
         rows = _rows(file.read(limits.index_bytes + 1), str(folder), limits, _LOCAL_NAME)
     if new := sorted(set(tars) - {row[0] for row in rows}):
         raise ValueError(
-            f"{folder / INDEX} is older than {len(new)} tars ({new[0]}, ...). Index again: {REMEDY.format(folder)}"
+            f"{index / INDEX} is older than {len(new)} tars ({new[0]}, ...). Index again: {REMEDY.format(folder)}"
         )
     return _columns(rows)
 
@@ -97,7 +101,7 @@ def read_entries(path: str, samples: int, tar_bytes: int, limits: Limits) -> np.
 
 
 def parse_entries(data: bytes, place: str, samples: int, tar_bytes: int, limits: Limits) -> np.ndarray:
-    """The entries of a shard's index [samples], with the fields of `tars.index_shard`.
+    """The entries of a shard's index [samples], with the fields of `tar_index.TarIndex`.
 
     Args:
         data: the contents of the file.
@@ -113,20 +117,33 @@ def parse_entries(data: bytes, place: str, samples: int, tar_bytes: int, limits:
         raise ValueError(f"{place}: {refusal}")
     shape, kind, start = _array_header(data, place)
     kinds = {name: kind[name].kind for name in kind.names or ()}
-    if kinds != _FIELDS or any(kind[name].itemsize not in (4, 8) for name in kinds if name != "key"):
+    if kinds not in (_OLD, _FIELDS) or any(kind[name].itemsize not in (4, 8) for name in kinds if name != "key"):
         raise ValueError(f"{place} is not an index of a shard: its fields are {_short(kinds)}")
     if shape != (samples,):
         raise ValueError(f"{place} and {INDEX} differ in the number of samples: {_short(shape)} and {samples}")
     if len(data) != start + samples * kind.itemsize:
         raise ValueError(f"{place} is cut off or too long: {len(data)} bytes for {samples} samples")
     entries = np.frombuffer(data, kind, samples, start)
-    video, meta = entries["video"].astype(np.int64), entries["meta"].astype(np.int64)
-    sizes, meta_sizes = entries["video_size"].astype(np.int64), entries["meta_size"].astype(np.int64)
-    # In this order no sum can overflow.
-    inside = (video >= _HEADER) & (video <= tar_bytes) & (sizes >= 0) & (sizes <= tar_bytes - video)
-    inside &= (meta >= 0) & (meta <= tar_bytes) & (meta_sizes >= 0) & (meta_sizes <= tar_bytes - meta)
+    if kinds == _OLD:
+        entries = _with_all_fields(entries)
+    inside = entries["video"].astype(np.int64) >= _HEADER
+    for member in ("video", "meta", "text"):
+        start, sizes = (entries[field].astype(np.int64) for field in (member, f"{member}_size"))
+        # In this order no sum can overflow.
+        inside &= (start >= 0) & (start <= tar_bytes) & (sizes >= 0) & (sizes <= tar_bytes - start)
     if not inside.all():
         raise ValueError(f"{place}: entry {np.flatnonzero(~inside)[0]} is not within the tar of {tar_bytes} bytes")
+    return entries
+
+
+def _with_all_fields(old: np.ndarray) -> np.ndarray:
+    """The entries of an older index: captions and classes are in the json only."""
+    fields = [("key", old.dtype["key"]), *((field, "<i8") for field in NUMBERS), *((field, "<i4") for field in FLAGS)]
+    entries = np.zeros(len(old), fields)
+    for field in _OLD:
+        entries[field] = old[field]
+    for field in ("label", "has_text", "has_label"):
+        entries[field] = UNKNOWN
     return entries
 
 

@@ -1,6 +1,7 @@
 """Random access to WebDataset tars (`KEY.mp4`, `KEY.json`) by an index that is checked against each member's header."""
 
 import hashlib
+import logging
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -11,10 +12,13 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
 from datamodules.sources.cache import Cache
 from datamodules.sources.remote import RemoteTar, Store, is_remote, store
-from datamodules.sources.sample_json import read_annotation
+from datamodules.sources.sample_json import parse_annotation, read_text
 from datamodules.sources.shard_index import REMEDY, parse_entries, parse_remote_index, read_entries, read_index
 from datamodules.sources.source import Sample, Source, Strings
-from datamodules.sources.tars import INDEX, checksum, index_of
+from datamodules.sources.tar_index import checksum
+from datamodules.sources.tars import INDEX, index_of
+
+log = logging.getLogger(__name__)
 
 _OPEN = 64  # tars with their indices that a process keeps open
 _INDICES = 1024  # indices of remote tars that a process keeps; they only take memory
@@ -38,6 +42,9 @@ class Shards(Source):
         retries: further attempts after a failed remote read; after the last one the sample counts as unreadable.
         backoff: seconds before the first retry; doubled before each further one.
         options: of fsspec's file systems (credentials, an endpoint).
+        index: a local folder that `prepare.py index ADDRESS FOLDER` has written, if the shards have no index beside
+            them.
+        require: leave out samples without a `text` or a `label`; a batch has either only if all samples have it.
         limits: what a sample or an index may cost; by default those of `Limits`.
 
     Raises:
@@ -55,11 +62,16 @@ class Shards(Source):
         backoff: float = 1.0,
         options: dict | None = None,
         limits: Limits | None = None,
+        index: str | None = None,
+        require: list[str] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.folders = [path] if isinstance(path, str) else list(path)
         if not self.folders:
             raise FileNotFoundError("Shards got an empty list of folders")
+        if index is not None and len(self.folders) > 1:
+            raise ValueError("the index of Shards is that of one folder; mix several sources by Mixture")
+        self.index = index
         self.stores = [store(f, options, retries, backoff) if is_remote(f) else None for f in self.folders]
         self.cache, self.whole = Cache(cache, cache_bytes), whole
         parts = [self._rows(folder, s) for folder, s in zip(self.folders, self.stores, strict=True)]
@@ -74,8 +86,11 @@ class Shards(Source):
         self.samples, self.bytes = numbers[:, 0].copy(), numbers[:, 1].copy()
         self.counts = self.samples
         self.texts, self.labels = int(numbers[:, 2].sum()), int(numbers[:, 3].sum())
-        self.starts = np.concatenate([[0], np.cumsum(self.samples)])
         self._shards: OrderedDict[int, tuple[Tar | RemoteTar, np.ndarray]] = OrderedDict()
+        self._kept: dict[int, np.ndarray] = {}  # by shard that samples are left out of: the numbers of the others
+        if require:
+            self._leave_out(require, numbers)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         for shard in range(len(numbers) if len(numbers) <= _CHECKED else 0):
             if self.stores[self.folder_of[shard]] is None:
                 self._check(shard)
@@ -83,22 +98,52 @@ class Shards(Source):
     def _rows(self, folder: str, remote: Store | None) -> tuple[list[str], np.ndarray]:
         """Names of a folder's non-empty shards, and int64 [shards, 4]: samples, bytes, texts, labels."""
         if remote is None:
-            return read_index(Path(folder), self.limits)
+            return read_index(Path(folder), self.limits, Path(self.index) if self.index else None)
         try:
-            data = remote.fetch(INDEX, self.limits.index_bytes)
-            ranges = not self.whole and remote.supports_ranges(INDEX)
+            if self.index is None:
+                data = remote.fetch(INDEX, self.limits.index_bytes)
+                ranges = not self.whole and remote.supports_ranges(INDEX)
+            else:
+                data = Path(self.index, INDEX).read_bytes()
+                ranges = not self.whole
         except DecodeError as error:
             raise FileNotFoundError(
                 f"no index of the shards at {folder}: {error.reason}. Is the address right? A folder of shards holds "
                 f"{INDEX}, which `{REMEDY.format('FOLDER')}` writes if the tars are on a local disk"
             ) from error
-        names, numbers = parse_remote_index(data, folder, self.limits)
+        names, numbers = parse_remote_index(data, self.index or folder, self.limits)
+        if self.index is not None and ranges and names:
+            ranges = remote.supports_ranges(names[0])
         if len(numbers) and not ranges and numbers[:, 1].max() > self.cache.limit:
             raise ValueError(
                 f"the largest shard at {folder} has {numbers[:, 1].max()} bytes, the cache {self.cache.limit}: raise "
                 "cache_bytes to a few shards for each worker"
             )
         return names, numbers
+
+    def _leave_out(self, require: list[str], numbers: np.ndarray) -> None:
+        """Leaves out samples that lack what is required, by the indices of the shards that have such samples."""
+        columns = {"text": 2, "label": 3}
+        if unknown := set(require) - set(columns):
+            raise ValueError(f"Shards can require text and label, not {', '.join(sorted(unknown))}")
+        lacks = np.any([numbers[:, columns[what]] < numbers[:, 0] for what in require], axis=0)
+        counts = self.samples.copy()
+        for shard in np.flatnonzero(lacks).tolist():
+            entries = self._open(shard)[1]
+            has = np.stack([entries[f"has_{what}"] for what in require])
+            if (has < 0).all():
+                raise ValueError(f"the index of {self.tar(shard)} is of an older kind. {_remedy(self.tar(shard))}")
+            self._kept[shard] = np.flatnonzero((has == 1).all(0))
+            counts[shard] = len(self._kept[shard])
+        self._shards.clear()  # they are opened again with the samples that are kept
+        left, total = int(self.samples.sum() - counts.sum()), int(self.samples.sum())
+        if left == total:
+            raise ValueError(f"no sample in {', '.join(self.folders)} has a {' and a '.join(require)}")
+        if left:
+            log.warning("%s: %d of %d samples have no %s and are left out", self.folders[0], left, total, require)
+        self.counts = counts
+        self.texts = total - left if "text" in require else min(self.texts, total - left)
+        self.labels = total - left if "label" in require else min(self.labels, total - left)
 
     def tar(self, shard: int) -> str:
         """The location of a shard: a path, a URL, or the command with the shard's name."""
@@ -114,17 +159,24 @@ class Shards(Source):
         entry = entries[index - self.starts[shard]]
         key = entry["key"].decode("utf-8", "surrogateescape")
         name = f"{self.names[shard]}/{key}"
-        for limit, size in (("sample_bytes", entry["video_size"]), ("meta_bytes", entry["meta_size"])):
-            if refusal := self.limits.refusal(limit, int(size), "bytes"):
+        spans = [(int(entry[member]), int(entry[f"{member}_size"])) for member in ("video", "meta", "text")]
+        for limit, (_, size) in zip(("sample_bytes", "meta_bytes", "meta_bytes"), spans, strict=True):
+            if refusal := self.limits.refusal(limit, size, "bytes"):
                 raise DecodeError(name, refusal)
         # The member's header is read too, so that a mismatched index can never yield a wrong video.
-        data, meta = _members(opened, entry, name)
+        spans[0] = spans[0][0] - 512, spans[0][1] + 512
+        data, meta, caption = _members(opened, spans, name)
         if checksum(data[:512]) != entry["video_sum"]:
             tar = self.tar(shard)
             raise ValueError(f"{tar} is not what its index describes (sample {key}). Index it again: {_remedy(tar)}")
-        if len(data) < entry["video_size"] + 512:
+        if len(data) < spans[0][1]:
             raise DecodeError(name, f"{self.tar(shard)} ends in the middle of this sample")
-        text, label = read_annotation(name, meta, self.limits)
+        text, label = parse_annotation(name, meta, self.limits)
+        text = read_text(name, caption, self.limits) if text is None else text
+        if entry["label"] >= 0:  # also of a class file, or of the name of a class
+            label = int(entry["label"])
+        elif isinstance(label, str):
+            raise DecodeError(name, f"its label is not an integer: {label!r}")
         for what, value, count in (("text", text, self.texts), ("label", label, self.labels)):
             if value is None and count == len(self):
                 raise DecodeError(name, f"it has no {what}, although by {INDEX} all samples have one")
@@ -140,6 +192,8 @@ class Shards(Source):
             return self._shards[shard]
         remote = self.stores[self.folder_of[shard]]
         opened = self._open_local(shard) if remote is None else self._open_remote(shard, remote)
+        if shard in self._kept:
+            opened = opened[0], opened[1][self._kept[shard]]
         limit = _OPEN if isinstance(opened[0], Tar) else _INDICES
         while len(self._shards) >= limit:
             self._shards.popitem(last=False)[1][0].close()
@@ -155,9 +209,13 @@ class Shards(Source):
         """The index of a local shard."""
         tar = self.tar(shard)
         try:
-            return read_entries(index_of(tar), int(self.samples[shard]), int(self.bytes[shard]), self.limits)
+            return read_entries(self._index_of(shard), int(self.samples[shard]), int(self.bytes[shard]), self.limits)
         except ValueError as error:
             raise ValueError(f"{error}. Index it again: {_remedy(tar)}") from None
+
+    def _index_of(self, shard: int) -> str:
+        """The local file of a shard's index."""
+        return index_of(self.tar(shard) if self.index is None else os.path.join(self.index, self.names[shard]))
 
     def _open_remote(self, shard: int, remote: Store) -> tuple[RemoteTar, np.ndarray]:
         name, size = self.names[shard], int(self.bytes[shard])
@@ -165,7 +223,10 @@ class Shards(Source):
         def parse(data: bytes) -> np.ndarray:
             return parse_entries(data, index_of(name), int(self.samples[shard]), size, self.limits)
 
-        entries = remote.fetch(index_of(name), self.limits.index_bytes, f"{name} (its index)", parse)
+        if self.index is None:
+            entries = remote.fetch(index_of(name), self.limits.index_bytes, f"{name} (its index)", parse)
+        else:
+            entries = self._entries(shard)
         version = hashlib.sha256(f"{remote.folder} {size} {self.samples[shard]}".encode()).hexdigest()[:16]
         cache = None if remote.ranges and not self.whole else self.cache
         return RemoteTar(remote, name, size, cache, f"{version}-{name}"), entries
@@ -176,7 +237,7 @@ class Shards(Source):
             raise FileNotFoundError(
                 f"{tar} is in the index but not in its folder. Restore it, or index the folder again: {_remedy(tar)}"
             )
-        if not os.path.exists(index_of(tar)):
+        if not os.path.exists(self._index_of(shard)):
             raise FileNotFoundError(f"{tar} has no index. Create it: {_remedy(tar)}")
         found = os.path.getsize(tar)
         if found < size:
@@ -190,7 +251,7 @@ class Shards(Source):
     def _changed(self, shard: int) -> bool:
         """Whether a tar newer than its index has other contents; the first and last headers of a mere copy match."""
         tar = self.tar(shard)
-        if os.path.getmtime(tar) <= os.path.getmtime(index_of(tar)):
+        if os.path.getmtime(tar) <= os.path.getmtime(self._index_of(shard)):
             return False
         with open(tar, "rb") as file:
             for entry in self._entries(shard)[[0, -1]]:
@@ -217,15 +278,14 @@ class Tar:
         os.close(self.descriptor)
 
 
-def _members(tar: Tar | RemoteTar, entry: np.ndarray, name: str) -> tuple[bytes, bytes]:
-    """The video with its preceding header, and the json; in one read if they are adjacent, as is usual."""
-    first, end = int(entry["video"]) - 512, int(entry["video"] + entry["video_size"])
-    meta, size = int(entry["meta"]), int(entry["meta_size"])
-    low, high = min(first, meta), max(end, meta + size)
-    if not size or high - low > end - first + size + _GAP:
-        return tar.read(first, end - first, name), tar.read(meta, size, name) if size else b""
+def _members(tar: Tar | RemoteTar, spans: list[tuple[int, int]], name: str) -> list[bytes]:
+    """The bytes of several (place, size); in one read if they are close together, as is usual."""
+    there = [(place, place + size) for place, size in spans if size]
+    low, high = min(a for a, _ in there), max(b for _, b in there)
+    if high - low > sum(size for _, size in spans) + _GAP:
+        return [tar.read(place, size, name) if size else b"" for place, size in spans]
     data = tar.read(low, high - low, name)
-    return data[first - low : end - low], data[meta - low : meta - low + size]
+    return [data[place - low : place - low + size] if size else b"" for place, size in spans]
 
 
 def _remedy(tar: str) -> str:

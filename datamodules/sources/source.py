@@ -10,6 +10,8 @@ from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder
 from datamodules.sources.order import Order, SampleOrder
 
+_ROUNDING = 1e-6  # tolerance in seconds of times that are quotients
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -49,19 +51,24 @@ class Sample:
         return self.part(video)[1]
 
     def part(self, video: Video) -> tuple[int, int]:
-        """The first of the frames of `video` that clips may come from, and the one after the last, by its mean frame
-        rate; DecodeError if the video has none, or ends before `start`."""
+        """The first of the frames of `video` that clips may come from, and the one after the last, by their times.
+
+        They are those from the one shown at `start` to the last one that ends by `end`. DecodeError if the video has no
+        times, or ends before `start`.
+        """
         if (self.start is None and self.end is None) or len(video) == 1:
             return 0, len(video)
-        if not video.fps > 0:
+        times = np.append(video.seconds(np.arange(len(video))), video.duration)
+        if np.isnan(times).any():
             where = f"its first {self.end:g} seconds" if not self.start else f"what follows second {self.start:g}"
             raise DecodeError(self.name, f"no frame rate, so {where} cannot be found")
-        first = int((self.start or 0) * video.fps)
+        first = max(0, int(np.searchsorted(times, (self.start or 0) + _ROUNDING, side="right")) - 1)
         if first >= len(video):
-            lasts = len(video) / video.fps
-            raise DecodeError(self.name, f"its part starts at {self.start:g} s, and the video ends after {lasts:.1f} s")
-        end = len(video) if self.end is None else min(len(video), int(self.end * video.fps))
-        return first, max(first + 1, end)
+            raise DecodeError(
+                self.name, f"its part starts at {self.start:g} s, and the video ends after {times[-1]:.1f} s"
+            )
+        ended = len(video) if self.end is None else int(np.searchsorted(times[1:], self.end + _ROUNDING, side="right"))
+        return first, max(first + 1, ended)
 
 
 class Source(ABC):
@@ -117,6 +124,18 @@ class Strings:
         encoded = [s.encode("utf-8", "surrogateescape") for s in strings]  # file names need not be valid text
         self.offsets = np.concatenate([[0], np.cumsum([len(s) for s in encoded], dtype=np.int64)]).astype(np.int64)
         self.data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    @classmethod
+    def joined(cls, data: np.ndarray, offsets: np.ndarray) -> "Strings":
+        """Of all strings joined, uint8, and where each begins and the last ends, int64 [n + 1]."""
+        made = cls.__new__(cls)
+        made.data, made.offsets = data, offsets
+        return made
+
+    def only(self, kept: np.ndarray) -> "Strings":
+        """Those that a mask, bool [n], keeps."""
+        lengths = np.diff(self.offsets)
+        return Strings.joined(self.data[np.repeat(kept, lengths)], np.r_[0, np.cumsum(lengths[kept])].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -18,9 +18,9 @@ import numpy as np
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.loading.survey import VideoInfo
-from datamodules.sources.files import VIDEO_SUFFIXES
 from datamodules.storage.json_text import Damaged, json_text, printable, read_json
 from datamodules.storage.whole_files import DRAFTS, whole_file, write_whole
 

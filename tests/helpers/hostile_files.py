@@ -30,11 +30,11 @@ def texts(other: str, port: int = 5004) -> dict[str, str]:
     }
 
 
-def _rebuild(data: bytes, change: Callable[[bytes, bytes], bytes | None]) -> bytes:
+def rebuild(data: bytes, change: Callable[[bytes, bytes], bytes | None]) -> bytes:
     """A copy of an mp4 in which `change` (kind, contents) has replaced or removed boxes."""
     out = b""
     for kind, body in _boxes(data):
-        new = change(kind, _rebuild(body, change) if kind in _PARENTS else body)
+        new = change(kind, rebuild(body, change) if kind in _PARENTS else body)
         if new is not None:
             out += struct.pack(">I4s", len(new) + 8, kind) + new
     return out
@@ -59,13 +59,13 @@ def many_samples(folder: Path, count: int) -> bytes:
     absent = (b"ctts", b"stss", b"sdtp", b"sgpd", b"sbgp")
     whole = Path(videos.make(folder / "samples.mp4")).read_bytes()
     (folder / "samples.mp4").unlink()
-    return _rebuild(whole, lambda kind, body: None if kind in absent else tables.get(kind, body))
+    return rebuild(whole, lambda kind, body: None if kind in absent else tables.get(kind, body))
 
 
 def many_edits(folder: Path, samples: int, edits: int) -> bytes:
     """An mp4 whose edit list (`elst`) shows all its samples `edits` times."""
     shown = _FLAGS + struct.pack(">I", edits) + struct.pack(">IiI", max(1, samples // 24), 0, 0x10000) * edits
-    return _rebuild(many_samples(folder, samples), lambda kind, body: shown if kind == b"elst" else body)
+    return rebuild(many_samples(folder, samples), lambda kind, body: shown if kind == b"elst" else body)
 
 
 def many_in_fragments(folder: Path, count: int) -> bytes:
@@ -81,7 +81,7 @@ def many_in_fragments(folder: Path, count: int) -> bytes:
             return struct.pack(">I", 0x020018) + body[4:8] + struct.pack(">II", 1, 1)
         return body
 
-    return _rebuild(whole, change)
+    return rebuild(whole, change)
 
 
 def wide_gif(width: int, height: int, frames: int = 1) -> bytes:

@@ -176,7 +176,7 @@ def test_limits_of_a_sample_cost_that_sample(folder: Path) -> None:
 
 
 def test_a_tar_has_limits(folder: Path) -> None:
-    assert index_folder(folder, Limits(tar_members=6))[0][0]["samples"] == 3
+    assert index_folder(folder, Limits(tar_members=6)).rows[0]["samples"] == 3
     with pytest.raises(ValueError, match=r"s\.tar: .* above the limit tar_members of 5"):
         index_folder(folder, Limits(tar_members=5))
 

@@ -80,9 +80,9 @@ def test_tars_from_elsewhere_are_indexed(tmp_path: Path, video: bytes) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    rows, wrong = index_folder(tmp_path)
-    assert rows[0]["samples"] == 3 and not wrong
-    assert rows[0]["texts"] == 2  # the sample with the broken json has what others have, until it is read
+    found = index_folder(tmp_path)
+    assert found.rows[0]["samples"] == 3 and not found.wrong
+    assert found.rows[0]["texts"] == 2  # the sample with the broken json has what others have, until it is read
     source = Shards(str(tmp_path))
     assert source[0].text == "long" and source[0].name.endswith("é") and source[1].content == video
     with pytest.raises(DecodeError, match="json"):
@@ -177,9 +177,9 @@ def test_a_tar_cut_in_the_middle(folder: Path) -> None:
     tar.write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"s-0.tar is cut off: \d+ bytes of \d+.*prepare.py index"):
         Shards(str(folder))
-    rows, wrong = index_folder(folder)
-    assert "cut off" in wrong["s-0.tar"]
-    assert 0 < rows[0]["samples"] < 4 and [r["samples"] for r in rows[1:]] == [3, 2]
+    found = index_folder(folder)
+    assert "cut off" in found.wrong["s-0.tar"]
+    assert 0 < found.rows[0]["samples"] < 4 and [r["samples"] for r in found.rows[1:]] == [3, 2]
     assert Shards(str(folder))[0].label == 0
 
 

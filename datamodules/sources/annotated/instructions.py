@@ -9,7 +9,7 @@ import numpy as np
 
 from datamodules.decoding.frame_folder import FrameFolder
 from datamodules.decoding.limits import Limits
-from datamodules.sources.files import check_size
+from datamodules.sources.lists import check_size
 from datamodules.sources.source import Exchange, Sample, Source, Strings
 from datamodules.storage.json_text import parse_json
 

@@ -4,8 +4,8 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 
+from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.decoding.images import IMAGE_SUFFIXES
-from datamodules.sources.files import VIDEO_SUFFIXES
 
 log = logging.getLogger(__name__)
 PREFERRED = (".mp4", ".webm", ".mkv", ".avi", ".mov")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datamodules.decoding.limits import Limits
-from datamodules.sources.files import check_size, json_lines
+from datamodules.sources.lists import check_size, json_lines
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}  # None: any whitespace
 
