@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.chat.row_attention import Packs
 from models.chat.templates import Role, Segment
 
 IGNORE_INDEX = -100
@@ -42,15 +43,17 @@ class ChatBatch:
     ids, labels: int64 `[B, L]`, padded on the right.
     lengths: int64 `[B]`.
     slots: places of all visual tokens, in order, in the flattened ids, int64 `[S]`.
-    positions: of a single row that holds several conversations, which do not see each other: the place of each token
-        in its own, int64 `[1, L]`; None: a row is a conversation.
+    packs: of a single row that holds several conversations, which do not see each other; None: a row is one.
+    before_targets: places after which some row has a target, in order, int64 `[K]`, at least one: the logits of others
+        are not needed. None: it is not known.
     """
 
     ids: Tensor
     labels: Tensor
     lengths: Tensor
     slots: Tensor
-    positions: Tensor | None = None
+    packs: Packs | None = None
+    before_targets: Tensor | None = None
 
     @property
     def attention_mask(self) -> Tensor:
@@ -62,8 +65,9 @@ class ChatBatch:
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "ChatBatch":
         """With `move` of every tensor."""
-        positions = None if self.positions is None else move(self.positions)
-        return ChatBatch(move(self.ids), move(self.labels), move(self.lengths), move(self.slots), positions)
+        packs = None if self.packs is None else self.packs.moved(move)
+        places = None if self.before_targets is None else move(self.before_targets)
+        return ChatBatch(move(self.ids), move(self.labels), move(self.lengths), move(self.slots), packs, places)
 
 
 def pad_token(tokenizer: Any) -> int:
@@ -161,20 +165,26 @@ def collate(conversations: Sequence[Tokens], pad: int) -> ChatBatch:
         labels[i, : len(tokens.ids)] = torch.as_tensor(tokens.labels)
         slots += [i * length + slot for slot in tokens.slots]
     lengths = torch.tensor([len(tokens.ids) for tokens in conversations])
-    return ChatBatch(ids, labels, lengths, torch.tensor(slots, dtype=torch.long))
+    places = torch.tensor(slots, dtype=torch.long)
+    return ChatBatch(ids, labels, lengths, places, before_targets=_before_targets(labels))
 
 
 def pack(conversations: Sequence[Tokens]) -> ChatBatch:
     """Conversations one after another in a single row without padding; none of them sees another."""
-    starts = [0]
-    for tokens in conversations:
-        starts.append(starts[-1] + len(tokens.ids))
+    packs = Packs.of(tuple(len(tokens.ids) for tokens in conversations))
+    starts = packs.bounds.tolist()
     ids = torch.cat([torch.as_tensor(tokens.ids) for tokens in conversations])[None]
     labels = torch.cat([torch.as_tensor(tokens.labels) for tokens in conversations])[None]
     labels[0, starts[:-1]] = IGNORE_INDEX  # nothing before it predicts a conversation's first token
     slots = [start + slot for start, tokens in zip(starts, conversations, strict=False) for slot in tokens.slots]
-    positions = torch.cat([torch.arange(len(tokens.ids)) for tokens in conversations])[None]
-    return ChatBatch(ids, labels, torch.tensor([starts[-1]]), torch.tensor(slots, dtype=torch.long), positions)
+    places = torch.tensor(slots, dtype=torch.long)
+    return ChatBatch(ids, labels, torch.tensor(starts[-1:]), places, packs, _before_targets(labels))
+
+
+def _before_targets(labels: Tensor) -> Tensor:
+    """See `ChatBatch`."""
+    places = (labels[:, 1:] != IGNORE_INDEX).any(dim=0).nonzero()[:, 0]
+    return places if len(places) else torch.zeros(1, dtype=torch.long)
 
 
 def _begins_with(segments: Sequence[Segment], start: str) -> bool:

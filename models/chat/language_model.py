@@ -1,7 +1,6 @@
 """Causal language models of transformers: from a folder or a configuration, frozen, with LoRA by peft."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,6 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
     "mistral": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
     "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj", "lm_head"),
 }
-
-
-@contextlib.contextmanager
-def packs_known(packed: bool) -> Iterator[None]:
-    """Inside, a language model of transformers without a mask is told whether its rows hold several sequences.
-
-    transformers (5.x, `masking_utils`) reads the positions to find that out, for which the host waits for the device.
-    """
-    from transformers import masking_utils
-
-    def indices(position_ids: Tensor) -> Tensor | None:
-        if not packed:
-            return None
-        return (torch.diff(position_ids, prepend=position_ids[:, :1] - 1, dim=-1) != 1).cumsum(-1)
-
-    theirs = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = indices
-    try:
-        yield
-    finally:
-        masking_utils.find_packed_sequence_indices = theirs
 
 
 def language_model(source: str | Path | dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -126,6 +104,11 @@ def label_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor
         labels: -100 where nothing is learnt; 0 if that is everywhere.
         smoothing: of the targets; 0.1 for the captions of VideoChat2's first stage.
     """
-    scores, targets = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
-    total = F.cross_entropy(scores, targets, ignore_index=-100, label_smoothing=smoothing, reduction="sum")
-    return total / (targets != -100).sum().clamp(min=1)
+    return target_loss(logits[:, :-1], labels[:, 1:], smoothing)
+
+
+def target_loss(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of targets `[B, K]` given their logits `[B, K, V]`, in float32; see `label_loss`."""
+    scores, classes = logits.float().flatten(0, 1), targets.flatten()
+    total = F.cross_entropy(scores, classes, ignore_index=-100, label_smoothing=smoothing, reduction="sum")
+    return total / (classes != -100).sum().clamp(min=1)

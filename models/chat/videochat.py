@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from models.chat.conversation import ChatBatch
-from models.chat.language_model import embeddings_of, label_loss, packs_known, width_of
+from models.chat.growing_cache import growing_cache
+from models.chat.language_model import embeddings_of, label_loss, target_loss, width_of
 from models.chat.qformer import QFormer
+from models.chat.row_attention import row_options, use_row_attention
 from models.chat.tiles import split_tiles
 from models.chat.token_merger import TokenMerger
 from models.encoder import Encoder
@@ -56,6 +58,7 @@ class VideoChat(nn.Module):
                 f"the Q-Former attends to {qformer.source} channels (source), and the encoder has {encoder.width}"
             )
         self.encoder, self.qformer, self.llm, self.constant_bos = encoder, qformer, llm, constant_bos
+        self.attends_in_rows = use_row_attention(llm)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(encoder.width, norm_eps)
         width = width_of(llm)
         self.queries = self.extra_queries = None
@@ -141,22 +144,34 @@ class VideoChat(nn.Module):
         embeds = embeddings_of(self.llm)(batch.ids)
         if self.constant_bos:
             first = torch.arange(batch.ids.shape[1], device=batch.ids.device)[None] == 0
-            first = first if batch.positions is None else batch.positions == 0
+            first = first if batch.packs is None else batch.packs.positions == 0
             embeds = torch.where(first[..., None], batch.ids[..., None].to(embeds.dtype), embeds)
         flat = embeds.flatten(0, 1).index_copy(0, batch.slots, tokens.to(embeds.dtype))
         return flat.view_as(embeds)
 
-    def logits(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
-        """The language model's logits, `[B, L, V]`."""
-        embeds = self.embed(batch, visual)
-        # Padding is on the right, where causal attention does not look: without a mask, kernels need none. Of packed
-        # rows transformers masks what lies before each position 0, or hands their lengths to a kernel.
-        with packs_known(batch.positions is not None):
-            return self.llm(inputs_embeds=embeds, position_ids=batch.positions, use_cache=False).logits
+    def logits(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor], places: Tensor | None = None) -> Tensor:
+        """The language model's logits, `[B, L, V]`; with `places` int64 `[K]`, of these of all rows, `[B, K, V]`.
+
+        Raises:
+            ValueError: a packed batch, and a type of language model whose attention cannot be told of it.
+        """
+        embeds, llm = self.embed(batch, visual), self.llm
+        if self.attends_in_rows:
+            kept = {} if places is None else {"logits_to_keep": places}
+            return llm(inputs_embeds=embeds, use_cache=False, **row_options(embeds, batch.packs), **kept).logits
+        if batch.packs is not None:
+            raise ValueError(
+                f"{type(llm).__name__} cannot attend within the parts of a packed row: set packed to false"
+            )
+        logits = llm(inputs_embeds=embeds, use_cache=False).logits
+        return logits if places is None else logits[:, places]
 
     def forward(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
         """The loss of the batch's labels: the mean over all of its targets."""
-        return label_loss(self.logits(batch, visual), batch.labels)
+        places = batch.before_targets
+        if places is None:
+            return label_loss(self.logits(batch, visual), batch.labels)
+        return target_loss(self.logits(batch, visual, places), batch.labels[:, places + 1])
 
     @torch.no_grad()
     def generate(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor], pad: int, **options: object) -> Tensor:
@@ -173,4 +188,7 @@ class VideoChat(nn.Module):
         embeds = embeds.take_along_dim(shift[..., None], dim=1)
         mask = batch.attention_mask.take_along_dim(shift, dim=1)
         llm: Any = self.llm
+        if self.attends_in_rows:  # other types may have other caches
+            most: Any = options.get("max_new_tokens") or 0
+            options |= growing_cache(llm, length + most)
         return llm.generate(inputs_embeds=embeds, attention_mask=mask, pad_token_id=pad, **options)

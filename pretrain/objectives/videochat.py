@@ -124,6 +124,10 @@ class Converse(Objective):
             learn_markers,
             ignore_pad_targets,
         )
+        if packed and not self.model.attends_in_rows:
+            raise ValueError(
+                f"{type(llm).__name__} cannot attend within the parts of a packed row: set packed to false"
+            )
         self.tiles, self.images, self.packed = tiles, images, packed
         self.figures = frozenset({"cut", "exact"})
         self.may_lack, self.may_leave = missing, unused
@@ -162,10 +166,15 @@ class Converse(Objective):
         return {"exact": self.exact(chat, right, counted), "loss": loss}
 
     def token_errors(self, batch: Batch, rows: Sequence[Row], chat: ChatBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each token but a row's first, flat: the cross entropy, whether it is the likeliest, and 1.0 where it is a
-        target."""
-        logits = self.model.logits(chat, self.visual_tokens(batch["video"], rows))[:, :-1].flatten(0, 1)
-        targets = chat.labels[:, 1:].flatten()
+        """Of each place of a row before a target of some row, flat: the cross entropy of the next token, whether it is
+        the likeliest, and 1.0 where it is a target."""
+        places = chat.before_targets
+        assert places is not None  # `chat_batch` knows them
+        visual = self.visual_tokens(batch["video"], rows)
+        logits = self.model.logits(chat, visual, places).flatten(
+            0, 1
+        )  # the others cost as much as a small model's layers
+        targets = chat.labels[:, places + 1].flatten()
         error = F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="none")
         return error, logits.detach().argmax(dim=1) == targets, (targets != IGNORE_INDEX).float()
 

@@ -185,6 +185,16 @@ def test_no_batch_changes_a_loss_or_an_answer() -> None:
             assert torch.equal(answers[i : i + 1, : alone.shape[1]], alone)
         targets = (together.labels[:, 1:] != -100).sum()
         assert_close(model(together, visual), sum(sums) / targets, atol=1e-5, rtol=1e-5)
+        # Padding on the other side, with a mask, as in generation
+        lengths = together.lengths.tolist()
+        rows = [row[:n] for row, n in zip(model.embed(together, visual), lengths, strict=True)]
+        left = torch.nn.utils.rnn.pad_sequence(rows, True, padding_side="left")
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones(n).long() for n in lengths], True, padding_side="left")
+        found = model.llm(
+            inputs_embeds=left, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)
+        ).logits
+        for row, expected, n in zip(found, logits, lengths, strict=True):
+            assert_close(row[-n:], expected[:n], atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_reach_all_that_is_trained_and_nothing_else() -> None:

@@ -17,6 +17,7 @@ from models.vit import VideoViT
 from pretrain.learning.chat_rows import ChatRows, Row
 from pretrain.learning.language import Language, LanguageLoRA
 from pretrain.objectives import Align, Converse
+from tests.helpers.host_reads import watch
 from tests.helpers.paths import ROOT
 from tests.helpers.runs import fit
 
@@ -66,7 +67,7 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_a_padded_one() -> None
         loss.backward()
         found.append((loss, {name: p.grad for name, p in method.named_parameters() if p.grad is not None}))
     packed = method.chat_batch(batch["chat"])
-    assert packed.ids.shape == (1, sum(len(row["ids"]) for row in batch["chat"])) and packed.positions is not None
+    assert packed.ids.shape == (1, sum(len(row["ids"]) for row in batch["chat"])) and packed.packs is not None
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-5)
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
@@ -76,6 +77,27 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_a_padded_one() -> None
     ]
     counts = torch.tensor([float((row["labels"] != -100).sum()) for row in batch["chat"]])
     torch.testing.assert_close((torch.stack(alone) * counts).sum() / counts.sum(), found[0][0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_step_reads_nothing_of_the_device(packed: bool) -> None:
+    method = chat(packed=packed)
+    batch = batch_of(method)
+    method(batch)  # what is made once, such as masks of the Q-Former
+    with watch([*method.parameters(), *method.buffers(), batch["video"]]):
+        method(batch)["answer"].backward()
+
+
+def test_a_language_model_that_cannot_be_told_of_packs_is_refused() -> None:
+    bloom = {"model_type": "bloom", "vocab_size": 64, "hidden_size": 24, "n_layer": 1, "n_head": 2}
+    encoder = VideoViT(12, 2, 2, 24, patch=8, tubelet=1, frames=2, size=16, norm=False)
+    parts = encoder, QFormer(16, 2, 2, 24, 12, text=False), Language(bloom, random=0, tokenizer=SHAPES)
+    with pytest.raises(ValueError, match="set packed to false"):
+        Converse(*parts, "vicuna", packed=True)
+    method = Converse(*parts, "vicuna", queries=3, extra_queries=2, global_batch=4)
+    loss = method(batch_of(method))["answer"]
+    alone = {**batch_of(method), "video": batch_of(method)["video"][:1], "chat": batch_of(method)["chat"][:1]}
+    assert loss.isfinite() and method(alone)["answer"].isfinite()
 
 
 def test_recompute_reaches_the_layers_of_the_language_model() -> None:

@@ -1,0 +1,69 @@
+"""Keys and values of earlier tokens in generation, kept with room for more: a new token does not copy all of them.
+
+transformers' own cache concatenates, which for a batch of eight can move as many bytes a token as the weights have.
+"""
+
+import functools
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+
+def growing_cache(llm: Any, room: int) -> dict[str, Any]:
+    """The option of `generate` that gives it an empty cache, for a language model whose layers attend to all earlier
+    tokens, or to a window of them, which its mask then takes care of.
+
+    Args:
+        room: tokens of a row for which there is room at first, prompt and answer.
+    """
+    from transformers.cache_utils import Cache
+
+    base = llm.get_base_model() if hasattr(llm, "peft_config") else llm
+    known = inspect.signature(base.forward).parameters
+    layers: Any = functools.partial(_layer_class(), room)
+    return {"cache" if "cache" in known else "past_key_values": Cache(layer_class_to_replicate=layers)}
+
+
+class _Store:
+    """A tensor `[B, H, room, d]` whose first places along `room` are shown."""
+
+    def __init__(self) -> None:
+        self.whole: Tensor | None = None
+        self.shown: Tensor | None = None
+
+    def append(self, before: Tensor, new: Tensor, room: int) -> Tensor:
+        """`before` and `new` `[B, H, l, d]` in one. Nothing but `new` is copied if `before` is what was shown last and
+        there is room."""
+        start, end = before.shape[2] if before.numel() else 0, new.shape[2]
+        end += start
+        whole = self.whole
+        if whole is None or before is not self.shown or end > whole.shape[2]:
+            whole = new.new_empty(*new.shape[:2], room if end <= room else end + end // 2, new.shape[3])
+            if start:
+                whole[:, :, :start] = before
+        whole[:, :, start:end] = new
+        self.whole, self.shown = whole, whole[:, :, :end]
+        return self.shown
+
+
+@functools.cache
+def _layer_class() -> type:
+    from transformers.cache_utils import DynamicLayer
+
+    class GrowingLayer(DynamicLayer):
+        """One layer's keys and values. What transformers selects or cuts of them is copied at the next token."""
+
+        def __init__(self, room: int) -> None:
+            super().__init__()
+            self.room, self.stores = room, (_Store(), _Store())
+
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            keys, values = self.stores
+            self.keys = keys.append(self.keys, key_states, self.room)
+            self.values = values.append(self.values, value_states, self.room)
+            return self.keys, self.values
+
+    return GrowingLayer
