@@ -71,10 +71,12 @@ class Answerer(ABC):
 
     Attributes:
         frames, size: of the clips that it takes; pixels of a side.
+        tiles: the most squares of this size in a frame, if it takes frames of any shape; None: a frame is one.
     """
 
     frames: int
     size: int
+    tiles: int | None = None
 
     @abstractmethod
     def identity(self) -> str:

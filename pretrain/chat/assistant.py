@@ -33,6 +33,7 @@ class Assistant(Answerer):
         frames: of a video's clip.
         mean, std: statistics for the normalisation of pixels.
         name: what the model is called.
+        tiles: frames are seen in tiles, at most so many, and as a whole (VideoChat2-HD); None: at once.
 
     Raises:
         ValueError: a Q-Former with texts, and no tokenizer of them.
@@ -48,12 +49,13 @@ class Assistant(Answerer):
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         name: str = "videochat",
+        tiles: int | None = None,
     ) -> None:
         reads = isinstance(model.qformer, QFormer) and model.qformer.text
         if reads and reader is None:
             raise ValueError("the Q-Former reads instructions: give the tokenizer of its texts (reader)")
         self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
-        self.reader, self.frames, self.name = reader if reads else None, frames, name
+        self.reader, self.frames, self.name, self.tiles = reader if reads else None, frames, name, tiles
         self.size: int = model.encoder.size
         first = next(model.projector.parameters())
         self.device, self.dtype = first.device, first.dtype
@@ -93,8 +95,10 @@ class Assistant(Answerer):
 
     def _prepare(self, rows: Sequence[tuple[Sequence[Segment], Request]], new: int) -> tuple[ChatBatch, list[Tensor]]:
         """Conversations as a batch, and the visual tokens of all their clips."""
-        context, per_clip = context_of(self.model.llm), self.model.visual_tokens_of_video
-        made = [tokenize(seg, self.tokenizer, [per_clip] * len(r.clips), None, None, context) for seg, r in rows]
+        context = context_of(self.model.llm)
+        counts = [[self._places(clip) for clip in request.clips] for _, request in rows]
+        pairs = zip(rows, counts, strict=True)
+        made = [tokenize(seg, self.tokenizer, visual, None, None, context) for (seg, _), visual in pairs]
         longest = max(len(tokens.ids) for tokens in made)
         if context is not None and longest + new > context:
             raise ValueError(
@@ -106,8 +110,13 @@ class Assistant(Answerer):
         nothing = torch.empty(0, width_of(self.model.llm), device=self.device)
         return collate(made, self.pad).to(self.device), visual or [nothing]
 
+    def _places(self, clip: Tensor) -> int:
+        """Visual tokens of a clip `[C, T, H, W]`."""
+        views = 1 if self.tiles is None else clip.shape[2] * clip.shape[3] // self.size**2 + 1
+        return views * self.model.visual_tokens_of_video
+
     def _look(self, requests: Sequence[Request]) -> dict[tuple[int, int], Tensor]:
-        """Visual tokens `[Q, D]` by request and number of the clip.
+        """Visual tokens `[Q, D]`, of tiles `[n * Q, D]`, by request and number of the clip.
 
         Clips of one shape with one instruction go through the encoder together, so that no text is padded: padding on
         the left would shift the places of its tokens.
@@ -123,8 +132,9 @@ class Assistant(Answerer):
             video = torch.stack([clip for _, clip in members]).to(self.device)  # [V, C, T, H, W]
             ids = self._instruction(text)
             rows = None if ids is None else ids.expand(len(members), -1)  # [V, l]
-            tokens = self.model.visual_tokens(self.normalize(video).to(self.dtype), rows)
-            found |= zip([place for place, _ in members], tokens, strict=True)
+            video = self.normalize(video).to(self.dtype)
+            look = self.model.visual_tokens if self.tiles is None else self.model.tile_tokens
+            found |= zip([place for place, _ in members], look(video, rows), strict=True)
         return found
 
     def _instruction(self, text: str) -> Tensor | None:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from datamodules.clips.chat_sampling import demo_centres
-from datamodules.clips.eval_views import BicubicSquare
+from datamodules.clips.eval_views import BicubicSquare, bicubic
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
 from models.chat.templates import Media
+from models.chat.tiles import closest_tiles
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class Clip:
 
 
 def read_clip(
-    content: str | bytes, name: str, decoder: Decoder, frames: int, size: int, longest: float | None = None
+    content: str | bytes,
+    name: str,
+    decoder: Decoder,
+    frames: int,
+    size: int,
+    longest: float | None = None,
+    tiles: int | None = None,
 ) -> Clip:
     """The clip of a file: frames in the middle of equal parts, as in VideoChat2's demo, as central squares.
 
@@ -44,6 +51,8 @@ def read_clip(
         content: a path, or the bytes of a file.
         name: in error messages.
         longest: seconds that a video may last; None: any length.
+        tiles: instead of a square, whole frames, resized to the grid of at most so many squares that is closest to
+            their shape (VideoChat2-HD).
 
     Raises:
         DecodeError: it is neither a video nor a picture, damaged, above a limit, or too long.
@@ -55,8 +64,17 @@ def read_clip(
             known = f"it lasts {lasts:.0f} s" if lasts == lasts else "its length in seconds is unknown"
             raise DecodeError(name, f"{known}, and {longest:g} s are allowed")
         indices = demo_centres(length, frames) if length > 1 else np.zeros(1, np.int64)
-        shown = BicubicSquare()(video.frames(indices), size)
+        shown = _resized(video.frames(indices), size, tiles)
         times = video.seconds(indices).tolist() if length > 1 else []
     pixels = torch.from_numpy(np.ascontiguousarray(shown)).permute(3, 0, 1, 2).contiguous()
     known = times if all(map(math.isfinite, times)) else []
     return Clip(name, "video" if length > 1 else "image", pixels, tuple(known))
+
+
+def _resized(frames: np.ndarray, size: int, tiles: int | None) -> np.ndarray:
+    """uint8 `[T, H, W, 3]` as central squares, or whole as a grid of squares."""
+    if tiles is None:
+        return BicubicSquare()(frames, size)
+    height, width = frames.shape[1:3]
+    rows, columns = closest_tiles(height, width, tiles, size)
+    return bicubic(frames, (width, height, 0, 0), rows * size, columns * size)

@@ -24,7 +24,8 @@ def describe_clip(clip: Clip) -> str:
 
 def show(talk: Talk, file: str, decoder: Decoder, out: TextIO) -> None:
     """Show a file; DecodeError if it cannot be read."""
-    clip = read_clip(file, Path(file).name, decoder, talk.answerer.frames, talk.answerer.size)
+    to = talk.answerer
+    clip = read_clip(file, Path(file).name, decoder, to.frames, to.size, tiles=to.tiles)
     talk.show(clip)
     print(describe_clip(clip), file=out)
 

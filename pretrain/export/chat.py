@@ -11,6 +11,7 @@ from models.chat.conversation import collate
 from models.chat.qformer import QFormer
 from models.convert.videochat import Family
 from models.convert.videochat import to_official as official_names
+from models.positions import FixedPositions
 from models.vit import VideoViT
 from pretrain.export.chat_layouts import layout
 from pretrain.export.processors import Evaluation
@@ -74,6 +75,7 @@ def as_transformers(model: Converse) -> "TubeletChatForConditionalGeneration":
             **encoder_sizes(e),
             layer_scale=not isinstance(e.blocks[0].ls1, nn.Identity),
             final_norm=isinstance(e.norm, nn.LayerNorm),
+            made_for=list(e.positions.made_for) if isinstance(e.positions, FixedPositions) else None,
         ),
         qformer_config=InstructBlipQFormerConfig(
             vocab_size=q.vocabulary,

@@ -19,6 +19,7 @@ class Job(NamedTuple):
     name: str
     frames: int
     size: int
+    tiles: int | None
     limits: ServerLimits
 
 
@@ -26,12 +27,12 @@ class Decoding:
     """One process that makes clips; it is replaced if it hangs or dies.
 
     Args:
-        frames, size: of the clips.
+        frames, size, tiles: of the clips, see `Answerer`.
         limits: of the files and of the time.
     """
 
-    def __init__(self, frames: int, size: int, limits: ServerLimits) -> None:
-        self.how = frames, size, limits
+    def __init__(self, frames: int, size: int, limits: ServerLimits, tiles: int | None = None) -> None:
+        self.how = frames, size, tiles, limits
         self.crew = Crew(make_clip, 1, limits.decode_seconds)
 
     async def clip(self, content: str | bytes, name: str) -> Clip:
@@ -53,6 +54,7 @@ def make_clip(job: Job) -> Clip | str:
     """The clip, or why there is none."""
     torch.set_num_threads(1)  # the threads of the parent's pool do not exist in its child
     try:
-        return read_clip(*job[:2], PyAV(limits=job.limits.files), job.frames, job.size, job.limits.video_seconds)
+        decoder, longest = PyAV(limits=job.limits.files), job.limits.video_seconds
+        return read_clip(job.content, job.name, decoder, job.frames, job.size, longest, job.tiles)
     except DecodeError as error:
         return error.reason
