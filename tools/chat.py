@@ -1,7 +1,7 @@
 """A conversation about videos and pictures in the terminal: `python tools/chat.py film.mp4 --model DIR`.
 
-DIR is a run or a checkpoint of VideoChat. `--question` gives one answer and ends. `--way text` describes the film in
-words with time stamps, by tools, for a language model without eyes (VideoChat-Text).
+DIR is a run or a checkpoint of VideoChat, or an export of one for transformers. `--question` gives one answer and ends.
+`--way text` describes the film in words with time stamps, by tools, for a language model without eyes (VideoChat-Text).
 """
 
 import argparse
@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--instruction", default="", help="a system prompt")
     parser.add_argument("--times", action="store_true", help="tell the model when the frames were taken")
     parser.add_argument("--frames", type=int, help="of a video (default: as in training)")
+    parser.add_argument("--tiles", type=int, help="of a frame at most, for a model that sees tiles (default: 6)")
     parser.add_argument("--most", type=int, default=256, help="new tokens of an answer (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default: the likeliest words")
     parser.add_argument("--seed", type=int, default=0, help="of the draws with a temperature")
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
     else:
         from pretrain.chat.load import load_assistant
 
-        assistant = load_assistant(a.model, a.device, getattr(torch, a.dtype), a.frames)
+        assistant = load_assistant(a.model, a.device, getattr(torch, a.dtype), a.frames, a.tiles)
         talk = Talk(assistant, a.instruction, a.times, writing)
         for file in a.media:
             show(talk, file, decoder, sys.stdout)

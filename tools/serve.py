@@ -20,7 +20,7 @@ from pretrain.errors import reports_errors
 def main(arguments: list[str]) -> int:
     """Serves until it is interrupted."""
     parser = argparse.ArgumentParser(prog="serve.py", description=__doc__)
-    parser.add_argument("--model", required=True, help="run or checkpoint of VideoChat")
+    parser.add_argument("--model", required=True, help="run, checkpoint or export of VideoChat")
     parser.add_argument("--name", default="videochat", help="that clients see (default %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="(default %(default)s); 0: any free one")
@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--answer-seconds", type=float, default=120.0, help="to write an answer (default %(default)s)")
     parser.add_argument("--waiting", type=int, default=8, help="requests that may wait (default %(default)s)")
     parser.add_argument("--frames", type=int, help="of a video (default: as in training)")
+    parser.add_argument("--tiles", type=int, help="of a frame at most, for a model that sees tiles (default: 6)")
     parser.add_argument("--device", default="cpu", help="(default %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     a = parser.parse_args(arguments)
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
         waiting=a.waiting,
     )
     allowed = allow(a.files, a.allow_host)
-    assistant = load_assistant(a.model, a.device, getattr(torch, a.dtype), a.frames)
+    assistant = load_assistant(a.model, a.device, getattr(torch, a.dtype), a.frames, a.tiles)
     own_hosts = LOOPBACK if a.host in LOOPBACK else None
 
     async def run() -> None:
