@@ -1,6 +1,7 @@
 """Benchmarks on this machine: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step.
 
-`grow` measures how the cost of a step grows, `where` profiles a step, `fit` times a run end to end.
+`grow` measures how the cost of a step grows, `where` profiles a step, `fit` times a run end to end. Of chat models,
+`packs` times rows without padding, and `answers` questions in batches.
 """
 
 import argparse
@@ -25,6 +26,8 @@ def main(arguments: list[str]) -> int:
         add_grow,
         add_where,
         add_fit,
+        add_packs,
+        add_answers,
     ):  # each adds a command and its function
         add(commands)
     for command in commands.choices.values():
@@ -110,6 +113,31 @@ def add_fit(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=fit)
 
 
+def add_packs(commands: argparse._SubParsersAction) -> None:
+    """`packs`: an instruction step of VideoChat2 with packed rows against padded ones, at its data's mix of lengths."""
+    parser = commands.add_parser("packs", help="chat: rows without padding", description=add_packs.__doc__)
+    parser.add_argument("--micro", type=int, default=4, help="samples of a micro-batch (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=16, help="of a step (default %(default)s)")
+    parser.add_argument("--width", type=int, default=512, help="of the language model (default %(default)s)")
+    parser.add_argument("--layers", type=int, default=6, help="of the language model (default %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=2048, help="of the language model (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="(default %(default)s)")
+    parser.set_defaults(run=packs)
+
+
+def add_answers(commands: argparse._SubParsersAction) -> None:
+    """`answers`: answers a second of a chat model of random weights, in batches against one by one."""
+    parser = commands.add_parser("answers", help="chat: answers a second", description=add_answers.__doc__)
+    parser.add_argument("--model", help="a run, checkpoint or export of VideoChat instead of random weights")
+    parser.add_argument("--width", type=int, default=768, help="of the language model (default %(default)s)")
+    parser.add_argument("--layers", type=int, default=12, help="of the language model (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="questions of a batch (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=32, help="of an answer (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
+    parser.set_defaults(run=answers)
+
+
 _ENCODERS = ("videomae", "umt", "viclip", "vilp", "vit")
 _METHODS = (*_ENCODERS, "lavie", "lavie_sampling")
 _SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
@@ -175,6 +203,25 @@ def fit(a: argparse.Namespace) -> tuple[dict, str]:
     from pretrain.studies.speed.end_to_end import time_fit
 
     found = time_fit(a.words[a.words[:1] == ["--"] :], a.steps)
+    return found.json(), found.markdown()
+
+
+def packs(a: argparse.Namespace) -> tuple[dict, str]:
+    """Report and table of `packs`."""
+    from pretrain.studies.speed.packing import Sizes, measure
+
+    sizes = Sizes(a.vocabulary, a.width, a.layers)
+    found = measure(sizes, a.micro, a.samples, a.rounds, a.device)
+    return found.json(), found.markdown()
+
+
+def answers(a: argparse.Namespace) -> tuple[dict, str]:
+    """Report and table of `answers`."""
+    from pretrain.chat.load import load_assistant
+    from pretrain.studies.speed.answers import build, measure
+
+    assistant = load_assistant(a.model) if a.model else build(a.width, a.layers)
+    found = measure(assistant, a.batch, a.tokens, a.rounds)
     return found.json(), found.markdown()
 
 
