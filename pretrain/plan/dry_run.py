@@ -92,6 +92,19 @@ class DryRun:
             objective.sampling = settings
             objective.train()
 
+    def answering(self) -> tuple[int, int] | None:
+        """Bytes of the keys and values of a token in a language model that answers, and tokens of a conversation; None:
+        the objective has none."""
+        objective, _ = self.objective()
+        if not isinstance(objective, Converse):
+            return None
+        config: Any = objective.model.llm.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        size = 4 if self.half_dtype is None else 2
+        tokens = len(objective.row_encoder.example(self.clip[1:], self.tokens)["ids"])
+        return 2 * config.num_hidden_layers * heads * width * size, tokens
+
     def _clips(self, objective: Objective, rows: int) -> dict[str, Tensor]:
         """The large fields of a batch: videos, images beside them, or latents with text states."""
         frames, height, width = self.clip
