@@ -138,6 +138,7 @@ class Plan:
                 "device": self.device.memory,
             },
             "sampling": self._sampling(),
+            "answering": self._answering(),
             "fits": self.fits(use),
             "largest_micro_videos": self.largest_micro_batch(),
             "mfu_assumed": self.assumptions.mfu,
@@ -156,6 +157,17 @@ class Plan:
         weights = (2 if self.dry_run.keeps_half_weights else 4) * (self.sizes.trained + self.sizes.frozen)
         held = weights + self.sizes.teachers + self.sizes.buffers + cost.batch
         return {"peak": held + cost.activations, "activations": cost.activations, "flop_of_a_step": cost.model_flop}
+
+    def _answering(self) -> dict[str, int] | None:
+        """Bytes of a device that answers with the whole model, without activations; None: no language model."""
+        found = self.dry_run.answering()
+        if found is None:
+            return None
+        token, tokens = found
+        half = self.dry_run.half_dtype is not None
+        weights = (2 if half else 4) * (self.sizes.trained + self.sizes.frozen) + self.sizes.buffers
+        kept = _ANSWERED * tokens * token
+        return {"bytes_a_token": token, "tokens": tokens, "keys_and_values": kept, "weights": weights}
 
     def _loading(self, step_seconds: float | None) -> dict[str, float | None]:
         """Rates that the data must be read, decoded and sent at; None where the time of a step is unknown."""
@@ -224,6 +236,7 @@ class Plan:
         return stacked_bars(title, self.memory_by_devices(), limit, "GB", "devices (videos on each at a time)")
 
 
+_ANSWERED = 8  # conversations at a time, as in evaluation
 _RATES = ("videos_per_second", "clips_per_second", "read_mb_per_second", "to_devices_mb_per_second", "cpu_cores")
 
 
@@ -266,6 +279,13 @@ def as_text(n: dict[str, Any]) -> str:
         lines += [
             f"  generating one video takes {_gb(s['peak'])}, {_gb(s['activations'])} of them activations "
             f"of the network or the decoder; a step and the decoding {_flop(s['flop_of_a_step'])}",
+            "",
+        ]
+    if n["answering"]:
+        a = n["answering"]
+        lines += [
+            f"  answering {_ANSWERED} conversations of {a['tokens']} tokens takes {_gb(a['keys_and_values'])} of keys "
+            f"and values ({a['bytes_a_token'] / 1e3:.0f} kB a token) beside {_gb(a['weights'])} of weights",
             "",
         ]
     if n["days"] is None:

@@ -58,6 +58,11 @@ def test_flop_of_a_chat_model_are_those_of_torchs_counter(name: str) -> None:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         sum(objective(batch).values()).backward()
     assert found.model_flop == pytest.approx(counter.get_total_flops(), rel=0.02)
+    bytes_a_token, tokens = DryRun(truth, tokens=20).answering()
+    assert tokens == len(batch["chat"][0]["ids"])
+    llm = objective.model.llm
+    cache = llm(inputs_embeds=torch.zeros(1, tokens, llm.config.hidden_size), use_cache=True).cache
+    assert sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) == tokens * bytes_a_token
 
 
 @pytest.mark.slow
@@ -72,6 +77,8 @@ def test_a_language_model_of_seven_billion_is_planned() -> None:
     plan = Plan(recipe("videochat2_instruct_vicuna"), 32, "a100-80g")
     assert 6.7e9 < plan.sizes.frozen < 6.8e9 and 4.5e8 < plan.sizes.trained < 4.7e8
     assert plan.memory().total > 13e9
+    answering = plan.numbers()["answering"]
+    assert answering["bytes_a_token"] == 2 * 32 * 4096 * 2 and 13.4e9 < answering["weights"] < 15e9
 
 
 # Forward GMAC of a clip with dual masking: from the paper's table, and counted with the official code. A step is a
