@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from models.convert.fetch import local_path
+
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
     from transformers import BertTokenizer as WordPieces
@@ -143,8 +145,9 @@ def _word_pieces(source: str) -> "WordPieces":
     except ImportError as error:
         raise ImportError("BERT's tokenizer needs transformers: pip install 'tubelet[hf]'") from error
     if not source.endswith(".txt"):
+        folder = str(local_path(source))
         with contextlib.suppress(OSError):
-            return _checked(BertTokenizerFast.from_pretrained(source), source)
+            return _checked(BertTokenizerFast.from_pretrained(folder), source)
     elif Path(source).is_file():
         return _checked(BertTokenizerFast(source), source)
     raise _not_found(source)

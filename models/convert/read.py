@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from models.convert.claims import require_held
+from models.convert.fetch import local_path
+from models.convert.foreign import mistaken, stand_ins
 from models.convert.integrity import MANIFEST, is_complete_folder, is_zip, refusal, require_undamaged
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.torchscript import is_script, read_script
+from models.convert.zero import is_zero_step, read_zero_step
 
 # Harmless objects that official checkpoints contain beside the weights: arguments and numpy scalars.
 _SAFE = [
@@ -24,6 +27,7 @@ _SAFE += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int3
 
 # The first that is present counts: `ema` are LaVie's weights; beside `state_dict` it is our own running average.
 _WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict", "model_state")
+_AVERAGES = ("model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "ema_weights")  # if there is nothing else
 _WEIGHT_FILES = (
     *("model.safetensors", "pytorch_model.bin"),
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
@@ -33,7 +37,8 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
-    folder of transformers' or diffusers', or a sharded training checkpoint.
+    folder of transformers' or diffusers', or a sharded training checkpoint; or one of these by a release's name or an
+    address (see `fetch`).
 
     Wrappers (`model`, `module`, `state_dict`) and prefixes from compilation, wrappers or older code are removed.
 
@@ -41,7 +46,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: the path does not exist, or the folder contains no weights.
         ValueError: the file is cut short or damaged (see `integrity`), contains no tensors, or contains pickled code.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if not path.is_file() and not path.is_dir():
@@ -50,6 +55,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         if (path / MANIFEST).is_file() and not is_complete_folder(path):
             raise ValueError(f"{path} is cut or damaged: a file in it has another checksum than when it was written")
         return strip_prefixes(read_sharded(path, lambda part: part == "state_dict")["state_dict"])
+    if path.is_dir() and is_zero_step(path):
+        return strip_prefixes(read_zero_step(path)["state_dict"])
     files = _weight_files(path) if path.is_dir() else [path]
     state: dict[str, Tensor] = {}
     for file in files:
@@ -58,8 +65,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    for stem in ("model", "diffusion_pytorch_model"):  # transformers' name, diffusers' name
-        index = folder / f"{stem}.safetensors.index.json"
+    # transformers' names, diffusers' names
+    for name in ("model.safetensors", "pytorch_model.bin", *_WEIGHT_FILES[2:]):
+        index = folder / f"{name}.index.json"
         if index.exists():
             return [folder / name for name in _shard_names(index)]
     for name in _WEIGHT_FILES:
@@ -88,6 +96,8 @@ def _shard_names(index: Path) -> list[str]:
 def _read_file(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise ValueError(f"{file} is no regular file, or is not there")
+    if what := mistaken(file):
+        raise ValueError(f"{file} {what}")
     require_undamaged(file)
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -101,8 +111,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         return read_script(file)
     try:
         with file.open("rb") as stream:
-            require_held(stream)
-        with torch.serialization.safe_globals(_SAFE):
+            names = require_held(stream)
+        with torch.serialization.safe_globals([*_SAFE, *stand_ins(names, _SAFE)]):
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
@@ -113,7 +123,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
 
 def _unwrap(found: object, file: Path) -> dict[str, Tensor]:
     while isinstance(found, dict):
-        inner = next((found[key] for key in _WRAPPERS if isinstance(found.get(key), dict)), None)
+        inner = next((found[key] for key in (*_WRAPPERS, *_AVERAGES) if isinstance(found.get(key), dict)), None)
         if inner is None:
             break
         found = inner

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import load_weights
+from models.convert.fetch import local_path
 from models.clip import CLIPVision
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
@@ -21,9 +22,10 @@ class Frozen(nn.Module):
 
     Args:
         model: the frozen model.
-        weights: its checkpoint; read when a run starts, or at the first call.
+        weights: its checkpoint (a path, a release's name or an address); read when a run starts, or at the first call.
         random: instead of weights, a seed for random weights, equal in every process and every run.
-        param_dtype: type in which it is stored and run, independent of the precision of the rest.
+        param_dtype: type in which it is stored and run, independent of the precision of the rest. LayerNorms stay in
+            float32, and softmax is computed in it, as autocast does in the official code.
 
     Raises:
         ValueError: neither weights nor a seed, or both.
@@ -56,6 +58,7 @@ class Frozen(nn.Module):
             _reset_weights(model, random)
         if self.param_dtype != torch.float32:
             model.to(self.param_dtype)
+            _keep_norms_in_float32(model)
         object.__setattr__(self, "model", model)  # not registered as a submodule
 
     def load(self) -> None:
@@ -64,7 +67,7 @@ class Frozen(nn.Module):
             return
         read: Any = getattr(self.model, "read", None)
         if read is not None:  # a model of another library, which reads its own folders whole or not at all
-            read(self.weights)
+            read(local_path(self.weights))
             self.weights = None
             return
         try:
@@ -96,6 +99,25 @@ class Frozen(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "Frozen":
         self.model._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+
+class Float32LayerNorm(nn.LayerNorm):
+    """A LayerNorm in float32 between layers of another type."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = (None if x is None else x.float() for x in (self.weight, self.bias))
+        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
+
+
+def _keep_norms_in_float32(model: nn.Module) -> None:
+    """Replaces each LayerNorm, in place; names of parameters do not change."""
+    for holder in list(model.modules()):
+        for name, part in list(holder.named_children()):
+            if type(part) is nn.LayerNorm:
+                options = part.normalized_shape, part.eps, part.elementwise_affine, part.bias is not None
+                norm = Float32LayerNorm(*options, device=part.weight.device if part.elementwise_affine else None)
+                norm.load_state_dict(part.state_dict())
+                setattr(holder, name, norm.eval().requires_grad_(False))
 
 
 def _reset_weights(model: nn.Module, seed: int) -> None:
