@@ -26,9 +26,10 @@ from datamodules.loading.image_batches import WithImages
 from datamodules.loading.latent_batches import EvalLatents, latent_buckets
 from datamodules.loading.loader import BatchNumbers, Loader, align_progress
 from datamodules.loading.pack_batches import PackedBatches, token_counts
-from datamodules.loading.run_length import StepIntervals, check_length
+from datamodules.loading.run_length import StepIntervals, apply_passes, check_length, steps_of_pass
 from datamodules.loading.size_table import size_table
 from datamodules.loading.survey import Survey, VideoInfo, all_ranks, assign_to_ranks
+from datamodules.loading.token_batches import Tokenize, WithTokens
 from datamodules.loading.windows import Windows, count
 from datamodules.sources.annotated.annotations import Annotated  # noqa: F401 recipes name it by its short name
 from datamodules.sources.annotated.instructions import Instructions  # noqa: F401 recipes name it by its short name
@@ -44,13 +45,14 @@ class VideoData(LightningDataModule):
     """Clips of videos for training, validation, test and prediction.
 
     A training batch is a dict of `video` uint8 [B, C, T, H, W] (channels last in memory) and `name`, a list of B
-    strings; and `text` (list of B strings) and `label` (int64 [B]) if every sample of the source has one. B =
+    strings; and `text` (list of B strings) and `label` (int64 [B]) if every sample of the source has one; a method with
+    a tokenizer gets `ids` (numpy int64 [B, L]) of the texts too. B =
     views * micro_batch, in view-major order: view 0 of all videos, then view 1, and so on. If a video has several
     captions, training draws one; an evaluation batch has all of them (a list of lists of strings). An evaluation batch
     also has `weight` float [B], 0 for padding and unreadable rows.
 
-    Set `trainer.max_steps`: one Lightning epoch is the whole run. A resumed run (`--ckpt_path`) continues with the next
-    batch for any number of workers, and for any world size that divides the global batch.
+    Set `passes` or `trainer.max_steps`: one Lightning epoch is the whole run. A resumed run (`--ckpt_path`) continues
+    with the next batch for any number of workers, and for any world size that divides the global batch.
 
     Args:
         train: source for `fit`.
@@ -58,6 +60,8 @@ class VideoData(LightningDataModule):
         test: source for `test`, in `test_clips` x `test_crops` views.
         predict: source for `predict`.
         global_batch: videos per optimizer step, over all devices; it determines gradient accumulation.
+        passes: length of the run in passes over the training videos, each of which has as many whole steps as fit;
+            null: `trainer.max_steps`, which takes precedence.
         micro_batch: videos per forward pass on one device; by default the device's share of `global_batch`. If `test`
             has more views per video than training, its batches have proportionally fewer videos.
         frames: T, frames per clip.
@@ -107,6 +111,7 @@ class VideoData(LightningDataModule):
         predict: Source | None = None,
         *,
         global_batch: int,
+        passes: float | None = None,
         micro_batch: int | None = None,
         frames: int = 16,
         stride: int = 4,
@@ -148,7 +153,9 @@ class VideoData(LightningDataModule):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         self.train, self.val, self.test, self.predict = train, val, test, predict
-        self.global_batch, self.micro_batch = global_batch, micro_batch
+        if passes is not None and not passes > 0:
+            raise ValueError(f"passes must be above 0, not {passes}")
+        self.global_batch, self.micro_batch, self.passes = global_batch, micro_batch, passes
         height, width = sides(size)
         crop = crop or (MultiScaleCrop() if height == width else Rectangle())
         own_view = view or (Squares() if height == width else CentreRectangle())
@@ -196,6 +203,12 @@ class VideoData(LightningDataModule):
         return getattr(method, "row_encoder", None)
 
     @property
+    def _tokenize(self) -> Tokenize | None:
+        """What the method makes ids of texts by, in the loading processes; None: it takes no ids."""
+        method: Any = self._attached.lightning_module
+        return getattr(method, "token_encoder", lambda: None)()
+
+    @property
     def _train_source(self) -> Source:
         if self.train is None:
             raise MisconfigurationException(
@@ -211,6 +224,8 @@ class VideoData(LightningDataModule):
             return
         train = self._train_source
         self.accumulate = accumulation(self.global_batch, self.micro_batch, self.world)
+        if self.passes is not None:
+            apply_passes(self._attached, self.passes, len(train), self.global_batch)
         check_length(self._attached, len(train), self.global_batch)
         self._attached.accumulate_grad_batches = self.accumulate
         self.intervals.apply(self._attached, self.accumulate)
@@ -218,6 +233,11 @@ class VideoData(LightningDataModule):
             if 0 < has < len(train):
                 missing = len(train) - has
                 log.warning("%d of %d training samples have no %s: batches have none", missing, len(train), field)
+
+    @property
+    def pass_steps(self) -> int:
+        """Optimiser steps of a pass over the training data; MisconfigurationException if a step is longer."""
+        return steps_of_pass(len(self._train_source), self.global_batch)
 
     def train_dataloader(self) -> DataLoader:
         """Micro-batches from the trainer's step to the end of the run."""
@@ -312,6 +332,8 @@ class VideoData(LightningDataModule):
         return self._loader(batches, BatchNumbers(lambda: 0, len(batches)), keep)
 
     def _loader(self, batches: Dataset, numbers: BatchNumbers, keep: bool = False) -> DataLoader:
+        if (tokenize := self._tokenize) is not None:
+            batches = WithTokens(batches, tokenize)
         workers = self.workers if self.workers is not None else cores_per_device(self._attached.num_devices)
         return Loader(
             batches,
@@ -328,6 +350,8 @@ class VideoData(LightningDataModule):
         """Counts and logs `skipped` videos, stops the run over the failure budget; the model then checks the batch."""
         stage = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
         skipped = batch.pop("skipped", [])
+        if "ids" in batch:
+            batch["ids"] = batch["ids"].numpy()  # for the method on the host: only tensors are copied to the device
         if "window" in batch:  # the survey has counted the videos, and one has many batches
             known = {name for name, _ in self.failures.failed.get(stage, [])}
             skipped = [(name, reason) for name, reason in skipped if name not in known]

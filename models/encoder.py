@@ -18,13 +18,15 @@ class Encoder(nn.Module):
     patch: int
     frames: int
     size: int
+    patch_embed: Any  # of pixels to tokens; its `normalize` is for uint8 videos
     blocks: "Blocks[Any]"
     norm: nn.Module
 
     def forward(
         self, video: Tensor, keep: Tensor | None = None, taps: Sequence[int] = ()
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Encode `video` `[B, C, T, H, W]` (normalised) to tokens `[B, K, D]`.
+        """Encode `video` `[B, C, T, H, W]` to tokens `[B, K, D]`; it is normalised, or uint8 if `patch_embed.normalize`
+        is set.
 
         Args:
             keep: indices `[B, K]` of the visible tokens; None: all `N = t * h * w`.

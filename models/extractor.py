@@ -8,22 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip import CLIPMLP, CLIPAttention, CLIPLayers
-from models.layers import Grid, attend, branch_factors, scale_branch, take_patches
+from models.layers import Grid, Normalize, attend, branch_factors, normalized, scale_branch, take_patches
 
 
 class FramePatches(nn.Module):
-    """Patches of frames to tokens `[B, K, D]`; with `overlap`, a token covers three frames, with stride two."""
+    """Patches of frames to tokens `[B, K, D]`; with `overlap`, a token covers three frames, with stride two.
+
+    `normalize`: see `PatchEmbed`.
+    """
 
     def __init__(self, width: int, patch: int, overlap: bool = False) -> None:
         super().__init__()
         self.patch, self.overlap = patch, overlap
+        self.normalize: Normalize | None = None
         kernel, stride = (3 if overlap else 1, patch, patch), (2 if overlap else 1, patch, patch)
         self.proj = nn.Conv3d(3, width, kernel, stride, padding=(int(overlap), 0, 0), bias=False)
 
     def forward(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
         if self.overlap:
+            video = normalized(video, self.normalize)
             return self.proj(video.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
-        patches = take_patches(video, keep, 1, self.patch).flatten(2)
+        patches = normalized(take_patches(video, keep, 1, self.patch), self.normalize).flatten(2)
         return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1))
 
 

@@ -207,22 +207,36 @@ def take_patches(video: Tensor, index: Tensor | None, tubelet: int, patch: int) 
     return cut[batch, :, time, :, row, :, column]
 
 
+def normalized(pixels: Tensor, normalize: "Normalize | None") -> Tensor:
+    """Pixels that are normalised already, or uint8 pixels by `normalize`. A ValueError if there is none."""
+    if pixels.is_floating_point():
+        return pixels
+    if normalize is None:
+        raise ValueError("the encoder was given uint8 pixels without their statistics: normalise them first")
+    return normalize(pixels)
+
+
 class PatchEmbed(nn.Module):
-    """Tubelets of pixels to tokens: a Conv3d whose stride is its kernel, applied to the kept tubelets only."""
+    """Tubelets of pixels to tokens: a Conv3d whose stride is its kernel, applied to the kept tubelets only.
+
+    `normalize`: of a uint8 video, by whoever trains the encoder; it is applied to the kept tubelets only.
+    """
 
     def __init__(self, width: int, tubelet: int, patch: int, channels: int = 3, bias: bool = True) -> None:
         super().__init__()
         self.tubelet, self.patch = tubelet, patch
+        self.normalize: Normalize | None = None
         self.proj = nn.Conv3d(channels, width, (tubelet, patch, patch), (tubelet, patch, patch), bias=bias)
 
     def forward(self, video: Tensor, keep: Tensor | None = None) -> Tensor:
-        patches = take_patches(video, keep, self.tubelet, self.patch).flatten(2)  # [B, K, C*tubelet*p*p]
-        weight = self.proj.weight
+        patches = normalized(take_patches(video, keep, self.tubelet, self.patch), self.normalize)
+        patches, weight = patches.flatten(2), self.proj.weight  # [B, K, C*tubelet*p*p]
         return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
 class Normalize(nn.Module):
-    """uint8 pixels `[B, 3, T, H, W]` to zero mean and unit standard deviation per channel.
+    """uint8 pixels `[B, 3, T, H, W]`, or patches `[B, K, 3, tubelet, p, p]`, to zero mean and unit standard deviation
+    per channel.
 
     A floating-point video counts as normalised and passes unchanged.
     """

@@ -2,6 +2,7 @@
 
 from typing import Any, Required, TypedDict, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ class Batch(TypedDict, total=False):
     encoders: list[str]  # hash of what made latents and text states
     videos: int  # in the batch, each in one or several views; only if it differs from step to step
     text: list[str]
+    ids: np.ndarray  # int64 [B, L], on the host: tokens of the texts, by the method's `token_encoder`
     name: list[str]
     label: Tensor  # int64 [B], or [B, L] with several labels per video
     weight: Tensor  # [B], only in evaluation: 0 for rows that fill up the batch
@@ -30,7 +32,11 @@ def without_padding(batch: Batch) -> tuple[Batch, int]:
     index = index if rows else torch.zeros(1, dtype=torch.long, device=weight.device)
     kept, fields = {}, cast(dict[str, Any], batch)
     for name, value in fields.items():
-        kept[name] = value[index] if isinstance(value, Tensor) else [value[i] for i in index.tolist()]
+        if isinstance(value, Tensor):
+            kept[name] = value[index]
+        else:
+            places = index.tolist()
+            kept[name] = value[places] if isinstance(value, np.ndarray) else [value[i] for i in places]
     return cast(Batch, kept), rows
 
 

@@ -5,11 +5,12 @@ Letters in shapes: B pairs of a rank, G pairs of all ranks, D channels, T frames
 
 import hashlib
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain.learning.precision import full_precision
 from pretrain.learning.transfer import to_device
@@ -20,24 +21,28 @@ except ImportError:  # its name in older versions of torch
     from torch.distributed._functional_collectives import all_gather_tensor_autograd as all_gather_single_autograd
     from torch.distributed._functional_collectives import wait_tensor
 
+ContrastLoss = Literal["softmax", "sigmoid"]  # of pairs: `contrastive_loss` or `sigmoid_loss`
+
 
 def all_gather(x: Tensor, exact: bool = True) -> Tensor:
     """`x` of all ranks, `[B, ...]` to `[G, ...]`, in order of rank; `x` itself in a run of one process.
 
     Args:
-        exact: the gradient of a rank's rows is summed over the losses of all ranks. Averaged over ranks, gradients then
-            equal those of one process with the whole batch. False: only the rank's own loss contributes, as in the
-            released ViCLIP and UMT; averaged over ranks, that is 1 / world size of the gradient.
+        exact: the gradient of a rank's rows is summed over the losses of all ranks, by a reduce-scatter. Averaged over
+            ranks, gradients then equal those of one process with the whole batch. False: only the rank's own loss
+            contributes.
     """
     group = dist.group.WORLD  # None: not initialised
     if group is None or group.size() == 1:
         return x
     if exact and x.requires_grad:
         return wait_tensor(all_gather_single_autograd(x.contiguous(), 0, group))
-    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(group.size())]
-    dist.all_gather(parts, x.detach().contiguous())
-    parts[dist.get_rank()] = x  # the only part with a gradient
-    return torch.cat(parts)
+    every = x.new_empty(group.size() * len(x), *x.shape[1:])
+    dist.all_gather_into_tensor(every, x.detach().contiguous())
+    if not x.requires_grad:
+        return every
+    first = dist.get_rank() * len(x)
+    return torch.cat((every[:first], x, every[first + len(x) :]))  # only `x` has a gradient
 
 
 def similarity(video: Tensor, text: Tensor, temperature: Tensor | float, pool: str = "mean") -> Tensor:
@@ -64,12 +69,13 @@ def similarity(video: Tensor, text: Tensor, temperature: Tensor | float, pool: s
 
 
 def contrastive_loss(video_to_text: Tensor, same: Tensor | None = None, text_to_video: Tensor | None = None) -> Tensor:
-    """Cross entropy of similarities `[G, G]` in both directions, averaged.
+    """Cross entropy of similarities in both directions, averaged.
 
     Args:
-        same: True where row and column are a pair, `[G, G]`; the positives of a row share its target. None: the
-            diagonal.
-        text_to_video: similarities of the other direction, if they are not the transpose.
+        video_to_text: of videos to texts, a row per video, `[B, G]`.
+        same: True where row and column are a pair, `[B, G]`; the positives of a row share its target. None: the
+            diagonal of `[G, G]`.
+        text_to_video: similarities of the other direction, a row per text, `[B, G]`; None: the transpose of `[G, G]`.
 
     Source: InternVideo1 `Pretrain/ViCLIP/models/criterions.py: VTC_VTM_Loss.vtc_loss`.
     """
@@ -83,20 +89,70 @@ def contrastive_loss(video_to_text: Tensor, same: Tensor | None = None, text_to_
     return (F.cross_entropy(video_to_text, target) + F.cross_entropy(text_to_video, target)) / 2
 
 
-def pair_loss(
-    video: Tensor, text: Tensor, keys: Tensor, temperature: Tensor, local: bool = False, exact: bool = True
-) -> Tensor:
-    """The contrastive loss of the pairs of all ranks; samples with equal keys are positives of each other.
+def sigmoid_loss(logits: Tensor, same: Tensor) -> Tensor:
+    """Whether row and column are a pair, by a logistic loss of each `[B, G]`, summed over columns and averaged over
+    rows (SigLIP, arXiv 2303.15343, section 3.2).
 
     Args:
-        video, text: features, `[B, D]` (or `[B, T, D]`, see `similarity`).
+        logits: cosines over the temperature, plus a bias.
+        same: True where row and column are a pair.
+    """
+    return F.softplus(torch.where(same, -logits, logits)).sum(dim=1).mean()
+
+
+def logit_bias(loss: ContrastLoss) -> nn.Parameter | None:
+    """The learnt bias of `sigmoid_loss`, initially SigLIP's: most pairs of a batch are none. None: softmax has none."""
+    if loss not in ("softmax", "sigmoid"):
+        raise ValueError(f"contrast is softmax or sigmoid, not {loss}")
+    return nn.Parameter(torch.tensor(-10.0)) if loss == "sigmoid" else None
+
+
+def pair_loss(
+    video: Tensor,
+    text: Tensor,
+    keys: Tensor,
+    temperature: Tensor,
+    local: bool = False,
+    exact: bool = True,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The contrastive loss of this rank's pairs against those of all ranks; samples with equal keys are positives.
+
+    A rank compares its B videos with all G texts, and its B texts with all G videos: no rank holds `[G, G]`. The mean
+    over ranks is the loss of all pairs, and the mean of their gradients its gradient.
+
+    Args:
+        video, text: features, `[B, D]` (or `[B, T, D]`, see `similarity`); every rank has as many.
         keys: `[B]`, from `hash_names`.
         local: this rank's pairs only, as in evaluation, where ranks may have different numbers of pairs.
-        exact: see `all_gather`.
+        exact: the true gradient. False: that of the features divided by the number of ranks, as in the released ViCLIP
+            and UMT, whose gather drops the gradients of other ranks.
+        bias: None: `contrastive_loss`; else `sigmoid_loss`, with this added to the logits.
     """
-    if not local:
-        video, text, keys = all_gather(video, exact), all_gather(text, exact), all_gather(keys)
-    return contrastive_loss(similarity(video, text, temperature), same_pairs(keys))
+    videos, texts, others = video, text, keys
+    if not local and (world := _world_size()) > 1:
+        if not exact:
+            video, text = (scale_gradient(x, 1 / world) for x in (video, text))
+        videos, texts, others = all_gather(video), all_gather(text), all_gather(keys)
+    same = keys[:, None] == others
+    video_to_text = similarity(video, texts, temperature)
+    if bias is not None:
+        return sigmoid_loss(video_to_text + bias, same)
+    text_to_video = None if videos is video else similarity(videos, text, temperature).t()
+    return contrastive_loss(video_to_text, same, text_to_video)
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """`x` itself, whose gradient is multiplied by `factor`."""
+    if not x.requires_grad:
+        return x
+    x = x.view_as(x)  # the hook is for this use of `x` only
+    x.register_hook(lambda gradient: gradient * factor)
+    return x
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def hard_negatives(similar: Tensor, same: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

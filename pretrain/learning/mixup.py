@@ -16,15 +16,16 @@ Box = tuple[int, int, int, int]  # top, bottom, left, right
 class Mix:
     """The random parameters of mixup and CutMix.
 
-    Clip i of the Q clips of all devices is paired with clip Q - 1 - i, as timm pairs the clips of one device; the pairs
-    do not depend on the number of devices.
+    Clip i of the Q clips of a device is paired with clip Q - 1 - i, as in timm.
 
     Args:
         mixup, cutmix: parameters of the Beta distributions of mixup and CutMix; 0 disables one of them.
         prob: probability that a pair is blended at all.
         switch: probability of CutMix if both are enabled.
-        together: one draw for all clips of a step's micro-batch (timm's mode "batch"); else one per pair (timm's
-            "pair"). The official runs draw once per device.
+        together: one draw for all clips of a device's micro-batch (timm's mode "batch", as in the official runs); else
+            one per pair (timm's "pair").
+        across_ranks: pair the Q clips of all devices: the pairs do not depend on the number of devices, which send each
+            other all their clips.
     """
 
     def __init__(
@@ -34,13 +35,15 @@ class Mix:
         prob: float = 1.0,
         switch: float = 0.5,
         together: bool = False,
+        across_ranks: bool = False,
     ) -> None:
         if min(mixup, cutmix) < 0 or mixup == cutmix == 0 or not (0 <= prob <= 1 and 0 <= switch <= 1):
             raise ValueError(
                 "Mix needs mixup and cutmix of 0 or more, at least one above 0, and probabilities from 0 to 1, not "
                 f"{mixup}, {cutmix}, {prob} and {switch}: to blend nothing, leave `mix` out"
             )
-        self.mixup, self.cutmix, self.prob, self.switch, self.together = mixup, cutmix, prob, switch, together
+        self.mixup, self.cutmix, self.prob, self.switch = mixup, cutmix, prob, switch
+        self.together, self.across_ranks = together, across_ranks
 
     def draw(self, generator: np.random.RandomState, height: int, width: int) -> tuple[float, Box | None]:
         """The weight of a clip itself, and for CutMix the box that its partner fills.

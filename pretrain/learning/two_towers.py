@@ -1,11 +1,14 @@
 """What methods with a video tower and a text tower share: tokens, normalised features, and batches of still images.
 
-`encode_video`, `encode_text` and `predict` are methods: a class with CLIP's text tower takes them into its body.
+`encode_video`, `encode_text`, `predict` and `token_encoder` are methods: a class with CLIP's text tower takes them into
+its body.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from models.text import CLIPText
 from models.tokenizers import Words
 from models.uniformerv2 import UniFormerV2
 from models.viclip import ViCLIPVision
+from pretrain.learning.batch import Batch
 from pretrain.learning.parallel import agree
 from pretrain.learning.transfer import to_device
 
@@ -61,8 +65,25 @@ def text_features(text: CLIPText, ids: Tensor, frozen: bool) -> Tensor:
 
 def tokenize(words: Words, texts: Sequence[str], device: torch.device) -> Tensor:
     """Token ids `[B, L]` of CLIP's tokenizer, cut after the longest text: no token attends to those after the end."""
+    return to_device(torch.from_numpy(clip_ids(words, texts)), device)
+
+
+def clip_ids(words: Words, texts: Sequence[str]) -> np.ndarray:
+    """The ids of `tokenize`, on the host."""
     ids = words(texts)
-    return to_device(ids[:, : int(ids.argmax(dim=1).max()) + 1], device)
+    return ids[:, : int(ids.argmax(dim=1).max()) + 1].numpy()
+
+
+def token_encoder(self: TwoTowers) -> Callable[[list[str]], np.ndarray]:
+    """See `Objective.token_encoder`."""
+    return partial(clip_ids, self.words)
+
+
+def token_ids(words: Words, batch: Batch, device: torch.device) -> Tensor:
+    """The token ids `[B, L]` of a batch's texts, by `clip_ids`, which the loading processes have called if they can."""
+    if "ids" not in batch:
+        return tokenize(words, batch["text"], device)
+    return to_device(torch.from_numpy(batch["ids"]), device)
 
 
 def first_frame_if_static(video: Tensor, local: bool = False) -> Tensor:

@@ -117,20 +117,27 @@ class Classify(Objective):
     def augment(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Clips normalised, erased and blended; and targets `[B, K]` blended with the same weights.
 
-        Random numbers depend on the seed, the step and a clip's index in the step's global batch, not on the number of
-        devices. Partners are always in the same micro-batch.
+        Random numbers depend on the seed, the step and a clip's index in the step's global batch. Partners are in the
+        same micro-batch, and on the same device unless `mix.across_ranks`.
         """
         rank, world = self.position
         rows, part = len(video), self.random_key.part
         clips = self._prepared(video, self.places(rows))
         if self.mix is None:
             return clips, target
-        inside = self.places(rows, of_part=True).tolist()
-        pairs = [0 if self.mix.together else min(place, world * rows - 1 - place) for place in inside]
+        across, inside = self.mix.across_ranks and world > 1, self.places(rows, of_part=True).tolist()
+        if across:
+            pairs = [min(place, world * rows - 1 - place) for place in inside]
+            others = self._prepared(partner_rows(video, rank, world), self.places(rows, world - 1 - rank).flip(0))
+            other_target = partner_rows(target, rank, world)
+        else:
+            pairs = [min(pair) for pair in zip(inside, reversed(inside), strict=True)]
+            others, other_target = clips.flip(0), target.flip(0)
+        if self.mix.together:
+            pairs = [0 if across else rank] * rows
         draws = [self.mix.draw(self.numpy_rng(1, part, pair), *video.shape[3:]) for pair in pairs]
-        others = self._prepared(partner_rows(video, rank, world), self.places(rows, world - 1 - rank).flip(0))
         clips, weight = blend(clips, others, draws)
-        return clips, target * weight + partner_rows(target, rank, world) * (1 - weight)
+        return clips, target * weight + other_target * (1 - weight)
 
     def _prepared(self, video: Tensor, places: Tensor) -> Tensor:
         clips = self.normalize(video)

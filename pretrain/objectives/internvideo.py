@@ -13,7 +13,7 @@ from models.tokenizers import CLIPTokenizer, Words
 from models.uniformerv2 import UniFormerV2
 from pretrain.learning import two_towers
 from pretrain.learning.batch import Batch
-from pretrain.learning.contrast import hash_names, pair_loss
+from pretrain.learning.contrast import ContrastLoss, hash_names, logit_bias, pair_loss
 from pretrain.learning.grad_cache import check_chunk_size, in_chunks
 from pretrain.learning.masking import Mask
 from pretrain.learning.text_masking import caption_loss, choose_tokens, next_token_loss
@@ -40,6 +40,7 @@ class InternVideo(Objective):
         logit_scale, logit_scale_max: initial logarithm of the factor of cosines, and its maximum; the minimum is 0.
         exact_gather: the true gradient over ranks, as released here; False: smaller by the world size.
         positives: which samples of a batch are positives of each other: those with equal names or equal captions.
+        contrast: see `ViCLIP`.
         chunk_size: see `ViCLIP`; captions are predicted in the same chunks.
         mean, std: by default CLIP's, as released.
         base: see `Objective`.
@@ -60,6 +61,7 @@ class InternVideo(Objective):
         logit_scale_max: float = math.log(100),
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
+        contrast: ContrastLoss = "softmax",
         chunk_size: int | None = None,
         mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073),
         std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711),
@@ -69,7 +71,7 @@ class InternVideo(Objective):
         self.words = words or Words(CLIPTokenizer(text.context))
         two_towers.check_widths(encoder, text)
         _check_parts(encoder, text, caption, mask, hide)
-        self.encoder, self.text, self.caption, self.mask = encoder, text, caption, mask
+        self.encoder, self.text, self.caption, self.mask = self.with_statistics(encoder), text, caption, mask
         self.needs = ("video", "text")
         self.hide, self.pictures, self.freeze_text, self.caption_weight = hide, pictures, freeze_text, caption_weight
         text.requires_grad_(not freeze_text)
@@ -77,19 +79,21 @@ class InternVideo(Objective):
             text.mask_embed.requires_grad_(hide > 0)
         self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale)))
         self.bounds = {"logit_scale": (0, logit_scale_max)}
+        self.logit_bias = logit_bias(contrast)
         self.exact_gather: bool = exact_gather
         self.positives: Literal["name", "text"] = positives
         self.chunk_size = check_chunk_size(chunk_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video, generator = batch["video"], self.generator(batch["video"].device)
-        ids = two_towers.tokenize(self.words, batch["text"], video.device)
+        ids = two_towers.token_ids(self.words, batch, video.device)
         attention_mask = torch.arange(ids.shape[1], device=ids.device) <= ids.argmax(dim=1, keepdim=True)
         keep, masked = self.visible_patches(video, generator), self.mask_tokens(ids, attention_mask, generator)
         feature, text, *errors = in_chunks(self.encode_and_caption, self.chunk_size, video, keep, ids, masked)
         self.clamp_parameters()
         temperature, keys = (-self.logit_scale).exp(), hash_names(batch[self.positives], video.device)
-        losses = {"contrast": pair_loss(feature, text, keys, temperature, not self.training, self.exact_gather)}
+        options = not self.training, self.exact_gather, self.logit_bias
+        losses = {"contrast": pair_loss(feature, text, keys, temperature, *options)}
         if errors:
             losses["caption"] = self.caption_weight * caption_loss(errors[0], attention_mask, not self.training)
         return losses
@@ -110,7 +114,7 @@ class InternVideo(Objective):
             video: with the visible patches `keep` `[B, K]`.
             ids: texts `[B, L]`, whose `masked` tokens are replaced by the mask token.
         """
-        feature, tokens = self.encoder.feature_and_tokens(self.normalize(video), keep)
+        feature, tokens = self.encoder.feature_and_tokens(video, keep)
         text, states = self.text(ids, masked)
         if self.caption is None:
             return feature, text
@@ -132,6 +136,7 @@ class InternVideo(Objective):
         return choose_tokens(noise[:, : ids.shape[1]], attention_mask, self.hide)
 
     encode_video, encode_text, predict = two_towers.encode_video, two_towers.encode_text, two_towers.predict
+    token_encoder = two_towers.token_encoder
 
 
 def _check_parts(

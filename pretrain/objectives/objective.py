@@ -1,7 +1,7 @@
 """Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,14 +13,16 @@ from torchmetrics import Metric
 
 from models import load_weights
 from models.convert.allowed_gaps import require_all
+from models.encoder import Encoder
 from models.layers import Normalize, use_flash
 from pretrain.learning import parallel, randomness
 from pretrain.learning.batch import Batch, is_nested, without_padding
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
 from pretrain.learning.transfer import to_device
 
+AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -32,8 +34,8 @@ class Objective(pl.LightningModule):
 
     Args:
         optim: the optimiser and its schedule.
-        global_batch: videos per optimiser step over all ranks, to which rates are scaled; the command line copies it
-            and `seed` from the recipe's other sections.
+        global_batch: videos per optimiser step over all ranks, to which rates for 256 are scaled; the command line
+            copies it and `seed` from the recipe's other sections.
         weights: a checkpoint to start from (official, transformers' or ours), or several, each for a part of the model;
             a resumed run ignores it.
         seed: of masks and augmentations, which depend on the seed and the step only.
@@ -50,7 +52,7 @@ class Objective(pl.LightningModule):
 
     def __init__(
         self,
-        optim: AdamW | None = None,
+        optim: Optim | None = None,
         global_batch: int = 256,
         weights: str | list[str] | None = None,
         seed: int = 0,
@@ -62,7 +64,7 @@ class Objective(pl.LightningModule):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        self.optim = optim or AdamW()
+        self.optim = optim or Optim()
         self.global_batch = global_batch
         self.weights = weights
         self.seed = seed
@@ -83,6 +85,12 @@ class Objective(pl.LightningModule):
         self.shown_in_training: set[str] = set()  # names of logged values that the progress bar shows
         self._norm: tuple[int, Tensor | None] = (-1, None)  # step and norm of the last gradient
 
+    def with_statistics(self, encoder: AnyEncoder) -> AnyEncoder:
+        """`encoder` itself, which from now on takes uint8 videos and normalises the patches that it sees: with a tenth
+        of them visible, a tenth of the traffic."""
+        encoder.patch_embed.normalize = self.normalize
+        return encoder
+
     # What a method may define
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -98,6 +106,11 @@ class Objective(pl.LightningModule):
         on its values is done here: checks, which raise a ValueError that names the sample, and decisions on shapes. On
         the device each of them would make the host wait."""
         return batch
+
+    def token_encoder(self) -> Callable[[list[str]], np.ndarray] | None:
+        """What makes the token ids `[B, L]` of texts, in the loading processes; batches then have them as `ids`. None:
+        the method takes no ids. A batch without ids, such as one of several texts per sample, has its `text` only."""
+        return None
 
     def losses_from_outputs(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The losses in evaluation, given the outputs of `predict`. By default `forward`, which encodes the video
@@ -164,6 +177,7 @@ class Objective(pl.LightningModule):
                 metric.update(*real)
 
     def on_validation_epoch_start(self) -> None:
+        parallel.share_statistics(self)
         self._open_metrics()
 
     def on_test_epoch_start(self) -> None:
@@ -249,12 +263,11 @@ class Objective(pl.LightningModule):
     def noise(self, generator: torch.Generator, rows: int, width: int) -> Tensor:
         """Uniform noise `[rows, width]` for the rows of this batch.
 
-        The noise of the step's whole global batch is drawn, and this batch's rows are taken: masks do not depend on how
-        a global batch is divided among ranks and micro-batches.
+        It depends on the generator and on a row's index in the step's global batch: masks do not depend on how a global
+        batch is divided among ranks and micro-batches.
         """
-        total = rows * self.random_key.parts * self.position[1]
-        noise = torch.rand(total, width, generator=generator, device=generator.device)
-        return noise if total == rows else noise[to_device(self.places(rows), generator.device)]
+        key = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
+        return randomness.uniform(key, to_device(self.places(rows), generator.device), width)
 
     # Weights and optimiser
 
@@ -272,6 +285,9 @@ class Objective(pl.LightningModule):
         if self.may_lack is not None or self.may_leave is not None:
             require_all(reports, self.may_lack, self.may_leave)
         self.weights = None
+        if stage == "fit" and self.optim.warmup_passes is not None:
+            self.optim.resolve_warmup(getattr(self.trainer.datamodule, "pass_steps", None))  # pyrefly: ignore[missing-attribute]
+            rank_zero_info(f"the learning rate rises for {self.optim.warmup_steps:,} steps")
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":
                 module.load()
@@ -293,7 +309,9 @@ class Objective(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         total = self.trainer.max_steps
         if total < 1:
-            raise MisconfigurationException("the schedule needs the length of the run: set trainer.max_steps")
+            raise MisconfigurationException(
+                "the schedule needs the length of the run: set trainer.max_steps, or data.init_args.passes"
+            )
         lr, decay = self.optim.set_rates(self.trainer.optimizers[0], self.global_step, total, self.global_batch)
         self.log_dict({"lr": lr, "weight_decay": decay})
 

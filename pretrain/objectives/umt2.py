@@ -5,9 +5,11 @@ Letters in shapes: B pairs, G pairs to draw negatives from, K visible tokens, L 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,14 @@ from models.encoder import Encoder
 from models.layers import Grid
 from models.tokenizers import Words
 from pretrain.learning.batch import Batch
-from pretrain.learning.contrast import all_gather, global_masked_mean, hash_names, pair_loss
+from pretrain.learning.contrast import (
+    ContrastLoss,
+    all_gather,
+    global_masked_mean,
+    hash_names,
+    logit_bias,
+    pair_loss,
+)
 from pretrain.learning.losses import alignment_loss
 from pretrain.learning.masking import Mask
 from pretrain.learning.matching import check_text_tower, matching_loss, matching_pairs, sample_negatives
@@ -50,6 +59,7 @@ class UMT2(Objective):
         per_frame: compare a text with each frame of an unmasked video and average the similarities. False: compare with
             the mean of all tokens, as for masked videos.
         positives: which samples of a batch are positives of each other: those with equal names or equal captions.
+        contrast: the loss of pairs: softmax, or sigmoid (SigLIP).
         negatives: draw negatives for matching from this rank's pairs, as released, or from all, whose tokens are then
             gathered.
         exact_gather: the true gradient over ranks; False is the released code's, smaller by the world size.
@@ -77,6 +87,7 @@ class UMT2(Objective):
         temperature_max: float = 0.5,
         per_frame: bool = True,
         positives: Literal["name", "text"] = "name",
+        contrast: ContrastLoss = "softmax",
         negatives: Literal["rank", "all"] = "rank",
         exact_gather: bool = True,
         interval: float = 1,
@@ -109,6 +120,7 @@ class UMT2(Objective):
         self.match_head = nn.Linear(text.width, 2) if matching_weight else None
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.bounds = {"temperature": (temperature_min, temperature_max)}
+        self.logit_bias = logit_bias(contrast)
         self.mask, self.image_mask, self.hide, self.per_frame = mask, image_mask, hide, per_frame
         self.positives: Literal["name", "text"] = positives
         self.negatives, self.exact_gather, self.loss = negatives, exact_gather, loss
@@ -116,7 +128,7 @@ class UMT2(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.clamp_parameters()
         video, generator = self.normalize(batch["video"]), self.generator(batch["video"].device)
-        ids, attention_mask = self.tokenize(batch["text"])
+        ids, attention_mask = self.tokenize(batch["text"], batch.get("ids"))
         keys = hash_names(batch[self.positives], video.device)
 
         keep, target = self.visible_and_targets(video, generator)
@@ -125,7 +137,8 @@ class UMT2(Objective):
         whole = tokens.shape[1] == math.prod(self.grid_of(video))
         feature, text = self.project_video(tokens, whole), self.text_proj(states[:, 0])
 
-        losses = {"contrast": pair_loss(feature, text, keys, self.temperature, not self.training, self.exact_gather)}
+        options = not self.training, self.exact_gather, self.logit_bias
+        losses = {"contrast": pair_loss(feature, text, keys, self.temperature, *options)}
         if self.loss_weights["matching"]:
             negative_video, negative_text, has_negative = self.sample_negatives(feature, text, keys, generator)
             pairs = matching_pairs(tokens, states, attention_mask, negative_video, negative_text, self.gather)
@@ -149,17 +162,22 @@ class UMT2(Objective):
         """The token grid of `video`: time, rows, columns. An image has one slice."""
         return video.shape[2] // self.encoder.tubelet, *self.encoder.grid[1:]
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def tokenize(self, texts: Sequence[str], made: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Token ids of texts and their attention mask, `[B, L]` each.
 
-        L is the longest text's length; if ranks exchange texts, it is the tokenizer's context.
+        Args:
+            made: the ids, if the loading processes have made them.
         """
-        ids = self.words(texts)
-        attention_mask = ids != self.words.tokenizer.pad
-        if self.negatives == "rank" or not self.training:
-            longest = int(attention_mask.any(dim=0).nonzero().max()) + 1
-            ids, attention_mask = ids[:, :longest], attention_mask[:, :longest]
-        return to_device(ids, self.device), to_device(attention_mask, self.device)
+        ids = to_device(torch.from_numpy(self.ids_of(texts) if made is None else made), self.device)
+        return ids, ids != self.words.tokenizer.pad
+
+    def ids_of(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids of texts, `[B, L]`. L is the longest text's length; if ranks exchange texts, it is the tokenizer's
+        context."""
+        return padded_ids(self.words, self.training and self.negatives == "all", texts)
+
+    def token_encoder(self) -> Callable[[list[str]], np.ndarray]:
+        return partial(padded_ids, self.words, self.negatives == "all")
 
     def visible_and_targets(
         self, video: Tensor, generator: torch.Generator
@@ -253,6 +271,14 @@ class UMT2(Objective):
         states = self.text.encode(ids, attention_mask)
         rows = to_device(torch.tensor([number[text] for text in texts]), states.device)
         return self.match_logits(tokens, states[rows], attention_mask[rows])[:, 1].float()
+
+
+def padded_ids(words: Words, whole: bool, texts: Sequence[str]) -> np.ndarray:
+    """Token ids `[B, L]`, padded to the longest text, or if `whole` to the tokenizer's context."""
+    ids = words(texts)
+    if not whole:
+        ids = ids[:, : int((ids != words.tokenizer.pad).any(dim=0).nonzero().max()) + 1]
+    return ids.numpy()
 
 
 def _check_parts(

@@ -10,7 +10,7 @@ from models.tokenizers import CLIPTokenizer, Words
 from models.viclip import ViCLIPVision
 from pretrain.learning import two_towers
 from pretrain.learning.batch import Batch
-from pretrain.learning.contrast import hash_names, pair_loss
+from pretrain.learning.contrast import ContrastLoss, hash_names, logit_bias, pair_loss
 from pretrain.learning.grad_cache import check_chunk_size, in_chunks
 from pretrain.learning.masking import Mask
 from pretrain.objectives.objective import Objective
@@ -27,6 +27,7 @@ class ViCLIP(Objective):
         temperature, temperature_min: initial value and minimum. As released, the two are equal.
         exact_gather: the true gradient over ranks; False is the released code's, smaller by the world size.
         positives: which samples of a batch are positives of each other: those with equal names or equal captions.
+        contrast: the loss of pairs: softmax, or sigmoid (SigLIP, which starts with a temperature of 0.1).
         chunk_size: pairs that the towers encode at a time if a batch exceeds memory (see `grad_cache`; leave
             `data.micro_batch` alone then); None: all.
         base: see `Objective`. Videos are normalised by ImageNet's statistics, as released, not by CLIP's.
@@ -43,33 +44,36 @@ class ViCLIP(Objective):
         temperature_min: float = 0.01,
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
+        contrast: ContrastLoss = "softmax",
         chunk_size: int | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
         two_towers.check_widths(encoder, text)
-        self.encoder, self.text, self.mask = encoder, text, mask
+        self.encoder, self.text, self.mask = self.with_statistics(encoder), text, mask
         self.words = words or Words(CLIPTokenizer(text.context))
         self.needs = ("video", "text")
         self.freeze_text = freeze_text
         text.requires_grad_(not freeze_text)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.bounds = {"temperature": (temperature_min, None)}
+        self.logit_bias = logit_bias(contrast)
         self.exact_gather: bool = exact_gather
         self.positives: Literal["name", "text"] = positives
         self.chunk_size = check_chunk_size(chunk_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         video = batch["video"]
-        ids = two_towers.tokenize(self.words, batch["text"], video.device)
+        ids = two_towers.token_ids(self.words, batch, video.device)
         feature, text = in_chunks(self.features, self.chunk_size, video, self.visible_patches(video), ids)
         self.clamp_parameters()
         keys = hash_names(batch[self.positives], video.device)
-        return {"contrast": pair_loss(feature, text, keys, self.temperature, not self.training, self.exact_gather)}
+        options = not self.training, self.exact_gather, self.logit_bias
+        return {"contrast": pair_loss(feature, text, keys, self.temperature, *options)}
 
     def features(self, video: Tensor, keep: Tensor | None, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Features `[B, out]` of videos with the visible patches `keep` `[B, K]`, and of texts; not normalised."""
-        feature = self.encoder.feature(self.normalize(video), keep)
+        feature = self.encoder.feature(video, keep)
         return feature, two_towers.text_features(self.text, ids, self.freeze_text)
 
     def visible_patches(self, video: Tensor) -> Tensor | None:
@@ -80,3 +84,4 @@ class ViCLIP(Objective):
         return self.mask(self.noise(self.generator(video.device), len(video), self.mask.width(grid)), grid)
 
     encode_video, encode_text, predict = two_towers.encode_video, two_towers.encode_text, two_towers.predict
+    token_encoder = two_towers.token_encoder

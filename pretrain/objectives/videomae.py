@@ -39,7 +39,7 @@ class VideoMAE(Objective):
                 f"encoder and decoder differ: token grid {encoder.grid} and {decoder.positions.grid}, "
                 f"width {encoder.width} and {decoder.embed.in_features} (encoder_width)"
             )
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.decoder = self.with_statistics(encoder), decoder
         self.mask, self.decoder_mask = mask or Tube(), decoder_mask
         self.normalize_target = normalize_target
         self.max_loss_tokens = max_loss_tokens(self.mask, decoder_mask, encoder.grid)
@@ -60,11 +60,11 @@ class VideoMAE(Objective):
     def reconstruction_loss(self, video: Tensor, keep: Tensor, predict: Tensor, limit: int | None = None) -> Tensor:
         """The loss over the tokens that are decoded and masked; `limit` is an upper bound on their number per sample.
 
-        No name holds the normalised copy of a uint8 `video`, which is freed after the encoder: the target is computed
-        from uint8.
+        The encoder takes the visible patches of a uint8 `video` as bytes and normalises them; the target is computed
+        from uint8 too.
         """
         predict, masked = masked_first(predict, keep, self.num_tokens)
-        prediction = self.decoder(self.encoder(self.normalize(video), keep), keep, predict, limit)
+        prediction = self.decoder(self.encoder(video, keep), keep, predict, limit)
         return masked_mse(prediction, self.target(video, predict[:, :limit]), masked[:, :limit])
 
     def target(self, video: Tensor, index: Tensor) -> Tensor:

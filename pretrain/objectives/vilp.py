@@ -12,7 +12,7 @@ from models.tokenizers import CLIPTokenizer, Words
 from models.viclip import ViCLIPVision
 from pretrain.learning import two_towers
 from pretrain.learning.batch import Batch
-from pretrain.learning.contrast import hash_names, pair_loss
+from pretrain.learning.contrast import ContrastLoss, hash_names, logit_bias, pair_loss
 from pretrain.learning.grad_cache import check_chunk_size, in_chunks
 from pretrain.learning.masking import Mask
 from pretrain.learning.text_masking import choose_tokens
@@ -32,7 +32,7 @@ class ViLP(Objective):
         contrast_with: the masked text ("hidden"), without a second pass of the text tower, or the "whole" text.
         freeze_text: train neither the text tower's blocks nor its tables; the embedding of the mask token is trained.
         word_weight: weight of the masked-token loss relative to contrast.
-        temperature, temperature_min, exact_gather, positives, chunk_size: see `ViCLIP`.
+        temperature, temperature_min, exact_gather, positives, contrast, chunk_size: see `ViCLIP`.
         base: see `Objective`.
     """
 
@@ -51,6 +51,7 @@ class ViLP(Objective):
         temperature_min: float = 0.01,
         exact_gather: bool = True,
         positives: Literal["name", "text"] = "name",
+        contrast: ContrastLoss = "softmax",
         chunk_size: int | None = None,
         **base: Any,
     ) -> None:
@@ -63,7 +64,7 @@ class ViLP(Objective):
             )
         if text.mask_embed is None:
             raise ValueError("ViLP masks text, which needs a mask token: give the text tower mask_token: true")
-        self.encoder, self.text, self.fusion, self.mask = encoder, text, fusion, mask
+        self.encoder, self.text, self.fusion, self.mask = self.with_statistics(encoder), text, fusion, mask
         self.words = words or Words(CLIPTokenizer(text.context))
         self.needs = ("video", "text")
         self.freeze_text = freeze_text
@@ -72,6 +73,7 @@ class ViLP(Objective):
         self.word_ratio, self.word_weight, self.contrast_with = word_ratio, word_weight, contrast_with
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         self.bounds = {"temperature": (temperature_min, None)}
+        self.logit_bias = logit_bias(contrast)
         self.exact_gather: bool = exact_gather
         self.positives: Literal["name", "text"] = positives
         self.chunk_size = check_chunk_size(chunk_size)
@@ -82,7 +84,7 @@ class ViLP(Objective):
         keep = None
         if self.mask is not None and self.training:
             keep = self.mask(self.noise(generator, len(video), self.mask.width(grid)), grid)
-        ids = two_towers.tokenize(self.words, batch["text"], HOST)
+        ids = two_towers.token_ids(self.words, batch, HOST)
         # Masked on the host, which needs the number of masked tokens and would have to wait for a device's.
         drawn_by = generator if generator.device == HOST else self.generator(HOST)
         masked = self.mask_tokens(ids, self.noise(drawn_by, len(ids), self.text.context)[:, : ids.shape[1]])
@@ -90,8 +92,9 @@ class ViLP(Objective):
         feature, text, errors = in_chunks(self.encode_and_predict, self.chunk_size, video, keep, ids, masked)
         self.clamp_parameters()
         keys = hash_names(batch[self.positives], video.device)
+        options = not self.training, self.exact_gather, self.logit_bias
         return {
-            "contrast": pair_loss(feature, text, keys, self.temperature, not self.training, self.exact_gather),
+            "contrast": pair_loss(feature, text, keys, self.temperature, *options),
             "words": self.word_weight * errors.mean(),
         }
 
@@ -102,7 +105,7 @@ class ViLP(Objective):
 
         `masked` `[B, L]` is on the host.
         """
-        feature, tokens = self.encoder.feature_and_tokens(self.normalize(video), keep)
+        feature, tokens = self.encoder.feature_and_tokens(video, keep)
         text, states = self.text(ids, to_device(masked, ids.device))
         if self.contrast_with == "whole":
             text = two_towers.text_features(self.text, ids, self.freeze_text)
@@ -127,3 +130,4 @@ class ViLP(Objective):
         return torch.zeros(len(ids), device=loss.device).index_add(0, row, loss / count[row])
 
     encode_video, encode_text, predict = two_towers.encode_video, two_towers.encode_text, two_towers.predict
+    token_encoder = two_towers.token_encoder

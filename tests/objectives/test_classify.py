@@ -99,6 +99,25 @@ def test_partners_and_targets_have_the_same_weights() -> None:
     torch.testing.assert_close(clips + clips.flip(0), plain + plain.flip(0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_pairs_are_within_a_rank(together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any exchange of clips; each rank and each pair draws for itself."""
+    data, target = batch(torch.arange(4)), torch.eye(5)[:4]
+    model, weights = objective(mix=Mix(cutmix=0, together=together), global_batch=8), []
+    model.random_key = RandomKey("train", 3)
+    for rank in range(2):
+        monkeypatch.setattr(Classify, "position", property(lambda self, rank=rank: (rank, 2)))
+        clips, mixed = model.augment(data["video"], target)
+        weight = mixed.gather(1, torch.arange(4)[:, None])
+        torch.testing.assert_close(mixed, weight * target + (1 - weight) * target.flip(0))
+        plain, weight = model.normalize(data["video"]), weight.view(4, 1, 1, 1, 1)
+        torch.testing.assert_close(clips, weight * plain + (1 - weight) * plain.flip(0), atol=1e-5, rtol=1e-5)
+        weights.append(weight.flatten().tolist())
+    for own in weights:
+        assert own[0] == own[3] and own[1] == own[2] and (own[0] == own[1]) == together
+    assert weights[0] != weights[1]
+
+
 def test_erasing_does_not_depend_on_accumulation() -> None:
     """Boxes of noise depend on the index in the global batch: two micro-batches give the same as one."""
     data = batch(torch.arange(4))

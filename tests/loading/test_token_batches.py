@@ -1,0 +1,72 @@
+"""Captions become ids in the loading processes: of every method with a text tower, and the step needs no tokenizer."""
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.loading.token_batches import WithTokens
+from pretrain.export.load_run import build
+from pretrain.learning.batch import without_padding
+from tests.helpers.methods import METHODS, resolved
+from tests.helpers.runs import fit
+
+TEXTS = ["a red circle moves left", "a blue square", "a red circle moves left", "a green circle moves up"]
+
+
+class Batches:
+    """One micro-batch of two views of two videos."""
+
+    def __init__(self, text: list) -> None:
+        self.text = text
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict:
+        return {"text": self.text, "name": list("abcd")}
+
+
+def test_rows_of_one_text_are_made_once() -> None:
+    asked = []
+
+    def tokenize(texts: list[str]) -> np.ndarray:
+        asked.append(texts)
+        return np.array([[len(text)] for text in texts])
+
+    made = WithTokens(Batches(TEXTS), tokenize)[0]
+    assert asked == [[TEXTS[0], TEXTS[1], TEXTS[3]]] and made["ids"][:, 0].tolist() == [len(text) for text in TEXTS]
+    assert "ids" not in WithTokens(Batches([["two", "texts"]] * 4), tokenize)[0]
+
+
+def test_padding_rows_are_removed_from_ids_too() -> None:
+    batch = {"video": torch.zeros(3, 1), "ids": np.arange(6).reshape(3, 2), "weight": torch.tensor([1.0, 0.0, 1.0])}
+    kept, rows = without_padding(batch)
+    assert rows == 2 and kept["ids"].tolist() == [[0, 1], [4, 5]]
+
+
+@pytest.mark.parametrize("method", ["viclip", "vilp", "umt2", "internvideo"])
+def test_a_step_with_ids_needs_no_tokenizer(method: str, capsys: pytest.CaptureFixture) -> None:
+    few = ["--data.init_args.frames=4", "--data.init_args.size=32"]
+    objective = build(resolved(capsys, METHODS[method], *few)["model"])
+    video = torch.randint(0, 256, (4, 3, 4, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = {"video": video, "text": TEXTS, "name": list("abcd")}
+    torch.manual_seed(0)  # for dropout
+    right = objective(batch)
+    made = {**batch, **WithTokens(Batches(TEXTS), objective.token_encoder())[0]}
+
+    def refuse(texts: list[str]) -> None:
+        raise AssertionError("the step tokenizes")
+
+    objective.words = refuse if method != "umt2" else type("Words", (), {"tokenizer": objective.words.tokenizer})
+    torch.manual_seed(0)
+    for name, loss in objective(made).items():
+        assert torch.equal(loss, right[name]), name
+
+
+def test_the_loader_gives_ids(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretrain.objectives import ViCLIP
+
+    seen, forward = [], ViCLIP.forward
+    monkeypatch.setattr(ViCLIP, "forward", lambda self, batch: seen.append(batch["ids"]) or forward(self, batch))
+    fit(tmp_path, METHODS["viclip"], "--trainer.max_steps=1", "--trainer.val_check_interval=1")
+    assert len(seen) == 2 and all(isinstance(ids, np.ndarray) and ids.ndim == 2 for ids in seen)
