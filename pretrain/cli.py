@@ -11,12 +11,14 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from models.convert.sharded import is_sharded, require_safe
 from pretrain.engine.arguments import with_new_recipes, with_nulls
+from pretrain.engine.background_checkpoint import BackgroundCheckpointIO
 from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
 from pretrain.engine.ema import EMA
 from pretrain.engine.logger_versions import (
@@ -104,6 +106,12 @@ class CLI(LightningCLI):
             "again, else 0",
         )
         parser.add_argument(
+            "--background_checkpoints",
+            type=bool | None,
+            default=None,
+            help="write checkpoints while training goes on, if the strategy writes one file; null: on GPUs",
+        )
+        parser.add_argument(
             "--allow_untrained", type=bool, default=False, help="evaluate random weights, without a checkpoint"
         )
 
@@ -160,6 +168,8 @@ class CLI(LightningCLI):
             callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks
         trainer = self._get(objects, "trainer")
+        if trainer.get("max_epochs") is None:
+            trainer["max_epochs"] = -1  # the data module sets the length, in steps; Lightning would take 1000 epochs
         given = trainer.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         if self.subcommand != "fit" and not any(isinstance(c, EMA) for c in given):
@@ -175,8 +185,23 @@ class CLI(LightningCLI):
             callbacks.append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
         callbacks.append(Preemption())  # must be the last callback
         plugins = trainer.get("plugins") or []
-        trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        writer = BackgroundCheckpointIO() if self._in_background(trainer) else AtomicCheckpointIO()
+        trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), writer]
         return super().instantiate_trainer(**kwargs)
+
+    def _in_background(self, trainer: dict[str, Any]) -> bool:
+        """Whether checkpoints are written in the background; sharded ones are not, since all ranks write them."""
+        wanted = self._get(cast(Namespace, self.config_init), "background_checkpoints", default=None)
+        strategy = trainer.get("strategy") or "auto"
+        named = any(word in str(strategy) for word in ("fsdp", "deepspeed"))
+        sharded = named or isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy | FSDPStrategy)
+        if sharded and wanted:
+            raise MisconfigurationException(
+                "background_checkpoints: sharded checkpoints are written by all processes together: leave it out"
+            )
+        if wanted is None:
+            return not sharded and torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
+        return wanted
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.run_lock = RunLock()
@@ -241,6 +266,20 @@ class _ParseOnly(CLI):
 
     def _set_seed(self) -> None:
         pass
+
+    def _in_background(self, trainer: dict[str, Any]) -> bool:
+        """Whether checkpoints are written in the background; sharded ones are not, since all ranks write them."""
+        wanted = self._get(cast(Namespace, self.config_init), "background_checkpoints", default=None)
+        strategy = trainer.get("strategy") or "auto"
+        named = any(word in str(strategy) for word in ("fsdp", "deepspeed"))
+        sharded = named or isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy | FSDPStrategy)
+        if sharded and wanted:
+            raise MisconfigurationException(
+                "background_checkpoints: sharded checkpoints are written by all processes together: leave it out"
+            )
+        if wanted is None:
+            return not sharded and torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
+        return wanted
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass

@@ -1,9 +1,11 @@
-"""The length and the intervals of a run, which recipes count in optimiser steps and Lightning in micro-batches."""
+"""The length and the intervals of a run, which recipes count in optimiser steps or passes and Lightning in
+micro-batches."""
 
 import math
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 
 def check_length(trainer: Trainer, videos: int, global_batch: int) -> None:
@@ -12,10 +14,36 @@ def check_length(trainer: Trainer, videos: int, global_batch: int) -> None:
         return
     if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
         raise MisconfigurationException(
-            f"The length of a run is counted in steps: set trainer.max_steps and leave trainer.max_epochs unset. "
-            f"One pass over these {videos} videos is {math.ceil(videos / global_batch)} steps "
-            f"of {global_batch}."
+            "The length of a run is counted in steps or passes: set trainer.max_steps or data.init_args.passes, and "
+            f"leave trainer.max_epochs unset. One pass over these {videos} videos is "
+            f"{math.ceil(videos / global_batch)} steps of {global_batch}."
         )
+
+
+def steps_of_pass(videos: int, global_batch: int) -> int:
+    """Optimiser steps of a pass over the videos, rounded down as in the papers, whose loaders drop the rest.
+
+    MisconfigurationException: a step has more videos than there are.
+    """
+    if videos < global_batch:
+        raise MisconfigurationException(
+            f"a step has {global_batch} videos and the training data {videos}, so passes cannot be counted in steps: "
+            "set trainer.max_steps (and optim.warmup_steps), or a smaller data.init_args.global_batch"
+        )
+    return videos // global_batch
+
+
+def apply_passes(trainer: Trainer, passes: float, videos: int, global_batch: int) -> None:
+    """Gives the trainer a length of so many passes over the videos; if it has `max_steps`, these take precedence."""
+    if trainer.max_steps > 0:
+        rank_zero_info(f"trainer.max_steps {trainer.max_steps} takes the place of data.init_args.passes {passes:g}")
+        return
+    each = steps_of_pass(videos, global_batch)
+    steps = int(passes * each)
+    trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.max_epochs = steps, -1
+    rank_zero_info(
+        f"{passes:g} passes over {videos:,} videos, {each:,} steps of {global_batch:,} each: a run of {steps:,} steps"
+    )
 
 
 class StepIntervals:

@@ -40,7 +40,7 @@ def with_nulls(args: list[str]) -> list[str]:
     found, rest = [], iter(args)
     for arg in rest:
         key, equals, value = arg.partition("=")
-        if not re.fullmatch(r"--(model|data)(\.init_args\.\w+){2,}", key):
+        if not re.fullmatch(r"--(model|data)\.init_args\.\w+(\.\w+)+", key):
             found.append(arg)
             continue
         option = [arg] if equals else [arg, *itertools.islice(rest, 1)]

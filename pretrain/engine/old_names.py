@@ -28,7 +28,9 @@ _MODULES = {
     "pretrain.guard": "pretrain.engine.nonfinite_guard",
     "pretrain.masking": "pretrain.learning.masking",
     "pretrain.mix": "pretrain.learning.mixup",
+    "pretrain.learning.optim.AdamW": "pretrain.learning.optim.Optim",
     "pretrain.optim": "pretrain.learning.optim",
+    "pretrain.optim.AdamW": "pretrain.learning.optim.Optim",
     "pretrain.preemption": "pretrain.engine.preemption",
     "pretrain.results": "pretrain.metrics.report",
     "pretrain.resume": "pretrain.engine.resume",
@@ -50,6 +52,8 @@ def with_new_names(settings: Any) -> Any:
     for key, value in settings.items():
         if key == "class_path" and isinstance(value, str):
             renamed[key] = _class_path(value)
+        elif key == "offload" and value is False:  # of ZeROStrategy, which has the option no more
+            continue
         elif key == "half" and isinstance(value, bool):  # of a teacher or of FSDP2Strategy
             renamed["param_dtype"] = "bfloat16" if value else "float32"
         else:

@@ -47,6 +47,7 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         help="videos that a CPU core decodes a second",
     )
     parser.add_argument("--video-mb", type=float, default=defaults.video_mb, help="MB that are read for a video")
+    parser.add_argument("--videos", type=int, help="of the training data, by which a recipe of `passes` has a length")
     parser.add_argument("--words", type=int, help="tokens of a caption (default: the text tower's context)")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     parser.add_argument("--png", type=Path, help="draw memory by part against the number of devices")
@@ -54,7 +55,7 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         parser.print_help()
         return
     options, rest = parser.parse_known_args(args)
-    assumptions = Assumptions(options.mfu, options.videos_per_core, options.video_mb, options.words)
+    assumptions = Assumptions(options.mfu, options.videos_per_core, options.video_mb, options.words, options.videos)
     plan = Plan(settings_of(rest), options.devices, options.device_type, assumptions, options.strategy)
     numbers = plan.numbers()
     print(as_text(numbers))

@@ -16,12 +16,13 @@ from pretrain.plots.bars import stacked_bars
 @dataclass
 class Assumptions:
     """Set by the user: MFU, videos decoded a second by a CPU core, MB of a video, tokens of a caption (None: as many as
-    the text tower takes)."""
+    the text tower takes), videos of the training data (None: unknown)."""
 
     mfu: float = 0.3
     videos_per_core: float = 5.7
     video_mb: float = 0.52
     caption_tokens: int | None = None
+    videos: int | None = None
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Plan:
         rate = self.device.float32_flops if run.half_dtype is None else self.device.bfloat16_flops
         flop = self.model_flop
         seconds = None if rate is None else flop / (self.devices * rate * self.assumptions.mfu)
-        steps = trainer["max_steps"]
+        steps = self._steps()
         return {
             "devices": self.devices,
             "device_type": self.device_type,
@@ -144,10 +145,17 @@ class Plan:
             "mfu_assumed": self.assumptions.mfu,
             "step_seconds": seconds,
             "steps": steps,
-            "days": None if seconds is None else steps * seconds / 86400,
+            "days": None if seconds is None or steps is None else steps * seconds / 86400,
             "loading": self._loading(seconds),
             "warnings": self.warnings(use),
         }
+
+    def _steps(self) -> int | None:
+        """The length of the run; None: it is counted in passes over data whose number of videos is not given."""
+        passes, videos = self.data.get("passes"), self.assumptions.videos
+        if (self.recipe["trainer"].get("max_steps") or -1) > 0:
+            return self.recipe["trainer"]["max_steps"]
+        return None if passes is None or videos is None else int(passes * (videos // self.data["global_batch"]))
 
     def _sampling(self) -> dict[str, float] | None:
         """Bytes of a device that generates one video with the whole model, and FLOP of a step; None: no generator."""
@@ -208,7 +216,7 @@ class Plan:
             remedies.append(f"recompute: true with micro_batch: {most}{note}")
         if self.sharding.kind in ("single", "ddp") and self.devices > 1:
             for on in (self.recompute, True):
-                if self.fits(self.memory(recompute=on, sharding=Strategy("fsdp"))):
+                if self.fits(self.memory(recompute=on, sharding=Strategy.read("fsdp", self.devices))):
                     more = " with recompute: true" if on > self.recompute else ""
                     remedies.append(f"-c recipes/trainer/fsdp.yaml{more}")
                     break
@@ -288,13 +296,15 @@ def as_text(n: dict[str, Any]) -> str:
             f"and values ({a['bytes_a_token'] / 1e3:.0f} kB a token) beside {_gb(a['weights'])} of weights",
             "",
         ]
-    if n["days"] is None:
+    if n["step_seconds"] is None:
         return "\n".join([*lines, "  no time: the rate of a CPU is the machine's"])
+    length = "for the days, give the number of videos by --videos"
+    if n["days"] is not None:
+        length = f"{n['days']:.1f} days for {n['steps']} steps"
     return "\n".join(
         [
             *lines,
-            f"  time at MFU {n['mfu_assumed']:.0%}   {n['step_seconds']:.2f} s a step, {n['days']:.1f} days "
-            f"for {n['steps']} steps",
+            f"  time at MFU {n['mfu_assumed']:.0%}   {n['step_seconds']:.2f} s a step, {length}",
             f"  loaders give      {load['videos_per_second']:.0f} videos/s, {load['clips_per_second']:.0f} clips/s; "
             f"{load['read_mb_per_second']:.0f} MB/s read, {load['to_devices_mb_per_second']:.0f} MB/s to the devices",
             f"  which takes       {load['cpu_cores']:.0f} CPU cores ({load['cpu_cores'] / n['devices']:.1f} a device)",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tests.helpers.runs import fit, names
 
@@ -19,6 +20,18 @@ class Validations(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with self.path.open("a") as file:
             file.write(f"{trainer.global_step}\n")
+
+
+class Rates(pl.Callback):
+    """Records the optimiser and its learning rate at each step."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+        (optimizer,) = trainer.optimizers
+        with self.path.open("a") as file:
+            file.write(f"{type(optimizer).__name__} {optimizer.param_groups[0]['lr']}\n")
 
 
 @pytest.mark.parametrize("micro_batch", [4, 2, 1])
@@ -62,3 +75,35 @@ def test_the_progress_bar_counts_optimiser_steps(tmp_path: Path, micro_batch: in
     written = capsys.readouterr()
     bars = (written.out + written.err).split("train:")
     assert "6/6" in bars[-1] and "24" not in bars[-1].partition("[")[0]
+
+
+def test_lengths_in_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ten videos make two steps of four a pass: 1.5 passes are three steps, and one of them two of warm-up."""
+    place = ["--model.init_args.optim.warmup_steps=null", "--model.init_args.optim.warmup_passes=1"]
+    other = ["--model.init_args.optim.optimizer=timm.optim.Lion", "--model.init_args.optim.schedule=constant"]
+    length = ["--trainer.max_steps=-1", "--data.init_args.passes=1.5", "--trainer.val_check_interval=3"]
+    rates = f"--trainer.callbacks.path={tmp_path / 'rates.txt'}"
+    with caplog.at_level("INFO"):
+        fit(tmp_path, RECIPE, *length, *place, *other, "--trainer.callbacks+=tests.engine.test_intervals.Rates", rates)
+    assert [line.split() for line in (tmp_path / "rates.txt").read_text().splitlines()] == [
+        ["Lion", "0.0"],
+        ["Lion", "0.001"],
+        ["Lion", "0.001"],
+    ]
+    assert "1.5 passes over 10 videos, 2 steps of 4 each: a run of 3 steps" in caplog.text
+    assert "the learning rate rises for 2 steps" in caplog.text
+    assert (tmp_path / "run/checkpoints/step=0000003.ckpt").exists()
+
+
+def test_steps_take_precedence_over_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        fit(
+            tmp_path, RECIPE, "--trainer.max_steps=1", "--data.init_args.passes=1.5", "--trainer.val_check_interval=1"
+        )
+    assert "trainer.max_steps 1 takes the place of data.init_args.passes 1.5" in caplog.text
+    assert (tmp_path / "run/checkpoints/step=0000001.ckpt").exists()
+
+
+def test_passes_over_less_than_a_step_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MisconfigurationException, match="cannot be counted in steps"):
+        fit(tmp_path, RECIPE, "--trainer.max_steps=-1", "--data.init_args.passes=2", "--data.init_args.global_batch=16")

@@ -3,9 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from models import CLIPVision
 from pretrain.learning.contrast import contrastive_loss, pair_loss, similarity
 from pretrain.learning.matching import sample_negatives
+from pretrain.learning.teachers import Float32LayerNorm, Frozen
 
 TEMPERATURE = torch.tensor(0.01)
 
@@ -52,3 +56,36 @@ def test_hard_negatives_do_not_depend_on_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = sample_negatives(v, t, keys, TEMPERATURE, noise, lambda x: x)
     assert all(map(torch.equal, plain, found))
+
+
+class NormTypes(TorchDispatchMode):
+    """Records the types of the inputs of norms and of softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: dict[str, set] = {"native_layer_norm": set(), "_softmax": set()}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in self.types:
+            self.types[name] |= {x.dtype for x in args if isinstance(x, torch.Tensor)}
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_bfloat16_teacher_has_float32_norms_and_softmax() -> None:
+    """As in the official code, whose autocast computes both in float32. Where no softmax is written out, torch's
+    `scaled_dot_product_attention` accumulates in float32."""
+    teacher = Frozen(CLIPVision(32, 2, 2, 64, 8, 16, 16), random=0, param_dtype="bfloat16")
+    norms = [module for module in teacher.model.modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) == 6 and all(type(norm) is Float32LayerNorm for norm in norms)
+    for name, parameter in teacher.model.named_parameters():
+        assert parameter.dtype == (torch.float32 if "norm" in name else torch.bfloat16), name
+    video = torch.randn(2, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    with NormTypes() as seen:
+        made = teacher(video)
+    assert seen.types == {"native_layer_norm": {torch.float32}, "_softmax": {torch.float32}}
+    assert made.features[0].dtype == torch.bfloat16
+    exact = Frozen(CLIPVision(32, 2, 2, 64, 8, 16, 16), random=0)(video)
+    torch.testing.assert_close(made.features[0].float(), exact.features[0], atol=0.05, rtol=0.05)
+    teacher.to(torch.bfloat16)  # as a strategy may convert the whole model
+    assert teacher(video).features[0].isfinite().all()

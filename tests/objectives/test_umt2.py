@@ -349,8 +349,8 @@ def test_recipes_have_the_published_sizes_and_settings(size: str, capsys: pytest
         model = build(truth["model"])
     teacher, ours = (sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.teacher.model, model))
     assert (round(ours + teacher, 1), round(teacher, 1)) == MILLIONS[size]
-    data, rate = truth["data"]["init_args"], model.optim.base_lr * truth["data"]["init_args"]["global_batch"] / 256
-    assert rate == pytest.approx(1e-4) and model.optim.base_min_lr == pytest.approx(0.01 * model.optim.base_lr)
+    data = truth["data"]["init_args"]
+    assert (model.optim.lr, model.optim.min_lr) == pytest.approx((1e-4, 1e-6))
     assert (model.mask.ratio, model.image_mask.ratio, model.hide, data["frames"]) == (0.8, 0.5, 0.5, 4)
     assert data["train"]["init_args"]["strip"] == data["global_batch"] == 2048  # a step has one kind
     still = {n for n, p in model.named_parameters() if not model.optim.decays(n, p)}

@@ -4,7 +4,8 @@ import torch
 
 from models.convert import viclip as viclip_names
 from models.convert.rules import prefixed
-from pretrain.learning.optim import ClampedAdamW, cosine, layer_index, parameter_groups
+from pretrain.learning.optim import ClampedAdamW, layer_index, parameter_groups
+from pretrain.learning.schedules import cosine
 from tests.parity import checks
 from tests.parity.case import Case, Record
 

@@ -11,7 +11,7 @@ import models
 from models.convert import videomae as names
 from models.convert.rules import to_theirs
 from pretrain.learning.masking import Random, Tube, masked_first
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.objectives import VideoMAE
 from tests.parity import checks
 from tests.parity.case import ACTIVATION, EXACT, GRADIENT, LOSS, STEPPED, Case, Record
@@ -49,7 +49,7 @@ def backbone(config: Record, tubelet: int = 2, **options) -> dict:
     }
 
 
-def videomae(config: Record, weights: dict, optim: AdamW | None = None) -> VideoMAE:
+def videomae(config: Record, weights: dict, optim: Optim | None = None) -> VideoMAE:
     """A VideoMAE of a case's sizes with its official weights."""
     encoder = backbone(config)
     sizes = {name: encoder[name] for name in ("patch", "tubelet", "frames", "size", "layer_scale", "cosine")}
@@ -110,7 +110,7 @@ def check_loss(case: Case, loss: Tensor, norm: Tensor) -> None:
 def pretrain_steps(case: Case) -> None:
     facts, settings = case.facts, case.facts["optimizer"]
     assert settings.get("opt", "adamw") == "adamw"
-    optim = AdamW(
+    optim = Optim(
         base_lr=settings["lr"],
         weight_decay=settings["weight_decay"],
         betas=tuple(settings.get("opt_betas") or (0.9, 0.999)),

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import UNET_SIZES, SpatioTemporalUNet
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.studies.speed.lavie_flops import Work, forward_flops, total_flops
 from pretrain.studies.speed.lavie_plain import PlainUNet
 from pretrain.studies.speed.race import Method
 from pretrain.studies.speed.step import Contender, Setting
 
 TEXT_TOKENS = 77
-_OPTIM = AdamW(base_lr=1e-4, weight_decay=0.01)
+_OPTIM = Optim(base_lr=1e-4, weight_decay=0.01)
 # `small` has a quarter of the base's channels in heads of the same width.
 SIZES: dict[str, dict[str, Any]] = {
     "base": UNET_SIZES["base"],

@@ -11,14 +11,14 @@ from models import CLIP_SIZES, SIZES, CLIPVision, FeatureDecoder, VideoViT
 from models.clip import CLIPBlock
 from models.layers import Block
 from pretrain.learning.masking import Attention
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.learning.teachers import Frozen
 from pretrain.objectives import UMT
 from pretrain.studies.speed import flops
 from pretrain.studies.speed.race import Method
 from pretrain.studies.speed.step import Contender, Setting
 
-_OPTIM = AdamW(base_lr=1.5e-4)
+_OPTIM = Optim(base_lr=1.5e-4)
 _LAYERS = 6  # whose features are compared
 
 

@@ -13,14 +13,14 @@ from models.layers import token_grid
 from models.tokenizers import CLIPTokenizer, Words
 from pretrain.learning.batch import Batch
 from pretrain.learning.masking import Random
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.objectives import ViCLIP
 from pretrain.studies.speed import flops, step
 from pretrain.studies.speed.race import Method
 from pretrain.studies.speed.step import Contender, Setting
 
 TEXT = "a person in a red coat walks along the beach with two dogs at sunset"
-_OPTIM = AdamW(base_lr=1e-4, weight_decay=0.2, betas=(0.9, 0.98))
+_OPTIM = Optim(base_lr=1e-4, weight_decay=0.2, betas=(0.9, 0.98))
 
 
 def build(name: str, setting: Setting) -> Contender:

@@ -8,13 +8,13 @@ import torch
 from models import DECODER_SIZES, SIZES, PixelDecoder, VideoViT
 from models.layers import token_grid
 from pretrain.learning.masking import RunningCell, Tube
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.objectives import VideoMAE
 from pretrain.studies.speed import flops
 from pretrain.studies.speed.race import Method
 from pretrain.studies.speed.step import Contender, Setting, visible_tokens
 
-_OPTIM = AdamW(base_lr=1.5e-4, weight_decay=0.05)
+_OPTIM = Optim(base_lr=1.5e-4, weight_decay=0.05)
 _TUBELET, _DEPTH = 2, 4  # of every published model: frames in a token, blocks of the decoder
 
 

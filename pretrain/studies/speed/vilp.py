@@ -4,14 +4,14 @@ import torch
 
 from models import CLIP_SIZES, TEXT_SIZES, CLIPText, FusionDecoder, ViCLIPVision
 from pretrain.learning.masking import Random
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.objectives import ViLP
 from pretrain.studies.speed import flops, viclip
 from pretrain.studies.speed.race import Method
 from pretrain.studies.speed.step import Contender, Setting, total
 
 _DEPTH = 4  # blocks of the fusion decoder
-_OPTIM = AdamW(base_lr=1e-5, weight_decay=0.2, betas=(0.9, 0.98))
+_OPTIM = Optim(base_lr=1e-5, weight_decay=0.2, betas=(0.9, 0.98))
 
 
 def build(name: str, setting: Setting) -> Contender:

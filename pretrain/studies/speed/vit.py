@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from models import SIZES, VideoViT
 from models.layers import Block, token_grid
 from pretrain.learning.masking import Tube
-from pretrain.learning.optim import AdamW
+from pretrain.learning.optim import Optim
 from pretrain.studies.speed import flops
 from pretrain.studies.speed.race import Method
 from pretrain.studies.speed.step import Contender, Setting, visible_tokens
 
 _TUBELET = 2
-_OPTIM = AdamW(base_lr=1.5e-4)
+_OPTIM = Optim(base_lr=1.5e-4)
 
 
 def build(name: str, setting: Setting) -> Contender:
