@@ -36,9 +36,10 @@ class FSDP2Strategy(ModelParallelStrategy):
     Args:
         group: processes that share one copy of the model; None: all. With the number of GPUs of a node, weights are
             gathered inside nodes only, and gradients reduced between them (hybrid sharding).
-        param_dtype: type in which parameters are gathered; bfloat16 needs trainer.precision bf16-mixed.
+        param_dtype: type in which parameters are gathered; bfloat16 needs trainer.precision bf16-mixed; auto: that of
+            the computation, bfloat16 or float32.
         reshard: see `parallel.shard`.
-        timeout_s: seconds that a process waits for the others.
+        timeout_s: seconds that a process waits for the others; then it ends with an error.
     """
 
     _data_parallel_size: Literal["auto"] | int
@@ -47,23 +48,25 @@ class FSDP2Strategy(ModelParallelStrategy):
     def __init__(
         self,
         group: int | None = None,
-        param_dtype: Literal["float32", "bfloat16"] = "float32",
+        param_dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         reshard: bool = True,
-        timeout_s: int = 1800,
+        timeout_s: int = 600,
     ) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_s))
-        self.group, self.param_dtype, self.reshard = group, getattr(torch, param_dtype), reshard
+        self.group, self.param_dtype, self.reshard = group, param_dtype, reshard
 
     def setup_environment(self) -> None:
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def setup(self, trainer: pl.Trainer) -> None:
-        if self.param_dtype == torch.bfloat16 and trainer.precision != "bf16-mixed":
+        half = trainer.precision == "bf16-mixed"
+        if self.param_dtype == "bfloat16" and not half:
             raise MisconfigurationException("param_dtype: bfloat16 needs trainer.precision bf16-mixed")
+        param_dtype = torch.bfloat16 if half and self.param_dtype != "float32" else torch.float32
         assert self.model is not None  # Lightning has connected it
         methods = cast(_Objective, self.model).forward_methods
-        parallel.shard(self.model, self.mesh(), self.param_dtype, self.reshard, methods)
+        parallel.shard(self.model, self.mesh(), param_dtype, self.reshard, methods)
         super().setup(trainer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
@@ -122,15 +125,13 @@ class ZeROStrategy(DeepSpeedStrategy):
 
     Args:
         stage: 1, 2 or 3.
-        offload: keep optimiser states in host memory.
         universal: the checkpoint to resume from was converted for another number of processes (see `load_checkpoint`).
-        timeout_s: seconds that a process waits for the others.
+        timeout_s: seconds that a process waits for the others; then it ends with an error.
     """
 
-    def __init__(self, stage: int = 2, offload: bool = False, universal: bool = False, timeout_s: int = 1800) -> None:
+    def __init__(self, stage: int = 2, universal: bool = False, timeout_s: int = 600) -> None:
         super().__init__(
             stage=stage,
-            offload_optimizer=offload,
             logging_batch_size_per_gpu=1,  # only for DeepSpeed's own log
             timeout=timedelta(seconds=timeout_s),
         )

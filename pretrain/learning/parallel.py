@@ -23,12 +23,21 @@ _MAX_GRAPHS = 64
 _LISTS = ("blocks", "extractors", "readers", "cross_models")
 
 
-def _lists(model: nn.Module) -> Iterator[tuple[nn.Module, nn.ModuleList]]:
-    """All lists of blocks, each after the module that holds it."""
+def _lists(model: nn.Module) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
+    """All lists of blocks, each after the module that holds it; and each single module of the type of such a block that
+    is in no list and no block, such as InternVideo's last `CrossModelAttention`."""
+    lists, inside, types = [], set(), set()
     for holder in model.modules():
         for name, part in holder.named_children():
             if name in _LISTS and isinstance(part, nn.ModuleList):
-                yield holder, part
+                lists.append((holder, list(part)))
+                inside |= {id(module) for module in part.modules()}
+                types |= {type(block) for block in part}
+    yield from lists
+    for holder in model.modules():
+        for part in holder.children():
+            if type(part) in types and id(part) not in inside:
+                yield holder, [part]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -143,8 +152,8 @@ def shard(
 
     Args:
         mesh: of one dimension, or of two: parameters are replicated along the first.
-        param_dtype: type in which parameters are gathered; bfloat16 halves the traffic. Parameters are stored, and
-            gradients reduced, in float32. With bfloat16 the computation must run under autocast.
+        param_dtype: type in which parameters are gathered; bfloat16 halves traffic and memory. Parameters are stored,
+            and gradients reduced, in float32. With bfloat16 the computation must run under autocast.
         reshard: free a block after its forward pass and gather it again for the backward pass: less memory, half as
             much traffic again.
         forward_methods: methods of `model` other than `forward` that need its parameters.
@@ -168,6 +177,15 @@ def shard(
     for name in forward_methods:
         if hasattr(model, name):
             register_fsdp_forward_method(model, name)
+
+
+def share_statistics(model: nn.Module) -> None:
+    """Gives every process the first one's statistics of batch norms, which its checkpoint has; in place."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+                for buffer in module.buffers(recurse=False):
+                    dist.broadcast(buffer, src=0)
 
 
 def reshard(model: nn.Module) -> None:

@@ -81,13 +81,13 @@ class Strategy:
             return cls("ddp", bucket_view=bool(options.get("gradient_as_bucket_view")))
         if "fsdp" in low or low == "modelparallelstrategy":
             known = {key: options[key] for key in ("group", "reshard") if key in options}
-            return cls("fsdp", gathers_bfloat16=options.get("param_dtype") == "bfloat16", **known)
+            return cls("fsdp", gathers_bfloat16=options.get("param_dtype") != "float32", **known)
         if "zero" in low or "deepspeed" in low:
             digits = [c for c in low if c in "123"]
             stage = int(options.get("stage") or (digits[-1] if digits else 2))
             reduce, gather = (options.get(f"{key}_bucket_size") or 2e8 for key in ("reduce", "allgather"))
             overlap = 2 if options.get("overlap_comm", True) else 1
-            offload = bool(options.get("offload") or options.get("offload_optimizer")) or "offload" in low
+            offload = bool(options.get("offload_optimizer")) or "offload" in low
             return cls(f"zero{stage}", bucket_elements=overlap * reduce + gather, offload=offload)
         raise ValueError(f"the plan knows no strategy {name}: single, ddp, fsdp, deepspeed_stage_1, _2 and _3 it does")
 

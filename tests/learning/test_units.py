@@ -78,3 +78,14 @@ def test_layers_of_other_names_are_compiled(make, name: str) -> None:
         torch.testing.assert_close(found, right, atol=1e-6, rtol=1e-4)
     assert all({"compute", "forward"} & vars(layer).keys() for layer in layers)
     assert counters["stats"]["unique_graphs"] > 0 and not counters["graph_break"]
+
+
+@EACH_MODEL
+def test_no_attention_is_outside_of_blocks(make, name: str) -> None:
+    """Single modules of the type of a block are blocks too, such as the last of InternVideo's cross models."""
+    model = make()
+    inside = {id(module) for block in parallel.blocks(model) for module in block.modules()}
+    outside = [name for name, module in model.named_modules() if "Attention" in type(module).__name__]
+    outside = [name for name in outside if id(model.get_submodule(name)) not in inside]
+    assert not outside
+    assert len({id(block) for block in parallel.blocks(model)}) == len(parallel.blocks(model))

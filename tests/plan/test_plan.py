@@ -117,10 +117,13 @@ def test_memory_of_each_strategy() -> None:
     assert kept(of("fsdp")) == pytest.approx(16 / 64)
     # the paper's figure 1, with K = 12 and 7.5 B parameters on 64: 31.4, 16.6 and 1.9 of 120 GB
     assert [round(7.5 * kept(of(f"zero{n}")), 1) for n in (1, 2, 3)] == [31.4, 16.6, 1.9]
-    given = {"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy", "init_args": {"stage": 3}}
-    assert Strategy.read(given, 8).kind == "zero3" and Strategy.read("deepspeed_stage_2_offload", 8).offload
-    zero = {"class_path": "pretrain.engine.strategies.ZeROStrategy", "init_args": {"stage": 1, "offload": True}}
-    assert Strategy.read(zero, 8).kind == "zero1" and Strategy.read(zero, 8).offload
+    given = {"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy"}
+    given["init_args"] = {"stage": 3, "offload_optimizer": True}
+    assert Strategy.read(given, 8).kind == "zero3" and Strategy.read(given, 8).offload
+    assert Strategy.read("deepspeed_stage_2_offload", 8).offload
+    zero = {"class_path": "pretrain.engine.strategies.ZeROStrategy", "init_args": {"stage": 1}}
+    assert Strategy.read(zero, 8).kind == "zero1" and not Strategy.read(zero, 8).offload
+    assert [Strategy.read("fsdp", 8).gathers_bfloat16, Strategy.read(zero, 8).half_weights] == [True, True]
     own = {
         "class_path": "pretrain.engine.strategies.FSDP2Strategy",
         "init_args": {"group": 8, "param_dtype": "bfloat16", "reshard": False},
