@@ -1,6 +1,5 @@
 """A run folder belongs to one living run: another `fit` there is refused or waits; reading it is free."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -89,11 +88,9 @@ def test_all_ranks_learn_that_the_folder_is_in_use(tmp_path: Path) -> None:
     launched = start(arguments(tmp_path, RECIPE, SHORT, *ranks))  # Lightning starts the second rank
     out, _ = launched.communicate(timeout=120)
     assert launched.returncode != 0 and "is in use by process" in out
-    listed = tmp_path / "runs.json"
-    listed.write_text(json.dumps([arguments(tmp_path, RECIPE, SHORT, *ranks)]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, "-m", "tests.helpers.runs", listed],
+        [*command, "-m", "pretrain", *arguments(tmp_path, RECIPE, SHORT, *ranks)],
         **{"cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": 200},
         check=False,
     )
