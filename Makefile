@@ -24,6 +24,10 @@ install: .venv/ready  ## make .venv with everything that runs on a CPU
 demo: install    ## videos to shards, pretraining, export, a picture: make demo [VIDEOS=folder]
 	$(BIN)/python tools/demo.py $(if $(VIDEOS),--videos '$(VIDEOS)')
 
+assistant: install  ## point at films and ask, in the browser, with a tiny model trained first: make assistant [VIDEOS=folder]
+	$(BIN)/pip install --quiet --editable '.[assistant]'
+	$(BIN)/python tools/assistant.py --demo demo/assistant $(if $(VIDEOS),--allow '$(VIDEOS)')
+
 test: install    ## all tests that need no GPU, on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not gpu and not slow and not slurm'
 
@@ -50,4 +54,4 @@ format: install  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo test slow slurm kills gpu check format
+.PHONY: help install demo assistant test slow slurm kills gpu check format
