@@ -105,7 +105,8 @@ class Visitor:
             mark = {"kind": wish["kind"], "frame": prompt.frame, "path": wish["path"]}
             if object_id is not None and self._is_tracked(self.assistant.objects[object_id]):
                 self._marks.setdefault(object_id, []).append(mark)
-                self._start("correcting", lambda *how: self.assistant.refine(prompt, object_id, *how).said)
+                known = str(object_id)
+                self._start("correcting", lambda note, stop: self.assistant.refine(prompt, known, note, stop).said)
             else:
                 object_id = self.assistant.point(prompt, object_id).id
                 self._marks.setdefault(object_id, []).append(mark)
@@ -119,7 +120,7 @@ class Visitor:
             self._idle()
             if not self.assistant.objects:
                 raise ValueError("there is nothing to track: point at something first")
-            self._start("tracking", lambda *how: self.assistant.track(None, *how).said)
+            self._start("tracking", lambda note, stop: self.assistant.track(None, note, stop).said)
 
     def cancel(self) -> None:
         """Stop what runs in the background; without effect if nothing does."""
