@@ -137,7 +137,11 @@ class _Shapes(Video):
 def _mask(shape: str, size: int, radius: float) -> np.ndarray:
     """bool [size, size]: a shape centred at (0, 0) of the torus."""
     axis = (np.arange(size) + size // 2) % size - size // 2
-    y, x = axis[:, None], axis
+    return inside_shape(shape, axis, axis[:, None], radius)
+
+
+def inside_shape(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Whether places relative to a shape's centre lie inside it; x and y broadcast."""
     if shape == "circle":
         return x**2 + y**2 <= radius**2
     if shape == "square":

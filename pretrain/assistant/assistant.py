@@ -1,161 +1,74 @@
 """The assistant of one session: load a film, point at things in it, track them, and ask about them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pretrain.assistant.artefacts import Artefact, Session
-from pretrain.assistant.prompts import Object, Prompt
+from pretrain.assistant.artefacts import Session
+from pretrain.assistant.calls import Answer, Call, Turn
+from pretrain.assistant.film import Film
+from pretrain.assistant.planners.plan import NoPlan, Plan, Planner, Situation
+from pretrain.assistant.planners.rules import RulePlanner
+from pretrain.assistant.run_plan import run_plan
+from pretrain.assistant.toolbox import toolbox
+from pretrain.assistant.tools.tool import Tool
 from pretrain.assistant.tracker import Progress, Stop, Tracker
+from pretrain.assistant.watch import never, silent
+from pretrain.assistant.workspace import Workspace
+
+_LONGEST = 4000  # characters of a question
+__all__ = ["Answer", "Assistant", "Call", "Film", "Turn"]
 
 
-@dataclass(frozen=True)
-class Film:
-    """What was loaded. frames: 1 for a picture; fps: 0 if unknown; size: (height, width) in pixels."""
+class Assistant(Workspace):
+    """One user's film, objects and conversation.
 
-    artefact: str
-    name: str
-    frames: int
-    fps: float
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A tool that ran: on what, and what came of it.
-
-    arguments: by name; artefacts and objects by id. said: one or more sentences. made: ids of new artefacts.
-    failed: it could not be done, and `said` tells why.
-    """
-
-    tool: str
-    arguments: dict[str, Any]
-    said: str
-    made: tuple[str, ...] = ()
-    failed: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a user reads. calls: the tools that ran, in order. planner: `rules`, or the model that chose the calls."""
-
-    text: str
-    calls: tuple[Call, ...] = ()
-    planner: str = "rules"
-
-
-@dataclass
-class Turn:
-    """A question and its answer. objects: ids that were pointed at with it; frame: that was shown."""
-
-    question: str
-    answer: Answer
-    objects: tuple[str, ...] = ()
-    frame: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-class Assistant:
-    """One user's film, objects and conversation. Calls of several threads take turns; `track` alone can be cancelled.
+    Any thread may look and ask. Pointing, loading and tracking while objects are tracked are refused with a ValueError.
 
     Args:
         session: where everything is kept; a film, objects and masks of an earlier process are there again.
-        tracker: of objects.
+        tracker: of objects; it is this assistant's alone.
         folders: that files may be loaded from.
+        tools: by name; see `toolbox`. By default those that need no models.
+        planner: asked first; where it has no plan, or what it planned goes wrong, rules decide.
 
     Attributes:
         film: that is loaded, or None.
         objects: by id, in order of their making.
         turns: the conversation so far.
+
+    Raises:
+        ValueError: the session's state is damaged, or its film is not there any more.
     """
 
-    film: Film | None
-    objects: dict[str, Object]
-    turns: list[Turn]
-
-    def __init__(self, session: Session, tracker: Tracker, folders: Sequence[Path] = ()) -> None:
-        raise NotImplementedError
-
-    def load(self, path: str | Path, copy: bool = False) -> Film:
-        """Open a film or a picture; the objects of the one before are forgotten, its artefacts stay.
-
-        Args:
-            copy: into the session, for a file that will not stay where it is (an upload).
-
-        Raises:
-            ValueError: it lies in no allowed folder, cannot be decoded, or is above a limit.
-        """
-        raise NotImplementedError
-
-    def show(self, artefact_id: str) -> Film:
-        """Make a film or picture of the session (one that a tool made) the one that is pointed at."""
-        raise NotImplementedError
-
-    def frame(self, index: int) -> np.ndarray:
-        """One frame, exactly, as RGB uint8 `[H, W, 3]`. ValueError: no film, or no such frame."""
-        raise NotImplementedError
-
-    def point(self, prompt: Prompt, object_id: str | None = None) -> Object:
-        """Point at an object, a new one without `object_id`; its mask at the frame is there at once, the frame locked.
-
-        Raises:
-            ValueError: no film; outside the picture; nothing is found there; no such object.
-        """
-        raise NotImplementedError
-
-    def track(
+    def __init__(
         self,
-        object_ids: Sequence[str] | None = None,
-        progress: Progress = lambda done, total: None,
-        cancelled: Stop = lambda: False,
-    ) -> Call:
-        """Follow objects (None: all) through the film: from each locked frame to the next, and back from the first.
+        session: Session,
+        tracker: Tracker,
+        folders: Sequence[Path] = (),
+        tools: Mapping[str, Tool] | None = None,
+        planner: Planner | None = None,
+    ) -> None:
+        super().__init__(session, tracker, folders)
+        self.tools, self.rules = tools if tools is not None else toolbox(), RulePlanner()
+        self.planner: Planner = planner or self.rules
+        self._asking = threading.Lock()
+        self.shown: int = 0
+        self.chosen: tuple[str, ...] = ()
+        try:
+            self.turns = [Turn.from_json(each) for each in session.read_state().get("turns", [])]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the conversation of {session.folder} is damaged ({error})") from None
+        self._resume()
 
-        Raises:
-            Cancelled: the masks are those from before the call.
-            ValueError: no film, or no object.
-        """
-        raise NotImplementedError
-
-    def refine(
+    def ask(
         self,
-        prompt: Prompt,
-        object_id: str,
-        progress: Progress = lambda done, total: None,
-        cancelled: Stop = lambda: False,
-    ) -> Call:
-        """Correct an object at a frame, which becomes locked, and track on from there to the next locked frame.
-
-        Raises:
-            Cancelled: the corrected frame stays, later masks are those from before the call.
-            ValueError: as `point`.
-        """
-        raise NotImplementedError
-
-    def mask(self, object_id: str, frame: int) -> np.ndarray | None:
-        """bool `[H, W]`; without True where the object is out of sight; None where it has not been looked for."""
-        raise NotImplementedError
-
-    def masks(self, frame: int) -> dict[str, np.ndarray]:
-        """The known masks of visible objects at a frame, by id."""
-        raise NotImplementedError
-
-    def rename(self, object_id: str, name: str) -> None:
-        """Call an object by a name of 1 to 40 printable characters that no other has. ValueError otherwise."""
-        raise NotImplementedError
-
-    def hide(self, object_id: str, hidden: bool = True) -> None:
-        """Hide an object's masks, or show them again."""
-        raise NotImplementedError
-
-    def delete(self, object_id: str) -> None:
-        """Forget an object and its masks; its id is not used again."""
-        raise NotImplementedError
-
-    def ask(self, text: str, object_ids: Sequence[str] = (), frame: int = 0) -> Answer:
+        text: str,
+        object_ids: Sequence[str] = (),
+        frame: int = 0,
+        progress: Progress = silent,
+        cancelled: Stop = never,
+    ) -> Answer:
         """Answer a question or carry out a wish, about the film or the objects pointed at.
 
         Args:
@@ -164,14 +77,49 @@ class Assistant:
             frame: that is shown.
 
         Returns:
-            A tool that fails or is missing says so in the answer. ValueError only for an empty question.
+            A tool that fails or is missing says so in the answer.
+
+        Raises:
+            ValueError: the question is empty or too long, or an object is not there.
+            Cancelled: the conversation is as before.
         """
-        raise NotImplementedError
+        if not text.strip() or len(text) > _LONGEST:
+            raise ValueError(f"a question has 1 to {_LONGEST} characters")
+        for name in object_ids:
+            self._objects().get(name)
+        with self._asking, self.watch(progress, cancelled):
+            self.shown, self.chosen = frame, tuple(object_ids)
+            turn = self._answer(text.strip())
+            self.turns.append(turn)
+            self._keep_turns()
+            return turn.answer
 
-    def artefact(self, artefact_id: str) -> Artefact:
-        """What a call made. ValueError: this session has none of this id."""
-        raise NotImplementedError
+    def _answer(self, text: str) -> Turn:
+        notes: list[str] = []
+        planners = [self.planner] if self.planner is self.rules else [self.planner, self.rules]
+        answer = Answer("")
+        for planner in planners:
+            situation = self._situation()
+            try:
+                plan: Plan = planner.plan(text, situation)
+            except NoPlan as error:
+                notes += error.notes
+                continue
+            calls, faults = run_plan(plan, situation, self)
+            said = [call.said for call in calls] or [plan.reply]
+            answer = Answer("\n".join(said), calls, planner.name)
+            if not faults:
+                break
+            notes += faults
+        return Turn(text, answer, self.chosen, self.shown, notes)
 
-    def close(self) -> None:
-        """Close the film and the session; both can be opened again."""
-        raise NotImplementedError
+    def _situation(self) -> Situation:
+        whole = set()
+        for name in self.objects:
+            if self.film is not None and len(self._objects().masks[name].frames()) == self.film.frames:
+                whole.add(name)
+        objects = dict(self.objects)
+        return Situation(self.film, objects, self.chosen, self.shown, frozenset(whole), self.tools, self.session)
+
+    def _keep_turns(self) -> None:
+        self.session.update_state({"turns": [turn.as_json() for turn in self.turns]})

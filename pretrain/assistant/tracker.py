@@ -17,6 +17,23 @@ Progress = Callable[[int, int], None]  # frames done, frames in all
 Stop = Callable[[], bool]  # True: stop now
 
 
+def visit(video: Video, first: int, stop: int, chunk: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames uint8 `[H, W, 3]` with their indices from `first` to `stop`, exclusive, forwards or backwards.
+
+    Forwards one frame is in memory at a time, backwards `chunk`.
+    """
+    if stop > first:
+        stream = video.stream(first)
+        for index in range(first, stop):
+            yield index, next(stream)()
+        return
+    for last in range(first, stop, -chunk):
+        start = max(stop + 1, last - chunk + 1)
+        part = video.frames(range(start, last + 1))
+        for offset in range(len(part) - 1, -1, -1):
+            yield start + offset, part[offset]
+
+
 class Tracker(ABC):
     """Follows objects through one film. Not for several threads at once.
 
