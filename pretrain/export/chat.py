@@ -114,6 +114,7 @@ def merged(llm: nn.Module) -> Any:
     copied: Any = copy.deepcopy(llm)
     for hooks in (copied._state_dict_hooks, copied._load_state_dict_pre_hooks, copied._load_state_dict_post_hooks):
         hooks.clear()
+    delattr(copied, STANDS_ON)
     plain = copied.merge_and_unload() if hasattr(copied, "peft_config") else copied
     return plain.requires_grad_(False)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from models.chat.language_model import LORA_TARGETS, add_lora, language_model
 
@@ -123,10 +124,13 @@ def _untie(llm: Any) -> None:
 def leave_out_frozen(llm: nn.Module) -> None:
     """From now on, states of `llm` are without its frozen parameters, and have their hash instead; loading a state
     leaves the frozen parameters as they are, and is a ValueError if it stands on others.
+
+    The hash is a buffer: strategies that shard parameters, of which no process then has the whole, keep it.
     """
+    llm.register_buffer(STANDS_ON, base_hash(llm))
     llm.register_state_dict_post_hook(_drop_frozen)
     llm.register_load_state_dict_pre_hook(_check_base)
-    llm.register_load_state_dict_post_hook(_forgive_frozen)
+    llm.register_load_state_dict_post_hook(_after_load)
 
 
 def _frozen(llm: nn.Module) -> dict[str, Tensor]:
@@ -136,25 +140,31 @@ def _frozen(llm: nn.Module) -> dict[str, Tensor]:
 def _drop_frozen(llm: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     for name in _frozen(llm):
         state.pop(prefix + name, None)
-    state[prefix + STANDS_ON] = base_hash(llm)
 
 
 def _check_base(llm: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    saved = state.pop(prefix + STANDS_ON, None)
-    own = base_hash(llm)
-    if saved is None or not saved.any() or not own.any():
+    saved, own = state.pop(prefix + STANDS_ON, None), llm.get_buffer(STANDS_ON)
+    if saved is None or own.is_meta or not saved.any() or not own.any():
         return
-    if not torch.equal(saved.cpu(), own):
+    if not torch.equal(saved.cpu(), own.cpu()):
         raise ValueError(
             "the checkpoint was trained on another language model: set model.init_args.language.weights to the one "
             "that its recipe names"
         )
 
 
-def _forgive_frozen(llm: nn.Module, incompatible: Any) -> None:
+def _after_load(llm: nn.Module, incompatible: Any) -> None:
+    """Frozen parameters, and the hash, may be missing; if some were loaded, the hash is made again."""
     frozen = _frozen(llm)
-    left = [name for name in incompatible.missing_keys if name.partition("llm.")[2] not in frozen]
+    left = [n for n in incompatible.missing_keys if n.partition("llm.")[2] not in (*frozen, STANDS_ON)]
     incompatible.missing_keys[:] = left
+    if not any(_is_sharded(parameter) for parameter in frozen.values()):
+        llm.get_buffer(STANDS_ON).copy_(base_hash(llm))
+
+
+def _is_sharded(parameter: Tensor) -> bool:
+    """By FSDP2 or by DeepSpeed's stage 3."""
+    return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
 
 
 def base_hash(llm: nn.Module) -> Tensor:
