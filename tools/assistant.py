@@ -21,8 +21,6 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is i
 
 from pretrain.errors import reports_errors  # noqa: E402 found by the line above
 
-RECIPE = "videochat2_instruct_tiny"
-
 
 @reports_errors
 def main(arguments: list[str]) -> int:
@@ -75,10 +73,13 @@ def main(arguments: list[str]) -> int:
 
 def train_tiny(folder: Path) -> str:
     """The run of the tiny chat model in a folder, trained if it is not there."""
+    from pretrain.assistant.demo_chat import RECIPE, training
+
+    folder = folder.resolve()
     run = folder / RECIPE
-    words = [sys.executable, "-m", "pretrain", "fit", "-c", f"recipes/{RECIPE}.yaml", "--ckpt_path=auto"]
     print(f"training a tiny chat model on moving shapes in {run} (done once, in minutes; --model DIR takes another)")
-    done = subprocess.run([*words, f"--trainer.logger.init_args.save_dir={folder.resolve()}"], cwd=ROOT, check=False)
+    words = [sys.executable, "-m", "pretrain", *training(ROOT, folder)]
+    done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode:
         raise SystemExit(f"the training of the tiny chat model failed with exit code {done.returncode}")
     return str(run)

@@ -13,9 +13,9 @@ HEIGHT, WIDTH, FRAMES, FPS = 240, 320, 96, 16.0
 _SCALE = 5  # of the small shapes, to be large enough to point at
 # Of the film with several shapes: form, colour, radius, place of its centre at the start and pixels a frame (x, y).
 _SCENE = (
-    ("circle", "red", 24, (40.0, 70.0), (2.4, 0.5)),
-    ("square", "blue", 22, (280.0, 110.0), (-1.5, 0.0)),
-    ("circle", "green", 18, (160.0, 200.0), (0.4, -0.6)),
+    ("circle", "yellow", 24, (40.0, 70.0), (2.4, 0.5)),
+    ("square", "red", 22, (280.0, 110.0), (-1.5, 0.0)),
+    ("circle", "blue", 18, (160.0, 200.0), (0.4, -0.6)),
 )
 
 

@@ -21,7 +21,7 @@ from pretrain.chat.server.app import LOOPBACK
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("player_masks.js", "player.js", "player_pointing.js", "player_films.js")
-_QUESTIONS = ("What is this?", "What does obj1 do?", "Cut obj1 out.", "Read the text.")
+_QUESTIONS = ("What is this?", "What does obj1 do?", "Cut obj1 out.")
 # The session's name outlives a reload of its tab, and is not shared with other tabs.
 _REMEMBER = "() => [sessionStorage.getItem('tubelet-session') || '']"
 
@@ -79,7 +79,10 @@ def build(visitors: Visitors, films: FilmChoice, facts: Sequence[str]) -> gr.Blo
             raise gr.Error(f"{error}: load the page again") from None
 
     def enter(remembered: str, request: gr.Request) -> tuple[Any, ...]:
-        name = visitors.enter(str(request.session_hash), remembered)
+        try:
+            name = visitors.enter(str(request.session_hash), remembered)
+        except ValueError as error:  # as many sessions as allowed
+            raise gr.Error(str(error)) from None
         base, visitor = here(name)
         return name, {"base": base, "news": 0}, conversation(base, visitor.session, visitor.assistant.turns)
 
@@ -179,6 +182,7 @@ def build(visitors: Visitors, films: FilmChoice, facts: Sequence[str]) -> gr.Blo
         tab.select(artefacts, [name], [table, chosen], **quiet)
         point.click(show, [chosen, name], [view], **quiet)
         write.click(save, [formats, name], [saved], api_visibility="private", show_progress="minimal")
+    page.queue(default_concurrency_limit=16, api_open=False)  # one visitor's question does not hold up another's
     return page
 
 

@@ -29,16 +29,21 @@ def conversation(base: str, session: Session, turns: Sequence[Turn]) -> list[dic
         messages.append({"role": "user", "content": escape(turn.question, quote=False) + pointed})
         for call in turn.answer.calls:
             messages.append(
-                {"role": "assistant", "content": _call(base, session, call), "metadata": {"title": title(call)}}
+                {
+                    "role": "assistant",
+                    "content": _call(base, session, call),
+                    "metadata": {"title": escape(title(call, session), quote=False)},
+                }
             )
         notes = "".join(f"  \n*{escape(note, quote=False)}*" for note in turn.notes)
         messages.append({"role": "assistant", "content": escape(turn.answer.text, quote=False) + notes})
     return messages
 
 
-def title(call: Call) -> str:
-    """A tool, what it ran on, and what it made, in a line."""
-    given = ", ".join(f"{name} {_short(value)}" for name, value in call.arguments.items() if value is not None)
+def title(call: Call, session: Session) -> str:
+    """A tool, what it ran on, and what it made, in a line: `cut_out: object obj1 (track1), frame 3 → picture1`."""
+    tracks = {each.object_id: each.id for each in session.all() if each.kind == "track" and each.object_id}
+    given = ", ".join(f"{name} {_short(value, tracks)}" for name, value in call.arguments.items() if value is not None)
     made = f" → {', '.join(call.made)}" if call.made else ""
     return f"{call.tool}: {given}{made}" + (" (failed)" if call.failed else "")
 
@@ -105,6 +110,10 @@ def _call(base: str, session: Session, call: Call) -> str:
     return "\n\n".join(parts)
 
 
-def _short(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _short(value: object, tracks: dict[str, str]) -> str:
+    """A value in a few letters; an object with the artefact of its masks."""
+    values = value if isinstance(value, list | tuple) else [value]
+    text = ", ".join(
+        f"{each} ({tracks[each]})" if isinstance(each, str) and each in tracks else str(each) for each in values
+    )
     return text if len(text) <= 60 else text[:57] + "..."

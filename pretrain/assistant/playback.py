@@ -25,12 +25,14 @@ class Playback:
     def __init__(self, session: Session, film: Film) -> None:
         self.session, self.film = session, film
         self.done, self.failure, self._stop = 0.0, "", threading.Event()
+        self._worker: threading.Thread | None = None
         made = [each for each in session.all() if each.tool == TOOL and each.parents == (film.artefact,)]
         self.copy: Artefact | None = made[-1] if made and made[-1].path.is_file() else None
         if self.copy is not None or film.frames < 2:
             self.done = 1.0
             return
-        threading.Thread(target=self._run, name="tubelet-playback", daemon=True).start()
+        self._worker = threading.Thread(target=self._run, name="tubelet-playback", daemon=True)
+        self._worker.start()
 
     def need(self) -> Artefact:
         """The copy. ValueError: it is not ready."""
@@ -38,9 +40,11 @@ class Playback:
             raise ValueError(self.failure or "the copy for playing is not ready yet")
         return self.copy
 
-    def stop(self) -> None:
-        """Give up a copy that is not ready."""
+    def stop(self, wait: bool = False) -> None:
+        """Give up a copy that is not ready. wait: until it has been given up."""
         self._stop.set()
+        if wait and self._worker is not None:
+            self._worker.join()
 
     def _run(self) -> None:
         parents, about = (self.film.artefact,), f"{self.film.name} for playing"

@@ -10,7 +10,8 @@ let stroke = null;  // points of the box, scribble or lasso that is being drawn
 let painted = "";  // what `layer` shows
 let timer = 0, asking = 0;
 
-const masks = new Masks((first, stop) => call(`/masks?first=${first}&stop=${stop}`), draw);
+const masks = new Masks(
+  (first, stop) => call(`/masks?first=${first}&stop=${stop}`), draw, (error) => say(error.message, true));
 
 async function call(path, body) {
   const how = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
@@ -105,6 +106,10 @@ function show() {
   list();
 }
 
+const drawn = (path) => `<svg viewBox="0 0 16 16"><path class="tb-open" d="${path}" /></svg>`;
+const EYE = drawn("M1.5 8c3-6 10-6 13 0-3 6-10 6-13 0zM8 6a2 2 0 1 0 .1 0z");
+const SHUT = drawn("M1.5 7c3 5 10 5 13 0M4 9.5l-1.5 2M8 11v2.5M12 9.5l1.5 2");
+const CROSS = drawn("M3.5 3.5l9 9M12.5 3.5l-9 9");
 const nameOf = (id) => state.objects.find((object) => object.id === id)?.name;
 
 function list() {
@@ -122,18 +127,20 @@ function list() {
     name.onchange = () => { name.blur(); wish("/rename", { object: object.id, name: name.value }).then(list); };
     name.onkeydown = (event) => { if (event.key === "Enter") name.blur(); };
     const count = document.createElement("small"), frames = object.ranges.reduce((sum, [a, b]) => sum + b - a, 0);
-    count.textContent = `${object.id} · ${frames} fr.`;
+    count.textContent = `${object.name === object.id ? "" : `${object.id} · `}${frames} fr.`;
     count.title = `masks at ${frames} frames; pointed at frames ${object.locked.join(", ")}`;
-    const eye = button(object.visible ? "Hide" : "Show", () => wish("/hide", { object: object.id, hidden: object.visible }));
-    const gone = button("Delete", () => wish("/delete", { object: object.id }));
+    const hide = () => wish("/hide", { object: object.id, hidden: object.visible });
+    const eye = object.visible ? button("Hide", EYE, hide) : button("Show", SHUT, hide);
+    const gone = button("Delete", CROSS, () => wish("/delete", { object: object.id }));
     row.append(colour, name, count, eye, gone);
     return row;
   }));
 }
 
-function button(text, act) {
+function button(text, drawing, act) {
   const made = document.createElement("button");
-  made.textContent = text;
+  [made.title, made.innerHTML] = [text, drawing];
+  made.setAttribute("aria-label", text);
   made.onclick = (event) => { event.stopPropagation(); act(); };
   return made;
 }

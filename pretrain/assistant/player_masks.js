@@ -4,10 +4,9 @@ const WINDOW = 32;  // frames asked for at once
 const KEPT = 256;  // frames whose masks are kept
 
 class Masks {
-  // load: (first, stop) -> {frame: {object: run lengths}}; changed: called when masks have come.
-  constructor(load, changed) {
-    this.load = load;
-    this.changed = changed;
+  // load: (first, stop) -> {frame: {object: run lengths}}; changed: called when masks have come; failed: with an error.
+  constructor(load, changed, failed) {
+    Object.assign(this, { load, changed, failed });
     this.clear();
   }
 
@@ -38,11 +37,15 @@ class Masks {
         this.frames.delete(old);
       }
       this.changed();
+    } catch (error) {
+      this.failed(error);
     } finally {
       if (age === this.age) this.asked.delete(first);
     }
   }
 }
+
+const light = (part) => Math.round(0.3 * part + 0.7 * 255);  // of a rim, which is seen on things of the same colour
 
 // An ImageData of the masks: run lengths column by column from a run outside, objects as {id, colour, visible}.
 function paint(context, masks, objects, width, height) {
@@ -57,7 +60,7 @@ function paint(context, masks, objects, width, height) {
       at += length;
     });
     const [r, g, b] = object.colour, rim = Math.max(1, Math.round(Math.max(width, height) / 500));
-    const body = (0x70 << 24) | (b << 16) | (g << 8) | r, edge = (0xff << 24) | (b << 16) | (g << 8) | r;
+    const body = (0x70 << 24) | (b << 16) | (g << 8) | r, edge = (0xff << 24) | (light(b) << 16) | (light(g) << 8) | light(r);
     at = 0;
     runs.forEach((length, i) => {
       if (i % 2) {

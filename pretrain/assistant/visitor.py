@@ -57,6 +57,7 @@ class Visitor:
         self.frame, self.chosen = 0, None
         self.job, self.playback = None, None
         self._turn = threading.RLock()
+        self._worker: threading.Thread | None = None
         self._marks: dict[str, list[dict[str, Any]]] = {}
         self._masks = self._news = 0  # numbers of changes
         self._text, self._wrong = "", False
@@ -106,7 +107,15 @@ class Visitor:
             if object_id is not None and self._is_tracked(self.assistant.objects[object_id]):
                 self._marks.setdefault(object_id, []).append(mark)
                 known = str(object_id)
-                self._start("correcting", lambda note, stop: self.assistant.refine(prompt, known, note, stop).said)
+
+                def correct(note: Progress, stop: Stop) -> str:
+                    try:
+                        return self.assistant.refine(prompt, known, note, stop).said
+                    except ValueError:
+                        self._marks[known].remove(mark)
+                        raise
+
+                self._start("correcting", correct)
             else:
                 object_id = self.assistant.point(prompt, object_id).id
                 self._marks.setdefault(object_id, []).append(mark)
@@ -179,10 +188,12 @@ class Visitor:
         return found
 
     def close(self) -> None:
-        """Stop what runs; the session can be opened again."""
+        """Stop what runs and wait for its end; the session can be opened again."""
         self.cancel()
+        if self._worker is not None:
+            self._worker.join()
         if self.playback is not None:
-            self.playback.stop()
+            self.playback.stop(wait=True)
         self.assistant.close()
 
     def _need_film(self) -> Film:
@@ -226,7 +237,8 @@ class Visitor:
             finally:
                 self._end(text, wrong)
 
-        threading.Thread(target=run, name=f"tubelet-{what}", daemon=True).start()
+        self._worker = threading.Thread(target=run, name=f"tubelet-{what}", daemon=True)
+        self._worker.start()
 
     def _end(self, text: str, wrong: bool = False) -> None:
         """The job has ended."""

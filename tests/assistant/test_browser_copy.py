@@ -1,5 +1,6 @@
 """Copies for playing: the same frames at the expected times, keyframes close together, one frame in memory."""
 
+import resource
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import PyAV
 from pretrain.assistant.browser_copy import GOP, copy_rate, copy_size, write_browser_copy
+from pretrain.assistant.film import LIMITS, open_film
 from pretrain.assistant.tracker import Cancelled
+from pretrain.generation.film_file import write_film
 from tests.helpers.videos import make, number
 
 
@@ -102,3 +105,22 @@ def test_a_cancelled_copy_and_one_of_a_damaged_film_leave_nothing(tmp_path: Path
     with PyAV().open(str(tmp_path / "film.mp4")) as video, pytest.raises(DecodeError):
         write_browser_copy(tmp_path / "copy.mp4", video)
     assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+@pytest.mark.slow
+def test_a_film_of_ten_minutes_is_copied_and_seen_in_little_memory(tmp_path: Path) -> None:
+    """18,000 frames, which would take 155 MiB at once; pages that a process uses are counted while it copies."""
+    count, resident = 18_000, []
+
+    def used() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    frames = (np.full((48, 64, 3), 40 + i % 128, np.uint8) for i in range(count))
+    write_film(tmp_path / "film.mp4", frames, (48, 64), 30.0, preset="ultrafast", gop=300)
+    with open_film(tmp_path / "film.mp4", PyAV(keep=0, limits=LIMITS)) as video:
+        before = used()
+        assert write_browser_copy(tmp_path / "copy.mp4", video, lambda *_: resident.append(used())) == count
+    assert max(resident) - before < 60
+    with PyAV().open(str(tmp_path / "copy.mp4")) as copy:
+        for index in (0, 9_000, count - 1):
+            assert abs(float(copy.frames([index]).mean()) - 40 - index % 128) < 4

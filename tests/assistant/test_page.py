@@ -195,13 +195,13 @@ def test_from_a_click_to_an_export(view: View, tmp_path: Path) -> None:
 
     view.page.click(".tb-object[data-id=obj1] small")
     view.page.click("[data-tool=plus]")
-    view.go(60)
-    rows, columns = np.nonzero(shape_mask(0, 60))
+    view.go(80)
+    rows, columns = np.nonzero(shape_mask(0, 80))
     view.click(columns.mean(), rows.mean())
-    view.page.wait_for_function("document.querySelector('.tb-object[data-id=obj1] small').title.includes('10, 60')")
+    view.page.wait_for_function("document.querySelector('.tb-object[data-id=obj1] small').title.includes('10, 80')")
     state = view.idle()
-    assert state["objects"][0]["locked"] == [10, 60]
-    assert iou(view.mask("obj1", 60), shape_mask(0, 60)) > 0.8
+    assert state["objects"][0]["locked"] == [10, 80]
+    assert iou(view.mask("obj1", 80), shape_mask(0, 80)) > 0.8
 
     view.page.fill("#ask textarea", "Where does ball go?")
     view.page.press("#ask textarea", "Enter")

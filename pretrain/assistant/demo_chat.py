@@ -1,0 +1,39 @@
+"""Words of the demo's tiny chat model: those of its recipe, and read as people write them ("What colour is it?")."""
+
+import shutil
+from pathlib import Path
+
+RECIPE = "videochat2_instruct_tiny"
+
+
+def write_tokenizer(source: Path, folder: Path) -> Path:
+    """Copy a tokenizer of single words so that capitals at the beginning and marks at the end of a word do no harm.
+
+    Args:
+        source: folder of the recipe's tokenizer, which knows small words with spaces between them and marks.
+
+    Returns:
+        The copy's folder, `folder` itself.
+    """
+    from tokenizers import Regex, Tokenizer, normalizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer_config.json", "bert.txt"):
+        shutil.copyfile(source / name, folder / name)
+    words = Tokenizer.from_file(str(source / "tokenizer.json"))
+    small = sorted(word for word in words.get_vocab() if word.isalpha() and word.islower())
+    plain = [normalizers.Replace(Regex(rf"\b{word.capitalize()}\b"), word) for word in small]
+    plain += [normalizers.Replace(mark, f" {mark}") for mark in "?."]
+    words.normalizer = normalizers.Sequence(plain)
+    words.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def training(root: Path, folder: Path) -> list[str]:
+    """Arguments of `python -m pretrain` that train the model in a folder, or go on with it."""
+    tokenizer = write_tokenizer(root / "recipes/data/shapes_chat", folder / "words")
+    return [
+        *("fit", "-c", f"recipes/{RECIPE}.yaml", "--ckpt_path=auto"),
+        f"--trainer.logger.init_args.save_dir={folder}",
+        f"--model.init_args.language.tokenizer={tokenizer}",
+    ]
