@@ -33,8 +33,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model-name", help="which model of that server (default: its first)")
     parser.add_argument("--blind", action="store_true", help="the model takes no pictures and films")
     parser.add_argument("--planner", choices=("rules", "model"), default="rules", help="(default %(default)s)")
+    parser.add_argument("--captioner", help="folder of an image captioner of transformers, or package.module:Class")
+    parser.add_argument("--classifier", help="run or checkpoint of Classify, to recognise actions")
+    parser.add_argument("--index", help="folder of features to search your videos in (see tools/search.py)")
+    parser.add_argument("--lavie", help="folder of LaVie's weights, to generate films (see tools/generate.py)")
+    parser.add_argument("--editor", help="folder of an inpainting pipeline of diffusers, to replace objects")
     parser.add_argument("--tracker", default="flow", help="flow, or a folder of SAM 2 or EdgeTAM (default %(default)s)")
-    parser.add_argument("--device", default="cpu", help="of the chat model and the tracker (default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of all networks (default %(default)s)")
     parser.add_argument("--sessions", type=Path, default=Path("runs/assistant"), help="folder (default %(default)s)")
     parser.add_argument("--upload-mib", type=int, default=512, help="of an upload, at most (default %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
@@ -64,6 +69,7 @@ def main(arguments: list[str]) -> int:
                 model_key=key or os.environ.get("TUBELET_MODEL_KEY"),
                 model_sees=not a.blind,
                 model_plans=a.planner == "model",
+                tools={name: getattr(a, name) for name in ("captioner", "classifier", "index", "lavie", "editor")},
             ),
             a.host,
             a.port,
@@ -73,10 +79,12 @@ def main(arguments: list[str]) -> int:
 
 def train_tiny(folder: Path) -> str:
     """The run of the tiny chat model in a folder, trained if it is not there."""
-    from pretrain.assistant.demo_chat import RECIPE, training
+    from pretrain.assistant.demo_chat import LAST, RECIPE, training
 
     folder = folder.resolve()
     run = folder / RECIPE
+    if (run / LAST).exists():
+        return str(run)
     print(f"training a tiny chat model on moving shapes in {run} (done once, in minutes; --model DIR takes another)")
     words = [sys.executable, "-m", "pretrain", *training(ROOT, folder)]
     done = subprocess.run(words, cwd=ROOT, check=False)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 RECIPE = "videochat2_instruct_tiny"
+LAST = "checkpoints/step=0000400.ckpt"  # of the recipe's run
 
 
 def write_tokenizer(source: Path, folder: Path) -> Path:

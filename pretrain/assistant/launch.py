@@ -5,7 +5,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -17,8 +17,7 @@ from pretrain.assistant.film_choice import FilmChoice, offered
 from pretrain.assistant.flow_tracker import FlowTracker
 from pretrain.assistant.page import page_app, serve
 from pretrain.assistant.planners.language import LanguagePlanner
-from pretrain.assistant.toolbox import toolbox
-from pretrain.assistant.tools import describing
+from pretrain.assistant.toolbox import load_toolbox
 from pretrain.assistant.tracker import Tracker
 from pretrain.assistant.visitors import Visitors
 from pretrain.chat.server.app import LOOPBACK
@@ -38,12 +37,13 @@ class Options:
         sessions: folder of the sessions.
         upload_bytes: of one upload.
         tracker: `flow`, or a folder of a SAM 2 or EdgeTAM video model of transformers.
-        device: of the tracker.
+        device: of the tracker and the tools' networks.
         model_url: of OpenAI's protocol; None: no chat model.
         model_name: there; None: the first.
         model_key: that it wants.
         model_sees: it takes pictures and films.
         model_plans: it chooses the tools; rules do where it fails.
+        tools: models of tools, by the names of `load_toolbox`: captioner, classifier, index, lavie, editor.
     """
 
     folders: tuple[str, ...] = ()
@@ -56,6 +56,7 @@ class Options:
     model_key: str | None = None
     model_sees: bool = True
     model_plans: bool = False
+    tools: dict[str, str | None] = field(default_factory=dict)
 
 
 def make_app(options: Options, uploads: Path, hosts: tuple[str, ...] | None = LOOPBACK) -> tuple[FastAPI, Visitors]:
@@ -75,7 +76,7 @@ def make_app(options: Options, uploads: Path, hosts: tuple[str, ...] | None = LO
         door = Door(options.model_url, options.model_key, options.model_name, options.model_sees)
     if options.model_plans and door is None:
         raise ValueError("a model that plans is needed: give --model or --model-url")
-    tools = toolbox(describing.tools(door))
+    tools = load_toolbox(door, device=options.device, **options.tools)
     folders = (*films.folders, uploads)
     tracker = tracker_maker(options.tracker, options.device)
 
