@@ -1,4 +1,4 @@
-"""The command `python -m pretrain {fit,validate,test,predict,export,plan}`: LightningCLI with our defaults."""
+"""The command `tubelet {fit,validate,test,predict,export,plan,weights}`: LightningCLI with our defaults."""
 
 import shlex
 import sys
@@ -33,6 +33,7 @@ from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import KeepJob, Resumed, resolve, resolve_trained, restarted
 from pretrain.engine.run_lock import RunLock
+from pretrain.engine.short_options import written_out
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.engine.validate_at_start import ValidateAtStart  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
@@ -85,6 +86,10 @@ class CLI(LightningCLI):
         named = {given: known[given]} if given in known else known
         self.subcommands = lambda: named
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """No abbreviations: --trainer.max_step would pass for max_steps."""
+        return super().init_parser(**kwargs, allow_abbrev=False)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.init_args.global_batch", "model.init_args.global_batch")
@@ -168,6 +173,11 @@ class CLI(LightningCLI):
             callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks
         trainer = self._get(objects, "trainer")
+        if trainer.get("accumulate_grad_batches") not in (None, 1):
+            raise MisconfigurationException(
+                "trainer.accumulate_grad_batches follows from the batch: set data.micro_batch, the videos that a "
+                "device takes at a time; data.global_batch over it and the devices is the accumulation"
+            )
         if trainer.get("max_epochs") is None:
             trainer["max_epochs"] = -1  # the data module sets the length, in steps; Lightning would take 1000 epochs
         given = trainer.get("callbacks") or []
@@ -267,20 +277,6 @@ class _ParseOnly(CLI):
     def _set_seed(self) -> None:
         pass
 
-    def _in_background(self, trainer: dict[str, Any]) -> bool:
-        """Whether checkpoints are written in the background; sharded ones are not, since all ranks write them."""
-        wanted = self._get(cast(Namespace, self.config_init), "background_checkpoints", default=None)
-        strategy = trainer.get("strategy") or "auto"
-        named = any(word in str(strategy) for word in ("fsdp", "deepspeed"))
-        sharded = named or isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy | FSDPStrategy)
-        if sharded and wanted:
-            raise MisconfigurationException(
-                "background_checkpoints: sharded checkpoints are written by all processes together: leave it out"
-            )
-        if wanted is None:
-            return not sharded and torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
-        return wanted
-
     def _run_subcommand(self, subcommand: str) -> None:
         pass
 
@@ -293,8 +289,13 @@ def settings_of(args: list[str]) -> dict[str, Any]:
 
 def main(args: list[str] | None = None) -> None:
     """Run one command; `args` defaults to those of the process."""
-    args = sys.argv[1:] if args is None else args
+    args = written_out(sys.argv[1:] if args is None else args)
     command = args[:1]
+    if command == ["weights"]:
+        from pretrain.engine.release_list import main as weights
+
+        weights(args[1:])
+        return
     if command == ["export"]:
         from pretrain.export.command import export
         from pretrain.export.embedded_recipe import TRUST

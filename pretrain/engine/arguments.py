@@ -1,4 +1,4 @@
-"""The words of a command as the parser gets them: recipes with old names in new ones, nulls as fragments."""
+"""The words of a command as the parser gets them: recipes in new names and with whole paths, nulls as fragments."""
 
 import itertools
 import os
@@ -10,10 +10,12 @@ import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from pretrain.engine.old_names import with_new_names
+from pretrain.engine.short_options import with_places
 
 
 def with_new_recipes(words: list[str]) -> list[str]:
-    """Words of a command in which each recipe that uses old names (`pretrain.engine.old_names`) stands in new ones."""
+    """Words of a command in which each recipe that uses old names (`pretrain.engine.old_names`) stands in new ones, and
+    each with plain paths of sources in the form that the parser takes."""
     found: list[str] = []
     for word in words:
         option, _, path = word.rpartition("=") if word.startswith("--config=") else ("", "", word)
@@ -23,13 +25,15 @@ def with_new_recipes(words: list[str]) -> list[str]:
         try:
             given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             renamed = with_new_names(given)
+            read = with_places(renamed)
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"the recipe {path} is no YAML: {error}") from error
-        if renamed == given:
+        if read == given:
             found.append(word)
             continue
-        rank_zero_info(f"{path} uses old names of classes or arguments; it is read with their new names")
-        text = yaml.safe_dump(renamed, default_flow_style=True, sort_keys=False)
+        if renamed != given:
+            rank_zero_info(f"{path} uses old names of classes or arguments; it is read with their new names")
+        text = yaml.safe_dump(read, default_flow_style=True, sort_keys=False)
         found += [f"{option}={text}" if option else text]
     return found
 
@@ -40,7 +44,7 @@ def with_nulls(args: list[str]) -> list[str]:
     found, rest = [], iter(args)
     for arg in rest:
         key, equals, value = arg.partition("=")
-        if not re.fullmatch(r"--(model|data)\.init_args\.\w+(\.\w+)+", key):
+        if not re.fullmatch(r"--(model|data)((\.init_args\.\w+){2,}|\.init_args\.optim\.\w+)", key):
             found.append(arg)
             continue
         option = [arg] if equals else [arg, *itertools.islice(rest, 1)]

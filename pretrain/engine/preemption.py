@@ -25,7 +25,8 @@ class Preemption(pl.Callback):
     """Records a signal; at the end of the optimiser step all ranks save and exit with 128 + the signal's number.
 
     USR1 (Slurm's warning before the time limit, see `tools/slurm.sbatch`) exits with 138 and TERM (a preempted job,
-    `docker stop`) with 143, which tells the scheduler to start the run again. The signal handler itself does nothing
+    `docker stop`) with 143, which tells the scheduler to start the run again; INT (Ctrl-C) exits with 130, and a second
+    one ends the run at once. The signal handler itself does nothing
     else, since ranks are at different points of a step then. One process stops at the end of the same step. Several
     ask each other whether one of them was signalled, every `every_n_steps` optimiser steps or every 20 seconds,
     whichever comes first; they read the answer one step later, so that no host waits for its device. In validation they
@@ -38,7 +39,7 @@ class Preemption(pl.Callback):
         every_n_steps: see above.
     """
 
-    def __init__(self, signals: tuple[str, ...] = ("SIGUSR1", "SIGTERM"), every_n_steps: int = 10) -> None:
+    def __init__(self, signals: tuple[str, ...] = ("SIGUSR1", "SIGTERM", "SIGINT"), every_n_steps: int = 10) -> None:
         self.signals = tuple(signal.Signals[name] for name in signals)
         self.every_n_steps = every_n_steps
         self.received: int | None = None
@@ -59,6 +60,11 @@ class Preemption(pl.Callback):
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # pyrefly: ignore[bad-assignment]
 
     def _record(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.received == number:
+                signal.signal(number, signal.default_int_handler)
+                raise KeyboardInterrupt
+            os.write(2, b"\nsaving at the end of this step; Ctrl-C again ends the run at once, unsaved\n")
         self.received = number
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

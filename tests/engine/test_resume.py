@@ -64,7 +64,7 @@ def test_workers_and_accumulation_change_no_batch(tmp_path: Path) -> None:
     same(weights(one / "run", 6), weights(other / "run", 6))
 
 
-@pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGUSR1", marks=pytest.mark.slow), "SIGTERM"])
 def test_a_signal_saves_at_the_end_of_the_step_and_the_run_resumes_there(tmp_path: Path, name: str) -> None:
     """The signal comes after the first of two accumulated micro-batches of step 3."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -1,0 +1,121 @@
+"""Short forms of a command: recipes by name, data and weights by path, from any folder."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from pretrain.cli import main
+from pretrain.engine import short_options
+from pretrain.engine.short_options import recipe_path, source_of, with_places, written_out
+from tests.helpers.methods import resolved
+from tests.helpers.paths import ROOT
+from tests.helpers.videos import make
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a folder of videos and a folder of another project's models."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "my/videos").mkdir(parents=True)
+    make(tmp_path / "my/videos/one.mp4", frames=8)
+    return tmp_path
+
+
+def test_a_recipe_is_found_by_name_from_any_folder(elsewhere: Path) -> None:
+    assert recipe_path("videomae_b") == recipe_path("recipes/videomae_b.yaml") == str(ROOT / "recipes/videomae_b.yaml")
+    assert recipe_path("data/shards") == str(ROOT / "recipes/data/shards.yaml")
+    Path("videomae_b").write_text("model: null")
+    assert recipe_path("videomae_b") == "videomae_b"
+    with pytest.raises(FileNotFoundError, match=r"no recipe viclip_bb: did you mean .*viclip_b"):
+        recipe_path("viclip_bb")
+
+
+def test_recipes_of_an_installed_package_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_options, "ROOT", tmp_path / "nowhere")
+    monkeypatch.setattr(short_options.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(short_options.site, "getuserbase", lambda: str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="install the package again"):
+        recipe_path("videomae_b")
+    (tmp_path / "share/tubelet/recipes").mkdir(parents=True)
+    (tmp_path / "share/tubelet/recipes/videomae_b.yaml").touch()
+    assert recipe_path("videomae_b") == str(tmp_path / "share/tubelet/recipes/videomae_b.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("my/videos", "Files"),
+        ("my/list.csv", "Files"),
+        ("https://host/list.csv", "Files"),
+        ("s3://bucket/shards", "Shards"),
+        ("pipe:cat x/{}", "Shards"),
+        ("tars", "Shards"),
+        ("latents", "Latents"),
+    ],
+)
+def test_a_path_gets_the_source_that_fits_it(elsewhere: Path, path: str, kind: str) -> None:
+    for name in ("tars", "latents"):
+        Path(name).mkdir()
+        Path(name, "000.tar").touch()
+    Path("latents/latents.json").touch()
+    assert source_of(path) == kind
+
+
+def test_the_long_form_stays_as_it_is(elsewhere: Path) -> None:
+    words = ["fit", "-c", "{data: {class_path: VideoData}}", "--data", "VideoData", "--data.train=Synthetic"]
+    words += ["--data.init_args.val.init_args.samples", "3", "--model.metrics+=KNN", "--print_config"]
+    assert written_out(words) == words
+    assert written_out(["export", "-c", "x"]) == ["export", "-c", "x"] and written_out([]) == []
+
+
+def test_data_and_weights_by_path(elsewhere: Path) -> None:
+    short = ["fit", "-c", "videomae_tiny", "--data", "my/videos", "--weights", "umt_b", "--trainer.max_steps", "-1"]
+    assert written_out(short) == [
+        *("fit", "-c", str(ROOT / "recipes/videomae_tiny.yaml"), "--model.weights", "umt_b"),
+        *("--trainer.max_steps", "-1", "--data.train=Files", "--data.train.path=my/videos", "--data.val=null"),
+    ]
+    kept = written_out(["fit", "--data=my/videos", "--data.val", "my/videos"])
+    assert kept[1:3] == ["--data.val=Files", "--data.val.path=my/videos"] and "--data.val=null" not in kept
+    found = written_out(["predict", "-c", "viclip_b", "my/videos", "--out", "my-index"])
+    assert found[3:] == ["--features.folder", "my-index", "--data.predict=Files", "--data.predict.path=my/videos"]
+    with pytest.raises(ValueError, match="predict takes one place of data, not my/videos and more"):
+        written_out(["predict", "my/videos", "more"])
+
+
+def test_a_short_command_is_read_as_the_long_one(elsewhere: Path, capsys: pytest.CaptureFixture) -> None:
+    truth = resolved(capsys, ["-c", "umt2_tiny", "--data", "my/videos", "--data.val", "my/videos"])
+    data = truth["data"]["init_args"]
+    for source in (data["train"], data["val"]):
+        assert source["class_path"] == "datamodules.Files" and source["init_args"]["path"] == "my/videos"
+    assert "noise" not in data["train"]["init_args"]
+    assert str(ROOT / "recipes/data/shapes_vocab.txt") in yaml.safe_dump(truth), "a file that the recipe names"
+
+
+def test_a_recipe_may_name_plain_paths(elsewhere: Path, capsys: pytest.CaptureFixture) -> None:
+    recipe = {"data": {"class_path": "VideoData", "init_args": {"train": "my/videos", "val": None}}}
+    source = {"class_path": "Files", "init_args": {"path": "my/videos"}}
+    assert with_places(recipe)["data"]["init_args"] == {"train": source, "val": None}
+    Path("mine.yaml").write_text(yaml.safe_dump(recipe))
+    truth = resolved(capsys, ["-c", "videomae_tiny", "-c", "mine.yaml"])
+    assert truth["data"]["init_args"]["train"]["class_path"] == "datamodules.Files"
+
+
+def test_options_are_not_abbreviated_and_accumulation_is_refused(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "videomae_tiny", "--trainer.max_step=3", "--print_config"])
+    assert "max_step" in capsys.readouterr().err
+    with pytest.raises(MisconfigurationException, match=r"set data\.micro_batch"):
+        main(["fit", "-c", "videomae_tiny", "--trainer.accumulate_grad_batches=2"])
+
+
+def test_weights_lists_the_releases(capsys: pytest.CaptureFixture) -> None:
+    main(["weights"])
+    listed = capsys.readouterr().out
+    assert re.search(r"^clip_b16 +CLIP +B/16 .* MIT", listed, re.MULTILINE)
+    assert "hf://OpenGVLab/VideoMAE2/distill/vit_b_k710_dl_from_giant.pth" in listed
+    with pytest.raises(ValueError, match="no release clip_x"):
+        main(["weights", "clip_x"])
