@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.sources.shape_scenes import Scene
+from datamodules.sources.shape_scenes import MovingShape, Scene
 from pretrain.assistant.artefacts import Limits, Session
 from pretrain.assistant.assistant import Assistant
 from pretrain.assistant.flow_tracker import FlowTracker
@@ -231,3 +231,24 @@ def test_a_full_session_refuses_a_copy(tmp_path: Path, film: Path) -> None:
         assistant.load(film, copy=True)
     assistant.load(film)
     assistant.close()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_a_film(tmp_path: Path) -> None:
+    """Of 1,200 frames tracking takes as much memory as of 120; the frames alone would be 44 MB."""
+    import tracemalloc
+
+    circle = MovingShape("circle", "red", 11.0, (20.0, 30.0), (0.05, 0.0))
+    peaks = []
+    for length in (120, 1200):
+        film = write_scene(tmp_path / f"{length}.mp4", Scene((circle,), length))
+        assistant = Assistant(Session(tmp_path / str(length)), FlowTracker(), [tmp_path])
+        assistant.load(film)
+        assistant.point(click(Scene((circle,), length), 0, frame=length // 2))
+        tracemalloc.start()
+        assistant.track()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(all_masks(assistant, "obj1")) == length
+        assistant.close()
+    assert peaks[1] < peaks[0] + 3e6, peaks

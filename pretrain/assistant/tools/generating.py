@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,11 +87,14 @@ class GenerateArguments(Arguments):
     seed: int = 0
 
 
+_alone = threading.Lock()  # sessions share the networks, which work for one at a time
+
+
 def generate_film(context: Context, a: GenerateArguments, cascade: Cascade, settings: dict[str, Any]) -> Made:
-    """A film of LaVie."""
+    """A film of LaVie. It cannot be cancelled on its way."""
 
     def write(path: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        with _alone, tempfile.TemporaryDirectory(dir=path.parent) as folder:
             film = Path(folder) / "film.mp4"
             cascade.film(Request(a.prompt, a.seed, **settings), film)
             shutil.move(film, path)
@@ -145,7 +149,7 @@ def _write(context: Context, frames, text: str, about: dict[str, Any]) -> Made:
     film = film_of(context)
 
     def write(path: Path) -> None:
-        with context.open() as video:
+        with _alone, context.open() as video:
             write_frames(path, frames(video), film.size, film.fps)
 
     made = context.session.add("film", ".mp4", write, about=text, **about)
