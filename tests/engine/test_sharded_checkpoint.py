@@ -35,6 +35,7 @@ POISON = ["--trainer.callbacks+=tests.helpers.poison.Poison", "--trainer.callbac
 POISON += ["--trainer.callbacks.rank=1", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1"]
 POISON += ["--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.filename={step:07d}"]
 SLOW_ZERO = [("1", "videomae"), ("3", "videomae"), ("viclip", "viclip")]
+ONLY_CHECKPOINTS = "{class_path: ModelCheckpoint, init_args: {monitor: step, mode: max, filename: '{step:07d}'}}"
 MICRO_BATCHES = ["--data.init_args.micro_batch=1"]  # two per rank
 
 
@@ -46,6 +47,8 @@ def command(folder: Path, method: str, fragment: str, devices: int, *more: str) 
     record = ["--trainer.callbacks+=tests.helpers.runs.LossRecorder", f"--trainer.callbacks.path={folder}/losses.tsv"]
     even = ["--data.init_args.val.init_args.samples=4"]
     recipe = [*METHODS[method], "-c", str(TRAINER / f"{fragment}.yaml")]
+    if method == "lavie" and "deepspeed" in fragment:
+        recipe += ["-c", f"{{trainer: {{callbacks: [{ONLY_CHECKPOINTS}]}}}}"]  # its recipe has EMA, which is refused
     return arguments(folder, recipe, *here, *clip, *even, *record, *more)
 
 
@@ -264,7 +267,11 @@ def test_sharded_bfloat16_is_close_to_one_process(place: Path, tmp_path: Path, m
     """Weights gathered in bfloat16 or float32, blocks compiled or not: equal within bfloat16's rounding."""
     half = ["--trainer.precision=bf16-mixed"]
     alone(tmp_path / "one", "videomae", "cpu", 1, *half)
-    run_together([command(tmp_path / "two", "videomae", "fsdp", 2, *half, *more)])
+    sharded = command(tmp_path / "two", "videomae", "fsdp", 2, *half, *more)
+    if any("compile" in option for option in more):
+        run_as_own(sharded)  # Inductor's own processes do not work in a fork
+    else:
+        run_together([sharded])
     ours, theirs = losses(tmp_path / "two"), losses(tmp_path / "one")
     for step in range(1, 7):
         assert ours["train", step] == pytest.approx(theirs["train", step], rel=2e-2), step
