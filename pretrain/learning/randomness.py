@@ -24,7 +24,7 @@ def derive_seed(seed: int, key: RandomKey, *more: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
 
-def uniform(key: Tensor, rows: Tensor, width: int) -> Tensor:
+def uniform(key: Tensor, rows: Tensor, width: int, device: torch.device) -> Tensor:
     """Uniform noise in [0, 1), float32 `[B, width]`, each number a function of the key, its row's index and its column:
     a rank draws that of its own rows.
 
@@ -33,9 +33,10 @@ def uniform(key: Tensor, rows: Tensor, width: int) -> Tensor:
 
     Args:
         key: int64 `[1]`.
-        rows: int64 `[B]`, on the same device.
+        rows: int64 `[B]`.
+        device: of both.
     """
-    columns = torch.arange(1, width + 1, device=key.device)
+    columns = torch.arange(1, width + 1, device=device)
     seeds = _mixed(key + (rows + 1) * _GOLDEN)
     bits = _mixed(seeds[:, None] + columns * _GOLDEN)
     return _shifted(bits, 40).float() * 2**-24  # the highest 24 bits, as many as float32 has

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import load_weights
-from models.convert.fetch import local_path
 from models.clip import CLIPVision
+from models.convert.fetch import local_path
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
 
@@ -114,7 +114,7 @@ def _keep_norms_in_float32(model: nn.Module) -> None:
     for holder in list(model.modules()):
         for name, part in list(holder.named_children()):
             if type(part) is nn.LayerNorm:
-                options = part.normalized_shape, part.eps, part.elementwise_affine, part.bias is not None
+                options: Any = (part.normalized_shape, part.eps, part.elementwise_affine, part.bias is not None)
                 norm = Float32LayerNorm(*options, device=part.weight.device if part.elementwise_affine else None)
                 norm.load_state_dict(part.state_dict())
                 setattr(holder, name, norm.eval().requires_grad_(False))

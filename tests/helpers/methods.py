@@ -10,7 +10,12 @@ from tests.helpers.paths import ROOT
 METHODS = {
     "align": ["-c", str(ROOT / "recipes/videochat2_align_tiny.yaml")],
     "converse": ["-c", str(ROOT / "recipes/videochat2_connect_tiny.yaml")],
-    "finetune": ["-c", str(ROOT / "recipes/finetune_tiny.yaml"), "--model.init_args.mix.prob=1", "--model.init_args.mix.across_ranks=true"],
+    "finetune": [
+        "-c",
+        str(ROOT / "recipes/finetune_tiny.yaml"),
+        "--model.init_args.mix.prob=1",
+        "--model.init_args.mix.across_ranks=true",
+    ],
     "internvideo": ["-c", str(ROOT / "recipes/internvideo_mm_tiny.yaml")],
     "lavie": [
         *("-c", str(ROOT / "recipes/lavie_base_tiny.yaml"), "--model.init_args.unet.init_args.widths=[32,32]"),

@@ -11,6 +11,7 @@ from pretrain.learning.randomness import RandomKey
 from pretrain.objectives import Objective
 
 GOLDEN = 0x9E3779B97F4A7C15
+CPU = torch.device("cpu")
 
 
 def splitmix64(state: int) -> int:
@@ -24,7 +25,7 @@ def splitmix64(state: int) -> int:
 @pytest.mark.parametrize("key", [0, 1, 2**62 + 12345])
 def test_it_is_splitmix64_with_a_seed_per_row(key: int) -> None:
     rows, width = [0, 3, 10**6], 5
-    found = randomness.uniform(torch.tensor([key]), torch.tensor(rows), width)
+    found = randomness.uniform(torch.tensor([key]), torch.tensor(rows), width, CPU)
     right = [
         [(splitmix64(splitmix64(key + (row + 1) * GOLDEN) + c * GOLDEN) >> 40) / 2**24 for c in range(1, width + 1)]
         for row in rows
@@ -33,7 +34,7 @@ def test_it_is_splitmix64_with_a_seed_per_row(key: int) -> None:
 
 
 def test_it_is_uniform_and_rows_are_independent() -> None:
-    noise = randomness.uniform(torch.tensor([7]), torch.arange(256), 1024).numpy()
+    noise = randomness.uniform(torch.tensor([7]), torch.arange(256), 1024, CPU).numpy()
     assert noise.min() >= 0 and noise.max() < 1
     counts = np.histogram(noise, bins=64, range=(0, 1))[0]
     expected = noise.size / 64
