@@ -117,7 +117,7 @@ def add_packs(commands: argparse._SubParsersAction) -> None:
     """`packs`: an instruction step of VideoChat2 with packed rows against padded ones, at its data's mix of lengths."""
     parser = commands.add_parser("packs", help="chat: rows without padding", description=add_packs.__doc__)
     parser.add_argument("--micro", type=int, default=4, help="samples of a micro-batch (default %(default)s)")
-    parser.add_argument("--samples", type=int, default=16, help="of a step (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=32, help="of a step (default %(default)s)")
     parser.add_argument("--width", type=int, default=512, help="of the language model (default %(default)s)")
     parser.add_argument("--layers", type=int, default=6, help="of the language model (default %(default)s)")
     parser.add_argument("--vocabulary", type=int, default=2048, help="of the language model (default %(default)s)")

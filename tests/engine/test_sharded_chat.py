@@ -67,12 +67,16 @@ def state(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=[ZERO] * k.startswith("zero")) for k in KINDS])
 def test_a_frozen_language_model_with_lora_is_sharded_and_resumed(place: Path, kind: str) -> None:
-    """Losses, gradient norms and weights are those of one process; the frozen weights are not saved."""
+    """Losses, gradient norms and weights are those of one process. The frozen weights are not saved, but by DeepSpeed's
+    stage 3, which writes every parameter of each process."""
     ours, theirs = losses(place / kind), losses(place / KINDS[kind][1])
+    assert ours["train", 1][0] == pytest.approx(theirs["train", 1][0], abs=1e-5)
     for step in range(1, 7):
         assert ours["train", step] == pytest.approx(theirs["train", step], rel=2e-3, abs=1e-5), step
     found, expected = state(place / kind), state(place / KINDS[kind][1])
-    assert found.keys() == expected.keys() and not any(".base_layer." in name for name in found)
+    further = found.keys() - expected.keys()
+    assert expected.keys() <= found.keys() and not any(".base_layer." in name for name in expected)
+    assert all(".llm." in name and "lora_" not in name for name in further) and bool(further) == (kind == "zero3")
     (stands_on,) = (name for name in expected if name.endswith(STANDS_ON))
     assert torch.equal(found[stands_on], expected[stands_on])
     for name, tensor in expected.items():

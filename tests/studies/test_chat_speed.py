@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pretrain.studies.speed import packing
@@ -15,8 +14,10 @@ def test_packed_and_padded_steps_have_one_loss() -> None:
     report = packing.measure(sizes, micro=2, samples=4, rounds=1)
     losses = list(report.losses.values())
     assert len(losses) == 3 and losses == pytest.approx(losses[:1] * 3, abs=1e-5) and losses[0] > 1
-    lengths = 96 + np.random.default_rng(1).permutation(packing.quantiles(4))
+    lengths = 96 + packing.typical_order(packing.quantiles(4), 2)
     assert report.own_floor == pytest.approx(2 * (lengths[:2].max() + lengths[2:].max()) / lengths.sum())
+    many = packing.typical_order(packing.quantiles(16), 4).reshape(-1, 4) + 96
+    assert 4 * many.max(axis=1).sum() / many.sum() == pytest.approx(packing.padding_floor(4), rel=0.06)
     assert "of this batch" in report.markdown() and "language model" in report.markdown()
     assert packing.padding_floor(1) == pytest.approx(1, abs=0.01)
     assert 1.2 < packing.padding_floor(4) < packing.padding_floor(8) < 2
