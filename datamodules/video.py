@@ -57,6 +57,7 @@ class VideoData(LightningDataModule):
     Args:
         train: source for `fit`.
         val: source for validation in `fit` and for `validate`.
+        val_sets: further sources for validation, by name; their figures are logged under `val/NAME/`.
         test: source for `test`, in `test_clips` x `test_crops` views.
         predict: source for `predict`.
         global_batch: videos per optimizer step, over all devices; it determines gradient accumulation.
@@ -110,6 +111,7 @@ class VideoData(LightningDataModule):
         test: Source | None = None,
         predict: Source | None = None,
         *,
+        val_sets: dict[str, Source] | None = None,
         global_batch: int,
         passes: float | None = None,
         micro_batch: int | None = None,
@@ -153,6 +155,11 @@ class VideoData(LightningDataModule):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, not {value}")
         self.train, self.val, self.test, self.predict = train, val, test, predict
+        self.val_sets = {"": val, **(val_sets or {})} if val is not None else dict(val_sets or {})
+        if any("/" in name for name in self.val_sets):
+            raise ValueError(
+                f"val_sets: a name is a part of those of logged figures, without a slash: {list(self.val_sets)}"
+            )
         if passes is not None and not passes > 0:
             raise ValueError(f"passes must be above 0, not {passes}")
         self.global_batch, self.micro_batch, self.passes = global_batch, micro_batch, passes
@@ -232,7 +239,10 @@ class VideoData(LightningDataModule):
         for field, has in (("text", train.texts), ("label", train.labels)):
             if 0 < has < len(train):
                 missing = len(train) - has
-                log.warning("%d of %d training samples have no %s: batches have none", missing, len(train), field)
+                remedy = f"`require: [{field}]` of Files or Shards leaves them out"
+                log.warning(
+                    "%d of %d training samples have no %s: batches have none (%s)", missing, len(train), field, remedy
+                )
 
     @property
     def pass_steps(self) -> int:
@@ -273,8 +283,9 @@ class VideoData(LightningDataModule):
         return self._loader(batches, BatchNumbers(position, trainer.max_steps * self.accumulate), keep=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        """All of `val`: the middle clip of each video, in one view."""
-        return self._evaluation(self.val, 1, 1, keep=True)
+        """All of `val`, and of each of `val_sets` after it: the middle clip of each video, in one view."""
+        loaders = [self._evaluation(source, 1, 1, keep=True) for source in self.val_sets.values()]
+        return loaders[0] if len(loaders) == 1 else loaders
 
     def test_dataloader(self) -> DataLoader | list:
         """All of `test`, in `test_clips` x `test_crops` views, clips outermost."""

@@ -39,6 +39,10 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> Tensor:
         raise NotImplementedError
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each id stands for, for display."""
+        return [str(i) for i in ids]
+
 
 class CLIPTokenizer(Tokenizer):
     """CLIP's byte-pair tokenizer (open_clip's, which includes the vocabulary): start, lower-case text, end, padding.
@@ -68,6 +72,10 @@ class CLIPTokenizer(Tokenizer):
             tokens = [_OFFICIAL_IDS.get(token, token) for token in bpe.encode(text)[: self.context - 2]]
             row[: len(tokens) + 2] = torch.tensor([self.start, *tokens, self.end])
         return ids
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        known, own = byte_pairs().decoder, {self.start: "<start>", self.end: "<end>"}
+        return [own.get(i) or known.get(i, str(i)) for i in ids]
 
 
 # A caption may contain CLIP's own special tokens. open_clip has renamed them, so they are added here and get new ids.
@@ -130,6 +138,9 @@ class BertTokenizer(Tokenizer):
         """The word pieces in the order of their ids."""
         pieces = self._pieces.get_vocab()
         return sorted(pieces, key=pieces.__getitem__)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [str(piece) for piece in self._pieces.convert_ids_to_tokens(list(ids))]
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         if not len(texts):

@@ -37,6 +37,7 @@ from pretrain.engine.short_options import written_out
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.engine.validate_at_start import ValidateAtStart  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
+from pretrain.features.watch import Watch  # noqa: F401 named in recipes
 from pretrain.features.writer import Features
 from pretrain.generation.predict import GenerateFilms, Prompts  # noqa: F401 named in recipes
 from pretrain.generation.samples import Samples  # noqa: F401 named in recipes
@@ -70,6 +71,8 @@ _HELP = """Train, evaluate and export video foundation models.
     python -m pretrain fit -c recipes/videomae_tiny.yaml --ckpt_path last
     python -m pretrain export --help
     python -m pretrain plan --help
+    python -m pretrain replay --help
+    python -m pretrain show --help
 
 An expected failure ends with one sentence; --debug shows where it came from.
 """
@@ -156,6 +159,8 @@ class CLI(LightningCLI):
         for name in {"train", *_SOURCES.values()} - used:
             if name in data:
                 data[name] = None
+            if name == "val" and data.get("val_sets"):
+                data["val_sets"] = None
 
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         self._dump_config()
@@ -304,6 +309,16 @@ def main(args: list[str] | None = None) -> None:
         parser.add_function_arguments(export, as_positional=False, skip={"trust"})
         parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help=TRUST)
         export(**parser.parse_args(args[1:]).as_dict())
+        return
+    if command == ["show"]:
+        from pretrain.engine.show import main as show
+
+        show(args[1:], main, settings_of)
+        return
+    if command == ["replay"]:
+        from pretrain.engine.replay import main as replay
+
+        replay(args[1:], main)
         return
     if command == ["plan"]:
         from pretrain.plan.command import main as plan

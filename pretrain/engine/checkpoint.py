@@ -143,13 +143,29 @@ class FinalCheckpoint(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         regular = regular_checkpoint(trainer)
         debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
-        if regular is not None and self.saved_step != trainer.global_step and not debugging:
+        if regular is not None and not is_saved(trainer, self.saved_step) and not debugging:
             trainer.save_checkpoint(step_path(regular, trainer.global_step))
 
 
 def regular_checkpoint(trainer: pl.Trainer) -> ModelCheckpoint | None:
     """The run's first ModelCheckpoint; None: it has none."""
     return next((each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)), None)
+
+
+def is_saved(trainer: pl.Trainer, last: int) -> bool:
+    """Whether the folder that the run resumes from has a checkpoint of this step, on all ranks alike.
+
+    Another ModelCheckpoint, such as one of the best, may have saved the step in a folder of its own.
+
+    Args:
+        last: the step of the last save of any kind.
+    """
+    regular, step = regular_checkpoint(trainer), trainer.global_step
+    if regular is None or last != step:
+        return False
+    savers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    savers = [each for each in savers if each._last_global_step_saved == step]
+    return not savers or any(each.dirpath == regular.dirpath for each in savers)
 
 
 def step_path(regular: ModelCheckpoint, step: int) -> str:

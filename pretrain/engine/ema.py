@@ -120,7 +120,7 @@ class EMA(pl.Callback):
     ) -> None:
         if self.raw is not None and self.weights:
             with self._weights_in_use(pl_module):
-                self.raw.add(trainer, pl_module, batch, batch_idx)
+                self.raw.add(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.raw is not None and self.weights:

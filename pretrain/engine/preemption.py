@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
-from pretrain.engine.checkpoint import checkpoint_folder, regular_checkpoint, step_path
+from pretrain.engine.checkpoint import checkpoint_folder, is_saved, regular_checkpoint, step_path
 from pretrain.learning.parallel import max_over_ranks
 from pretrain.learning.transfer import HostCopy, to_device
 
@@ -136,7 +136,7 @@ class Preemption(pl.Callback):
         name = signal.Signals(number).name
         what = "saves nothing, as it has no ModelCheckpoint"
         if regular is not None:
-            if self.saved_step != step:
+            if not is_saved(trainer, self.saved_step):
                 self.stop_checkpoint = step_path(regular, step)
                 trainer.save_checkpoint(self.stop_checkpoint)
             what = f"is saved in {regular.dirpath}; --ckpt_path auto goes on from there"

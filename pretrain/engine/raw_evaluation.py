@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-_STATE = ("_sums", "_videos", "metrics")  # of an Objective: what a validation adds up
+_STATE = ("_sums", "_videos", "_set", "_finished", "metrics")  # of an Objective: what a validation adds up
 
 
 class RawEvaluation:
@@ -25,14 +25,14 @@ class RawEvaluation:
             # Metrics that are attached to the objective refer to the same one.
             self.state["metrics"] = copy.deepcopy(objective.metrics, {id(objective): objective})
         self.state["metrics"].to(objective.device)
-        self.state |= {"_sums": {}, "_videos": 0}
+        self.state |= {"_sums": {}, "_videos": 0, "_set": 0, "_finished": {}}
         with self._in_place(objective):
             objective.on_validation_epoch_start()
 
-    def add(self, trainer: pl.Trainer, objective: Any, batch: Any, batch_idx: int) -> None:
+    def add(self, trainer: pl.Trainer, objective: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Evaluate one batch, in the precision of the run."""
         with self._in_place(objective), trainer.precision_plugin.val_step_context():
-            objective.validation_step(batch, batch_idx)
+            objective.validation_step(batch, batch_idx, dataloader_idx)
 
     def log(self, objective: Any) -> None:
         """Log all figures under `val_raw/`, computed as the validation's own: outside of the precision of a step."""

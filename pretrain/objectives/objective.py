@@ -148,7 +148,11 @@ class Objective(pl.LightningModule):
         self._log_losses("train", losses, total, on_step=True, prog_bar=True)
         return total
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx != self._set:  # Lightning goes through one set after the other
+            self._finish_set()
+            self._set = dataloader_idx
+            self._start_set()
         self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -193,6 +197,11 @@ class Objective(pl.LightningModule):
         return cast(Iterable[tuple[str, Any]], self.metrics.items())
 
     def _open_metrics(self) -> None:
+        self._set = 0  # the validation set that is evaluated
+        self._finished: dict[int, tuple[dict[str, Tensor], dict[str, Any]]] = {}  # losses and metrics of each set
+        self._start_set()
+
+    def _start_set(self) -> None:
         self._sums: dict[str, Tensor] = {}  # of each loss, over videos
         self._videos = 0
         for _, metric in self._named_metrics():
@@ -201,21 +210,32 @@ class Objective(pl.LightningModule):
                 metric.attach(self)  # a metric that needs more of the model than the outputs of `predict`
 
     def close_metrics(self, stage: str) -> None:
-        """Log the losses and metrics of the evaluated batches under `stage`; on all ranks."""
-        if self._sums:
-            self._log_means(stage)
-        for name, metric in self._named_metrics():
-            value = metric.compute()
-            parts = value.items() if isinstance(value, dict) else [("", value)]
-            values = {f"{stage}/{name}/{part}".rstrip("/"): number for part, number in parts}
-            self.log_dict(values, prog_bar=len(values) == 1, sync_dist=True)
+        """Log the losses and metrics of the evaluated batches under `stage`, and those of a named validation set under
+        its name in it; on all ranks."""
+        self._finish_set()
+        names = getattr(getattr(self.trainer, "datamodule", None), "val_sets", {})
+        names = list(names) if stage.startswith("val") and names else [""]
+        for number, (losses, metrics) in self._finished.items():
+            place = f"{stage}/{names[number]}".rstrip("/")
+            if losses:
+                self._log_losses(place, losses, self._total(losses), sync_dist=True, prog_bar=True)
+            for name, value in metrics.items():
+                parts = value.items() if isinstance(value, dict) else [("", value)]
+                values = {f"{place}/{name}/{part}".rstrip("/"): found for part, found in parts}
+                self.log_dict(values, prog_bar=len(values) == 1, sync_dist=True)
+        self._finished = {}
 
-    def _log_means(self, stage: str) -> None:
-        """Log the mean losses over the videos of all ranks. (Lightning's means would weight ranks equally.)"""
+    def _finish_set(self) -> None:
+        """Compute the losses and metrics of the batches of a set; on all ranks, and in full precision."""
+        with torch.autocast(self.device.type, enabled=False):
+            losses = self._mean_losses() if self._sums else {}
+            self._finished[self._set] = losses, {name: metric.compute() for name, metric in self._named_metrics()}
+
+    def _mean_losses(self) -> dict[str, Tensor]:
+        """The mean losses over the videos of all ranks. (Lightning's means would weight ranks equally.)"""
         videos = torch.tensor(float(self._videos), device=self.device)
         *sums, videos = self.trainer.strategy.reduce(torch.stack([*self._sums.values(), videos]), reduce_op="sum")
-        means = {name: total / videos.clamp(min=1) for name, total in zip(self._sums, sums, strict=True)}
-        self._log_losses(stage, means, self._total(means), sync_dist=True, prog_bar=True)
+        return {name: total / videos.clamp(min=1) for name, total in zip(self._sums, sums, strict=True)}
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
         return torch.stack([loss for name, loss in losses.items() if name not in self.figures]).sum()
@@ -267,7 +287,7 @@ class Objective(pl.LightningModule):
         batch is divided among ranks and micro-batches.
         """
         key = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
-        return randomness.uniform(key, to_device(self.places(rows), generator.device), width)
+        return randomness.uniform(key, to_device(self.places(rows), generator.device), width, generator.device)
 
     # Weights and optimiser
 

@@ -178,7 +178,7 @@ def test_the_peak_of_sampling_is_what_predict_allocates() -> None:
     truth = recipe("lavie_base_tiny", "--model.init_args.sampling.steps=2")
     planned = DryRun(truth, gpu=False).sampling()
     objective = build(truth["model"]).eval()
-    video = torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8)
+    video = torch.zeros(1, 3, 4, 16, 16, dtype=torch.uint8)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found, torch.no_grad():
         objective.predict({"video": video, "text": ["a caption"], "name": ["0"]})
     assert planned is not None and planned.activations == pytest.approx(peak(found), rel=0.1)
@@ -221,3 +221,11 @@ def test_a_plan_that_does_not_fit_names_remedies(monkeypatch: pytest.MonkeyPatch
     plan = Plan(truth, 2, "small")
     (warning,) = plan.warnings(plan.memory())
     assert "do not fit" in warning and "recompute: true" in warning and "micro_batch: 16" in warning
+
+
+@pytest.mark.parametrize(("max_steps", "videos", "steps"), [(-1, 11, 5), (-1, None, None), (7, 11, 7)])
+def test_a_length_in_passes_needs_the_number_of_videos(max_steps: int, videos: int | None, steps: int | None) -> None:
+    plan = object.__new__(Plan)  # without a trace of the model
+    plan.data, plan.recipe = {"passes": 2.5, "global_batch": 4}, {"trainer": {"max_steps": max_steps}}
+    plan.assumptions = Assumptions(videos=videos)
+    assert plan._steps() == steps

@@ -1,0 +1,75 @@
+"""`show` writes what a step sees: the same videos, crops, masks and tokens as the step of a run."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from pretrain.cli import main
+from pretrain.engine import show
+from tests.helpers.methods import METHODS
+from tests.helpers.runs import SMALL, arguments
+
+STEP = 3
+
+
+class Seen(pl.Callback):
+    """Records the batch of a step, and the masks that its forward pass draws."""
+
+    batch: dict
+    masks: dict
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == STEP:
+            Seen.batch, (self.recorders, _) = batch, show._record(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == STEP + 1:  # before the validation draws masks too
+            Seen.masks = {name: recorder.found for name, recorder in self.recorders.items()}
+
+
+class Images(HTMLParser):
+    """Counts the pictures of a page, and refuses any reference to another."""
+
+    pictures = 0
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        assert tag not in ("script", "link")
+        for name, value in attrs:
+            if name in ("src", "href"):
+                assert value.startswith("data:image/png;base64,")
+                self.pictures += 1
+
+
+@pytest.mark.parametrize("method", ["videomae", "vilp"])
+def test_a_page_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
+    main([*arguments(tmp_path, METHODS[method]), *few, "--trainer.callbacks+=tests.engine.test_show.Seen"])
+    sections, section = [], show._section
+    monkeypatch.setattr(show, "_section", lambda *given: sections.append(given) or section(*given))
+    out = tmp_path / "step.html"
+    main(["show", "--step", str(STEP), "--out", str(out), *METHODS[method], *SMALL])
+    page = Images()
+    page.feed(out.read_text())
+    assert page.pictures == len(sections) == 4 * (4 if method == "videomae" else 1)  # views
+    _, batch, _, masks, _ = sections[0]
+    assert batch["name"] == Seen.batch["name"] and torch.equal(batch["video"], Seen.batch["video"])
+    assert masks.keys() == Seen.masks.keys() and "mask" in masks
+    for name, recorder in masks.items():
+        assert torch.equal(recorder.found, Seen.masks[name]), name
+    if method == "vilp":
+        assert batch["ids"].tolist() == Seen.batch["ids"].tolist()
+        shown = re.findall(r'<span class="t( m)?">([^<]*)</span>', out.read_text())
+        words = [word.removesuffix("&lt;/w&gt;") for _, word in shown]
+        assert set(batch["text"][0].lower().split()) <= set(words) and any(hidden for hidden, _ in shown)
+
+
+def test_only_the_tokens_of_a_mask_are_left() -> None:
+    encoder = type("Encoder", (), {"tubelet": 2, "patch": 2, "grid": (2, 2, 2)})
+    video = torch.ones(1, 3, 4, 4, 4)
+    left = show._only(video, torch.tensor([0, 7]), encoder)[0, 0]
+    assert (left[:2, :2, :2] == 1).all() and (left[2:, 2:, 2:] == 1).all() and int((left == 1).sum()) == 16
+    assert (left[:2, 2:] == 0.5).all()
