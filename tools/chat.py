@@ -20,8 +20,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("media", nargs="*", help="videos and pictures that the first question is about")
     parser.add_argument("--model", required=True, help="run or checkpoint of VideoChat (--way text: a language model)")
     parser.add_argument("--way", choices=("video", "text"), default="video", help="how the model gets to know a video")
-    parser.add_argument("--captioner", help="--way text: folder of an image captioner, or package.module:Class")
-    parser.add_argument("--every", type=float, default=1.0, help="--way text: seconds between captions")
+    parser.add_argument(
+        "--tool",
+        action="append",
+        default=[],
+        metavar="NAME=CAPTIONER[@SECONDS]",
+        help="--way text: describes so many seconds at a time, or the whole film: folder of an image captioner, run of "
+        "Classify, or package.module:Class; may be given several times, such as caption=BLIP@1, action=RUN",
+    )
     parser.add_argument("--subtitles", help="--way text: a .srt file of what is said")
     parser.add_argument("--question", action="append", help="ask this and end; may be given several times")
     parser.add_argument("--instruction", default="", help="a system prompt")
@@ -43,10 +49,10 @@ def main(arguments: list[str]) -> int:
 
     decoder, writing = PyAV(), Writing(a.most, a.temperature, seed=a.seed)
     if a.way == "text":
-        from pretrain.chat.describe import load_captioning, told
+        from pretrain.chat.describe import load_tool, told
         from pretrain.chat.text_model import load_text_model
 
-        text = told(a.media, decoder, load_captioning(a.captioner), a.every, a.subtitles)
+        text = told(a.media, decoder, [load_tool(each) for each in a.tool], a.subtitles)
         print(text)
         model = load_text_model(a.model, a.device, getattr(torch, a.dtype))
         talk = Talk(model, "\n\n".join(filter(None, (a.instruction, text))), writing=writing)

@@ -100,22 +100,18 @@ def as_text(statements: Sequence[Statement], characters: int | None = None) -> s
     return "\n".join(lines)
 
 
-def told(
-    media: Sequence[str], decoder: Decoder, captioner: Captioner | None, every: float, subtitles: str | None = None
-) -> str:
+def told(media: Sequence[str], decoder: Decoder, tools: Sequence[Tool], subtitles: str | None = None) -> str:
     """The instruction of a language model that cannot see, with what is known of each video.
 
     Args:
-        every: seconds between captions.
         subtitles: a .srt file, of the first video.
 
     Raises:
-        ValueError: there is neither a captioner nor a file of subtitles.
+        ValueError: there is neither a tool nor a file of subtitles.
         DecodeError: a video cannot be read.
     """
-    if captioner is None and subtitles is None:
+    if not tools and subtitles is None:
         raise ValueError("nothing describes the video: give a captioner, subtitles, or both")
-    tools = [Tool("caption", captioner, every)] if captioner is not None else []
     parts = [INSTRUCTION]
     for number, file in enumerate(media):
         with decoder.open(file) as video:
@@ -126,11 +122,30 @@ def told(
     return "\n\n".join(parts)
 
 
-def load_captioning(name: str | None) -> Captioner | None:
-    """A captioner by the folder of an image captioning model of transformers, or by `package.module:Class`."""
-    if name is None:
-        return None
-    return ImageToText(name) if Path(name).is_dir() else load_captioner(name)
+def load_tool(text: str) -> Tool:
+    """A tool by `NAME=CAPTIONER@SECONDS`, such as `caption=FOLDER@1`; without seconds it gets the whole video at once.
+
+    The captioner is the folder of an image captioning model of transformers, a run of `Classify` with named classes,
+    or `package.module:Class`.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    name, equals, rest = text.partition("=")
+    where, at, seconds = rest.rpartition("@") if re.search(r"@[\d.]+$", rest) else (rest, "", "")
+    if not (name and equals and where):
+        raise ValueError(f"a tool is NAME=CAPTIONER or NAME=CAPTIONER@SECONDS, not {text!r}")
+    return Tool(name, _load(where), float(seconds) if at else None)
+
+
+def _load(where: str) -> Captioner:
+    if (Path(where) / "config.json").is_file():
+        return ImageToText(where)
+    if Path(where).exists():
+        from pretrain.chat.actions import Actions  # it imports Lightning, which an image captioner does not need
+
+        return Actions(where)
+    return load_captioner(where)
 
 
 def read_subtitles(file: str | Path) -> list[Statement]:

@@ -28,6 +28,11 @@ def question_block(question: str, candidates: Sequence[str]) -> str:
     return f"Question: {question}\nOptions:\n{options}".rstrip()
 
 
+def official_question(question: str, candidates: Sequence[str]) -> str:
+    """An item as the notebook asks it, without the system prompt."""
+    return question_block(question, candidates) + QUESTION_END
+
+
 def gold_answer(candidates: Sequence[str], answer: str, strict: bool = True) -> str:
     """The right option as `(X) text`.
 
@@ -56,20 +61,8 @@ def mvbench_segments(
         system_in_question: the system prompt stands a second time before the question, as in the official notebook.
         system, prefix: of another protocol; empty for Phi-3's.
     """
-    return template.segments(mvbench_conversation(question, candidates, (medium,), system_in_question, system, prefix))
-
-
-def mvbench_conversation(
-    question: str,
-    candidates: Sequence[str],
-    media: tuple[Media, ...] = ("video",),
-    system_in_question: bool = True,
-    system: str = SYSTEM,
-    prefix: str = ANSWER_PREFIX,
-) -> Conversation:
-    """An item as a conversation whose answer is to be written; see `mvbench_segments`."""
-    asked = (system if system_in_question else "") + question_block(question, candidates) + QUESTION_END
-    return Conversation((Turn(asked, media=media, prefix=prefix),), system)
+    asked = (system if system_in_question else "") + official_question(question, candidates)
+    return template.segments(Conversation((Turn(asked, media=(medium,), prefix=prefix),), system))
 
 
 def reply_of(raw: str) -> str:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from datamodules.storage.lock import Lock, lock_file
-from models.chat.templates import Conversation, Turn
+from models.chat.templates import Conversation, Media, Turn
 from pretrain.chat.answerer import Answerer, Request, Writing
+from pretrain.chat.talk import INSTRUCTIONS
 from pretrain.learning.batch import Batch
 from pretrain.metrics import mvbench_rules as rules
 from pretrain.objectives.objective import Objective
@@ -19,6 +20,7 @@ from pretrain.questions.answers import Answer, AnswerFile, digest, of_run, read_
 from pretrain.questions.data import Questions
 from pretrain.questions.question import Question
 from pretrain.questions.report import scores, write_report
+from pretrain.questions.subtitles import OPENING
 
 
 class AnswerQuestions(Objective):
@@ -30,8 +32,10 @@ class AnswerQuestions(Objective):
         folder: of the model, or a checkpoint of a run (see `pretrain.chat.load`).
         out: folder of the answers; processes on several machines must share it.
         likelihood: also score each option's text by its likelihood, which takes a pass for each option.
-        system: what is said before the question, and what a Q-Former reads.
+        system: what is said before the question, and what a Q-Former reads; if it is empty, the Q-Former reads
+            VideoChat2's instruction.
         system_in_question: it stands a second time before the question, as in the official notebook.
+        form: of the question and its options: MVBench's notebook's, or lmms-eval's.
         prefix: the first characters of the answer.
         most: new tokens of an answer.
         dtype: of the model.
@@ -46,6 +50,7 @@ class AnswerQuestions(Objective):
         likelihood: bool = False,
         system: str = rules.SYSTEM,
         system_in_question: bool = True,
+        form: Literal["official", "lmms"] = "official",
         prefix: str = rules.ANSWER_PREFIX,
         most: int = rules.MAX_NEW_TOKENS,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -58,7 +63,8 @@ class AnswerQuestions(Objective):
         self.weights = []  # they are the answerer's, not this module's
         self.folder, self.out, self.network_type = folder, Path(out), getattr(torch, dtype)
         self.answerer = answerer
-        self.prompt = {"system": system, "system_in_question": system_in_question, "prefix": prefix, "most": most}
+        said = {"system": system, "system_in_question": system_in_question, "form": form}
+        self.prompt: dict[str, str | int] = {**said, "prefix": prefix, "most": most}
         self.likelihood, self.writing = likelihood, Writing(most)
         self.metrics["answers"] = WrittenAnswers()
         self.needs = ("text",)  # which no batch has: there are no losses
@@ -102,23 +108,35 @@ class AnswerQuestions(Objective):
         """What is answered so far, by all processes, in the order of the questions."""
         return of_run(read_answers(self.out), *self.run, self.questions.values())
 
-    def request(self, question: Question, clip: Tensor) -> Request:
-        """The question as it is asked. clip: uint8 `[C, T, H, W]`; without frames, no video is shown."""
+    def request(self, question: Question, clip: Tensor, spoken: str = "") -> Request:
+        """The question as it is asked.
+
+        Args:
+            clip: uint8 `[C, T, H, W]`; without frames, no video is shown.
+            spoken: subtitles, which stand before the question.
+        """
         shown = clip.shape[1] > 0
-        media = ("video",) if shown else ()
-        clips = (clip,) if shown else ()
-        system, prefix = self.prompt["system"], self.prompt["prefix"]
+        media: tuple[Media, ...] = ("video",) if shown else ()
+        system, prefix = str(self.prompt["system"]), str(self.prompt["prefix"])
+        said = f"{OPENING}{spoken}\n" if spoken else ""
         if not question.candidates:
-            return Request(Conversation((Turn(question.text, media=media),), system), clips, system)
-        twice = bool(self.prompt["system_in_question"])
-        asked = rules.mvbench_conversation(question.text, question.candidates, media, twice, system, prefix)
-        return Request(asked, clips, system)
+            text, prefix = question.text, ""
+        elif self.prompt["form"] == "lmms":
+            text = rules.lmms_question(question.text, question.candidates)
+        else:
+            text = rules.official_question(question.text, question.candidates)
+        if question.candidates and self.prompt["system_in_question"]:
+            text = system + text
+        turn = Turn(said + text, media=media, prefix=prefix)
+        return Request(Conversation((turn,), system), (clip,) if shown else (), system or INSTRUCTIONS["video"])
 
     def predict(self, batch: Batch) -> dict[str, Any]:
         """`reply`, a text a question, and `likelihoods` of its options, or None."""
         assert self.answerer is not None
         asked = [self.questions[key] for key in batch["name"]]
-        requests = [self.request(question, clip) for question, clip in zip(asked, batch["video"], strict=True)]
+        fields = cast(Any, batch)
+        shown = zip(asked, fields["video"], fields["spoken"], strict=True)
+        requests = [self.request(question, clip, spoken) for question, clip, spoken in shown]
         replies = self.answerer.answer(requests, self.writing)
         likelihoods: list[list[float] | None] = [None] * len(asked)
         if self.likelihood:

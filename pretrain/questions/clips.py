@@ -15,6 +15,7 @@ from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.frame_folder import FrameFolder
 from datamodules.decoding.reader import Decoder
 from pretrain.questions.question import Question
+from pretrain.questions.subtitles import read_spoken
 
 # What is changed to learn what a score needs: nothing of the video is shown; one frame, T times; all frames in a random
 # order; backwards.
@@ -69,16 +70,23 @@ _CONTROLLED: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
 
 def load_clip(
     question: Question, decoder: Decoder, view: EvalView, frames: int, size: int, control: Control = "none"
-) -> Tensor:
-    """The clip of a question, uint8 `[C, T, size, size]`; T is 0 without a video.
+) -> tuple[Tensor, str]:
+    """The clip of a question, uint8 `[C, T, size, size]`; T is 0 without a video. And what is said at its frames, if
+    the question has subtitles.
 
     Raises:
-        DecodeError: the video cannot be read.
+        DecodeError: the video or its subtitles cannot be read.
     """
-    if control == "no_video":
-        return torch.empty(3, 0, size, size, dtype=torch.uint8)
+    nothing = torch.empty(3, 0, size, size, dtype=torch.uint8)
+    if control == "no_video" and question.subtitles is None:
+        return nothing, ""
     with open_question(question, decoder) as video:
-        if question.bound is not None and not video.fps > 0:
+        if (question.bound is not None or question.subtitles is not None) and not video.fps > 0:
             raise DecodeError(question.place, "no frame rate, so its part in seconds cannot be found")
-        pixels = video.frames(shown_frames(question, len(video), video.fps, frames, control))
-    return torch.from_numpy(np.ascontiguousarray(view(pixels, size))).permute(3, 0, 1, 2)
+        timed = "none" if control == "no_video" else control
+        indices = shown_frames(question, len(video), video.fps, frames, timed)
+        spoken = "" if question.subtitles is None else read_spoken(question.subtitles, indices / video.fps)
+        if control == "no_video":
+            return nothing, spoken
+        pixels = video.frames(indices)
+    return torch.from_numpy(np.ascontiguousarray(view(pixels, size))).permute(3, 0, 1, 2), spoken

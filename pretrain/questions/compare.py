@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pretrain.metrics.bootstrap import draw_counts, percentile_interval
 from pretrain.questions.answers import Answer
-from pretrain.questions.scoring import SCORERS
+from pretrain.questions.scoring import SCORERS, is_right
 
 DRAWS = 2000  # of the bootstrap
 
@@ -33,7 +33,7 @@ def compare(a: Sequence[Answer], b: Sequence[Answer], scorer: str, seed: int = 0
         other = theirs.get(answer.question)
         if other is None:
             continue
-        pair = SCORERS[scorer](answer), SCORERS[scorer](other)
+        pair = is_right(answer, scorer), is_right(other, scorer)
         if None in pair:
             uncounted += 1
             continue

@@ -22,8 +22,8 @@ from pretrain.questions.sets import QuestionSet
 class Questions(pl.LightningDataModule):
     """Clips and keys of questions, each process's share of them.
 
-    A batch is a dict of `video` uint8 `[B, C, T, H, W]` (T is 0 without a video), `name`, the questions' keys, and
-    `weight`, 0 for a video that cannot be read.
+    A batch is a dict of `video` uint8 `[B, C, T, H, W]` (T is 0 without a video), `name`, the questions' keys,
+    `spoken`, the subtitles at the clips' frames, if there are any, and `weight`, 0 for a video that cannot be read.
 
     Args:
         questions: what is asked.
@@ -90,7 +90,8 @@ class Questions(pl.LightningDataModule):
     def settings(self) -> dict[str, object]:
         """What of the videos changes an answer, for the protocol."""
         view = {"view": type(self.view).__name__, **vars(self.view)}
-        return {"frames": self.frames, "size": self.size, "control": self.control, **view}
+        spoken = any(question.subtitles is not None for question in self.benchmark.questions)
+        return {"frames": self.frames, "size": self.size, "control": self.control, "subtitles": spoken, **view}
 
     def test_dataloader(self) -> Loader:
         trainer = self.trainer
@@ -101,7 +102,7 @@ class Questions(pl.LightningDataModule):
         micro = max(1, self.global_batch // trainer.world_size)
         batches = ClipBatches(left, self.decoder, self.view, self.frames, self.size, self.control, micro)
         workers = self.workers if self.workers is not None else cores_per_device(trainer.num_devices)
-        workers = 0 if self.control == "no_video" else workers
+        workers = 0 if self.control == "no_video" and not self.settings()["subtitles"] else workers
         return Loader(
             batches,
             batch_size=None,  # an item is a whole batch already
@@ -144,12 +145,13 @@ class ClipBatches(Dataset):
     def __getitem__(self, index: int) -> dict:
         rows = self.questions[index * self.micro : (index + 1) * self.micro]
         video = torch.zeros(len(rows), *self.shape, dtype=torch.uint8)
-        weight, skipped = torch.ones(len(rows)), []
+        weight, skipped, spoken = torch.ones(len(rows)), [], [""] * len(rows)
         for i, question in enumerate(rows):
             try:
                 with heartbeat.decoding(question.place):
-                    video[i] = load_clip(question, *self.how)
+                    video[i], spoken[i] = load_clip(question, *self.how)
             except DecodeError as error:
                 skipped.append((error.name, error.reason))
                 weight[i] = 0
-        return {"video": video, "name": [question.key for question in rows], "weight": weight, "skipped": skipped}
+        found = {"video": video, "spoken": spoken, "weight": weight, "skipped": skipped}
+        return {**found, "name": [question.key for question in rows]}

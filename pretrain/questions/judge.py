@@ -99,6 +99,8 @@ class ServedJudge(Judge):
             return str(found["choices"][0]["message"]["content"])
         except urllib.error.HTTPError as error:
             raise OSError(f"the judge at {self.url} answered {error.code}: {error.read(300)!r}") from None
+        except urllib.error.URLError as error:
+            raise OSError(f"the judge at {self.url} cannot be reached: {error.reason}") from None
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise OSError(f"the judge at {self.url} sent no chat completion ({error!r})") from None
 

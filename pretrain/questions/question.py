@@ -20,6 +20,7 @@ class Question:
     answer: the text of the right one, which some published items do not have among their candidates.
     start, end: the part of the video in seconds; None: the whole.
     fps: of a folder of frames; None: of the file.
+    subtitles: a .srt file of what is said; None: there is none, or it is not to be read.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Question:
     start: float | None = None
     end: float | None = None
     fps: float | None = None
+    subtitles: str | None = None
 
     @property
     def key(self) -> str:
@@ -91,6 +93,8 @@ class Benchmark:
             lines.append(
                 f"  {task}: the videos of {len(videos)} of {len(videos) + there[task]} questions are not there: {few}"
             )
+        heard = sum(question.subtitles is not None for question in self.questions)
+        lines += [f"  subtitles: of the videos of {heard} questions"] if heard else []
         odd = Counter(question.task for question in self.questions if not question.is_answerable)
         lines += [f"  {task}: the answer of {count} questions is none of their options" for task, count in odd.items()]
         return "\n".join(lines)

@@ -9,6 +9,7 @@ from datamodules.sources.annotated.rows import Join, joined_rows, row_errors
 from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template
 from pretrain.questions.question import Benchmark, Question
+from pretrain.questions.subtitles import subtitle_file
 
 AnswerForm = Literal["text", "index", "letter"]
 
@@ -25,11 +26,12 @@ def read_list(
     task: str,
     remove_letters: bool,
     join: Sequence[Join] = (),
+    subtitles: str | None = None,
 ) -> Benchmark:
     """The questions of an annotation file; see `QuestionList` for the arguments.
 
     Raises:
-        FileNotFoundError: the file or the folder of videos is missing.
+        FileNotFoundError: the file, the folder of videos or that of subtitles is missing.
         ValueError: a row is malformed; the error names the line or entry.
     """
     for file in (table.file, *(each.table.file for each in join)):
@@ -37,6 +39,8 @@ def read_list(
             raise FileNotFoundError(f"no list of questions {file}")
     if not os.path.isdir(videos):
         raise FileNotFoundError(f"no folder of videos {videos}")
+    if subtitles is not None and not os.path.isdir(subtitles):
+        raise FileNotFoundError(f"no folder of subtitles {subtitles}")
     names = {field: Template(text) for field, text in (("video", video), ("question", question), ("answer", answer))}
     choices, kind = [Template(text) for text in options], Template(task)
     rows: list[tuple[str, str, str, tuple[str, ...], str]] = []
@@ -58,7 +62,9 @@ def read_list(
         if path is None:
             lost.setdefault(label, []).append(clip)
         else:
-            found.append(Question(label, number, clip, os.path.join(videos, path), asked, candidates, right))
+            said = None if subtitles is None else subtitle_file(subtitles, clip)
+            place = os.path.join(videos, path)
+            found.append(Question(label, number, clip, place, asked, candidates, right, subtitles=said))
     return Benchmark(name, tuple(counts), tuple(found), None, {}, lost)
 
 

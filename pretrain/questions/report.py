@@ -39,9 +39,12 @@ def page(benchmark: Benchmark, answers: Sequence[Answer], settings: dict[str, An
     label = label_of_average(benchmark, answers, settings.get("control", "none"))
     lines = [f"# {benchmark.name}: {model}", "", "```", benchmark.manifest(), "```", ""]
     lines += [f"- {name}: {value!r}" for name, value in settings.items()]
-    parsed = sum(map(is_parsed, answers))
-    lines += ["", f"{parsed} of {len(answers)} replies begin with the letter of an option.", ""]
-    lines += [table_of_scores(answers, benchmark.tasks, label)]
+    closed = [answer for answer in answers if answer.candidates]
+    if closed:
+        lines += ["", f"{sum(map(is_parsed, closed))} of {len(closed)} replies begin with the letter of an option.", ""]
+        lines += [table_of_scores(answers, benchmark.tasks, label)]
+    if len(closed) < len(answers):
+        lines += ["", f"{len(answers) - len(closed)} open answers, which a judge scores: python tools/mvbench.py judge"]
     for scorer, own in found.items():
         if left_out := sum(each.left_out for each in own.values()):
             lines += ["", f"{scorer} does not count {left_out} answers."]

@@ -52,8 +52,7 @@ def _lmms(answer: Answer) -> bool | None:
         return None
     if answer.answer not in answer.candidates:
         return False
-    reply = rules.reply_of(answer.reply)
-    return rules.lmms_match(reply, rules.lmms_gold(answer.candidates, answer.answer))
+    return rules.lmms_match(answer.reply, rules.lmms_gold(answer.candidates, answer.answer))
 
 
 def _likelihood(answer: Answer) -> bool | None:
@@ -66,7 +65,8 @@ def _likelihood(answer: Answer) -> bool | None:
 
 
 # official: the notebook's rule with its quirks (an empty reply is right). strict: the right letter alone. lmms:
-# lmms-eval's rule, which leaves out empty replies. likelihood: of the options' texts.
+# lmms-eval's rule, which reads all lines and leaves out empty replies; its own prompt is that of
+# recipes/eval/mvbench_lmms.yaml. likelihood: of the options' texts.
 SCORERS: dict[str, Callable[[Answer], bool | None]] = {
     "official": _official,
     "strict": _strict,
@@ -75,11 +75,16 @@ SCORERS: dict[str, Callable[[Answer], bool | None]] = {
 }
 
 
+def is_right(answer: Answer, scorer: str) -> bool | None:
+    """Whether an answer is right under a scorer; None: it is not counted, as no answer to an open question is."""
+    return SCORERS[scorer](answer) if answer.candidates else None
+
+
 def count(answers: Iterable[Answer], scorer: str) -> dict[str, Count]:
     """By task, in the order of the answers."""
     found: dict[str, Count] = {}
     for answer in answers:
-        right = SCORERS[scorer](answer)
+        right = is_right(answer, scorer)
         own = Count(0, 0, 1) if right is None else Count(int(right), 1)
         found[answer.task] = found.get(answer.task, Count()) + own
     return found

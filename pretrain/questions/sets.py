@@ -46,6 +46,7 @@ class QuestionList(QuestionSet):
         task: what the questions are counted by.
         remove_letters: options begin with their letter, `A. a cat`, which is removed.
         join: other tables that add fields to the rows, such as the answers.
+        subtitles: a folder of .srt files, named as the videos; the lines at the shown frames stand before a question.
     """
 
     def __init__(
@@ -61,13 +62,14 @@ class QuestionList(QuestionSet):
         task: str = "all",
         remove_letters: bool = False,
         join: list[Join] | None = None,
+        subtitles: str | None = None,
     ) -> None:
         self.name, self.table, self.videos, self.video, self.question = name, table, videos, video, question
         self.options, self.answer, self.answer_form, self.task = options, answer, answer_form, task
-        self.remove_letters, self.join = remove_letters, join or []
+        self.remove_letters, self.join, self.subtitles = remove_letters, join or [], subtitles
 
     def read(self) -> Benchmark:
         return read_list(
             *(self.name, self.table, self.videos, self.video, self.question, self.options, self.answer),
-            *(self.answer_form, self.task, self.remove_letters, self.join),
+            *(self.answer_form, self.task, self.remove_letters, self.join, self.subtitles),
         )

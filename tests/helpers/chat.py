@@ -54,7 +54,7 @@ def assistant(
 def question_of(request: Request) -> tuple[str, list[str]]:
     """The question and its options in a request of MVBench's form; no options if it is in another."""
     text = request.conversation.turns[-1].question
-    asked = text.partition("Question: ")[2].partition("\n")[0] or text
+    asked = text.partition("Question:")[2].partition("\n")[0].strip() or text
     lines = [line for line in text.splitlines() if line[:1] == "(" and line[2:4] == ") "]
     return asked, [line[4:] for line in lines]
 
@@ -105,7 +105,7 @@ class Known(Answerer):
 
     def likelihoods(self, request: Request, options: Sequence[str]) -> list[float]:
         said = self._answer(request)[:1]
-        return [0.0 if option[0] == said else -1.0 for option in options]
+        return [0.0 if option.lstrip("(")[0] == said else -1.0 for option in options]
 
     def _answer(self, request: Request) -> str:
         """What follows `Best option:(`."""

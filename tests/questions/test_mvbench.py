@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from lightning import Trainer
 
+from pretrain.cli import main
+from pretrain.metrics import mvbench_rules as rules
 from pretrain.questions import report
 from pretrain.questions.answers import of_run, read_answers
 from pretrain.questions.ask import AnswerQuestions
@@ -18,6 +22,7 @@ from pretrain.questions.scoring import Count
 from pretrain.questions.sets import MVBench
 from pretrain.questions.synthetic import write_synthetic
 from tests.helpers.chat import Known
+from tests.helpers.paths import ROOT
 from tests.helpers.ranks import in_ranks
 
 QUESTIONS = 2  # of a task
@@ -38,10 +43,15 @@ def no_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def ask(
-    shapes: Path, out: Path, answerer: Known, trainer: dict[str, object] | None = None, **options: object
+    shapes: Path,
+    out: Path,
+    answerer: Known,
+    trainer: dict[str, object] | None = None,
+    words: dict[str, object] | None = None,
+    **options: object,
 ) -> AnswerQuestions:
     data = Questions(MVBench(str(shapes)), frames=8, workers=0, **options)
-    model = AnswerQuestions(out=str(out), answerer=answerer, likelihood=True)
+    model = AnswerQuestions(out=str(out), answerer=answerer, likelihood=True, **(words or {}))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     Trainer(**quiet, **(trainer or {})).test(model, data, verbose=False)
     return model
@@ -65,24 +75,48 @@ def test_the_files_are_read_as_published(shapes: Path) -> None:
     assert {question.task for question in folders} == {"Episodic Reasoning"} and all(q.bound for q in folders)
 
 
+SCORERS = ("official", "strict", "lmms", "likelihood")
+
+
 def test_who_sees_the_video_is_right_under_each_scorer_and_others_are_at_chance(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    questions = read_mvbench(str(shapes)).questions
+    chance = sum(1 / len(question.candidates) for question in questions) / 40
     ask(shapes, tmp_path / "perfect", Known())
-    assert shares(tmp_path / "perfect") == dict.fromkeys(("official", "strict", "lmms", "likelihood"), 1.0)
+    assert shares(tmp_path / "perfect") == dict.fromkeys(SCORERS, 1.0)
     said = capsys.readouterr().out
     assert said.startswith("MVBench: 20 of 20 tasks, 40 of 4000 questions")
     assert "MVBench Avg" not in said and "no average: 20 of 20 tasks, 40 of 4000 questions" in said
-    for kind in ("blind", "random"):
-        ask(shapes, tmp_path / kind, Known(kind))
-        found = shares(tmp_path / kind)
-        assert 0.05 < found["strict"] < 0.6 and found["strict"] == found["official"] == found["likelihood"]
+    ask(shapes, tmp_path / "blind", Known("blind"))  # always the first option
+    first = sum(question.answer == question.candidates[0] for question in questions) / 40
+    assert shares(tmp_path / "blind") == dict.fromkeys(SCORERS, first) and abs(first - chance) < 0.2
+    ask(shapes, tmp_path / "random", Known("random"))
+    found = shares(tmp_path / "random")
+    assert abs(found["strict"] - chance) < 0.2 and found == dict.fromkeys(SCORERS, found["strict"])
     ask(shapes, tmp_path / "empty", Known("empty"))
     found = shares(tmp_path / "empty")
     assert found["official"] == 1 and found["strict"] == 0 and "lmms" not in found  # the notebook's quirk
     written = json.loads((tmp_path / "perfect/scores.json").read_text())
     assert written["scores"]["strict"]["Moving Count"] == {"right": 2, "total": 2, "left_out": 0}
     assert (tmp_path / "perfect/radar.png").exists()
+
+
+def test_lmms_eval_asks_in_its_own_words(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    recipes = [
+        option for name in ("mvbench", "mvbench_lmms") for option in ("-c", str(ROOT / f"recipes/eval/{name}.yaml"))
+    ]
+    with pytest.raises(SystemExit):
+        main(["test", *recipes, "--print_config"])
+    options = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    words = {name: options[name] for name in ("system", "system_in_question", "form", "prefix", "most")}
+    question = read_mvbench(str(shapes)).questions[0]
+    model = AnswerQuestions(answerer=Known(), **words)
+    (turn,) = model.request(question, torch.zeros(3, 8, 64, 64)).conversation.turns
+    assert (turn.question, turn.prefix) == (rules.lmms_question(question.text, question.candidates), "")
+    assert model.writing.most == 16 and turn.question.startswith("Question:What colour is the shape?\nOption:\n(A) ")
+    ask(shapes, tmp_path, Known(), words=words)
+    assert shares(tmp_path) == dict.fromkeys(SCORERS, 1.0)
 
 
 def test_all_tasks_together_have_a_picture(shapes: Path, tmp_path: Path) -> None:

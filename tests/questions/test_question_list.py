@@ -1,18 +1,29 @@
 """Published lists of questions through their recipes: EgoSchema, NExT-QA and Video-MME, and what is refused."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from lightning import Trainer
 
+from datamodules.clips.eval_views import BicubicSquare
+from datamodules.decoding.reader import PyAV
 from datamodules.sources.annotated.rows import Join
 from datamodules.sources.annotated.tables import Table
+from pretrain.chat.answerer import Request, Writing
 from pretrain.cli import main
+from pretrain.metrics import mvbench_rules as rules
+from pretrain.questions.ask import AnswerQuestions
+from pretrain.questions.data import ClipBatches, Questions
 from pretrain.questions.sets import QuestionList
+from tests.helpers.chat import Known
 from tests.helpers.paths import ROOT
+from tests.helpers.videos import make
 
-RECIPES = ("mvbench", "egoschema", "nextqa", "videomme")
+RECIPES = ("mvbench", "egoschema", "nextqa", "videomme", "activitynet_qa_open")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -25,11 +36,11 @@ def test_recipes_are_read_by_the_command(name: str, capsys: pytest.CaptureFixtur
     assert truth["data"]["init_args"]["frames"] == 16 and truth["trainer"]["logger"] is False
 
 
-def of_recipe(name: str, folder: Path) -> QuestionList:
+def of_recipe(name: str, folder: Path, files: str = "") -> QuestionList:
     """The list of a recipe, with its files in a folder."""
     page = yaml.safe_load((ROOT / f"recipes/eval/{name}.yaml").read_text())
     found = page["data"]["init_args"]["questions"]["init_args"]
-    text = json.dumps(found).replace(f"data/{name}", str(folder))
+    text = json.dumps(found).replace(f"data/{files or name}", str(folder))
     arguments = json.loads(text)
     joins = [Join(Table(**j["table"]), j["ours"], j["theirs"]) for j in arguments.pop("join", [])]
     return QuestionList(**{**arguments, "table": Table(**arguments["table"])}, join=joins)
@@ -63,12 +74,85 @@ def test_nextqa_is_counted_by_type_and_found_in_subfolders(tmp_path: Path) -> No
         of_recipe("nextqa", tmp_path).read()
 
 
-def test_videomme_has_options_with_letters(tmp_path: Path) -> None:
+def test_open_questions_are_left_to_a_judge(tmp_path: Path) -> None:
+    (tmp_path / "test_q.json").write_text('[{"video_name": "v", "question": "what is it", "question_id": "v_0"}]')
+    (tmp_path / "test_a.json").write_text('[{"answer": "a cat", "type": 3, "question_id": "v_0"}]')
+    listed = of_recipe("activitynet_qa_open", tmp_path, "activitynet_qa")
+    listed.videos = str(tmp_path)
+    make(tmp_path / "v_v.mp4", frames=8, height=64, width=64)
+    model = AnswerQuestions(out=str(tmp_path / "out"), answerer=Known(), system="", system_in_question=False)
+    quiet = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    Trainer(**quiet).test(model, Questions(listed, frames=4, workers=0), verbose=False)
+    (answer,) = model.answers()
+    assert (answer.reply, answer.answer, answer.task, answer.candidates) == ("a shape", "a cat", "type 3", ())
+    page = (tmp_path / "out/report.md").read_text()
+    assert "1 open answers, which a judge scores" in page and "Percent right" not in page
+    assert model.request(model.questions[answer.question], torch.zeros(3, 4, 8, 8)).conversation.turns[0].prefix == ""
+
+
+def videomme(folder: Path) -> QuestionList:
+    """One question of Video-MME in its published layout: a list in parquet, a video of 4 s, and subtitles."""
+    from pyarrow import Table as Columns
+    from pyarrow.parquet import write_table
+
     options = ["A. Apples.", "B. Candles.", "C. Berries.", "D. All."]
     row = {"videoID": "v", "duration": "short", "question": "What?", "options": options, "answer": "C"}
-    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos/v.mp4").touch()
-    (one,) = of_recipe("videomme", tmp_path).read().questions
+    for name in ("videomme", "data", "subtitle"):
+        (folder / name).mkdir()
+    write_table(Columns.from_pylist([row]), folder / "videomme/test-00000-of-00001.parquet")
+    make(folder / "data/v.mp4", frames=48, fps=12, height=64, width=64)
+    lines = (
+        "00:00:00,000 --> 00:00:00,400\nearly",
+        "00:00:00,400 --> 00:00:01,900\nfirst",
+        "00:00:03,900 --> 9:00:00,000\nlate",
+    )
+    (folder / "subtitle/v.srt").write_text("\n\n".join(f"{i}\n{line}" for i, line in enumerate(lines, 1)))
+    return of_recipe("videomme", folder)
+
+
+def test_videomme_is_parquet_and_has_options_with_letters(tmp_path: Path) -> None:
+    benchmark = videomme(tmp_path).read()
+    (one,) = benchmark.questions
     assert one.candidates == ("Apples.", "Candles.", "Berries.", "All.") and one.answer == "Berries."
-    assert one.task == "short"
+    assert one.task == "short" and one.subtitles is None and "subtitles" not in benchmark.manifest()
+    (tmp_path / "videomme/test-00000-of-00001.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="damaged or no parquet"):
+        of_recipe("videomme", tmp_path).read()
+
+
+def test_subtitles_at_the_shown_frames_stand_before_the_question(tmp_path: Path) -> None:
+    asked = videomme(tmp_path)
+    asked.subtitles = str(tmp_path / "subtitle")
+    listener, prompts = Listener(), {}
+    for control, frames in (("none", 4), ("no_video", 4), ("one_frame", 1)):
+        data = Questions(asked, frames=frames, workers=0, control=control)
+        model = AnswerQuestions(out=str(tmp_path / control), answerer=listener)
+        Trainer(logger=False, enable_progress_bar=False, accelerator="cpu").test(model, data, verbose=False)
+        (request,) = listener.requests
+        prompts[control], listener.requests = request.conversation.turns[0], []
+    # frames at 0.42, 1.42, 2.42 and 3.33 s, and one at 1.92 s
+    expected = rules.SYSTEM + rules.official_question("What?", ("Apples.", "Candles.", "Berries.", "All."))
+    assert prompts["none"].question == f"This video's subtitles are listed below:\nfirst\n{expected}"
+    assert prompts["no_video"].question == prompts["none"].question and not prompts["no_video"].media
+    assert prompts["one_frame"].question == expected
+    assert "subtitles: of the videos of 1 questions" in (tmp_path / "none/report.md").read_text()
+    (tmp_path / "subtitle/v.srt").write_text("no subtitles")
+    (skipped,) = ClipBatches(asked.read().questions, PyAV(), BicubicSquare(), 4, 64, "none", 1)[0]["skipped"]
+    assert skipped[0].endswith("v.srt") and "no line with times" in skipped[1]
+    (tmp_path / "subtitle/v.srt").unlink()
+    assert asked.read().questions[0].subtitles is None
+    asked.subtitles = str(tmp_path / "none there")
+    with pytest.raises(FileNotFoundError, match="no folder of subtitles"):
+        asked.read()
+
+
+class Listener(Known):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("blind")
+        self.requests: list[Request] = []
+
+    def answer(self, requests: Sequence[Request], writing: Writing) -> list[str]:
+        self.requests += requests
+        return super().answer(requests, writing)

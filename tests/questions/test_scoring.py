@@ -1,17 +1,24 @@
 """Counts and Wilson's intervals, comparisons paired by question, the published table, and stored answers."""
 
+import asyncio
 import json
+import queue
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pretrain.chat.answerer import Request, Writing, Written
+from pretrain.chat.server.app import ChatServer, serve
 from pretrain.questions.answers import Answer, AnswerFile, read_answers
 from pretrain.questions.compare import compare
 from pretrain.questions.judge import Judge, judge_answers, table_of_verdicts
 from pretrain.questions.mvbench import TASKS
 from pretrain.questions.published import PUBLISHED
 from pretrain.questions.scoring import Count, count, is_parsed
+from tests.helpers.chat import Known
 from tools.mvbench import main
 
 
@@ -36,6 +43,8 @@ def test_answers_that_are_no_option_and_empty_replies_count_as_each_rule_says() 
         Count(0, 1),
         Count(0, 0, 1),
     ]
+    later = answer(2, "It is\nA) red")  # the notebook keeps the first line, lmms-eval reads all
+    assert [count([later], s)["t"].right for s in ("official", "strict", "lmms")] == [0, 0, 1]
     tied = answer(2, "A", likelihoods=(-1.0, -1.0))
     assert count([tied], "likelihood")["t"] == Count(0, 1)
     assert count([answer(2, "A", likelihoods=(-1.0, -2.0)), answer(3, "A")], "likelihood")["t"] == Count(1, 1, 1)
@@ -108,3 +117,43 @@ def test_a_judge_reads_each_answer_once_and_odd_words_are_left_out(tmp_path: Pat
     assert judge_answers(answers, one, tmp_path / "verdicts.jsonl") == verdicts and one.asked == 4
     table = table_of_verdicts(verdicts, one.name)
     assert "Judge: strict judge. 3 of 4 verdicts" in table and "| 3 | 66.7 |" in table and "| 3.67 |" in table
+
+
+class Verdicts(Known):
+    """Says yes to red; counts what it was asked."""
+
+    asked = 0
+
+    def stream(self, request: Request, writing: Writing, write: Callable[[str], bool]) -> Written:
+        self.asked += 1
+        agrees = "judge: red" in request.conversation.turns[-1].question
+        text = f'{{"pred": "{"yes" if agrees else "no"}", "score": {4 if agrees else 0}}}'
+        write(text)
+        return Written(text, 9, 9, True)
+
+
+def test_a_judge_behind_a_server_is_named_and_asked_by_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AnswerFile(tmp_path).add([answer(i, reply, candidates=()) for i, reply in enumerate(("red", "blue", "red"))])
+    judge, ports = Verdicts(), queue.Queue()
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(serve(ChatServer(judge, "strict", "key"), "127.0.0.1", 0, ports.put))
+    thread = threading.Thread(target=lambda: loop.run_until_complete(asyncio.wait([task])))
+    thread.start()
+    url = f"http://127.0.0.1:{ports.get(timeout=20)}/v1"
+    command = ["judge", str(tmp_path), "--model", "strict", "--url", url]
+    try:
+        assert main(command) == 2 and "answered 401" in capsys.readouterr().err
+        monkeypatch.setenv("JUDGE_API_KEY", "key")
+        for _ in range(2):
+            assert main(command) == 0
+            said = capsys.readouterr().out
+            assert "Judge: strict. 3 of 3 verdicts" in said and "| 3 | 66.7 |" in said and "| 2.67 |" in said
+        assert judge.asked == 3  # the second time the verdicts are those of the file
+        (tmp_path / "verdicts.jsonl").unlink()
+        assert main([*command[:-1], url.replace("/v1", "/v2")]) == 2 and "answered 404" in capsys.readouterr().err
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(20)
+    assert main(command) == 2 and "judge at" in capsys.readouterr().err  # nobody listens there any more

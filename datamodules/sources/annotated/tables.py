@@ -1,4 +1,4 @@
-"""Published annotation files as rows: csv, tab-separated values, plain lines, json and jsonl.
+"""Published annotation files as rows: csv, tab-separated values, plain lines, json, jsonl and parquet.
 
 Every error names the file and the line or entry.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from datamodules.decoding.limits import Limits
 from datamodules.sources.lists import check_size, json_lines
+from datamodules.sources.parquet import parquet_rows
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None}  # None: any whitespace
 
@@ -22,7 +23,7 @@ class Table:
 
     Args:
         file: a .csv, .tsv or .txt table, a .json list or object, or a .jsonl file; UTF-8, with or without a byte-order
-            mark.
+            mark. Or a .parquet file, which needs pyarrow.
         columns: names of a table's columns; by default those in the first row (csv, tsv), or a single column `value`
             with the whole line (txt).
         delimiter: between a table's columns; by default a comma (csv), a tab (tsv), or whitespace (txt, where the last
@@ -42,7 +43,8 @@ class Table:
 
     def place(self, number: int) -> str:
         """The location of row `number` in error messages."""
-        return f"{self.file}, {'entry' if self.file.lower().endswith('.json') else 'line'} {number}"
+        has_lines = not self.file.lower().endswith((".json", ".parquet"))
+        return f"{self.file}, {'line' if has_lines else 'entry'} {number}"
 
     def rows(self) -> Iterator[tuple[int, dict]]:
         """(number of the line or entry from 1, its fields by name). ValueError if the file is malformed."""
@@ -50,9 +52,13 @@ class Table:
         if suffix == ".json":
             yield from enumerate(self._entries(), 1)
             return
-        if suffix not in {*_DELIMITERS, ".jsonl"}:
-            raise ValueError(f"{self.file} is not a .csv, .tsv, .txt, .json or .jsonl file ({suffix or 'no suffix'})")
+        if suffix not in {*_DELIMITERS, ".jsonl", ".parquet"}:
+            known = ".csv, .tsv, .txt, .json, .jsonl or .parquet"
+            raise ValueError(f"{self.file} is not a {known} file ({suffix or 'no suffix'})")
         check_size(Path(self.file), "list_bytes", self.limits)
+        if suffix == ".parquet":
+            yield from enumerate(parquet_rows(self.file), 1)
+            return
         number, delimiter = 0, self.delimiter or _DELIMITERS.get(suffix)
         try:
             # The csv module needs untranslated line ends; in other formats a lone carriage return belongs to a caption.

@@ -74,7 +74,7 @@ WRONG = {
     "an id twice": ("a.json", '{"a": {"caption": "x"}, "a": {"caption": "y"}}', r"the key 'a' occurs 2 times"),
     "cut line": ("a.jsonl", '{"id": "a", "caption": "x"}\n{"id":\n', r"a\.jsonl, line 2 is not valid JSON"),
     "a list in jsonl": ("a.jsonl", "[1]\n", r"a\.jsonl, line 1 is not a JSON object"),
-    "another file": ("a.xml", "<a/>", r"a\.xml is not a \.csv, \.tsv, \.txt, \.json or \.jsonl file \(\.xml\)"),
+    "another file": ("a.xml", "<a/>", r"a\.xml is not a \.csv, .*jsonl or \.parquet file \(\.xml\)"),
     "latin-1": ("a.csv", "id,caption\na,caf\xe9\n".encode("latin-1"), r"a\.csv is not UTF-8 .*iconv -f latin1"),
     "latin-1 JSON": ("a.json", '["caf\xe9"]'.encode("latin-1"), r"a\.json is not UTF-8 text: .*iconv"),
     "a comma too many": ("a.csv", "id,caption\na,x\nb,hi, you\n", r"line 3: 3 cells for 2 columns \(id, "),
