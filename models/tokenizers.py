@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from models.convert.fetch import local_path
+from models.fetch import local_path
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer

@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(STORAGE, "datamodules/decoding", "pretrain/plots"),
         *("pretrain/metrics/bootstrap.py", "pretrain/metrics/vbench"),
     ),
-    "pretrain/engine": ("models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
+    "pretrain/engine": ("models", "models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
     "pretrain/export": (*MODELS, STORAGE, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
     "pretrain/features": (
         *MODELS,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from models.convert.claims import require_held
-from models.convert.fetch import local_path
 from models.convert.foreign import mistaken, stand_ins
 from models.convert.integrity import MANIFEST, is_complete_folder, is_zip, refusal, require_undamaged
 from models.convert.sharded import is_sharded, read_sharded
 from models.convert.torchscript import is_script, read_script
 from models.convert.zero import is_zero_step, read_zero_step
+from models.fetch import local_path
 
 # Harmless objects that official checkpoints contain beside the weights: arguments and numpy scalars.
 _SAFE = [
@@ -38,7 +38,7 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
     folder of transformers' or diffusers', or a sharded training checkpoint; or one of these by a release's name or an
-    address (see `fetch`).
+    address (see `models.fetch`).
 
     Wrappers (`model`, `module`, `state_dict`) and prefixes from compilation, wrappers or older code are removed.
 

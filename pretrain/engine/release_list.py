@@ -2,8 +2,8 @@
 
 import argparse
 
-from models.convert.fetch import is_here, local_path
-from models.convert.releases import RELEASES
+from models.fetch import is_here, local_path
+from models.releases import RELEASES
 
 _COLUMNS = ("name", "method", "size", "trained", "licence", "here")
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from models import load_weights
 from models.clip import CLIPVision
-from models.convert.fetch import local_path
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
+from models.fetch import local_path
 
 
 class Frozen(nn.Module):

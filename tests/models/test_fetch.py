@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import models
-from models.convert import fetch
-from models.convert.fetch import CACHE, is_here, local_path
-from models.convert.releases import RELEASES, Release
+from models import fetch
+from models.fetch import CACHE, is_here, local_path
+from models.releases import RELEASES, Release
 from tests.helpers.hub import hub
 
 

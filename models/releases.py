@@ -1,7 +1,7 @@
 """Official releases of weights by name: what each is, where its owners put it, and under which licence.
 
 A place is the owners' own: `hf://OWNER/NAME/FILE` (or a whole folder, without a file) or an address. Where a licence or
-a hash is not stated by the owners, it is not stated here. `models.convert.fetch` downloads them.
+a hash is not stated by the owners, it is not stated here. `models.fetch` downloads them.
 """
 
 from dataclasses import dataclass

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from models.convert.integrity import sha256
-from models.convert.releases import RELEASES, Release
+from models.releases import RELEASES, Release
 
 CACHE = "TUBELET_WEIGHTS"  # the variable that names the folder for files of other addresses than the hub's
 _TRIES = 5  # connections without a new byte
@@ -30,7 +29,7 @@ def local_path(where: str | Path) -> Path:
     """Where weights lie on this machine; they are downloaded first if they are not here.
 
     Args:
-        where: a path; the name of a release (`models.convert.releases`; a path of that name comes first);
+        where: a path; the name of a release (`models.releases`; a path of that name comes first);
             `hf://OWNER/NAME`, a whole folder of the hub, or `hf://OWNER/NAME/FILE`, each with `@REVISION` after NAME;
             or an http(s) address.
 
@@ -109,7 +108,7 @@ def _from_hub(text: str) -> Path:
     except (HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(f"{text} cannot be downloaded: {error}") from error
     blob = path.resolve().name  # the cache names a large file by its SHA-256
-    if not isinstance(before, str) and re.fullmatch("[0-9a-f]{64}", blob) and sha256(path) != blob:
+    if not isinstance(before, str) and re.fullmatch("[0-9a-f]{64}", blob) and _sha256(path) != blob:
         path.resolve().unlink()
         raise ValueError(f"{text} came damaged: its SHA-256 is not the hub's; it is deleted: start again")
     return path
@@ -144,7 +143,7 @@ def _from_address(url: str, digest: str | None) -> Path:
             return place
         part = place.with_name(place.name + ".part")
         _download(url, part)
-        if digest is not None and (found := sha256(part)) != digest:
+        if digest is not None and (found := _sha256(part)) != digest:
             part.unlink()
             raise ValueError(f"{url} has the SHA-256 {found[:16]}..., its release states {digest[:16]}...: deleted")
         part.replace(place)
@@ -187,3 +186,8 @@ def _download(url: str, part: Path) -> None:
         most = max(most, size)
         time.sleep(0.1 * 2**tries)
     raise FileNotFoundError(f"{url} cannot be downloaded ({failure}); what came is kept, and the next start goes on")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
