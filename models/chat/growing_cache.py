@@ -61,6 +61,7 @@ def _layer_class() -> type:
         def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
+            assert self.keys is not None and self.values is not None  # from then on
             keys, values = self.stores
             self.keys = keys.append(self.keys, key_states, self.room)
             self.values = values.append(self.values, value_states, self.room)

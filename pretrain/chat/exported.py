@@ -156,7 +156,7 @@ def _template(tokenizer: Any, folder: Path) -> ChatTemplate:
     """The template whose layout the folder's is."""
     file = folder / "chat_template.jinja"
     found = file.read_text() if file.is_file() else ""
-    made: dict[str, ChatTemplate] = {"vicuna": Vicuna(), "mistral": Mistral(), "phi3": Phi3()}
+    made: dict[str, Any] = {"vicuna": Vicuna(), "mistral": Mistral(), "phi3": Phi3()}
     for name, template in made.items():
         if found == LAYOUTS[name]:
             return template

@@ -44,8 +44,11 @@ def load_assistant(
             raise ValueError(f"{path} does not see frames in tiles: leave out their number")
         if frames is not None:
             set_frames(exported.model.encoder, frames)
-        model, *others, trained_frames, mean, std = exported
-        return Assistant(model.to(device, dtype), *others, frames or trained_frames, mean, std, Path(path).name)
+        return Assistant(
+            exported.model.to(device, dtype),
+            *(exported.tokenizer, exported.template, exported.reader),
+            *(frames or exported.frames, exported.mean, exported.std, Path(path).name),
+        )
     objective, facts = load_objective(path)
     if not isinstance(objective, Converse):
         raise ValueError(

@@ -85,7 +85,8 @@ def build(width: int = 768, layers: int = 12, vocabulary: int = 32_000, frames: 
     model = VideoChat(encoder, former, llm, VISUAL - 64, 64)
     assert model.extra_queries is not None
     nn.init.normal_(model.extra_queries, std=0.02)
-    return Assistant(model, words(vocabulary), Vicuna(), frames=frames)
+    template: Any = Vicuna()
+    return Assistant(model, words(vocabulary), template, frames=frames)
 
 
 def requests_of(assistant: Assistant, count: int) -> list[Request]:
