@@ -67,25 +67,30 @@ class NeighbourFlow:
 
         The flow is made once for all scorers that take the same frames: `share` is `MOST` or less.
         """
-        pairs = block.frames if self.previous is None else torch.cat((self.previous, block.frames))
-        self.previous = block.frames[-1:]
+        before, self.previous = self.previous, block.frames[-1:]
         self.frames += len(block.frames)
         try:
-            vectors, longest = block.once(("flow", self.flow), lambda: self._longest_of(pairs))
+            vectors, longest = block.once(("flow", self.flow), lambda: self._longest_of(before, block.frames))
         except FramesTooSmall as error:
             raise NotScored(f"{self.video}: {error}") from None
         return longest[:, : _number(vectors, share)].mean(dim=1)
 
-    def _longest_of(self, frames: Tensor) -> tuple[int, Tensor]:
-        """The number of vectors of a pair, and the lengths of the largest `MOST` of them in falling order `[n, m]`."""
-        at_once = max(1, CORRELATION // (4 * (frames.shape[-2] * frames.shape[-1] // 64) ** 2))
+    def _longest_of(self, before: Tensor | None, frames: Tensor) -> tuple[int, Tensor]:
+        """The number of vectors of a pair, and the lengths of the largest `MOST` of them in falling order `[n, m]`.
+
+        Args:
+            before: the frame before `frames`, if there is one.
+        """
+        first, after = (frames[:1], frames[1:]) if before is None else (before, frames)
+        height, width = frames.shape[-2:]
+        at_once = max(1, CORRELATION // (4 * (height * width // 64) ** 2))
+        # One piece of memory for all batches: new memory costs more time than filling it.
+        floats = torch.empty((min(at_once, len(after)) + 1, 3, height, width), memory_format=torch.channels_last)
         found, vectors = [torch.zeros(0, 1)], 0
-        last = for_flow(frames[:1])
-        for start in range(1, len(frames), at_once):  # none of a single frame: models refuse an empty batch
-            after = for_flow(frames[start : start + at_once])
-            before = torch.cat((last, after[:-1])) if len(after) > 1 else last
-            flow = flow_between(self.flow, before, after)
-            last = after[-1:]
-            vectors = flow.shape[-2] * flow.shape[-1]
+        for part in after.split(at_once) if len(after) else ():  # none of a single frame: models refuse an empty batch
+            floats[:1], floats[1 : len(part) + 1] = first, part
+            padded = repeat_borders(floats[: len(part) + 1], 8)
+            flow = flow_between(self.flow, padded[:-1], padded[1:])
+            first, vectors = part[-1:], flow.shape[-2] * flow.shape[-1]
             found.append(_longest(flow, MOST))
         return vectors, torch.cat(found[1:] or found)

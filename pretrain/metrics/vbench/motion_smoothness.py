@@ -23,7 +23,7 @@ def as_uint8(made: Tensor) -> Tensor:
 
 def padded(frame: Tensor, multiple: int = 16) -> Tensor:
     """uint8 `[1, 3, H, W]` in 0 to 1, its borders repeated until both sides are multiples of `multiple`."""
-    return repeat_borders(frame.contiguous().float().div_(255), multiple)
+    return repeat_borders(frame.float().div_(255), multiple)
 
 
 def interpolated(interpolate: Interpolate, a: Tensor, b: Tensor, height: int, width: int, multiple: int = 16) -> Tensor:

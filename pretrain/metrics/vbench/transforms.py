@@ -23,8 +23,19 @@ ImagingMode = Literal["longer", "shorter", "shorter_centercrop", "None"]
 
 
 def frame_by_frame(make: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-    """`make` of single frames `[1, 3, H, W]`, joined: large frames of floats then stay in the processor's cache."""
-    return torch.cat([make(frame) for frame in frames.split(1)])
+    """`make` of single frames `[1, 3, H, W]`, joined.
+
+    Large frames of floats then stay in the processor's cache. Each is copied to its place at once: memory that was just
+    freed is used again, where memory that is new costs as much time as the resizing.
+    """
+    first = make(frames[:1])
+    pixels = first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
+    layout = torch.channels_last if pixels else torch.contiguous_format
+    joined = torch.empty((len(frames), *first.shape[1:]), dtype=first.dtype, memory_format=layout)
+    joined[:1] = first
+    for number in range(1, len(frames)):
+        joined[number : number + 1] = make(frames[number : number + 1])
+    return joined
 
 
 def for_dino(frames: Tensor, size: int = 224) -> Tensor:
@@ -32,7 +43,7 @@ def for_dino(frames: Tensor, size: int = 224) -> Tensor:
 
     def one(frame: Tensor) -> Tensor:
         x = tv.resize(frame.float(), [size], InterpolationMode.BILINEAR, antialias=False)
-        return tv.normalize(x / 255, *_IMAGENET, inplace=True)
+        return tv.normalize(x.div_(255), *_IMAGENET, inplace=True)
 
     return frame_by_frame(one, frames)
 
@@ -83,7 +94,7 @@ def for_musiq(frames: Tensor, mode: ImagingMode = "longer") -> Tensor:
 
     def one(frame: Tensor) -> Tensor:
         x = tv.resize(frame.float(), list(size), InterpolationMode.BILINEAR, antialias=False)
-        return (tv.center_crop(x, [512, 512]) if mode == "shorter_centercrop" else x) / 255
+        return (tv.center_crop(x, [512, 512]) if mode == "shorter_centercrop" else x).div_(255)
 
     return frame_by_frame(one, frames)
 
