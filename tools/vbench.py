@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--interpolator", choices=("amt", "rife"), help="AMT-S, or RIFE in its place")
     parser.add_argument("--flow", choices=("raft", "dis"), default="raft", help="RAFT, or OpenCV's DIS in its place")
     parser.add_argument("--imaging", choices=("musiq", "brisque"), default="musiq", help="MUSIQ, or BRISQUE")
-    parser.add_argument("--detector", help="`grit`, or the folder of an open-vocabulary detector in its place")
+    parser.add_argument("--detector", help="`grit`, or the folder of a detector in its place (docs/vbench.md)")
     parser.add_argument("--captioner", help="`tag2text`, or the folder of a captioner in its place")
     parser.add_argument("--weights-dir", type=Path, help="default: VBENCH_CACHE_DIR, or ~/.cache/vbench")
     parser.add_argument("--random-weights", action="store_true", help="for trials: the scores mean nothing")

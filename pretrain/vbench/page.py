@@ -51,12 +51,15 @@ def write_page(
     labels: Sequence[str],
     decoder: Decoder,
     random: Collection[str] = (),
+    stand_ins: Scores | None = None,
     shown: int = 2,
 ) -> None:
     """Write the page.
 
     Args:
-        random: dimensions whose models have random weights. shown: best and worst videos of each dimension.
+        random: dimensions whose models have random weights.
+        stand_ins: scores of models in the place of VBench's, by what they are called here.
+        shown: best and worst videos of each dimension.
     """
     parts = [f"<!doctype html><meta charset=utf-8><title>{html.escape(name)}</title><style>{_STYLE}</style>"]
     parts.append(f"<h1>{html.escape(name)}</h1>")
@@ -64,9 +67,9 @@ def write_page(
         parts.append(_image(radar({name: found}), "PNG"))
     parts.append(f"<pre>{html.escape(as_markdown(scores, list(labels), random))}</pre>")
     strips: dict[Path, str] = {}  # a video may be the best of many dimensions
-    for dimension, rows in scores.items():
+    for dimension, rows in {**scores, **(stand_ins or {})}.items():
         ordered = sorted((row for row in rows if row[1].count), key=lambda row: -row[1].value)
-        parts.append(f"<h2>{labelled(dimension, random)}</h2>")
+        parts.append(f"<h2>{html.escape(labelled(dimension, random))}</h2>")
         best = ordered[:shown]
         for title, part in (("best", best), ("worst", ordered[max(len(best), len(ordered) - shown) :])):
             for job, score in part:

@@ -16,7 +16,7 @@ from pretrain.metrics.vbench.interfaces import Detections
 _DATA_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
-def _model_folder(folder: str | Path) -> str | Path:
+def model_folder(folder: str | Path) -> str | Path:
     """The folder, if there is one: transformers takes another word for the name of a repository on the hub."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"no folder of a model of transformers at {folder}")
@@ -42,7 +42,7 @@ class OpenVocabularyDetector:
 
         if not labels:
             raise ValueError("an open-vocabulary detector needs the names of objects to look for")
-        self.processor: Any = AutoProcessor.from_pretrained(_model_folder(folder), **_DATA_ONLY)
+        self.processor: Any = AutoProcessor.from_pretrained(model_folder(folder), **_DATA_ONLY)
         model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(folder, **_DATA_ONLY)
         self.model = model.to(device).eval()
         self.labels, self.threshold, self.device = list(dict.fromkeys(labels)), threshold, device
@@ -74,7 +74,7 @@ class ImageCaptioner:
     def __init__(self, folder: str | Path, tokens: int = 50, device: str = "cpu") -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        self.processor: Any = AutoProcessor.from_pretrained(_model_folder(folder), **_DATA_ONLY)
+        self.processor: Any = AutoProcessor.from_pretrained(model_folder(folder), **_DATA_ONLY)
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, **_DATA_ONLY)
         self.model, self.tokens, self.device = model.to(device).eval(), tokens, device
         self.name = f"{model.config.model_type} of {Path(folder).name}"

@@ -33,6 +33,14 @@ def import_below(package: str, folder: Path, module: str) -> Any:
             sys.modules[package] = old
 
 
+def official_package() -> Path:
+    """The folder of the `vbench` package; ModuleNotFoundError without it."""
+    folder = package_folder()  # by its file: this project's own command has the same name
+    if folder is None:
+        raise ModuleNotFoundError("no package vbench here: pip install --no-deps vbench")
+    return folder
+
+
 def import_official(module: str, needs: str) -> Any:
     """A module of the `vbench` package.
 
@@ -42,10 +50,7 @@ def import_official(module: str, needs: str) -> Any:
     Raises:
         ModuleNotFoundError: the package or one of its needs is not there.
     """
-    folder = package_folder()  # by its file: this project's own command has the same name
-    if folder is None:
-        raise ModuleNotFoundError("no package vbench here: pip install --no-deps vbench")
     try:
-        return import_below("vbench", folder, module)
+        return import_below("vbench", official_package(), module)
     except ImportError as error:
         raise ModuleNotFoundError(f"vbench's {module} needs {needs}: {error}") from error

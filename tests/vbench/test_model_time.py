@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.decoding.reader import PyAV
 from pretrain.metrics.vbench.models import Models
 from pretrain.metrics.vbench.plan import Job, Plan
-from pretrain.vbench import model_time
+from pretrain.vbench import model_time, preparation_time
 from pretrain.vbench.builder import Builder
+from pretrain.vbench.preparation_time import frames_prepared
 from pretrain.vbench.protocol import Facts
+from tests.helpers import videos
 
 SIZE = (256, 456)
 OUTPUTS = {
@@ -77,3 +80,26 @@ def test_frames_too_narrow_for_a_model_stop_no_plan() -> None:
 
 def test_the_rate_of_a_device_is_measured() -> None:
     assert 1e8 < model_time.multiply_rate("cpu") < 1e13
+
+
+def test_frames_are_prepared_once_for_what_shares_them() -> None:
+    wanted = ("background_consistency", "aesthetic_quality", "dynamic_degree", "overall_consistency", "temporal_style")
+    assert frames_prepared(wanted, 48, 24.0, False) == {"CLIP": 48, "RAFT": 15, "ViCLIP": 8}
+    assert frames_prepared(("temporal_flickering", "motion_smoothness", "human_action"), 48, 24.0, True) == {
+        **{"RAFT, static filter": 49, "UMT": 16},
+        **{"temporal_flickering": 48, "motion_smoothness": 48},
+    }
+
+
+def test_the_time_of_preparing_frames_is_that_of_each_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = preparation_time.seconds_of_a_frame([*preparation_time._preparations("longer")], (24, 40))
+    assert len(every) == 10 and all(0 < seconds < 1 for seconds in every.values())
+    assert preparation_time.seconds_of_a_frame(["MUSIQ"], (1, 600)) == {"MUSIQ": 0.0}
+    paths = [Path(videos.make(tmp_path / f"{name}.mp4", frames=20, fps=8)) for name in "ab"]
+    plan = Plan("custom", [Job(path, path.stem, ("temporal_flickering", "subject_consistency")) for path in paths])
+    facts = Facts({path.name: (20, 8.0, (48, 80)) for path in paths}, [])
+    monkeypatch.setattr(preparation_time, "seconds_of_a_frame", lambda names, *rest: dict.fromkeys(names, 0.5))
+    told = preparation_time.preparation_time(plan, facts, Builder(("subject_consistency",)), PyAV(), 2)
+    assert told.startswith("decoding takes about 0.") and told.endswith(
+        ", as a.mp4 does, and preparing the frames 20.0 s"
+    )

@@ -85,6 +85,11 @@ def stream(video: Video, wanted: dict[Selection, Sequence[int]], block: int = 16
     for number, get in enumerate(video.stream() if last >= 0 else ()):
         if number > last:
             break
+        if video.rescaled:
+            reason = (
+                f"frame {number} has another size than the {video.size[0]} x {video.size[1]} of the first: re-encode"
+            )
+            raise DecodeError(video.name, reason)
         frame = None
         for selection, numbers in wanted.items():
             while positions[selection] < len(numbers) and numbers[positions[selection]] == number:

@@ -13,6 +13,7 @@ from models.classifier import VideoClassifier
 from models.convert.read import read_tensors
 from models.vit import SIZES, VideoViT
 from pretrain.metrics.vbench.clip_towers import CLIP_B32, CLIP_L14, Towers
+from pretrain.metrics.vbench.device import device_of
 from pretrain.metrics.vbench.dino import DINO
 from pretrain.metrics.vbench.musiq import MUSIQ
 from pretrain.metrics.vbench.raft import RAFT
@@ -32,7 +33,7 @@ class Models:
         device: str | torch.device = "cpu",
         random: bool = False,
     ) -> None:
-        self.folder, self.given, self.device, self.random = folder, dict(given or {}), torch.device(device), random
+        self.folder, self.given, self.device, self.random = folder, dict(given or {}), device_of(device), random
 
     def _ready(self, model: Module, name: str, load: Callable[[Path], object]) -> Module:
         if not self.random:

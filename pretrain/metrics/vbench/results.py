@@ -101,6 +101,18 @@ def as_markdown(scores: Scores, labels: list[str], random: Collection[str] = ())
     return "\n".join([*lines, *(["", "Not scored:", "", *reasons] if reasons else [])]) + "\n"
 
 
+def summary(scores: Scores) -> dict[str, dict[str, float | int | None]]:
+    """What the table says of each dimension, as fractions, with both means; None for what is not known."""
+    found = {}
+    for dimension, rows in scores.items():
+        both, (low, high) = means(score for _, score in rows), interval(rows, dimension)
+        values = {"score": both.official(dimension), "low": low, "high": high}
+        values |= {"mean_over_units": both.units, "mean_over_videos": both.videos}
+        known = {name: None if math.isnan(value) else value for name, value in values.items()}
+        found[dimension] = {**known, "videos": both.scored, "not_scored": both.missing}
+    return found
+
+
 def _percent(value: float) -> str:
     return "not scored" if math.isnan(value) else f"{100 * value:.2f}"
 

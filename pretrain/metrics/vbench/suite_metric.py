@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pretrain.metrics.vbench.device import check_device
 from pretrain.metrics.vbench.dimensions import build_scorers
 from pretrain.metrics.vbench.metric import VBench
 from pretrain.metrics.vbench.models import Models
@@ -22,7 +23,7 @@ class SuiteScores(VBench):
 
     Raises:
         FileNotFoundError: weights or the suite are not there.
-        ValueError: an unknown dimension, or one that needs an interface.
+        ValueError: an unknown dimension, one that needs an interface, or a device that is not there.
     """
 
     def __init__(
@@ -34,5 +35,6 @@ class SuiteScores(VBench):
         device: str = "cpu",
         video: str = "video",
     ) -> None:
+        check_device(device)
         scorers = build_scorers(check_dimensions(dimensions), Models(weights_dir, device=device))
         super().__init__(scorers, by_text(read_suite(suite)) if suite else None, fps, video)
