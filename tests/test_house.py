@@ -76,8 +76,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/chat"),
     ),
     "pretrain/assistant": (
-        *(*MODELS, *ALL_DATA, "pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics"),
-        *("pretrain/engine", "pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/chat"),
+        *(*MODELS, *ALL_DATA, "datamodules/making", "pretrain/learning", "pretrain/objectives", "pretrain/export"),
+        *("pretrain/features", "pretrain/generation", "pretrain/chat"),
     ),
     "pretrain/plan": (
         *MODELS,
