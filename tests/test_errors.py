@@ -96,6 +96,8 @@ FAILURES = {
     "scaling of a missing recipe": ("scaling estimate -c {}/none.yaml", "none.yaml"),
     "vbench of a wrong dimension": ("vbench {}/videos --out {}/out --dimensions none --mode custom", "none"),
     "gpu into a file": ("gpu --device cpu --tiny --out {}/file/out", "file"),
+    "assistant of a missing folder": ("assistant --allow {}/none --sessions {}/sessions", "none"),
+    "assistant that plans by no model": ("assistant --planner model --sessions {}/sessions", "--model"),
     "demo of a wrong number": ("demo --steps many", "--steps"),
 }
 

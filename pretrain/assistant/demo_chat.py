@@ -3,8 +3,13 @@
 import shutil
 from pathlib import Path
 
+import yaml
+
+from datamodules.storage.whole_files import write_whole
+
 RECIPE = "videochat2_instruct_tiny"
 LAST = "checkpoints/step=0000400.ckpt"  # of the recipe's run
+CONTEXT = 1024  # tokens: the assistant asks for answers of up to 512, and tells where objects are
 
 
 def write_tokenizer(source: Path, folder: Path) -> Path:
@@ -32,9 +37,10 @@ def write_tokenizer(source: Path, folder: Path) -> Path:
 
 def training(root: Path, folder: Path) -> list[str]:
     """Arguments of `python -m pretrain` that train the model in a folder, or go on with it."""
-    tokenizer = write_tokenizer(root / "recipes/data/shapes_chat", folder / "words")
-    return [
-        *("fit", "-c", f"recipes/{RECIPE}.yaml", "--ckpt_path=auto"),
-        f"--trainer.logger.init_args.save_dir={folder}",
-        f"--model.init_args.language.tokenizer={tokenizer}",
-    ]
+    recipe = yaml.safe_load((root / f"recipes/{RECIPE}.yaml").read_text())
+    language = recipe["model"]["init_args"]["language"]
+    language["tokenizer"] = str(write_tokenizer(root / language["tokenizer"], folder / "words"))
+    language["config"]["max_position_embeddings"] = CONTEXT
+    write_whole(folder / f"{RECIPE}.yaml", yaml.safe_dump(recipe))
+    save = f"--trainer.logger.init_args.save_dir={folder}"
+    return ["fit", "-c", str(folder / f"{RECIPE}.yaml"), save, "--ckpt_path=auto"]

@@ -1,6 +1,6 @@
 """What the page shows of a session besides the player: the conversation, the artefacts, and what the page may read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -14,11 +14,10 @@ TYPES = {
     **{".png": "image/png", ".mp4": "video/mp4", ".json": "application/json", ".csv": "text/csv"},
     **{".txt": "text/plain", ".zip": "application/zip"},
 }
-_SHOWN = {".png": "picture", ".mp4": "film"}
 
 
 def conversation(base: str, session: Session, turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """Messages of gradio's Chatbot: each question, the tools that ran for it with what they made, and the answer.
+    """Messages of gradio's Chatbot: each question, the tools that ran for it, and the answer with what they made.
 
     Args:
         base: address of the session.
@@ -26,17 +25,14 @@ def conversation(base: str, session: Session, turns: Sequence[Turn]) -> list[dic
     messages: list[dict[str, Any]] = []
     for turn in turns:
         pointed = f"  \n*pointing at {', '.join(turn.objects)} in frame {turn.frame}*" if turn.objects else ""
-        messages.append({"role": "user", "content": escape(turn.question, quote=False) + pointed})
-        for call in turn.answer.calls:
-            messages.append(
-                {
-                    "role": "assistant",
-                    "content": _call(base, session, call),
-                    "metadata": {"title": escape(title(call, session), quote=False)},
-                }
-            )
-        notes = "".join(f"  \n*{escape(note, quote=False)}*" for note in turn.notes)
-        messages.append({"role": "assistant", "content": escape(turn.answer.text, quote=False) + notes})
+        messages.append({"role": "user", "content": _plain(turn.question) + pointed})
+        for call in turn.answer.calls:  # the page folds these up below their titles
+            about = {"title": _plain(title(call, session))}
+            messages.append({"role": "assistant", "content": _plain(call.said), "metadata": about})
+        notes = "".join(f"  \n*{_plain(note)}*" for note in turn.notes)
+        made = [each for call in turn.answer.calls for each in call.made]
+        answer = "\n\n".join((_plain(turn.answer.text) + notes, *_shown(base, session, made)))
+        messages.append({"role": "assistant", "content": answer})
     return messages
 
 
@@ -95,19 +91,20 @@ def about_page(films: FilmChoice, facts: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _call(base: str, session: Session, call: Call) -> str:
-    """What a tool said, with the pictures and films that it made, as Markdown."""
-    parts = [escape(call.said, quote=False)]
+def _shown(base: str, session: Session, made: Sequence[str]) -> Iterator[str]:
+    """Pictures and films of a session, as Markdown."""
     present = {each.id: each for each in session.all()}
-    for made in call.made:
-        each = present.get(made)
-        shown = _SHOWN.get(each.path.suffix) if each is not None else None
-        address = f"{base}/artefact/{made}"
-        if shown == "picture":
-            parts.append(f"![{made}]({address})")
-        elif shown == "film":
-            parts.append(f'<video src="{address}" controls muted width="100%"></video>')
-    return "\n\n".join(parts)
+    for name in made:
+        suffix = present[name].path.suffix if name in present else ""
+        if suffix == ".png":
+            yield f"![{name}]({base}/artefact/{name})"
+        elif suffix == ".mp4":
+            yield f'<video src="{base}/artefact/{name}" controls muted width="100%"></video>'
+
+
+def _plain(text: str) -> str:
+    """Text that is no markup."""
+    return escape(text, quote=False)
 
 
 def _short(value: object, tracks: dict[str, str]) -> str:

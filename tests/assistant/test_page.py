@@ -207,10 +207,10 @@ def test_from_a_click_to_an_export(view: View, tmp_path: Path) -> None:
     view.page.press("#ask textarea", "Enter")
     view.page.wait_for_selector("#chat >> text=movement")
     view.page.wait_for_selector("#chat >> text=/right/")
-    view.page.fill("#ask textarea", "Cut ball out in this frame.")
+    view.page.fill("#ask textarea", "Cut ball out.")
     view.page.press("#ask textarea", "Enter")
-    view.page.wait_for_selector("#chat img")
-    assert view.page.evaluate("document.querySelector('#chat img').naturalWidth") > 20
+    view.page.wait_for_selector("#chat video")
+    view.page.wait_for_function("document.querySelector('#chat video').videoWidth > 20")
     view.page.fill("#ask textarea", "Why is the sky so blue today?")
     view.page.press("#ask textarea", "Enter")
     view.page.wait_for_selector("#chat >> text=/language model/")

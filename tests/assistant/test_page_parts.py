@@ -36,9 +36,9 @@ def test_an_answer_lists_the_tools_their_artefacts_and_what_they_made(tmp_path: 
     asked, first, second, answer = conversation("/session/NAME", session, [turn])
     assert asked["role"] == "user" and "pointing at obj1 in frame 3" in asked["content"]
     assert first["metadata"]["title"] == "cut_out: object obj1 (track1), frame 3 → picture1"
-    assert "![picture1](/session/NAME/artefact/picture1)" in first["content"]
     assert second["metadata"]["title"] == "read_text: point 1.0, 2.0 (failed)"
     assert answer["content"].startswith("It was cut out.") and "the model's plan was refused" in answer["content"]
+    assert "![picture1](/session/NAME/artefact/picture1)" in answer["content"]
 
 
 def test_words_of_users_models_and_files_are_never_markup(tmp_path: Path) -> None:
