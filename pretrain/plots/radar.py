@@ -28,7 +28,8 @@ def radar(series: Mapping[str, Mapping[str, float]]) -> np.ndarray:
     for label, values in series.items():
         line = np.clip([values[name] for name in names], 0, 1)
         axes.plot(np.append(angles, angles[0]), np.append(line, line[0]), marker="o", markersize=3, label=label)
-    axes.set_xticks(angles, [name.replace("_", "\n") for name in names], fontsize=8)
+    axes.set_xticks(angles, [name.replace("_", "\n").replace(" (", "\n(") for name in names], fontsize=8)
+    axes.tick_params(axis="x", pad=18)  # names stand outside the circle
     axes.set_ylim(0, 1)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.1, -0.1), frameon=False)
     return figure_to_array(figure)

@@ -111,10 +111,9 @@ def evaluate(
 
 def _stand_in(model: str, dimension: str, rows: list[tuple[Job, VideoScore]]) -> str:
     both = means(score for _, score in rows)
-    return (
-        f"not VBench's, by {model} in the place of {dimension}: {both.official(dimension):.4f} of {both.scored} "
-        f"videos, {both.missing} not scored"
-    )
+    value = f"{both.official(dimension):.4f} of {both.scored} videos" if both.scored else "no video is scored"
+    lack = f", {both.missing} not scored" if both.missing else ""
+    return f"not VBench's, by {model} in the place of {dimension}: {value}{lack}"
 
 
 def _values(scores: Scores) -> dict[str, dict[str, float | str]]:

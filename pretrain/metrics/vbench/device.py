@@ -14,7 +14,7 @@ def device_of(name: str | torch.device) -> torch.device:
         raise ValueError(f"no device {name!r}: give cpu, cuda, a single GPU such as cuda:1, or mps") from None
 
 
-def check_device(name: str) -> None:
+def check_device(name: str | torch.device) -> None:
     """ValueError if the device of a name is unknown, or this machine cannot compute on it."""
     device = device_of(name)
     try:

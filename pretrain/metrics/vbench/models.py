@@ -13,7 +13,7 @@ from models.classifier import VideoClassifier
 from models.convert.read import read_tensors
 from models.vit import SIZES, VideoViT
 from pretrain.metrics.vbench.clip_towers import CLIP_B32, CLIP_L14, Towers
-from pretrain.metrics.vbench.device import device_of
+from pretrain.metrics.vbench.device import check_device, device_of
 from pretrain.metrics.vbench.dino import DINO
 from pretrain.metrics.vbench.musiq import MUSIQ
 from pretrain.metrics.vbench.raft import RAFT
@@ -36,6 +36,8 @@ class Models:
         self.folder, self.given, self.device, self.random = folder, dict(given or {}), device_of(device), random
 
     def _ready(self, model: Module, name: str, load: Callable[[Path], object]) -> Module:
+        if self.device.type != "meta":  # which counts operations only
+            check_device(self.device)
         if not self.random:
             path = locate(name, self.folder, self.given)
             load(path if name in self.given else check(name, path))  # the user's own files may be of other layouts

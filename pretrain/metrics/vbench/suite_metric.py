@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pretrain.metrics.vbench.device import check_device
 from pretrain.metrics.vbench.dimensions import build_scorers
 from pretrain.metrics.vbench.metric import VBench
 from pretrain.metrics.vbench.models import Models
@@ -35,6 +34,5 @@ class SuiteScores(VBench):
         device: str = "cpu",
         video: str = "video",
     ) -> None:
-        check_device(device)
         scorers = build_scorers(check_dimensions(dimensions), Models(weights_dir, device=device))
         super().__init__(scorers, by_text(read_suite(suite)) if suite else None, fps, video)

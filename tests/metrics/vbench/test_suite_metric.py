@@ -34,5 +34,9 @@ def test_absent_weights_and_unknown_names_are_said_before_anything_runs(tmp_path
         SuiteScores(["dynamic_degree"], weights_dir=tmp_path)
     with pytest.raises(ValueError, match="no dimension 'beauty'"):
         SuiteScores(["beauty"])
+    with pytest.raises(ValueError, match="no device 'tpu'"):
+        SuiteScores(["temporal_flickering"], device="tpu")
+    with pytest.raises(ValueError, match="the device cuda:99 cannot be used on this machine"):
+        SuiteScores(["dynamic_degree"], weights_dir=tmp_path, device="cuda:99")
     with pytest.raises(FileNotFoundError, match="no prompts at"):
         SuiteScores(["temporal_flickering"], suite=tmp_path / "none.json")
