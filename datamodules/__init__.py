@@ -1,5 +1,6 @@
 """Data: sources of videos, decoders, frame sampling, crops, and the data module that makes batches."""
 
+import sys
 from importlib import import_module
 
 _HOMES = {
@@ -45,6 +46,15 @@ _HOMES = {
     "Order": "sources.order",
 }
 __all__ = list(_HOMES)
+
+
+def require_supported(platform: str) -> None:
+    """ImportError on Windows, whose processes share neither memory nor locks as loading needs them."""
+    if platform == "win32":
+        raise ImportError("Windows is not supported: run this in WSL 2 (`wsl --install`), where it is Linux")
+
+
+require_supported(sys.platform)
 
 
 def __getattr__(name: str) -> object:

@@ -115,7 +115,11 @@ HEAVY = (
 # These are imported where they are used themselves; the last four are only copied, beside exported weights.
 LAZY = {
     "datamodules/decoding/containers.py",
+    "datamodules/decoding/display_matrix.py",
+    "datamodules/decoding/mp4_index.py",
     "datamodules/decoding/pyav.py",
+    "datamodules/decoding/rgb.py",
+    "datamodules/making/deinterlace.py",
     "datamodules/making/encode.py",
     "models/convert/modeling_video.py",
     "models/convert/modeling_videochat.py",

@@ -52,8 +52,9 @@ def _add_build(commands: argparse._SubParsersAction) -> None:
 
 
 def _build(a: argparse.Namespace) -> int:
-    rows, missing = match(a.manifest, a.videos)
-    report = prepare_rows(rows, a.out, encoding_of(a), a.shard_samples, a.workers, not a.quiet, a.limit, missing)
+    rows, missing, refused = match(a.manifest, a.videos)
+    options = encoding_of(a), a.shard_samples, a.workers, not a.quiet, a.limit
+    report = prepare_rows(rows, a.out, *options, missing, refused)
     return print_summary(report, Path(a.out))
 
 

@@ -3,14 +3,19 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
-from datamodules.making.options import add_arguments, encoding_of, print_summary
-from datamodules.making.prepare import prepare
+from datamodules.making.dry_run import dry_run
+from datamodules.making.options import add_arguments, encoding_of, print_dry_run, print_summary
+from datamodules.making.parts import merge, parse_part
+from datamodules.making.prepare import REPORT, inputs, prepare
+from datamodules.sources.remote import is_remote
+from datamodules.sources.remote_index import index_remote
 from datamodules.sources.tars import CLASSES, index_folder
 from datamodules.storage.whole_files import write_whole
 from pretrain.errors import reports_errors
@@ -27,14 +32,32 @@ def main(arguments: list[str]) -> int:
 
 def _prepare(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prepare.py", description=__doc__)
-    parser.add_argument("videos", help="a folder, or a csv or jsonl list with a column `path` (and `text`, `label`)")
+    parser.add_argument(
+        "videos",
+        help="a folder, or a csv or jsonl list with a column `path` (and `text`, `label`; `start` and `end` of clips)",
+    )
     add_arguments(parser)
     parser.add_argument("--root", help="folder that relative paths of a list start from (default: that of the list)")
     parser.add_argument("--clip-seconds", type=float, help="cut each video into equal clips of about this length")
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="I/N", help="make part I of N; see `index --merge`"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only print what would be kept, by opening each video")
     a = parser.parse_args(arguments)
     encoding = replace(encoding_of(a), clip_seconds=a.clip_seconds)
-    report = prepare(a.videos, a.out, encoding, a.root, a.shard_samples, a.workers, not a.quiet, a.limit)
+    if a.dry_run:
+        rows, missing, refused = inputs(a.videos, a.root)
+        found = dry_run(rows, encoding, a.workers or os.cpu_count() or 1, a.limit, not a.quiet)
+        return print_dry_run(found, missing, refused)
+    report = prepare(a.videos, a.out, encoding, a.root, a.shard_samples, a.workers, not a.quiet, a.limit, a.part)
     return print_summary(report, Path(a.out))
+
+
+def _part(text: str) -> tuple[int, int]:
+    try:
+        return parse_part(text)
+    except ValueError as error:  # argparse shows the text of its own error only
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _compare(arguments: list[str]) -> int:
@@ -60,8 +83,20 @@ def _compare(arguments: list[str]) -> int:
 
 def _index(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="prepare.py index", description="Indexes the WebDataset tars in a folder.")
-    parser.add_argument("folder")
-    result = index_folder(Path(parser.parse_args(arguments).folder))
+    parser.add_argument("folder", help="a folder, or an address: s3://bucket/set, https://host/set/{000..127}.tar")
+    parser.add_argument("out", nargs="?", type=Path, help="local folder for the index of an address: Shards(index=OUT)")
+    parser.add_argument(
+        "--merge", nargs="+", type=Path, metavar="PART", help="move the shards of these folders of `--part` to FOLDER"
+    )
+    a = parser.parse_args(arguments)
+    if a.merge:
+        return print_summary(merge(a.merge, Path(a.folder), REPORT), Path(a.folder))
+    if is_remote(a.folder):
+        if a.out is None:
+            raise ValueError("the index of a remote folder is written to a local one: prepare.py index ADDRESS OUT")
+        result = index_remote(a.folder, a.out)
+    else:
+        result = index_folder(Path(a.folder))
     for tar, what in result.wrong.items():
         print(f"warning: {tar} is {what}; its complete samples are indexed", file=sys.stderr)
     samples, texts, labels = (sum(row[what] for row in result.rows) for what in ("samples", "texts", "labels"))

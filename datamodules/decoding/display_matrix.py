@@ -14,7 +14,8 @@ from datamodules.decoding.mp4_tables import is_turned
 from datamodules.decoding.orientation import Orientation, from_degrees, from_matrix
 
 _MATROSKA = b"\x1a\x45\xdf\xa3"  # the first bytes of an mkv or a webm
-_TRACKS, _ROLL = b"\x16\x54\xae\x6b", (b"\x76\x73", b"\x76\x74", b"\x76\x75")  # its tracks; the angles of a projection
+_TRACKS = b"\x16\x54\xae\x6b"
+_ANGLES = (b"\x76\x73", b"\x76\x74", b"\x76\x75")  # of a track's projection: yaw, pitch and roll
 _HEADER = 2**16  # bytes that the description of tracks is expected in
 
 
@@ -53,5 +54,17 @@ def _may_be_turned(content: str | bytes) -> bool:
     with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
         head = file.read(_HEADER)
     if head.startswith(_MATROSKA):
-        return _TRACKS not in head or any(angle in head for angle in _ROLL)
+        tracks = _element(head, _TRACKS)
+        return tracks is None or any(angle in tracks for angle in _ANGLES)
     return is_turned(content)
+
+
+def _element(head: bytes, kind: bytes) -> bytes | None:
+    """The contents of the first element of a kind in the head of a Matroska file; None if it is not whole."""
+    at = head.find(kind) + len(kind)
+    if at < len(kind) or at >= len(head) or not head[at]:
+        return None
+    length = 9 - head[at].bit_length()  # of the size, whose first bit that is set says so
+    size = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+    found = head[at + length : at + length + size]
+    return found if len(found) == size else None

@@ -3,8 +3,9 @@
 Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all videos' view 0, then view 1, ...).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -104,17 +105,11 @@ class TrainBatches(Dataset):
         numbers = self.numbers(index)
         video = empty_video(clip.views, len(numbers), clip.frames, clip.size)
         for i, n in enumerate(numbers):
-            sample, (frames, row) = read_or_substitute(self.source, self.order, self.seed, n, self._read, skipped)
+            read = partial(self._read, out=video[:, i])
+            sample, row = read_or_substitute(self.source, self.order, self.seed, n, read, skipped)
             sample = replace(sample, text=self._caption(sample, n))
             samples.append(sample)
             rows.append(row)
-            for view in range(clip.views):
-                rng = SampleRng(self.seed, n, 1 + view)
-                clip.crop(frames, clip.size, rng, video[view, i])
-                if clip.flip > 0 and rng.python.random() < clip.flip:
-                    crops.flip(video[view, i].numpy())
-                if clip.augment is not None:
-                    clip.augment(video[view, i].numpy(), rng)
         batch = {**collate(video, self.source, samples), "skipped": skipped}
         return batch if self.encode is None else {**batch, "chat": rows * clip.views}
 
@@ -122,16 +117,42 @@ class TrainBatches(Dataset):
         """One of the sample's captions."""
         return sample.text[mix(self.seed, n, -1) % len(sample.text)] if isinstance(sample.text, list) else sample.text
 
-    def _read(self, sample: Sample, n: int) -> tuple[np.ndarray, dict | None]:
-        """uint8 [T, H, W, 3], and the row of its texts."""
-        with sample.open(self.clip.decoder) as video:
+    def _read(self, sample: Sample, n: int, out: torch.Tensor) -> dict | None:
+        """Writes a sample's views to `out` [V, T, H, W, 3]; returns the row of its texts."""
+        clip = self.clip
+        with sample.open(clip.decoder) as video:
             (first, end), rng = sample.part(video), SampleRng(self.seed, n, 0)
-            indices = first + self.clip.sampler.draw(end - first, self.clip.frames, self.clip.stride, rng)
-            frames = video.frames(indices)
-            if self.encode is None:
-                return frames, None
-            sample = replace(sample, text=self._caption(sample, n))
-            return frames, encoded(self.encode, sample, shown(video, indices, self.clip.size), mix(self.seed, n, -2))
+            indices = first + clip.sampler.draw(end - first, clip.frames, clip.stride, rng)
+            rngs: list[SampleRng] = []
+            for times, frame in scaled_as_they_come(video, indices):
+                # A crop draws anew for each frame, from the same numbers: the box is that of the first one.
+                rngs = [SampleRng(self.seed, n, 1 + view) for view in range(clip.views)]
+                for view, draws in enumerate(rngs):
+                    clip.crop(frame, clip.size, draws, out[view, times[0] : times[0] + 1])
+                    for time in times[1:]:
+                        out[view, time] = out[view, times[0]]
+            row = None
+            if self.encode is not None:
+                sample = replace(sample, text=self._caption(sample, n))
+                row = encoded(self.encode, sample, shown(video, indices, clip.size), mix(self.seed, n, -2))
+        for view, draws in enumerate(rngs):
+            if clip.flip > 0 and draws.python.random() < clip.flip:
+                crops.flip(out[view].numpy())
+            if clip.augment is not None:
+                clip.augment(out[view].numpy(), draws)
+        return row
+
+
+def scaled_as_they_come(video: Video, indices: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
+    """For each distinct frame of a clip: its times in it, and the frame, [1, H, W, 3].
+
+    Frames are large and clips small, so that few frames are held at full size: a clip of 64 frames of 4K takes 1.6 GB.
+    """
+    times: dict[int, list[int]] = {}
+    for time, index in enumerate(indices.tolist()):
+        times.setdefault(index, []).append(time)
+    for index, frame in video.each(indices):
+        yield times[index], frame[None]
 
 
 def shown(video: Video, indices: np.ndarray, size: crops.Size) -> Shown:
@@ -230,14 +251,13 @@ class EvalBatches(Dataset):
         with heartbeat.decoding(sample.name), sample.open(clip.decoder) as video:
             (first, end), made = sample.part(video), range(self.clips)
             wanted = [first + clip.sampler.view(end - first, clip.frames, clip.stride, c, self.clips) for c in made]
-            frames = video.frames(np.concatenate(wanted))
+            for times, frame in scaled_as_they_come(video, np.concatenate(wanted)):
+                for s in range(self.crops):
+                    picture = torch.from_numpy(np.ascontiguousarray(clip.view(frame, clip.size, s, self.crops)[0]))
+                    for c, t in (divmod(time, clip.frames) for time in times):
+                        out[c * self.crops + s, t] = picture
             about = [shown(video, indices, clip.size) for indices in wanted]
-        rows = [] if self.encode is None else [encoded(self.encode, sample, each, None) for each in about]
-        for c, part in enumerate(np.split(frames, self.clips)):
-            for s in range(self.crops):
-                picture = clip.view(part, clip.size, s, self.crops)
-                out[c * self.crops + s] = torch.from_numpy(np.ascontiguousarray(picture))
-        return rows
+        return [] if self.encode is None else [encoded(self.encode, sample, each, None) for each in about]
 
 
 def empty_video(views: int, micro: int, frames: int, size: crops.Size) -> torch.Tensor:

@@ -5,7 +5,7 @@ import pickle
 import signal
 import time
 import traceback
-from multiprocessing import connection
+from multiprocessing import connection, process
 from multiprocessing.reduction import send_handle
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,10 @@ def work(
     heartbeat.use_note(heartbeat.Note(memory))
     heartbeat.block(blocklist)
     heartbeat.note.write("")
+    direct = os.getppid() == parent  # else a fork server has started this process
     while True:
         while not pipe.poll(POLL_SECONDS):
-            if os.getppid() != parent:  # the parent was killed without closing the pipe
+            if _is_orphan(parent, direct):  # the parent was killed without closing the pipe
                 return
         try:
             serial, number, returned = pipe.recv()
@@ -62,6 +63,11 @@ def work(
         item = _make(dataset, number)
         heartbeat.note.write("")  # sending may wait for the parent, which is busy with a step
         _answer(pipe, pool, serial, item, parent)
+
+
+def _is_orphan(parent: int, direct: bool) -> bool:
+    owner = process.parent_process()
+    return os.getppid() != parent if direct or owner is None else not owner.is_alive()
 
 
 def _make(dataset: Dataset, number: int) -> dict | Exception:

@@ -60,7 +60,7 @@ def compare(
         decode 16 frames at stride 4; mean over videos of the median over rounds), `encode_s` (CPU time per video).
         And the reason by video that was left out.
     """
-    rows, made, failed = inputs(videos, root), [], {}
+    rows, made, failed = inputs(videos, root)[0], [], {}
     for row in tqdm(rows, disable=not progress, unit="video"):
         try:
             made.append({name: _make(row["path"], encoding) for name, encoding in choices.items()})

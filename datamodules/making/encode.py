@@ -23,6 +23,7 @@ from datamodules.decoding.endings import ending_of
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.orientation import Orientation
 from datamodules.decoding.reader import PyAV
+from datamodules.making.deinterlace import Deinterlacer, is_hdr, is_interlaced
 from datamodules.making.encoding import Encoding
 
 _ROUNDING = 1e-3  # tolerance in seconds: manifests and mkv round times to milliseconds
@@ -50,6 +51,8 @@ class Piece:
     start: float
     height: int
     width: int
+    interlaced: bool = False
+    hdr: bool = False
     meta: dict = field(default_factory=dict)
 
 
@@ -77,22 +80,22 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
         count, (height, width), seconds = len(video), video.size, video.duration
     if math.isnan(seconds):  # no time stamps and no rate: `Frames` counts as below
         seconds = count / _RATE if count > 1 else 0.0
-    parts = max(1, round(seconds / encoding.clip_seconds)) if encoding.clip_seconds else 1
+    parts, size = equal_parts(seconds, encoding), output_size(height, width, encoding)
     shrink = encoding.short_side is not None and min(height, width) > encoding.short_side
     try:
         if cuts is not None:
-            return _cut(path, encoding, cuts, _size(height, width, encoding))
-        if shrink or encoding.encode or parts > 1:
+            return _cut(path, encoding, cuts, size)
+        if shrink or encoding.encode or parts > 1 or (encoding.deinterlace and _marks(path)[0]):
             edges = [seconds * i / parts for i in range(parts)] + [math.inf]
             equal = [Cut(a, b) for a, b in pairwise(edges)]
-            made = [p for p in _cut(path, encoding, equal, _size(height, width, encoding)) if isinstance(p, Piece)]
+            made = [p for p in _cut(path, encoding, equal, size) if isinstance(p, Piece)]
             shown = sum(piece.frames for piece in made)
         else:
             frames = Frames(path)
             ending = ending_of(path, frames.container.format.name)
             shown = sum(frame is not None for _, frame in frames)
             with open(path, "rb") as file:
-                made = [Piece(file.read(), ending, count, seconds, 0.0, height, width)]
+                made = [Piece(file.read(), ending, count, seconds, 0.0, height, width, *_marks(path))]
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(path, error) from None
     if shown < count:
@@ -100,8 +103,19 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
     return [*made]
 
 
-def _size(height: int, width: int, encoding: Encoding) -> tuple[int, int]:
-    """(height, width) of the encoded video; even, as 4:2:0 requires."""
+def _marks(path: str) -> tuple[bool, bool]:
+    """Whether a video is interlaced, and whether it is HDR, by its first frame."""
+    first = next((frame for _, frame in Frames(path) if frame is not None), None)
+    return (False, False) if first is None else (is_interlaced(first), is_hdr(first))
+
+
+def equal_parts(seconds: float, encoding: Encoding) -> int:
+    """The number of clips that a whole video is cut into."""
+    return max(1, round(seconds / encoding.clip_seconds)) if encoding.clip_seconds else 1
+
+
+def output_size(height: int, width: int, encoding: Encoding) -> tuple[int, int]:
+    """(height, width) of an encoded video; even, as 4:2:0 requires."""
     scale = min(1.0, encoding.short_side / min(height, width)) if encoding.short_side else 1.0
     return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
 
@@ -222,7 +236,8 @@ class _Encoder:
     def __init__(self, start: float, frame: av.VideoFrame, encoding: Encoding, size: tuple[int, int]) -> None:
         assert frame.pts is not None and frame.time_base is not None  # see `Frames`
         self.start, self.size, self.frames, self.time_base = start, size, 0, frame.time_base
-        self.orientation = orientation_of(frame)
+        self.orientation, self.interlaced, self.hdr = orientation_of(frame), is_interlaced(frame), is_hdr(frame)
+        self.deinterlacer = Deinterlacer(frame) if encoding.deinterlace and self.interlaced else None
         self.first = self.last = self.before = frame.pts
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
@@ -240,19 +255,28 @@ class _Encoder:
     def write(self, frame: av.VideoFrame) -> None:
         assert frame.pts is not None  # see `Frames`
         self.before, self.last = self.last, frame.pts
+        for each in [frame] if self.deinterlacer is None else self.deinterlacer.push(frame):
+            self._encode(each)
+
+    def _encode(self, frame: av.VideoFrame) -> None:
+        assert frame.pts is not None
+        stamp = frame.pts - self.first
         height, width = self.orientation.size(*self.size)
         frame = frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
         frame = _upright(frame, self.orientation)
-        frame.pts, frame.time_base, frame.pict_type = self.last - self.first, self.time_base, 0
+        frame.pts, frame.time_base, frame.pict_type = stamp, self.time_base, 0
         self.container.mux(self.stream.encode(frame))
         self.frames += 1
 
     def close(self, meta: dict) -> Piece:
+        for each in self.deinterlacer.push(None) if self.deinterlacer is not None else []:
+            self._encode(each)
         self.container.mux(self.stream.encode(None))
         self.container.close()
         span = 2 * self.last - self.before - self.first  # the last frame lasts as long as the one before it
         seconds = float(span * self.time_base)
-        return Piece(self.file.getvalue(), "mp4", self.frames, seconds, self.start, *self.size, meta)
+        marks = self.interlaced and self.deinterlacer is None, self.hdr
+        return Piece(self.file.getvalue(), "mp4", self.frames, seconds, self.start, *self.size, *marks, meta)
 
 
 def _upright(frame: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:

@@ -35,6 +35,7 @@ class Encoding:
             unneeded ones, so that at stride 4 three of them avoid most of the decoding. 0 for none. With some, the
             same frames may give other bytes in another process: x264's macroblock tree reads memory that it has not
             written, and without the tree files are up to twice as large.
+        deinterlace: make whole frames of interlaced videos, which are encoded again for it.
         fast: turn off H.264 features that are slow to decode (CABAC, the loop filter, weighted prediction).
     """
 
@@ -46,6 +47,7 @@ class Encoding:
     codec: str = "h264"
     b_frames: int = 0
     fast: bool = False
+    deinterlace: bool = False
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:

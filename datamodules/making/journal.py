@@ -2,12 +2,15 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Self
 
 from datamodules.storage.json_text import parse_json
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import write_whole
+
+_SYNC_SECONDS = 1.0  # between two syncs: one a record takes longer than many a record's work
 
 
 class Journal:
@@ -25,7 +28,7 @@ class Journal:
 
     def __init__(self, result: Path, settings: dict) -> None:
         self.path = result.with_name(f".{result.name}.journal")
-        self.result, self.records = result, {}
+        self.result, self.records, self.next_sync = result, {}, 0.0
         self.lock = lock_file(result)
         try:
             self._open(settings)
@@ -52,14 +55,19 @@ class Journal:
             self._write(settings)
 
     def add(self, key: str, record: object) -> None:
-        """Writes a record to disk."""
+        """Writes a record, which a killed process does not lose; it is synced to the disk within a second or so."""
         self.records[key] = record
         self._write([key, record])
 
     def _write(self, content: object) -> None:
         self.file.write(json.dumps(content).encode() + b"\n")
         self.file.flush()
+        if time.monotonic() >= self.next_sync:
+            self._sync()
+
+    def _sync(self) -> None:
         os.fsync(self.file.fileno())
+        self.next_sync = time.monotonic() + _SYNC_SECONDS
 
     def finish(self, text: str) -> None:
         """Writes the result atomically and deletes the journal."""
@@ -71,7 +79,9 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        if not self.file.closed:
+            self._sync()
+            self.file.close()
         self.lock.release()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.making.subsets import at_least, diverse, top_share, within_seconds
 from datamodules.sources.lists import json_lines, unread_times
+from datamodules.sources.parquet import parquet_rows
 from datamodules.storage.json_text import json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import whole_file
@@ -46,12 +47,16 @@ class Entry:
         return stem if self.end == math.inf else f"{stem}_{self.start:.3f}_{self.end:.3f}"
 
 
-def read_manifest(path: str) -> Iterator[Entry]:
+def read_manifest(path: str, refused: list[dict] | None = None) -> Iterator[Entry]:
     """Yields the lines of a manifest.
+
+    Args:
+        path: of the manifest.
+        refused: takes the `name` and the `reason` of lines with invalid timestamps, instead of an error.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line names no video, or has invalid timestamps.
+        ValueError: a line names no video, or (without `refused`) has invalid timestamps.
     """
     for number, row in _rows(Path(path)):
         key = next((k for k in _VIDEO if row.get(k) not in (None, "")), None)
@@ -65,7 +70,10 @@ def read_manifest(path: str) -> Iterator[Entry]:
         try:
             start, end = _times(row)
         except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+            if refused is None:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+            refused.append({"name": f"{row[key]} (line {number})", "reason": str(error)})
+            continue
         yield Entry(str(row[key]), start or 0.0, math.inf if end is None else end, text or None, row)
 
 
@@ -90,7 +98,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
         raise FileNotFoundError(f"no manifest at {path}")
     kind = path.suffix.lower()
     if kind == ".parquet":
-        yield from enumerate(_parquet(path), 1)
+        yield from enumerate(parquet_rows(path), 1)
     elif kind in (".csv", ".jsonl"):
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             if kind == ".csv":
@@ -109,19 +117,6 @@ def _csv(path: Path, reader: csv.DictReader) -> Iterator[tuple[int, dict]]:
             yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(f"{path}, after line {reader.line_num}: {error} (an unclosed quotation mark?)") from None
-
-
-def _parquet(path: Path) -> Iterator[dict]:
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise ImportError(f"{path} needs `pip install pyarrow`, or convert it to jsonl") from error
-    try:
-        with ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except (ValueError, OSError) as error:  # of pyarrow
-        raise ValueError(f"{path} is damaged or no parquet: {error}") from None
 
 
 def seconds_of(stamp: str | float | None) -> float | None:
@@ -175,11 +170,17 @@ class Folder:
         return self.paths.get(name)
 
 
-def match(manifest: str, folder: str) -> tuple[list[dict], list[str]]:
-    """Rows for `prepare_rows`, one per video with all its cuts, and the names of clips whose video is missing."""
+def match(manifest: str, folder: str) -> tuple[list[dict], list[str], list[dict]]:
+    """Rows for `prepare_rows`, one per video with all its cuts; the names of clips whose video is missing; and the
+    `name` and `reason` of those whose timestamps are invalid or whose video could be one of several."""
     videos, rows, missing = Folder(folder), {}, []
-    for entry in read_manifest(manifest):
-        path = videos.find(entry)
+    refused: list[dict] = []
+    for entry in read_manifest(manifest, refused):
+        try:
+            path = videos.find(entry)
+        except ValueError as error:
+            refused.append({"name": entry.name, "reason": str(error)})
+            continue
         if path is None:
             missing.append(entry.name)
             continue
@@ -190,8 +191,9 @@ def match(manifest: str, folder: str) -> tuple[list[dict], list[str]]:
         cut |= {"end": entry.end} if entry.end < math.inf else {}
         row["cuts"].append({**cut, "text": entry.text} if entry.text else cut)
     if not rows:
-        raise FileNotFoundError(f"none of the {len(missing)} clips of {manifest} has its video in {folder}")
-    return [_whole(row) for row in rows.values()], missing
+        why = "".join(f"; {len(refused)} are refused, as {each['name']}: {each['reason']}" for each in refused[:1])
+        raise FileNotFoundError(f"none of the {len(missing)} clips of {manifest} has its video in {folder}{why}")
+    return [_whole(row) for row in rows.values()], missing, refused
 
 
 def _whole(row: dict) -> dict:

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keyframes", type=int, help=f"frames between keyframes (default {Encoding.keyframes})")
     group.add_argument("--b-frames", type=int, help="between two other frames; skipped if unneeded (default 0)")
     group.add_argument("--fast", action="store_true", help="leave out features of H.264 that are slow to decode")
+    group.add_argument("--deinterlace", action="store_true", help="make whole frames of interlaced videos")
     parser.add_argument("--shard-samples", type=int, default=256, help="clips per shard, about (default %(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument(
@@ -41,18 +42,39 @@ def encoding_of(a: argparse.Namespace) -> Encoding:
     return replace(RECOMMENDED if a.recommended else Encoding(), **given)
 
 
+_REMEDIES = {"interlaced": ": --deinterlace makes whole frames", "hdr": ", whose colours will look pale"}
+
+
 def print_summary(report: dict, out: Path) -> int:
     """Prints the result; returns the exit code: 0 if a clip was kept."""
     print(
         f"kept {report['kept']} clips in {report['shards']} shards: {report['frames']} frames, "
         f"{report['seconds']:.0f} s of video, {report['bytes'] / 1e6:.1f} MB ({report['elapsed']} s of work)"
     )
+    for mark, count in report["marks"].items():
+        if count:
+            print(f"{count} of them are {mark}{_REMEDIES[mark]}")
     for reason, count in report["reasons"].items():
         print(f"dropped {count}: {reason}")
     if report["missing"]:
         print(f"missing {report['missing']}: no such video in the folder; listed in {out / MISSING}")
     print(f"written to {out}; reports: {out / REPORT}, {out / PAGE}")
     return 0 if report["kept"] else 1
+
+
+def print_dry_run(found: dict, missing: list[str], refused: list[dict]) -> int:
+    """Prints what `dry_run` has found; returns the exit code: 0 if a clip would be kept."""
+    print(f"would keep {found['clips']} clips of {found['videos']} videos: {found['seconds']:.0f} s of video")
+    for size, count in list(found["sizes"].items())[:20]:
+        print(f"{count} clips of {size}")
+    for reason, count in found["reasons"].items():
+        print(f"would drop {count}: {reason}")
+    for line in refused[:20]:
+        print(f"would drop {line['name']}: {line['reason']}")
+    if missing:
+        print(f"missing {len(missing)}: no such video, as {missing[0]}")
+    print("nothing is written; damage behind a video's header shows only when it is decoded")
+    return 0 if found["clips"] else 1
 
 
 def _side(value: str) -> int:

@@ -21,19 +21,23 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.making.crew import LIMIT, Crew
 from datamodules.making.encode import Cut, Lost, Piece, prepare_video
 from datamodules.making.encoding import Encoding
+from datamodules.making.manifest import match
 from datamodules.making.report import write_page
 from datamodules.making.shard_progress import ShardProgress
 from datamodules.sources.files import find_videos
-from datamodules.sources.lists import read_list
+from datamodules.sources.lists import has_times, read_list
+from datamodules.sources.shards import Shards
 from datamodules.sources.tars import write_index, write_shard
 from datamodules.storage.json_text import json_text, printable
 from datamodules.storage.lock import lock_folder
-from datamodules.storage.whole_files import write_whole
+from datamodules.storage.whole_files import whole_file, write_whole
 
 PARTS = ".prepare"  # folder of the settings and of a report per finished shard
 REPORT = "report.json"
 PAGE = "report.html"
+PICTURE = "report.jpg"
 MISSING = "missing.txt"
+_SHOWN = 12  # clips of which the page shows frames
 _NUMBER = (int, float)
 _REPORT = {  # of a shard, see `_make_shard`
     "kept": [
@@ -55,11 +59,13 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     limit: float = LIMIT,
+    part: tuple[int, int] = (1, 1),
 ) -> dict:
     """Makes shards, their index, `report.json` and `report.html` in `out`; returns the report.
 
     Args:
-        videos: a folder, searched recursively, or a csv or jsonl list with a column `path`.
+        videos: a folder, searched recursively, or a csv or jsonl list with a column `path`; its columns `start` and
+            `end` (seconds, or HH:MM:SS.mmm) make each row a clip.
         out: folder for the shards; an interrupted run with the same settings is finished.
         encoding: how to process each video; by default it is only checked.
         root: folder for relative paths of a list; by default the list's folder.
@@ -67,12 +73,16 @@ def prepare(
         workers: processes; by default one per core.
         progress: shows a progress bar.
         limit: time limit in seconds for one video; 0 for no limit.
+        part: (i, n): makes every n-th shard of the list, from the i-th on, so that n machines share the work, each with
+            a folder of its own; see `parts.merge`.
 
     Raises:
         FileNotFoundError: there is no video to prepare.
         ValueError: `out` was begun with other settings or another list, or another process writes it.
     """
-    return prepare_rows(inputs(videos, root), out, encoding or Encoding(), shard_samples, workers, progress, limit)
+    rows, missing, refused = inputs(videos, root)
+    options = encoding or Encoding(), shard_samples, workers, progress, limit
+    return prepare_rows(rows, out, *options, missing, refused, part)
 
 
 def prepare_rows(
@@ -84,29 +94,36 @@ def prepare_rows(
     progress: bool = True,
     limit: float = LIMIT,
     missing: Sequence[str] = (),
+    refused: Sequence[dict] = (),
+    part: tuple[int, int] = (1, 1),
 ) -> dict:
     """As `prepare`, from rows with `path` (to open), `name` (to record), and further fields for the json of each clip.
 
     A row with `cuts` (dicts of `start` and `end` in seconds, `name`, and further fields for the json) gives those
     clips, any other row the whole video. `missing` are the names of requested clips without a video: they are counted,
-    and listed in a file.
+    and listed in a file. `refused` have a `name` and a `reason`: they count as dropped.
     """
     folder = Path(out)
     with lock_folder(folder):
         shards = ShardProgress(folder, PARTS, _REPORT)
-        shards.begin(_settings(rows, encoding, shard_samples))
+        shards.begin(_settings(rows, encoding, shard_samples, part))
         began, workers = time.time(), workers or os.cpu_count() or 1
         groups = _groups(rows, shard_samples)
+        mine = range(part[0] - 1, len(groups), part[1])
         done = shards.finished(len(groups))
-        open_shards = [s for s in range(len(groups)) if s not in done]
+        open_shards = [s for s in mine if s not in done]
+        moved: Counter[str] = Counter()
         waiting = [row for s in open_shards for row in groups[s]]
-        bar = tqdm(total=len(rows), initial=len(rows) - len(waiting), disable=not progress, unit="video")
+        total = sum(len(groups[s]) for s in mine)
+        bar = tqdm(total=total, initial=total - len(waiting), disable=not progress, unit="video")
         with bar, Crew(partial(_work, encoding=encoding), workers, limit) as crew:
             results = crew.run(waiting)
             for s in open_shards:
-                done[s] = _make_shard(folder, s, groups[s], results, bar)
+                done[s] = _make_shard(folder, s, groups[s], results, bar, moved)
                 shards.finish(s, done[s])
-        return _finish(folder, [done[s] for s in range(len(groups))], encoding, time.time() - began, missing)
+        if part[0] > 1:  # the first part counts them
+            missing, refused = (), ()
+        return _finish(folder, [done[s] for s in mine], encoding, time.time() - began, missing, refused)
 
 
 def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
@@ -122,8 +139,9 @@ def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
     return groups
 
 
-def inputs(videos: str, root: str | None = None) -> list[dict]:
-    """Rows with `path` (to open), `name` (to record), and the columns of a list, in a fixed order."""
+def inputs(videos: str, root: str | None = None) -> tuple[list[dict], list[str], list[dict]]:
+    """Rows for `prepare_rows` in a fixed order, with the columns of a list; the names of clips without a video, and
+    lines that are refused, as `match` gives them."""
     where = Path(videos)
     if not where.exists():
         raise FileNotFoundError(f"no folder or list of videos at {videos}")
@@ -131,24 +149,31 @@ def inputs(videos: str, root: str | None = None) -> list[dict]:
         rows = [{"path": str(file), "name": file.relative_to(where).as_posix()} for file in find_videos(where)]
     else:
         base = Path(root) if root is not None else where.parent
+        if has_times(where):
+            return match(videos, str(base))
         rows = [{**row, "path": str(base / row["path"]), "name": row["path"]} for row in read_list(where)]
     if not rows:
         raise FileNotFoundError(f"no video in {videos}")
-    return rows
+    return rows, [], []
 
 
-def _settings(rows: Sequence[dict], encoding: Encoding, shard_samples: int) -> dict:
+def _settings(rows: Sequence[dict], encoding: Encoding, shard_samples: int, part: tuple[int, int]) -> dict:
     """What decides the shards, for comparison with an interrupted run."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
-    return {**asdict(encoding), "shard_samples": shard_samples, "videos": len(rows), "list": digest}
+    given = {name: value for name, value in asdict(encoding).items() if name != "deinterlace" or value}
+    settings = {**given, "shard_samples": shard_samples, "videos": len(rows), "list": digest}
+    return settings if part == (1, 1) else {**settings, "part": list(part)}
 
 
-def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, bar: tqdm) -> dict:
+def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, bar: tqdm, moved: Counter[str]) -> dict:
+    """Makes a shard of the results of its rows; `moved` counts the bytes of videos, in and out, of all shards."""
     report: dict = {"kept": [], "dropped": []}
 
     def samples() -> Iterator[tuple[str, str, bytes, dict]]:
         for place, row in enumerate(rows):
             pieces = next(results)
+            moved["in"] += _bytes(row["path"])
+            bar.set_postfix_str(f"{moved['in'] / 1e6:.0f} MB in, {moved['out'] / 1e6:.0f} MB out", refresh=False)
             bar.update()
             if isinstance(pieces, str):
                 pieces = [Lost(cut, pieces) for cut in row.get("cuts", [{}])]
@@ -165,6 +190,7 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
                 meta = {**rest, "source": row["name"], **piece.meta, **about}
                 words = len(_first(meta["text"]).split()) if meta.get("text") else None
                 report["kept"].append({"name": name, "key": key, "bytes": len(piece.data), "words": words, **about})
+                moved["out"] += len(piece.data)
                 yield key, piece.ending, piece.data, meta
 
     report["row"] = write_shard(folder / f"shard-{number:06d}.tar", samples())
@@ -175,12 +201,26 @@ def _first(text: str | list[str]) -> str:
     return text if isinstance(text, str) else text[0]
 
 
-def _finish(folder: Path, parts: list[dict], encoding: Encoding, elapsed: float, missing: Sequence[str]) -> dict:
+def _bytes(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except (OSError, ValueError):  # reported when it is opened
+        return 0
+
+
+def _finish(
+    folder: Path,
+    parts: list[dict],
+    encoding: Encoding,
+    elapsed: float,
+    missing: Sequence[str],
+    refused: Sequence[dict],
+) -> dict:
     write_index(folder, [part["row"] for part in parts])
     if missing:
         write_whole(folder / MISSING, "".join(f"{name}\n" for name in missing))
     kept = [k for part in parts for k in part["kept"]]
-    dropped = [d for part in parts for d in part["dropped"]]
+    dropped = [*(d for part in parts for d in part["dropped"]), *refused]
     report = {
         "kept": len(kept),
         "dropped": len(dropped),
@@ -190,14 +230,26 @@ def _finish(folder: Path, parts: list[dict], encoding: Encoding, elapsed: float,
         "seconds": round(sum(k["seconds"] for k in kept), 3),
         "bytes": sum(k["bytes"] for k in kept),
         "shards": len(parts),
+        "marks": {mark: sum(bool(k.get(mark)) for k in kept) for mark in ("interlaced", "hdr")},
         "sizes": dict(Counter(f"{k['width']}x{k['height']}" for k in kept).most_common(20)),
         "settings": asdict(encoding),
         "elapsed": round(elapsed, 1),
         "dropped_files": dropped,
     }
     write_whole(folder / REPORT, json_text(report, indent=1))
-    write_page(folder / PAGE, report, kept)
+    write_page(folder / PAGE, report, kept, _picture(folder, len(kept)))
     return report
+
+
+def _picture(folder: Path, kept: int) -> str | None:
+    """Writes frames of some clips; the name of the file."""
+    if not kept:
+        return None
+    from datamodules.making.contents import contact_sheet
+
+    with whole_file(folder / PICTURE, "wb") as file:
+        contact_sheet(Shards(str(folder)), samples=_SHOWN, frames=4).save(file, "JPEG", quality=80)
+    return PICTURE
 
 
 def _work(row: dict, encoding: Encoding) -> list[Piece | Lost] | str:

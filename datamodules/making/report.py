@@ -19,13 +19,14 @@ _STYLE = (
 _LISTED = 200  # dropped clips on the page; report.json names all
 
 
-def write_page(path: Path, report: dict, kept: Sequence[dict]) -> None:
+def write_page(path: Path, report: dict, kept: Sequence[dict], picture: str | None = None) -> None:
     """Writes the page of one run.
 
     Args:
         path: of the page.
         report: as `prepare` returns it.
         kept: `seconds`, `frames`, `bytes` and `words` (of the caption, or None) of each clip.
+        picture: the name of a file beside the page with frames of some clips.
     """
     seconds = [k["seconds"] for k in kept]
     rates = [k["frames"] / k["seconds"] for k in kept if k["seconds"]]
@@ -37,6 +38,8 @@ def write_page(path: Path, report: dict, kept: Sequence[dict]) -> None:
             ("missing", report["missing"]),
             ("shards", report["shards"]),
             ("frames", report["frames"]),
+            ("interlaced clips", report["marks"]["interlaced"]),
+            ("HDR clips", report["marks"]["hdr"]),
             ("hours of video", f"{report['seconds'] / 3600:.2f}"),
             ("megabytes", f"{report['bytes'] / 1e6:.1f}"),
             ("seconds of work", report["elapsed"]),
@@ -47,6 +50,9 @@ def write_page(path: Path, report: dict, kept: Sequence[dict]) -> None:
         _section("Frames per second", histogram(rates)),
         _section("Width x height", list(report["sizes"].items())),
         _section("Words per caption", histogram([k["words"] for k in kept if k["words"] is not None])),
+        f"<h2>Some clips</h2><img src='{picture}' style='max-width:100%' alt='frames of some clips'>"
+        if picture
+        else "",
         "<h2>Settings</h2>" + _table(*report["settings"].items()),
     ]
     if dropped:

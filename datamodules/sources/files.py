@@ -9,6 +9,7 @@ import numpy as np
 from datamodules.decoding.endings import VIDEO_SUFFIXES, is_hidden
 from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.decoding.limits import Limits
+from datamodules.sources.list_cache import shared_columns
 from datamodules.sources.list_columns import NO_LABEL, Columns, read_columns
 from datamodules.sources.lists import check_size, is_time_column, read_list
 from datamodules.sources.source import Sample, Source, Strings
@@ -79,7 +80,7 @@ class Files(Source):
 
 def _read_columns(path: Path, limits: Limits | None) -> Columns:
     check_size(path, "list_bytes", limits)
-    columns = read_columns(path, is_time_column)
+    columns = shared_columns(path, lambda: read_columns(path, is_time_column))
     columns = columns or _columns(list(read_list(path, limits, one_text=True)), str(path))
     if not len(columns.paths):
         raise ValueError(f"{path} lists no video: it has no row after its header")

@@ -82,8 +82,9 @@ def _csv(path: Path) -> Iterator["RecordBatch"]:
     names = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").rstrip("\r\n").split(",")
     if len(set(names)) < len(names) or any(name != name.strip(' "') for name in names):
         raise _Unusual
-    read, convert = csv.ReadOptions(False, _BLOCK), csv.ConvertOptions(column_types=dict.fromkeys(names, string()))
-    with csv.open_csv(path, read, csv.ParseOptions(), convert) as batches:
+    read = csv.ReadOptions(use_threads=False, block_size=_BLOCK)
+    convert = csv.ConvertOptions(column_types=dict.fromkeys(names, string()))
+    with csv.open_csv(path, read_options=read, convert_options=convert) as batches:
         yield from batches
 
 
@@ -93,8 +94,9 @@ def _jsonl(path: Path) -> Iterator["RecordBatch"]:
     if not hasattr(json, "open_json"):  # before pyarrow 19
         raise _Unusual
     kinds = schema([("path", string()), *((name, string()) for name in _TEXTS), ("label", int64())])
-    options = json.ReadOptions(False, _BLOCK), json.ParseOptions(kinds, False, "infer")
-    with json.open_json(path, *options) as batches:
+    read = json.ReadOptions(use_threads=False, block_size=_BLOCK)
+    parse = json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="infer")
+    with json.open_json(path, read_options=read, parse_options=parse) as batches:
         for batch in batches:
             yield batch.drop_columns(
                 [name for name in ("label", *_TEXTS) if batch.column(name).null_count == len(batch)]

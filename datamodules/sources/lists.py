@@ -37,11 +37,22 @@ def read_list(path: Path, limits: Limits | None = None, one_text: bool = False) 
                 yield cleaned
     except UnicodeError as error:
         raise ValueError(
-            f"{path} is not UTF-8 text after line {number}: {getattr(error, 'reason', error)}. Convert it, for example "
-            "by `iconv -f latin1 -t utf-8`"
+            f"{path}, line {_undecodable(path) or number + 1} is not UTF-8 text: {getattr(error, 'reason', error)}. "
+            "Convert it, for example by `iconv -f latin1 -t utf-8`"
         ) from None
     except csv.Error as error:
         raise ValueError(f"{path}, after line {number}: {error} (an unclosed quotation mark?)") from None
+
+
+def _undecodable(path: Path) -> int | None:
+    """The number of the first line that is not UTF-8; files are decoded in blocks, ahead of the line that is read."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return None
 
 
 def _encoding(path: Path) -> str:
@@ -89,6 +100,20 @@ def _require_path(path: Path, columns: list[str]) -> None:
 def is_time_column(name: str) -> bool:
     """Whether a column is called like the start or the end of a clip."""
     return _TIME_COLUMN.fullmatch(name) is not None
+
+
+def has_times(path: Path) -> bool:
+    """Whether a csv, or the first line of a jsonl, has columns that are called like the start or the end of a clip."""
+    if not path.is_file() or path.suffix.lower() not in {".csv", ".jsonl"}:
+        return False
+    with open(path, encoding=_encoding(path), errors="replace", newline="") as file:
+        line = file.readline(2**20)
+    if path.suffix.lower() == ".csv":
+        return any(is_time_column(name.strip(' "\r\n')) for name in line.split(","))
+    try:
+        return any(map(is_time_column, json.loads(line)))
+    except (ValueError, TypeError, RecursionError):  # the reader of the list says what is wrong
+        return False
 
 
 def unread_times(row: dict) -> list[str]:

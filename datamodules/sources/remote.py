@@ -32,7 +32,8 @@ def store(folder: str, options: dict | None = None, retries: int = 4, backoff: f
 
 class Store(ABC):
     """A remote folder of files. A failed read is retried `retries` times, after `backoff`, 2 `backoff`, 4 `backoff` ...
-    seconds; then it raises DecodeError, which counts towards the failure budget."""
+    seconds; then it raises DecodeError, which counts towards the failure budget. It raises it at once where the answer
+    says that another request is in vain: no such file, no access."""
 
     ranges = False  # whether byte ranges of a file can be read
 
@@ -90,21 +91,26 @@ class Store(ABC):
         out.truncate()  # a failed attempt may have written more
 
     def _persist(self, name: str, attempt: Callable[[], T]) -> T:
-        for number in range(self.retries):
+        for number in range(self.retries + 1):
             try:
                 return attempt()
             except (ImportError, DecodeError):
                 raise
-            except Exception:  # stores raise all kinds of errors: OSError, aiohttp's, botocore's
+            except Exception as error:  # stores raise all kinds of errors: OSError, aiohttp's, botocore's
+                if number == self.retries or _is_final(error):
+                    tries = f"{number + 1} attempts" if number else "one attempt"
+                    reason = f"not read from {self.folder} in {tries}: {type(error).__name__}: {error}"
+                    raise DecodeError(name, reason) from error
                 progress.sleep(self.backoff * 2**number)
-        try:
-            return attempt()
-        except (ImportError, DecodeError):
-            raise
-        except Exception as error:
-            tries = f"{1 + self.retries} attempts" if self.retries else "one attempt"
-            reason = f"not read from {self.folder} in {tries}: {type(error).__name__}: {error}"
-            raise DecodeError(name, reason) from error
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether an error is a store's answer (4xx) that it will give again; too many requests and a timeout are not."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return 400 <= status < 500 and status not in (408, 425, 429)
+    return isinstance(error, (FileNotFoundError, PermissionError))
 
 
 class _FileSystem(Protocol):
@@ -115,6 +121,10 @@ class _FileSystem(Protocol):
     def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes: ...
 
     def open(self, path: str, mode: str) -> BinaryIO: ...
+
+    def info(self, path: str) -> dict: ...
+
+    def ls(self, path: str, detail: bool) -> list[str]: ...
 
 
 class Url(Store):
@@ -155,6 +165,20 @@ class Url(Store):
         """A plain http server may return the whole file in response to a range request."""
         self.ranges = self._persist(file, lambda: len(self._range(file, 0, 1))) == 1
         return self.ranges
+
+    def list(self) -> list[str]:
+        """The names of the folder's files; DecodeError if the store lists none."""
+        fs, path = self._fs()
+        found = self._persist("the list of its files", lambda: fs.ls(path, detail=False))
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def size(self, file: str) -> int:
+        """Bytes of a file; DecodeError if the store does not say."""
+        fs, path = self._fs()
+        size = self._persist(file, lambda: fs.info(f"{path}/{file}").get("size"))
+        if not isinstance(size, int):
+            raise DecodeError(file, f"{self.folder} does not say how long it is")
+        return size
 
     def _range(self, file: str, offset: int, size: int) -> bytes:
         fs, path = self._fs()

@@ -11,6 +11,9 @@ import numpy as np
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
 from datamodules.sources.cache import Cache
+from datamodules.sources.local_tar import Tar, is_there, persist
+from datamodules.sources.open_shards import allow_open, check_cache, tars_to_keep_open
+from datamodules.sources.order import Order
 from datamodules.sources.remote import RemoteTar, Store, is_remote, store
 from datamodules.sources.sample_json import parse_annotation, read_text
 from datamodules.sources.shard_index import REMEDY, parse_entries, parse_remote_index, read_entries, read_index
@@ -20,7 +23,7 @@ from datamodules.sources.tars import INDEX, index_of
 
 log = logging.getLogger(__name__)
 
-_OPEN = 64  # tars with their indices that a process keeps open
+_OPEN = 64  # tars with their indices that a process keeps open, where no order says how many are in use at once
 _INDICES = 1024  # indices of remote tars that a process keeps; they only take memory
 _CHECKED = 4096  # up to this many shards, all sizes are checked at the start; of more, each when it is opened
 _GAP = 65536  # a gap of up to this many bytes between a video and its json is read along instead of reading twice
@@ -39,7 +42,8 @@ class Shards(Source):
         cache: the folder of the cache for whole remote tars; all processes of a machine may share it.
         cache_bytes: the size limit of the cache.
         whole: cache whole tars even if ranges could be read, so that a second epoch fetches nothing.
-        retries: further attempts after a failed remote read; after the last one the sample counts as unreadable.
+        retries: further attempts after a failed read, from a store or from a disk that fails over; after the last one
+            the sample counts as unreadable.
         backoff: seconds before the first retry; doubled before each further one.
         options: of fsspec's file systems (credentials, an endpoint).
         index: a local folder that `prepare.py index ADDRESS FOLDER` has written, if the shards have no index beside
@@ -73,7 +77,8 @@ class Shards(Source):
             raise ValueError("the index of Shards is that of one folder; mix several sources by Mixture")
         self.index = index
         self.stores = [store(f, options, retries, backoff) if is_remote(f) else None for f in self.folders]
-        self.cache, self.whole = Cache(cache, cache_bytes), whole
+        self.cache, self.whole, self.retries, self.backoff = Cache(cache, cache_bytes), whole, retries, backoff
+        self._most_open = _OPEN
         parts = [self._rows(folder, s) for folder, s in zip(self.folders, self.stores, strict=True)]
         self.names = Strings(name for names, _ in parts for name in names)
         numbers = np.concatenate([numbers for _, numbers in parts])
@@ -135,7 +140,8 @@ class Shards(Source):
                 raise ValueError(f"the index of {self.tar(shard)} is of an older kind. {_remedy(self.tar(shard))}")
             self._kept[shard] = np.flatnonzero((has == 1).all(0))
             counts[shard] = len(self._kept[shard])
-        self._shards.clear()  # they are opened again with the samples that are kept
+        while self._shards:  # they are opened again with the samples that are kept
+            self._shards.popitem()[1][0].close()
         left, total = int(self.samples.sum() - counts.sum()), int(self.samples.sum())
         if left == total:
             raise ValueError(f"no sample in {', '.join(self.folders)} has a {' and a '.join(require)}")
@@ -185,6 +191,15 @@ class Shards(Source):
     def place(self, index: int) -> str:
         return self.tar(int(np.searchsorted(self.starts, index, side="right")) - 1)
 
+    def order(self, seed: int, lanes: int) -> Order:
+        """As of any source; ValueError if so many shards in use at once do not fit into the cache or the open files."""
+        is_cached = np.array([remote is not None and (self.whole or not remote.ranges) for remote in self.stores])
+        if (cached := is_cached[self.folder_of]).any():
+            check_cache(min(lanes, int(cached.sum())), int(self.bytes[cached].max()), self.cache.limit)
+        if not cached.all():
+            self._most_open = tars_to_keep_open(min(lanes, len(self.bytes)))
+        return Order(self.counts, seed, lanes)
+
     def _open(self, shard: int) -> tuple["Tar | RemoteTar", np.ndarray]:
         """A shard's tar and index; the least recently used ones are closed."""
         if shard in self._shards:
@@ -194,16 +209,18 @@ class Shards(Source):
         opened = self._open_local(shard) if remote is None else self._open_remote(shard, remote)
         if shard in self._kept:
             opened = opened[0], opened[1][self._kept[shard]]
-        limit = _OPEN if isinstance(opened[0], Tar) else _INDICES
+        limit = self._most_open if isinstance(opened[0], Tar) else _INDICES
         while len(self._shards) >= limit:
             self._shards.popitem(last=False)[1][0].close()
         self._shards[shard] = opened
         return opened
 
-    def _open_local(self, shard: int) -> tuple["Tar", np.ndarray]:
-        self._check(shard)
-        tar = self.tar(shard)
-        return Tar(tar), self._entries(shard)
+    def _open_local(self, shard: int) -> tuple[Tar, np.ndarray]:
+        def attempt() -> tuple[Tar, np.ndarray]:
+            self._check(shard)
+            return Tar(self.tar(shard), self.retries, self.backoff), self._entries(shard)
+
+        return persist(self.names[shard], attempt, self.retries, self.backoff)
 
     def _entries(self, shard: int) -> np.ndarray:
         """The index of a local shard."""
@@ -233,11 +250,11 @@ class Shards(Source):
 
     def _check(self, shard: int) -> None:
         tar, size = self.tar(shard), int(self.bytes[shard])
-        if not os.path.exists(tar):
+        if not is_there(tar):
             raise FileNotFoundError(
                 f"{tar} is in the index but not in its folder. Restore it, or index the folder again: {_remedy(tar)}"
             )
-        if not os.path.exists(self._index_of(shard)):
+        if not is_there(self._index_of(shard)):
             raise FileNotFoundError(f"{tar} has no index. Create it: {_remedy(tar)}")
         found = os.path.getsize(tar)
         if found < size:
@@ -263,19 +280,10 @@ class Shards(Source):
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_shards": OrderedDict()}  # another process opens its own files
 
-
-class Tar:
-    """An open tar on a local disk."""
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
-
-    def read(self, offset: int, size: int, name: str) -> bytes:
-        """`size` bytes from `offset`, fewer at the end."""
-        return os.pread(self.descriptor, size, offset)
-
-    def close(self) -> None:
-        os.close(self.descriptor)
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self._most_open > _OPEN:  # a process that is not forked has its own limit of open files
+            allow_open(self._most_open)
 
 
 def _members(tar: Tar | RemoteTar, spans: list[tuple[int, int]], name: str) -> list[bytes]:

@@ -1,7 +1,7 @@
 """The interface of a data set: samples by number, each with a name, a video, and optionally a text and a label."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,8 @@ class Sample:
 
     `content` is a path, the bytes of a file, or a video that needs no decoder. `text` is one caption or several, of
     which training uses one at a time. `chat` is a conversation about the video. Clips come from the seconds `start` to
-    `end`, by default from the whole video.
+    `end`, by default from the whole video. `regions` gives the masks of what the conversation calls `<obj1>`, `<obj2>`,
+    ... at so many seconds, bool `[R, T, H, W]` of whole frames.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Sample:
     end: float | None = None
     start: float | None = None
     chat: list[Exchange] | None = None
+    regions: Callable[[Sequence[float]], np.ndarray] | None = None
 
     def open(self, decoder: Decoder) -> Video:
         """Opens the video; DecodeError if it cannot be opened."""

@@ -11,9 +11,10 @@ import numpy as np
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
 from datamodules.sources.sample_json import parse_annotation, read_label, read_text
-from datamodules.sources.tar_samples import Members, group
+from datamodules.sources.tar_samples import Members, group, is_annotation
 
 _HEADER = 512  # bytes of a member's header in a tar
+_SHORT, _KEPT = 2**16, 2**26  # bytes of a caption that is kept, and of all of a tar
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 UNKNOWN = -1  # of a sample whose json is wrong: it has what the others have, until it is read
 NUMBERS = ("video", "video_size", "meta", "meta_size", "text", "text_size", "label")
@@ -74,11 +75,11 @@ def index_tar(file: BinaryIO, name: str, size: int, limits: Limits) -> TarIndex:
     for number, (key, sample) in enumerate(samples.items()):
         entry, video = found.entries[number], sample.video
         entry["key"], entry["video"], entry["video_size"] = keys[key], video.offset_data, video.size
-        entry["video_sum"] = checksum(_read_at(file, video.offset_data - _HEADER, _HEADER))
+        entry["video_sum"] = reader.sums[video.offset_data]
         for role, member in (("meta", sample.meta), ("text", sample.text)):
             entry[role], entry[f"{role}_size"] = (member.offset_data, member.size) if member else (0, 0)
         try:
-            text, label = _annotate(file, key, sample, limits)
+            text, label = _annotate(reader, key, sample)
         except DecodeError:
             entry["has_text"] = entry["has_label"] = entry["label"] = UNKNOWN
             continue
@@ -95,26 +96,41 @@ def index_tar(file: BinaryIO, name: str, size: int, limits: Limits) -> TarIndex:
     return found
 
 
-def _annotate(file: BinaryIO, key: str, sample: Members, limits: Limits) -> tuple[bool, int | str | None]:
+def _annotate(reader: "_Members", key: str, sample: Members) -> tuple[bool, int | str | None]:
     """Whether a sample has a text, and its class; DecodeError if its json, text or class is wrong."""
-
-    def contents(member: tarfile.TarInfo | None) -> bytes:
-        return b"" if member is None else _read_at(file, member.offset_data, min(member.size, limits.meta_bytes + 1))
-
-    text, label = parse_annotation(key, contents(sample.meta), limits)
+    limits = reader.limits
+    text, label = parse_annotation(key, b"" if sample.meta is None else reader.contents(sample.meta), limits)
     if text is None and sample.text is not None:
-        text = read_text(key, contents(sample.text), limits)
+        text = read_text(key, reader.contents(sample.text), limits)
     if label is None and sample.label is not None:
-        label = read_label(key, read_text(key, contents(sample.label), limits))
+        label = read_label(key, read_text(key, reader.contents(sample.label), limits))
     return text is not None, label
 
 
 class _Members:
-    """The members of a tar up to its end or first defect, which is then in `wrong`."""
+    """The members of a tar up to its end or first defect, which is then in `wrong`.
+
+    What is needed of a member is read together with its header, as every further place costs a request of a remote tar.
+    """
 
     def __init__(self, file: BinaryIO, name: str, size: int, limits: Limits) -> None:
         self.file, self.name, self.size, self.limits = file, name, size, limits
         self.wrong: str | None = None
+        self.sums: dict[int, int] = {}  # checksums of headers, by the place of the member
+        self.kept: dict[int, bytes] = {}  # contents of short captions and classes, by their place
+        self.room = _KEPT
+
+    def contents(self, member: tarfile.TarInfo) -> bytes:
+        """Of a json, a caption or a class; of a longer one than the limit, one byte more than that."""
+        if member.offset_data in self.kept:
+            return self.kept[member.offset_data]
+        return _read_at(self.file, member.offset_data, min(member.size, self.limits.meta_bytes + 1))
+
+    def _note(self, member: tarfile.TarInfo) -> None:
+        self.sums[member.offset_data] = checksum(_read_at(self.file, member.offset_data - _HEADER, _HEADER))
+        if is_annotation(member.name) and member.size <= min(_SHORT, self.room):
+            self.kept[member.offset_data] = self.contents(member)
+            self.room -= member.size
 
     def __iter__(self) -> Iterator[tarfile.TarInfo]:
         end, head = 0, _read_at(self.file, 0, 8)
@@ -130,6 +146,7 @@ class _Members:
                     if member.size < 0 or member.offset_data + member.size > self.size:
                         self.wrong = f"cut off in {member.name}"
                         return
+                    self._note(member)
                     yield member
                     end = member.offset_data + -(-member.size // _HEADER) * _HEADER
         except tarfile.ReadError as error:

@@ -30,6 +30,11 @@ class Members:
     label: tarfile.TarInfo | None = None
 
 
+def is_annotation(name: str) -> bool:
+    """Whether a member is a json, a caption or a class."""
+    return name.rpartition(".")[2].lower() in _ROLES
+
+
 def group(members: Iterable[tarfile.TarInfo]) -> tuple[dict[str, Members], Counter[str]]:
     """The samples by key, in the order of the tar; and how many members belong to none, by reason."""
     left_out: Counter[str] = Counter()

@@ -76,7 +76,7 @@ def write_shard(tar: Path, samples: Iterable[tuple[str, str, bytes, dict]]) -> d
 
 
 def index_shard(tar: Path, limits: Limits | None = None) -> tuple[dict, TarIndex]:
-    """Reads the headers of a tar and writes its index next to it; complete samples are indexed in any case.
+    """Reads the headers of a local tar and writes its index next to it; complete samples are indexed in any case.
 
     Args:
         tar: the file.
@@ -90,8 +90,13 @@ def index_shard(tar: Path, limits: Limits | None = None) -> tuple[dict, TarIndex
     """
     with open(tar, "rb") as file:
         found = index_tar(file, str(tar), tar.stat().st_size, limits or Limits())
+    return write_found(tar, found), found
+
+
+def write_found(tar: Path, found: TarIndex) -> dict:
+    """Writes what was found in a tar next to where it is or would be; returns its row of `shards.csv`."""
     _write_entries(tar, found)
-    return _row(tar.name, found), found
+    return _row(tar.name, found)
 
 
 def _row(name: str, found: TarIndex) -> dict:
@@ -129,7 +134,7 @@ def index_folder(folder: Path, limits: Limits | None = None) -> FolderIndex:
         ValueError: another process writes the folder; no tar holds a sample; or classes are numbers here, names there.
     """
     tars = sorted(file for file in folder.glob("*.tar") if not is_hidden(file.name))
-    compressed = [file.name for file in folder.iterdir() if file.name.endswith(_COMPRESSED)]
+    compressed = [file.name for file in folder.glob("*") if file.name.endswith(_COMPRESSED)]
     if not tars:
         raise FileNotFoundError(
             f"no .tar in {folder}"
@@ -147,12 +152,18 @@ def index_folder(folder: Path, limits: Limits | None = None) -> FolderIndex:
                 result.wrong[tar.name] = found.wrong
             if found.class_names:
                 names[tar] = found.class_names
-        if not sum(row["samples"] for row in result.rows):
-            raise ValueError(f"no tar in {folder} holds a sample{_why(result)}")
-        if names:
-            _number_classes(folder, result, names)
-        write_index(folder, result.rows)
+        finish_index(folder, result, names)
     return result
+
+
+def finish_index(folder: Path, result: FolderIndex, names: dict[Path, dict[int, str]]) -> None:
+    """Numbers the names of classes, given by tar and number of the sample, and writes `shards.csv`, once all tars are
+    indexed; ValueError if they hold no sample."""
+    if not sum(row["samples"] for row in result.rows):
+        raise ValueError(f"no tar in {folder} holds a sample{_why(result)}")
+    if names:
+        _number_classes(folder, result, names)
+    write_index(folder, result.rows)
 
 
 def _number_classes(folder: Path, result: FolderIndex, names: dict[Path, dict[int, str]]) -> None:

@@ -29,8 +29,10 @@ _ITEM_BYTES = {
 _TENSORS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
 
 
-def require_held(stream: BinaryIO) -> None:
-    """Raise an UnpicklingError if a file claims a record, a storage or a tensor of more bytes than it holds.
+def require_held(stream: BinaryIO) -> set[str]:
+    """The full names of all that a file's pickles look up, such as "torch._utils._rebuild_tensor_v2".
+
+    Raises an UnpicklingError if the file claims a record, a storage or a tensor of more bytes than it holds.
 
     Args:
         stream: a whole file as `torch.save` writes it, in today's format or in that of before 1.6; at any other file
@@ -41,7 +43,7 @@ def require_held(stream: BinaryIO) -> None:
         stream.seek(0)
         is_zip = stream.read(4) == b"PK\x03\x04"
         stream.seek(0)
-        _check_zip(stream, size) if is_zip else _check_old(stream, size)
+        return _check_zip(stream, size) if is_zip else _check_old(stream, size)
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # whatever a damaged or crafted pickle or archive raises
@@ -63,26 +65,26 @@ def require_modest(stream: BinaryIO) -> None:
     stream.seek(start)
 
 
-def _check_zip(stream: BinaryIO, size: int) -> None:
+def _check_zip(stream: BinaryIO, size: int) -> set[str]:
     with zipfile.ZipFile(stream) as archive:
         if reason := oversized(archive, size):
             raise pickle.UnpicklingError(reason)
         names = archive.namelist()
         root = names[0].partition("/")[0] + "/"  # as torch finds it
         if f"{root}data.pkl" not in names:
-            return  # torch says so
+            return set()  # torch says so
         held = {each.filename.removeprefix(root): each.file_size for each in archive.infolist()}
-        _Claims(io.BytesIO(archive.read(f"{root}data.pkl")), size, held).check()
+        return _Claims(io.BytesIO(archive.read(f"{root}data.pkl")), size, held).check()
 
 
-def _check_old(stream: BinaryIO, size: int) -> None:
+def _check_old(stream: BinaryIO, size: int) -> set[str]:
     header: list[Any] = []
     for _ in range(3):  # a magic number, a version, the kinds of the writer's machine
         require_modest(stream)
         header.append(_Claims(stream, size, None).load())
     if header[0] != _MAGIC:
         raise pickle.UnpicklingError("it is no file of torch")
-    _Claims(stream, size, None).check()
+    return _Claims(stream, size, None).check()
 
 
 class _Kind(NamedTuple):
@@ -126,15 +128,18 @@ class _Claims(pickle.Unpickler):
         super().__init__(stream)
         self.stream, self.size, self.held = stream, size, held
         self.storages: dict[str, _Storage] = {}
+        self.names: set[str] = set()
 
-    def check(self) -> None:
-        """Raise an UnpicklingError if anything claimed is larger than what there is."""
+    def check(self) -> set[str]:
+        """The names that were looked up; an UnpicklingError if anything claimed is larger than what there is."""
         require_modest(self.stream)
         self.load()
         if sum(storage.bytes for storage in self.storages.values()) > self.size:
             raise pickle.UnpicklingError(f"its storages claim more than the {self.size} bytes of the file")
+        return self.names
 
     def find_class(self, module: str, name: str) -> Any:
+        self.names.add(f"{module}.{name}")
         if name.removesuffix("Storage") in _ITEM_BYTES and name.endswith("Storage"):
             return _Kind(_ITEM_BYTES[name.removesuffix("Storage")])
         if name.endswith(("Tensor", "Storage")):

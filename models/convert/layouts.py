@@ -5,6 +5,8 @@ from torch import Tensor
 from models.convert import bert, clip, internvideo, lavie, umt, umt2, viclip, videochat, videomae
 from models.convert.rules import Rules, prefixed, to_ours
 
+# What the model's names begin with in checkpoints that hold other parts besides: a loss, a teacher, an average.
+_PARTS = ("model.", "module.", "net.", "network.", "backbone.", "student.", "_orig_mod.", "model.module.")
 # Name of a layout, a key that identifies it, its rules (None: the names are ours). The first match is used.
 _LAYOUTS: list[tuple[str, str, Rules | None]] = [
     ("official ViCLIP", "vision_encoder.temporal_positional_embedding", viclip.OFFICIAL),
@@ -58,16 +60,29 @@ def by_our_names(theirs: dict[str, Tensor], where: str) -> tuple[str, dict[str, 
     Raises:
         ValueError: the keys are of no known layout.
     """
+    known = _recognised(theirs)
+    if known is not None:
+        return known
+    for prefix in _PARTS:
+        part = {name.removeprefix(prefix): tensor for name, tensor in theirs.items() if name.startswith(prefix)}
+        if part and (known := _recognised(part)):
+            layout, ours, origin = known
+            return layout, ours, {name: tuple(prefix + each for each in names) for name, names in origin.items()}
+    raise ValueError(
+        f"{where}: its keys are of no known layout (the first are {', '.join(list(theirs)[:4])}; "
+        f"one of these was expected: {', '.join([*(key for _, key, _ in _LAYOUTS), lavie.KEY])})"
+    )
+
+
+def _recognised(theirs: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict[str, tuple[str, ...]]] | None:
+    """As `by_our_names`; None if the keys are of no known layout."""
     known = lavie.to_ours(theirs) or videochat.to_ours(theirs)
     if known is not None:
         return known
     on_disk = {bert.on_disk_name(videomae.on_disk_name(name)): name for name in theirs}
     found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)
     if found is None:
-        raise ValueError(
-            f"{where}: its keys are of no known layout (the first are {', '.join(list(theirs)[:4])}; "
-            f"one of these was expected: {', '.join([*(key for _, key, _ in _LAYOUTS), lavie.KEY])})"
-        )
+        return None
     layout, rules = found
     if rules is None:
         names = {videomae.our_scale_name(name): name for name in theirs}

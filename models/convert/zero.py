@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.convert.claims import require_held
+from models.convert.foreign import stand_ins
 
 
 class _Record:
@@ -31,25 +32,44 @@ def is_zero(folder: Path) -> bool:
     return (folder / "latest").is_file()
 
 
+def is_zero_step(folder: Path) -> bool:
+    """Whether a folder is that of one step of a DeepSpeed checkpoint, such as `global_step100`."""
+    return bool(_files(folder, "model_states"))
+
+
 def read_zero(folder: Path) -> dict[str, Any]:
     """The run's own entries, and `state_dict` with full tensors in the optimiser's precision (float32).
 
     Raises:
         KeyError, RuntimeError: a partition is missing, or DeepSpeed has changed its layout.
     """
-    step = folder / _latest(folder)
+    return read_zero_step(folder / _latest(folder), whole=True)
+
+
+def read_zero_step(step: Path, whole: bool = False) -> dict[str, Any]:
+    """As `read_zero`, of the folder of one step.
+
+    Without states of the optimiser, as of stage 0, the weights are those of the model, in its own precision; with
+    `whole` that is an error at other stages.
+    """
     models, optimizers = _files(step, "model_states"), _files(step, "optim_states")
-    if not models or not optimizers:
-        raise RuntimeError(f"{step} lacks model_states or optim_states")
-    first = _load(models[0])
+    if not models:
+        raise RuntimeError(f"{step} lacks model_states")
+    first = _load(models[0], foreign=True)
+    if not optimizers and whole and first.get("param_shapes"):
+        raise RuntimeError(f"{step} lacks optim_states")
+    if not optimizers:
+        return _without_optimizer(step, first)
     world = first["dp_world_size"]
     if len(optimizers) != world:
         raise RuntimeError(f"only {len(optimizers)} of {world} optim_states exist")
-    partitions = [_load(file)["optimizer_state_dict"] for file in optimizers]
+    partitions = [_load(file, foreign=True)["optimizer_state_dict"] for file in optimizers]
     shapes = [dict(group) for group in first["param_shapes"]]
     _check_once_each(step, [*shapes, dict(first.get("frozen_param_shapes") or {})])
     if "fp32_flat_groups" in partitions[0]:
-        frozen = dict(_frozen(first, [_load(file) for file in models])) if first["frozen_param_shapes"] else {}
+        frozen = (
+            dict(_frozen(first, [_load(file, foreign=True) for file in models])) if first["frozen_param_shapes"] else {}
+        )
         buffers = {name: first["module"][name] for name in first["buffer_names"]}
         state = {**buffers, **frozen, **dict(_stage_3(shapes, partitions))}
     else:
@@ -59,6 +79,17 @@ def read_zero(folder: Path) -> dict[str, Any]:
     for name in own.pop("scalars", []):
         state[name] = state[name].reshape(())
     return {"state_dict": {name: tensor.detach() for name, tensor in state.items()}, **own}
+
+
+def _without_optimizer(step: Path, first: dict[str, Any]) -> dict[str, Any]:
+    shapes = {name: shape for group in first.get("param_shapes") or [] for name, shape in group.items()}
+    lost = [
+        name for name, shape in shapes.items() if name not in first["module"] or first["module"][name].shape != shape
+    ]
+    if lost:
+        raise RuntimeError(f"{step} lacks optim_states, which hold the weights of stage 3 ({lost[0]} and others)")
+    own = {name: first[name] for name in first if name not in _DEEPSPEED}
+    return {"state_dict": first["module"], **own}
 
 
 def require_plain_files(folder: Path) -> None:
@@ -108,12 +139,13 @@ def _files(folder: Path, kind: str) -> list[Path]:
     return sorted(folder.glob(f"*{kind}.pt"), key=lambda file: [int(n) for n in re.findall(r"\d+", file.name)])
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path, foreign: bool = False) -> dict[str, Any]:
+    """The contents of a file; with `foreign`, inert stand-ins for the objects of other packages in it."""
     if not file.is_file():
         raise ValueError(f"{file.name} is no regular file")
     with file.open("rb") as stream:
-        require_held(stream)
-    with torch.serialization.safe_globals(_SAFE):
+        names = require_held(stream)
+    with torch.serialization.safe_globals([*_SAFE, *(stand_ins(names, _SAFE) if foreign else [])]):
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 

@@ -15,6 +15,7 @@ import pytest
 from datamodules import Decord, Files, PyAV
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
+from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.decoding.reader import Decoder
 from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.loading.loader import Loader
@@ -98,6 +99,8 @@ def test_sixty_mutations(tmp_path: Path, decoder: Decoder) -> None:
         videos.make(clips / "c.mkv", frames=60),
         videos.make(clips / "d.ts", frames=60),
         videos.make(clips / "e.avi", frames=60, codec="mpeg4", b_frames=0),
+        videos.make(clips / "f.mov", frames=60),
+        videos.make(clips / "g.webm", frames=60, codec="libvpx", b_frames=0),
     ]
     write([Path(path) for path in made], damaged, 60)
     kinds, reasons, _ = run(damaged, clips, 2, 20.0, decoder)
@@ -105,9 +108,22 @@ def test_sixty_mutations(tmp_path: Path, decoder: Decoder) -> None:
     assert not [reason for reason in reasons if reason.startswith(("given up", "its worker"))]  # no hang, no crash
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "webm", "avi"])
+def test_a_thousand_mutations(tmp_path: Path, ending: str) -> None:
+    clips, damaged = tmp_path / "clips", tmp_path / "damaged"
+    clips.mkdir(), damaged.mkdir()
+    codec = {"webm": "libvpx", "avi": "mpeg4"}.get(ending, "libx264")
+    made = videos.make(clips / f"a.{ending}", frames=60, codec=codec, b_frames=2 if codec == "libx264" else 0)
+    write([Path(made)], damaged, 1000)
+    kinds, reasons, _ = run(damaged, clips, 2, 20.0, PyAV())
+    assert kinds.total() >= 50
+    assert not [reason for reason in reasons if reason.startswith(("given up", "its worker"))]
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        found = sorted(path for path in Path(sys.argv[1]).iterdir() if path.suffix in (".mp4", ".avi", ".mkv", ".ts"))
+        found = sorted(path for path in Path(sys.argv[1]).iterdir() if path.suffix in VIDEO_SUFFIXES)
         write(found, Path(folder), int(sys.argv[2]))
         name = sys.argv[3] if len(sys.argv) > 3 else "PyAV"
         kinds, reasons, seconds = run(

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.decoding.display_matrix import read_orientation
+from datamodules.decoding.limits import Limits
 from datamodules.decoding.orientation import Orientation, from_degrees, from_matrix
 from datamodules.decoding.reader import Decoder, Decord, PyAV, TorchCodec
 from datamodules.making.encode import prepare_video
@@ -107,6 +109,22 @@ def test_orientations_are_what_their_matrix_says() -> None:
         assert Orientation().after(orientation).upright(turned).tolist() == pixels.tolist()
     assert from_matrix(bytes(36)).is_upright
     assert from_degrees(-90).upright(pixels)[:, :, 0].tolist() == [[3, 0], [4, 1], [5, 2]]  # clockwise
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "webm", "ts"])
+def test_no_frame_is_decoded_where_no_header_turns_it(
+    stored: str, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = "libvpx" if ending == "webm" else "libx264"
+    path = videos.make(tmp_path / f"v.{ending}", frames=60, codec=codec, b_frames=0)
+    monkeypatch.setattr("datamodules.decoding.display_matrix.open_container", lambda *_: pytest.fail("decoded"))
+    assert read_orientation(path, "v", Limits()).is_upright
+    angle = bytearray(Path(path).read_bytes())
+    if ending in ("mkv", "webm"):  # the element of a roll, in the place of another one
+        at = angle.index(b"\x16\x54\xae\x6b") + 30
+        angle[at : at + 2] = b"\x76\x75"
+        with pytest.raises(pytest.fail.Exception, match="decoded"):
+            read_orientation(bytes(angle), "v", Limits())
 
 
 def test_a_sample_aspect_ratio_changes_no_frame(tmp_path: Path) -> None:

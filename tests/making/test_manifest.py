@@ -16,6 +16,7 @@ from datamodules.making.manifest import Folder, Rule, match, read_manifest, seco
 from datamodules.making.subsets import at_least, diverse, source_of, top_share, within_seconds
 from datamodules.sources.shards import Shards
 from tests.helpers import videos
+from tests.helpers.captioner import WORDS, save_blip
 from tests.helpers.paths import TESTS
 from tools import internvid
 
@@ -122,7 +123,7 @@ def test_webvid_keeps_whole_videos(folder: Path, tmp_path: Path) -> None:
         writer.writerow(["videoid", "contentUrl", "duration", "page_dir", "name"])
         writer.writerow([IDS[2], "https://example.org/1", "PT00H00M08S", "in here", "a cat, asleep"])
         writer.writerow(["99", "https://example.org/2", "PT00H00M08S", "pages", "gone"])
-    rows, missing = match(str(tmp_path / "results_2M_train.csv"), str(folder))
+    rows, missing, _ = match(str(tmp_path / "results_2M_train.csv"), str(folder))
     assert missing == ["99"] and len(rows) == 1 and "cuts" not in rows[0]
     places = [str(tmp_path / "results_2M_train.csv"), str(folder), str(tmp_path / "out")]
     assert internvid.main(["build", *places, "--quiet", "--workers", "1"]) == 0
@@ -147,7 +148,7 @@ def test_times_may_be_called_start_and_end(folder: Path, tmp_path: Path) -> None
     first, second = read_manifest(str(tmp_path / "m.csv"))
     assert (first.start, first.end, first.name) == (1, 2.5, f"{IDS[0]}_1.000_2.500")
     assert (second.start, second.end) == (0, math.inf)
-    rows, _ = match(str(tmp_path / "m.csv"), str(folder))
+    rows, *_ = match(str(tmp_path / "m.csv"), str(folder))
     cut = {"name": first.name, "start": 1.0, "end": 2.5, "trend": "up"}
     assert rows[0]["cuts"] == [cut] and "cuts" not in rows[1]
 
@@ -312,37 +313,14 @@ def test_a_journal_forgets_a_torn_line_and_refuses_other_settings(tmp_path: Path
 
 def test_transformers_captions_images(folder: Path, tmp_path: Path) -> None:
     """A tiny BLIP with random weights, from a folder."""
-    transformers = pytest.importorskip("transformers")
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "runs"]))
-    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
-    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
-    transformers.BlipProcessor(images, tokenizer).save_pretrained(tmp_path / "blip")
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    text = {
-        **shape,
-        "vocab_size": 8,
-        "encoder_hidden_size": 16,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-        "sep_token_id": 3,
-    }
-    config = transformers.BlipConfig(
-        text_config={**text, "pad_token_id": 0}, vision_config={**shape, "image_size": 32, "patch_size": 16}
-    )
-    transformers.BlipForConditionalGeneration(config).save_pretrained(tmp_path / "blip")
-    captioner = load_captioner(
-        "datamodules.making.captions:ImageToText", {"model": str(tmp_path / "blip"), "tokens": 5}
-    )
+    folder_of_model = save_blip(tmp_path / "blip")
+    captioner = load_captioner("datamodules.making.captions:ImageToText", {"model": folder_of_model, "tokens": 5})
     assert isinstance(captioner, ImageToText)
     rows = [line(IDS[0], i, i + 1, Caption=None) for i in range(3)]
     manifest = write(tmp_path / "m.jsonl", rows)
     done = write_captions(manifest, str(folder), str(tmp_path / "out.jsonl"), captioner, batch=2, progress=False)
     assert done["captioned"] == 3
-    assert set(" ".join(e.text or "" for e in read_manifest(str(tmp_path / "out.jsonl"))).split()) <= {
-        "a",
-        "cat",
-        "runs",
-    }
+    assert set(" ".join(e.text or "" for e in read_manifest(str(tmp_path / "out.jsonl"))).split()) <= {*WORDS}
     for name, message in [
         ("nothing", "write package.module:Class"),
         ("datamodules.making.captions:No", "there is no captioner"),

@@ -150,7 +150,7 @@ def test_local_and_remote_folders_join(folder: Path, tmp_path: Path, server: Ser
     assert len(source) == 48 and source[1] == source[25]
 
 
-@pytest.mark.parametrize("trouble", ["error", "drop", "missing"])
+@pytest.mark.parametrize("trouble", ["error", "drop"])
 @pytest.mark.parametrize("whole", [False, True])
 def test_interrupted_reads_are_retried(folder: Path, tmp_path: Path, server: Server, trouble: str, whole: bool) -> None:
     failures = Counter()
