@@ -79,11 +79,11 @@ def main(arguments: list[str]) -> int:
 
 def train_tiny(folder: Path) -> str:
     """The run of the tiny chat model in a folder, trained if it is not there."""
-    from pretrain.assistant.demo_chat import LAST, RECIPE, training
+    from pretrain.assistant.demo_chat import RECIPE, is_trained, training
 
     folder = folder.resolve()
     run = folder / RECIPE
-    if (run / LAST).exists():
+    if is_trained(folder):
         return str(run)
     print(f"training a tiny chat model on moving shapes in {run} (done once, in minutes; --model DIR takes another)")
     words = [sys.executable, "-m", "pretrain", *training(ROOT, folder)]

@@ -8,7 +8,7 @@ import yaml
 from datamodules.storage.whole_files import write_whole
 
 RECIPE = "videochat2_instruct_tiny"
-LAST = "checkpoints/step=0000400.ckpt"  # of the recipe's run
+STEPS = 400  # by then most colours are right; a minute and a half of a core
 CONTEXT = 1024  # tokens: the assistant asks for answers of up to 512, and tells where objects are
 
 
@@ -35,12 +35,22 @@ def write_tokenizer(source: Path, folder: Path) -> Path:
     return folder
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether the training that began in a folder has come to its end."""
+    recipe = folder / f"{RECIPE}.yaml"
+    if not recipe.exists():
+        return False
+    last = yaml.safe_load(recipe.read_text())["trainer"]["max_steps"]
+    return any(int(path.stem.partition("=")[2]) == last for path in folder.glob(f"{RECIPE}/checkpoints/step=*.ckpt"))
+
+
 def training(root: Path, folder: Path) -> list[str]:
     """Arguments of `python -m pretrain` that train the model in a folder, or go on with it."""
     recipe = yaml.safe_load((root / f"recipes/{RECIPE}.yaml").read_text())
     language = recipe["model"]["init_args"]["language"]
     language["tokenizer"] = str(write_tokenizer(root / language["tokenizer"], folder / "words"))
     language["config"]["max_position_embeddings"] = CONTEXT
+    recipe["trainer"]["max_steps"] = STEPS
     write_whole(folder / f"{RECIPE}.yaml", yaml.safe_dump(recipe))
     save = f"--trainer.logger.init_args.save_dir={folder}"
     return ["fit", "-c", str(folder / f"{RECIPE}.yaml"), save, "--ckpt_path=auto"]

@@ -178,7 +178,7 @@ def build(visitors: Visitors, films: FilmChoice, facts: Sequence[str]) -> gr.Blo
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         page.load(enter, [remembered], [name, view, chat], js=_REMEMBER, **quiet)
         page.unload(leave)
-        text.submit(ask, [text, name], [chat, text, view], **quiet)
+        text.submit(ask, [text, name], [chat, text, view], trigger_mode="multiple", **quiet)
         tab.select(artefacts, [name], [table, chosen], **quiet)
         point.click(show, [chosen, name], [view], **quiet)
         write.click(save, [formats, name], [saved], api_visibility="private", show_progress="minimal")

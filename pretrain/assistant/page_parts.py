@@ -39,7 +39,9 @@ def conversation(base: str, session: Session, turns: Sequence[Turn]) -> list[dic
 def title(call: Call, session: Session) -> str:
     """A tool, what it ran on, and what it made, in a line: `cut_out: object obj1 (track1), frame 3 → picture1`."""
     tracks = {each.object_id: each.id for each in session.all() if each.kind == "track" and each.object_id}
-    given = ", ".join(f"{name} {_short(value, tracks)}" for name, value in call.arguments.items() if value is not None)
+    given = ", ".join(
+        f"{name} {_short(value, tracks)}" for name, value in call.arguments.items() if value not in (None, [])
+    )
     made = f" → {', '.join(call.made)}" if call.made else ""
     return f"{call.tool}: {given}{made}" + (" (failed)" if call.failed else "")
 

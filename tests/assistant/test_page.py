@@ -143,6 +143,7 @@ class View:
 def view(browser: Any, served: Served) -> Iterator[View]:
     made = View(browser, served)
     yield made
+    made.shot("at the end of a test")
     made.context.close()
 
 

@@ -30,7 +30,7 @@ def test_an_answer_lists_the_tools_their_artefacts_and_what_they_made(tmp_path: 
     session = session_with_a_cut_out(tmp_path)
     calls = (
         Call("cut_out", {"object": "obj1", "frame": 3, "film": None}, "Done.", ("picture1",)),
-        Call("read_text", {"point": (1.0, 2.0)}, "No text.", failed=True),
+        Call("read_text", {"point": (1.0, 2.0), "objects": []}, "No text.", failed=True),
     )
     turn = Turn("Cut it out.", Answer("It was cut out.", calls), ("obj1",), 3, ["the model's plan was refused"])
     asked, first, second, answer = conversation("/session/NAME", session, [turn])
