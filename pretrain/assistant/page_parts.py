@@ -27,7 +27,7 @@ def conversation(base: str, session: Session, turns: Sequence[Turn]) -> list[dic
         pointed = f"  \n*pointing at {', '.join(turn.objects)} in frame {turn.frame}*" if turn.objects else ""
         messages.append({"role": "user", "content": _plain(turn.question) + pointed})
         for call in turn.answer.calls:  # the page folds these up below their titles
-            about = {"title": _plain(title(call, session))}
+            about = {"title": _plain(title(call, session)), "status": "done"}
             messages.append({"role": "assistant", "content": _plain(call.said), "metadata": about})
         notes = "".join(f"  \n*{_plain(note)}*" for note in turn.notes)
         made = [each for call in turn.answer.calls for each in call.made]

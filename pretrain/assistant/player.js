@@ -70,6 +70,7 @@ function take(found) {
   if (!state.objects.some((object) => object.id === chosen)) chosen = null;
   if (state.made) chosen = state.made;
   if (state.news.number !== before?.news.number) say(state.news.text, state.news.wrong);
+  else if (before.job && !state.job) say("");
   fit();
   show();
   if (film && !exact) go(frame);
@@ -100,7 +101,7 @@ function show() {
   find("[data-do=cancel]").hidden = find(".tb-progress").hidden = !job;
   if (job) {
     find(".tb-progress div").style.width = `${job.total ? (100 * job.done) / job.total : 0}%`;
-    say(`${job.what}: frame ${job.done} of ${job.total}`);
+    say(`${job.what}${job.total ? `: frame ${job.done} of ${job.total}` : " ..."}`);
   }
   find(".tb-hint").textContent = !film ? "" : chosen ? `pointing at ${nameOf(chosen)}` : "the next click is a new object";
   list();
