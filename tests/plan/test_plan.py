@@ -180,7 +180,8 @@ def test_the_peak_of_sampling_is_what_predict_allocates() -> None:
     truth = recipe("lavie_base_tiny", "--model.init_args.sampling.steps=2")
     planned = DryRun(truth, gpu=False).sampling()
     objective = build(truth["model"]).eval()
-    video = torch.zeros(1, 3, 4, 16, 16, dtype=torch.uint8)
+    data = truth["data"]["init_args"]
+    video = torch.zeros(1, 3, data["frames"], data["size"], data["size"], dtype=torch.uint8)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found, torch.no_grad():
         objective.predict({"video": video, "text": ["a caption"], "name": ["0"]})
     assert planned is not None and planned.activations == pytest.approx(peak(found), rel=0.1)
