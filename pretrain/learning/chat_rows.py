@@ -2,14 +2,17 @@
 
 import functools
 import logging
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 
 from models.chat.conversation import IGNORE_INDEX, Tokens, tokenize
+from models.chat.regions import coverage, region_places
 from models.chat.templates import (
     ChatTemplate,
     Conversation,
@@ -52,6 +55,9 @@ class ChatRows:
             caption is the answer to an empty question.
         times: say at which seconds the frames were taken.
         learn_markers, ignore_pad_targets: see `Vicuna` and `tokenize`.
+        grid: times, rows and columns of the encoder's tokens, if questions name regions. `<obj1>`, ... are then places
+            of region tokens; a row also has `order`, what each place of visual tokens is for (see `region_places`), and
+            `regions`, the coverage of tokens by each region, float32 `[R, N]`. Clips must show whole frames.
     """
 
     language: Language
@@ -67,6 +73,7 @@ class ChatRows:
     times: bool = False
     learn_markers: bool = False
     ignore_pad_targets: bool = False
+    grid: tuple[int, int, int] | None = None
 
     def __call__(self, sample: Any, shown: Any, draw: int | None) -> Row:
         """See `datamodules.loading.batches.Encode`. Without a conversation, the sample's text is its caption."""
@@ -74,7 +81,10 @@ class ChatRows:
         caption = sample.text if isinstance(sample.text, str) or not sample.text else sample.text[0]
         if not chat and not caption:
             raise ValueError("it has neither a conversation nor a text to learn from: leave it out")
-        return self.row(chat, caption, shown.image, shown.seconds, shown.size, draw)
+        covered = None
+        if self.grid is not None and sample.regions is not None:
+            covered = coverage(torch.from_numpy(sample.regions(shown.seconds)), self.grid).numpy()
+        return self.row(chat, caption, shown.image, shown.seconds, shown.size, draw, covered)
 
     def row(
         self,
@@ -84,6 +94,7 @@ class ChatRows:
         seconds: Sequence[float] = (),
         size: tuple[int, int] = (0, 0),
         draw: int | None = None,
+        covered: np.ndarray | None = None,
     ) -> Row:
         """The row of a conversation, or of a caption if there is none.
 
@@ -91,6 +102,7 @@ class ChatRows:
             chat: question, answer and instruction of each turn; their order is drawn anew, and the instruction is that
                 of the first.
             draw: 64 random bits; None: nothing is drawn.
+            covered: of regions, see `grid`.
         """
         rng = None if draw is None else random.Random(draw)
         if rng is not None:
@@ -110,25 +122,34 @@ class ChatRows:
             conversation = Conversation(tuple(made), turns[0][2])
             segments = self.chat_template.segments(conversation)
             read = self.chat_template.qformer_text(conversation)
-        return self._row(segments, read, size)
+        return self._row(segments, read, size, covered)
 
     def blank(self, shown: Any) -> Row:
         """A row without targets, for a sample that cannot be read."""
         return self._row([Segment("", Role.VISUAL)], "", shown.size)
 
-    def _row(self, segments: list[Segment], read: str, size: tuple[int, int]) -> Row:
+    def _row(self, segments: list[Segment], read: str, size: tuple[int, int], covered: np.ndarray | None = None) -> Row:
         visual = self.visual * self.views(size)
+        counts, order = [visual], [-1]
+        if self.grid is not None:
+            segments, order = region_places(segments)
+            if max(order, default=-1) >= (0 if covered is None else len(covered)):
+                raise ValueError(f"it names <obj{max(order) + 1}>, and has no such region")
+            counts = [visual if region < 0 else 1 for region in order]
         tokens = tokenize(
             segments,
             self.tokenizer,
-            [visual],
-            limit=None if self.limit is None else self.limit + visual,
+            counts,
+            limit=None if self.limit is None else self.limit + sum(counts),
             answer_limit=self.answer_limit,
             context=self.context,
             ignore_pad_targets=self.ignore_pad_targets,
         )
-        row = {name: np.array(getattr(tokens, name), np.int64) for name in ("ids", "labels", "slots")}
+        row: Row = {name: np.array(getattr(tokens, name), np.int64) for name in ("ids", "labels", "slots")}
         row["cut"] = np.array(tokens.cut)
+        if self.grid is not None:
+            row["order"] = np.array(order, np.int64)
+            row["regions"] = np.zeros((0, math.prod(self.grid)), np.float32) if covered is None else covered
         if self.reader is not None:
             ids = self.reader([read])[0]
             row["reads"] = ids[ids != self.reader.pad].numpy()

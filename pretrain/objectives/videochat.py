@@ -60,6 +60,8 @@ class Converse(Objective):
         tiles: cut frames in tiles of the encoder's size, each seen as a video, and the whole (VideoChat2-HD).
         images: batches whose clips all stand still become images of one frame.
         packed: put the conversations of a micro-batch into one row without padding.
+        regions: `<obj1>`, ... in questions are places of region tokens: the mean of the encoder's tokens under the mask
+            that the data give, projected (see `models/chat/regions.py`).
         missing, unused: patterns of names (ours, and the checkpoints') that `weights` may lack together, and that each
             may have too much; null: any, which is only reported.
         base: see `Objective`.
@@ -87,6 +89,7 @@ class Converse(Objective):
         tiles: bool = False,
         images: bool = False,
         packed: bool = False,
+        regions: bool = False,
         missing: list[str] | None = None,
         unused: list[str] | None = None,
         **base: Any,
@@ -97,7 +100,9 @@ class Converse(Objective):
                 "the Q-Former has no text branch to read instructions with: give it text: true, or no reader"
             )
         llm = language.build()
-        self.model = VideoChat(encoder, qformer, llm, queries, extra_queries, norm_eps, constant_bos)
+        self.model = VideoChat(encoder, qformer, llm, queries, extra_queries, norm_eps, constant_bos, regions)
+        if regions and tiles:
+            raise ValueError("regions are of whole frames: set tiles or regions to false")
         if trained is not None:
             train_only(self.model, trained)
         if (
@@ -123,6 +128,7 @@ class Converse(Objective):
             times,
             learn_markers,
             ignore_pad_targets,
+            encoder.grid if regions else None,
         )
         if packed and not self.model.attends_in_rows:
             raise ValueError(
@@ -188,7 +194,25 @@ class Converse(Objective):
         video, reads = self.normalize(video), self.read_ids(rows)
         if self.tiles:
             return self.model.tile_tokens(list(video), *reads)
+        if self.row_encoder.grid is not None:
+            return self.with_regions(self.model.encode(video), rows, reads)
         return self.model.visual_tokens(video, *reads)
+
+    def with_regions(
+        self, tokens: Tensor, rows: Sequence[Row], reads: tuple[Tensor | None, Tensor | None]
+    ) -> list[Tensor]:
+        """Visual tokens of videos and regions in the order of their places, of the encoder's tokens `[V, N, C]`."""
+        seen = self.model.read(tokens, *reads)  # [V, Q, D]
+        given = [torch.as_tensor(row["regions"]) if "regions" in row else tokens.new_zeros(0, 1).cpu() for row in rows]
+        most = max(len(each) for each in given)
+        if most == 0:
+            return list(seen)
+        covered = torch.zeros(len(rows), most, tokens.shape[1])
+        for i, each in enumerate(given):
+            covered[i, : len(each)] = each
+        regions = self.model.region_tokens(tokens, to_device(covered, self.device))  # [V, R, D]
+        orders = [row["order"].tolist() if "order" in row else [-1] for row in rows]
+        return [seen[i] if n < 0 else regions[i, n : n + 1] for i, order in enumerate(orders) for n in order]
 
     def read_ids(self, rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:
         """What the Q-Former reads, `[V, l]`, padded on the right, and False at the padding; None: nothing."""
