@@ -17,6 +17,7 @@ from models.chat.conversation import ChatBatch
 from models.chat.growing_cache import growing_cache
 from models.chat.language_model import embeddings_of, label_loss, target_loss, width_of
 from models.chat.qformer import QFormer
+from models.chat.regions import region_means
 from models.chat.row_attention import row_options, use_row_attention
 from models.chat.tiles import split_tiles
 from models.chat.token_merger import TokenMerger
@@ -35,6 +36,7 @@ class VideoChat(nn.Module):
         queries: learnt in the first stage.
         extra_queries: added in later stages, initially 0.
         norm_eps: of the LayerNorm after the encoder (VideoChat2: 1e-12; VideoChat: 1e-5); None: no norm.
+        regions: it has a projector for region tokens, see `models/chat/regions.py`.
         constant_bos: the first embedding has the start token's number in every channel, as in VideoChat2's third stage,
             instead of the start token's embedding.
 
@@ -51,6 +53,7 @@ class VideoChat(nn.Module):
         extra_queries: int = 64,
         norm_eps: float | None = 1e-12,
         constant_bos: bool = False,
+        regions: bool = False,
     ) -> None:
         super().__init__()
         if qformer.source != encoder.width:
@@ -68,6 +71,7 @@ class VideoChat(nn.Module):
         else:
             self.queries = nn.Parameter(torch.empty(queries, qformer.width))
             self.extra_queries = nn.Parameter(torch.empty(extra_queries, qformer.width)) if extra_queries else None
+        self.region_projector = nn.Linear(encoder.width, width) if regions else None
         for name, parameter in llm.named_parameters():
             parameter.requires_grad_("lora_" in name)
         self.reset_parameters()
@@ -97,12 +101,31 @@ class VideoChat(nn.Module):
             instruction: ids of the Q-Former's tokenizer, `[V, l]`. It must not contain the answer.
             instruction_visible: False at its padding, `[V, l]`.
         """
-        tokens = self.norm(self.encoder(video))  # [V, N, C]
+        return self.read(self.encode(video), instruction, instruction_visible)
+
+    def encode(self, video: Tensor) -> Tensor:
+        """The encoder's tokens of videos `[V, C, T, H, W]`, normalised, `[V, N, C]`."""
+        return self.norm(self.encoder(video))
+
+    def read(
+        self, tokens: Tensor, instruction: Tensor | None = None, instruction_visible: Tensor | None = None
+    ) -> Tensor:
+        """Visual tokens `[V, Q, D]` of the encoder's `[V, N, C]`; see `visual_tokens`."""
         if isinstance(self.qformer, TokenMerger):
             return self.projector(self.qformer(tokens))
         queries = self.all_queries()
         read = self.qformer(queries, tokens, instruction, instruction_visible)
         return self.projector(read[:, : len(queries)])
+
+    def region_tokens(self, tokens: Tensor, covered: Tensor) -> Tensor:
+        """Tokens of regions `[V, R, D]`, of the encoder's `[V, N, C]` and what each region covers, `[V, R, N]`.
+
+        Raises:
+            ValueError: the model was made without them.
+        """
+        if self.region_projector is None:
+            raise ValueError("the model has no projector of regions: make it with regions: true")
+        return self.region_projector(region_means(tokens, covered))
 
     def tile_tokens(
         self,
