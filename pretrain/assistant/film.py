@@ -3,7 +3,8 @@
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,16 +75,23 @@ def open_film(path: Path, decoder: Decoder | None = None) -> Video:
     Raises:
         ValueError: it cannot be decoded.
     """
-    try:
+    with decoded():
         video = (decoder or PyAV(limits=LIMITS)).open(str(path))
         try:
             video.frames([0])
         except DecodeError:
             video.close()
             raise
+    return video
+
+
+@contextmanager
+def decoded() -> Iterator[None]:
+    """A frame that cannot be decoded within the block becomes a ValueError, which says so."""
+    try:
+        yield
     except DecodeError as error:
         raise ValueError(f"{Path(error.name).name} cannot be decoded: {error.reason}") from None
-    return video
 
 
 def about_film(artefact: Artefact, video: Video) -> Film:

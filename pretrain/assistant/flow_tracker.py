@@ -37,8 +37,10 @@ class FlowTracker(Tracker):
     """
 
     def __init__(self, side: int = 480, window: int = 16) -> None:
-        import cv2
-
+        try:
+            import cv2
+        except ImportError as error:
+            raise ImportError("the tracker needs OpenCV: pip install opencv-python-headless") from error
         if side < 32 or window < 2:
             raise ValueError(f"a side of {side} pixels and a window of {window} frames: give 32 or more and 2 or more")
         self.side, self.window = side, window

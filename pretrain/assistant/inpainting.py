@@ -1,4 +1,7 @@
-"""Fills what an object hid: by the background of a camera that stands still, else along the optical flow."""
+"""Fills what an object hid: by the background of a camera that stands still, else along the optical flow.
+
+Memory is bounded by `_SAMPLES` frames, fewer of large ones, whatever the film's length.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,7 +10,7 @@ import numpy as np
 
 from datamodules.decoding.contract import Video
 
-_SAMPLES = 24  # frames that a background is made of
+_SAMPLES, _SAMPLE_BYTES = 24, 2**28  # frames that a background is made of, and their bytes
 _STILL = 6.0  # median change of a background pixel, 0 to 255, of a camera that stands still
 _RADIUS = 5  # pixels around a hole that OpenCV's inpainting reads
 
@@ -36,7 +39,8 @@ def without_object(video: Video, mask_at: MaskAt) -> Iterator[np.ndarray]:
 
 def background(video: Video, mask_at: MaskAt) -> tuple[np.ndarray | None, np.ndarray]:
     """The background uint8 `[H, W, 3]` and where it was ever seen, bool `[H, W]`; None if the camera moves."""
-    indices = np.unique(np.linspace(0, len(video) - 1, min(_SAMPLES, len(video))).round().astype(int))
+    count = min(_SAMPLES, len(video), max(3, _SAMPLE_BYTES // (3 * video.size[0] * video.size[1])))
+    indices = np.unique(np.linspace(0, len(video) - 1, count).round().astype(int))
     frames = np.stack([video.frames([index])[0] for index in indices])
     covered = np.stack([grown(mask_at(int(index))) for index in indices])
     height, width = frames.shape[1:3]

@@ -15,26 +15,27 @@ class Path:
     """An object's way through the film.
 
     frames: those in which it is in sight, int `[N]`. middles: (x, y) of its masks in them, pixels, `[N, 2]`.
-    areas: pixels, `[N]`. looked: frames that were searched.
+    areas: pixels, `[N]`.
+    looked: frames in which it was looked for, int `[M]`.
     """
 
     frames: np.ndarray
     middles: np.ndarray
     areas: np.ndarray
-    looked: int
+    looked: np.ndarray
 
 
 def path_of(masks: Iterable[tuple[int, np.ndarray]]) -> Path:
     """The path of masks in the order of frames."""
-    frames, middles, areas, looked = [], [], [], 0
+    frames, middles, areas, looked = [], [], [], []
     for frame, mask in masks:
-        looked += 1
+        looked.append(frame)
         rows, columns = np.nonzero(mask)
         if len(rows):
             frames.append(frame)
             middles.append((columns.mean() + 0.5, rows.mean() + 0.5))
             areas.append(len(rows))
-    return Path(np.array(frames, int), np.array(middles).reshape(-1, 2), np.array(areas, int), looked)
+    return Path(np.array(frames, int), np.array(middles).reshape(-1, 2), np.array(areas, int), np.array(looked, int))
 
 
 def direction(path: Path, film: Film, first: int = 0) -> str:

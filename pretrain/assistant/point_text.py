@@ -18,13 +18,13 @@ def track_text(paths: Mapping[str, Path], film: Film, most: int = 8) -> str:
     """Where objects are, a line each: `obj1 at 0.0 s: (12.5, 40.0); at 1.0 s: out of sight; ...`.
 
     Args:
-        most: moments of each object, evenly spread over the film.
+        most: moments of each object, evenly spread over the film; those at which it was not looked for are left out.
     """
     moments = np.unique(np.linspace(0, film.frames - 1, min(most, film.frames)).round().astype(int))
     lines = []
     for name, path in paths.items():
         places = []
-        for moment in moments.tolist():
+        for moment in np.intersect1d(moments, path.looked).tolist():
             at = np.flatnonzero(path.frames == moment)
             if len(at):
                 x, y = 100 * path.middles[at[0]] / film.size[::-1]

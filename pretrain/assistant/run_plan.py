@@ -2,6 +2,7 @@
 
 from pretrain.assistant.artefacts import Artefact
 from pretrain.assistant.calls import Call
+from pretrain.assistant.film import decoded
 from pretrain.assistant.planners.check import faults_of_result, resolve
 from pretrain.assistant.planners.plan import Plan, Situation
 from pretrain.assistant.tools.tool import CannotDo, Context
@@ -25,7 +26,8 @@ def run_plan(plan: Plan, situation: Situation, context: Context) -> tuple[tuple[
         arguments = step.arguments
         try:
             arguments = resolve(step.arguments, made)
-            done = tool.run(context, tool.read(arguments))
+            with decoded():
+                done = tool.run(context, tool.read(arguments))
         except (CannotDo, ValueError) as error:
             text = str(error)
             calls.append(Call(tool.name, arguments, text[:1].upper() + text[1:], failed=True))

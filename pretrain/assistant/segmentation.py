@@ -26,6 +26,7 @@ def region_at(lab: np.ndarray, x: int, y: int, barred: Sequence[tuple[int, int]]
 
     height, width = lab.shape[:2]
     smooth = cv2.medianBlur(np.ascontiguousarray(lab), 3)
+    x, y = _even_pixel(smooth, x, y)
     regions = []
     for tolerance in _TOLERANCES:
         found = np.zeros((height + 2, width + 2), np.uint8)
@@ -47,6 +48,21 @@ def region_at(lab: np.ndarray, x: int, y: int, barred: Sequence[tuple[int, int]]
     else:
         best = 0
     return refine_edge(lab, regions[best])
+
+
+def _even_pixel(lab: np.ndarray, x: int, y: int) -> tuple[int, int]:
+    """The pixel beside a place that is most like the place and its own neighbours: an edge's colour is a mixture."""
+    reach, best, found = 2, np.inf, (x, y)
+    height, width = lab.shape[:2]
+    clicked = lab[y, x].astype(np.int32)
+    for j in range(max(0, y - reach), min(height, y + reach + 1)):
+        for i in range(max(0, x - reach), min(width, x + reach + 1)):
+            around = lab[max(0, j - 1) : j + 2, max(0, i - 1) : i + 2].astype(np.int32)
+            uneven = np.abs(around - lab[j, i]).max()
+            value = uneven + np.abs(clicked - lab[j, i]).max() + 0.1 * max(abs(i - x), abs(j - y))
+            if value < best:
+                best, found = value, (i, j)
+    return found
 
 
 def from_points(

@@ -11,7 +11,7 @@ from datamodules.decoding.contract import Video
 from datamodules.decoding.reader import PyAV
 from pretrain.assistant.artefacts import Artefact, Session
 from pretrain.assistant.calls import Call
-from pretrain.assistant.film import LIMITS, Film, about_film, load_film, open_film
+from pretrain.assistant.film import LIMITS, Film, about_film, decoded, load_film, open_film
 from pretrain.assistant.object_list import ObjectList
 from pretrain.assistant.prompts import Mask, Object, Points, Prompt, check
 from pretrain.assistant.tracker import Cancelled, Progress, Stop, Tracker
@@ -49,19 +49,23 @@ class Workspace:
             ValueError: it lies in no allowed folder, cannot be decoded, or is above a limit.
         """
         with self._alone():
-            return self._open(load_film(path, self.session, self.folders, copy, self.decoder))
+            film = self._open(load_film(path, self.session, self.folders, copy, self.decoder))
+            self._keep()
+            return film
 
     def show(self, artefact_id: str) -> Film:
         """Make a film or picture of the session (one that a tool made) the one that is pointed at."""
         with self._alone():
-            return self._open(self._film_artefact(artefact_id))
+            film = self._open(self._film_artefact(artefact_id))
+            self._keep()
+            return film
 
     def frame(self, index: int) -> np.ndarray:
         """One frame, exactly, as RGB uint8 `[H, W, 3]`. ValueError: no film, or no such frame."""
         film = self._loaded()
         if not 0 <= index < film.frames:
             raise ValueError(f"there is no frame {index}: {film.name} has frames 0 to {film.frames - 1}")
-        with self._looking:
+        with self._looking, decoded():
             assert self._video is not None
             return self._video.frames([index])[0]
 
@@ -82,7 +86,7 @@ class Workspace:
         Raises:
             ValueError: no film; outside the picture; nothing is found there; no such object.
         """
-        with self._alone():
+        with self._alone(), decoded():
             film, objects = self._loaded(), self._objects()
             check(prompt, film.frames, film.size)
             name = object_id or objects.new_id()
@@ -128,7 +132,7 @@ class Workspace:
             Cancelled: the corrected frame stays, later masks are those from before the call.
             ValueError: as `point`.
         """
-        with self._alone(), self.watch(progress, cancelled):
+        with self._alone(), decoded(), self.watch(progress, cancelled):
             each = self.point(prompt, object_id)
             spans = self._objects().spans(object_id, self._loaded().frames)
             ahead = [span for span in spans if span[0] == prompt.frame and span[1] > span[0]]
@@ -140,7 +144,7 @@ class Workspace:
 
     def track_objects(self, object_ids: Sequence[str]) -> int:
         """As `track`, with the progress of the call that is under way; returns the number of frames."""
-        with self._alone():
+        with self._alone(), decoded():
             film, objects, spans = self._loaded(), self._objects(), {}
             if not object_ids:
                 raise ValueError("there is nothing to track: point at an object first")
@@ -234,7 +238,6 @@ class Workspace:
         self.film = about_film(artefact, video)
         self._list = ObjectList(self.session, artefact.id, self.film.size)
         self.tracker.start(self._tracked)
-        self._keep()
         return self.film
 
     def _shut(self) -> None:
@@ -275,7 +278,6 @@ class Workspace:
                 objects = state["objects"]
                 self._open(self._film_artefact(film))
                 self._objects().restore(objects)
-                self._keep()
         except (KeyError, TypeError, AssertionError) as error:
             raise ValueError(f"the state of {self.session.folder} is damaged ({error})") from None
 

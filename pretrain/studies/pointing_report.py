@@ -42,10 +42,11 @@ def draw(path: Path, rows: Sequence[dict]) -> None:
     panels = figure.subplots(1, 3)
     titles = {"first": "right at once", "characters": "characters typed", "turns": "turns"}
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
-        for way in dict.fromkeys(row["way"] for row in rows):
+        for number, way in enumerate(dict.fromkeys(row["way"] for row in rows)):
             own = [row for row in rows if row["way"] == way]
+            places = [row["objects"] + 0.07 * (number - 1.5) for row in own]  # side by side where values are equal
             style = "o--" if way == "words" else "o-"
-            panel.plot([row["objects"] for row in own], [row[key] for row in own], style, label=way, alpha=0.8)
+            panel.plot(places, [row[key] for row in own], style, label=way, alpha=0.8, markersize=4)
         panel.set(title=title, xlabel="shapes in the film")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)

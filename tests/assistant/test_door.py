@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pretrain.assistant.artefacts import Session
@@ -88,9 +89,11 @@ def test_a_question_shows_marks_a_crop_and_the_track_in_words(
     red = (crop[0].float() - crop[1].float() > 100).float().mean()
     assert red > 0.15, "the crop is of the object, which covers 3 % of a frame"
     instruction = request.conversation.instruction
-    assert (
-        "outlined in the frames" in instruction and "obj1 at 0.0 s: (15.9, 31.8); at 0.1 s: (17.4, 31.8)" in instruction
-    )
+    assert "outlined in the frames" in instruction
+    assert assistant.film is not None
+    told = read_points(instruction, assistant.film)
+    assert [name for name, _, _ in told] == ["obj1"] * LENGTH
+    assert all(np.hypot(x - 20.5 - 2 * frame, y - 30.5) < 1 for frame, (_, _, (x, y)) in enumerate(told)), told
     plain = film.float().clone()
     assistant.ask("why is it so quiet?")
     unmarked = answerer.requests[1].clips[0].float()

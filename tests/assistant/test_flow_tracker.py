@@ -1,16 +1,18 @@
 """The tracker without weights: masks against the true ones, objects that leave and return, corrections, cancelling."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from datamodules.decoding.reader import PyAV
 from datamodules.sources.shape_scenes import MovingShape, Scene, random_scene
 from pretrain.assistant.flow_tracker import FlowTracker
 from pretrain.assistant.prompts import Box, Mask, Points, Prompt, lasso
 from pretrain.assistant.rle import box_of
 from pretrain.assistant.tracker import Cancelled
-from tests.helpers.scenes import click, crossing, iou, leaving
+from tests.helpers.scenes import click, crossing, iou, leaving, write_scene
 
 
 def tracked(scene: Scene, prompts: dict[str, Prompt], first: int, stop: int) -> list[tuple[int, dict[str, np.ndarray]]]:
@@ -122,6 +124,19 @@ def test_a_lasso_and_a_box_take_what_stands_out_inside() -> None:
     loose = lasso(0, [(4, 14), (36, 14), (36, 46), (4, 46)], scene.size)
     assert iou(tracker.add("a", loose), scene.masks(0)[0]) > 0.9
     assert iou(tracker.add("b", Box(0, 4, 14, 36, 46)), scene.masks(0)[0]) > 0.9
+
+
+def test_a_click_at_the_blurred_edge_takes_the_object(tmp_path: Path) -> None:
+    scene = crossing(2)
+    with PyAV().open(str(write_scene(tmp_path / "film.mp4", scene))) as film:
+        tracker, true = FlowTracker(), scene.masks(0)[1]
+        tracker.start(film)
+        rows, columns = np.nonzero(true)
+        values = []
+        for number in range(0, len(rows), 9):
+            place = (float(columns[number]) + 0.5, float(rows[number]) + 0.5)
+            values.append(iou(tracker.add(str(number), Points(0, (place,), (True,))), true))
+    assert np.mean(np.array(values) > 0.85) > 0.9, values
 
 
 def test_nothing_stands_out_on_an_empty_frame_or_the_background() -> None:

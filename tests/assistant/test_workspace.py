@@ -186,6 +186,23 @@ def test_a_session_goes_on_after_a_restart(tmp_path: Path, film: Path) -> None:
     again.close()
 
 
+def test_a_damaged_session_is_named_and_not_written_over(tmp_path: Path, film: Path) -> None:
+    first = Assistant(Session(tmp_path / "session"), FlowTracker(), [film.parent])
+    first.load(film)
+    first.point(click(crossing(LENGTH), 0))
+    first.close()
+    masks, state = tmp_path / "session/track1.sqlite", (tmp_path / "session/state.json").read_text()
+    content = masks.read_bytes()
+    masks.write_bytes(b"no masks" * 600)
+    session = Session(tmp_path / "session")
+    with pytest.raises(ValueError, match=r"track1.sqlite holds no masks"):
+        Assistant(session, FlowTracker())
+    assert (tmp_path / "session/state.json").read_text() == state
+    masks.write_bytes(content)
+    assert list(Assistant(session, FlowTracker()).objects) == ["obj1"]
+    session.close()
+
+
 def test_names_are_checked(assistant: Assistant) -> None:
     scene = crossing(LENGTH)
     assistant.point(click(scene, 0))
@@ -252,3 +269,23 @@ def test_memory_does_not_grow_with_the_length_of_a_film(tmp_path: Path) -> None:
         assert len(all_masks(assistant, "obj1")) == length
         assistant.close()
     assert peaks[1] < peaks[0] + 3e6, peaks
+
+
+def test_a_film_that_is_damaged_in_the_middle_says_so(tmp_path: Path) -> None:
+    film = write_scene(tmp_path / "film.mp4", Scene(crossing().shapes, 40, noise=20))
+    content = bytearray(film.read_bytes())
+    begin, end = content.find(b"mdat"), len(content)
+    content[begin + (end - begin) // 2 : begin + (end - begin) * 3 // 4] = bytes(
+        (end - begin) * 3 // 4 - (end - begin) // 2
+    )
+    film.write_bytes(content)
+    assistant = Assistant(Session(tmp_path / "session"), FlowTracker(), [tmp_path])
+    assistant.load(film)
+    assistant.point(click(crossing(40), 0))
+    for act in (lambda: assistant.frame(28), assistant.track):
+        with pytest.raises(ValueError, match=r"film.mp4 cannot be decoded: "):
+            act()
+    answer = assistant.ask("remove it", ["obj1"])
+    assert answer.calls[0].failed and "cannot be decoded" in answer.text
+    assert list(all_masks(assistant, "obj1")) == [0], "nothing of the failed tracking is kept"
+    assistant.close()

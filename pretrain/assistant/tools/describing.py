@@ -67,9 +67,11 @@ def movement(context: Context, a: MovementArguments) -> Made:
     paths = {}
     for name in names:
         paths[name] = path_of(context.mask_frames(object_of(context, name).id))
-        if paths[name].looked < film.frames and film.frames > 1:
+        if len(paths[name].looked) < film.frames and film.frames > 1:
             told = context.objects[name].name
-            raise CannotDo(f"{told} was followed in {paths[name].looked} of {film.frames} frames only: track it first.")
+            raise CannotDo(
+                f"{told} was followed in {len(paths[name].looked)} of {film.frames} frames only: track it first."
+            )
     said, first = [], 0
     if a.after is not None:
         mine, other = (context.objects[name].name for name in (a.objects[0], a.after))

@@ -31,10 +31,10 @@ class Editor(Protocol):
 
 
 class DiffusersEditor:
-    """Stable Diffusion's inpainting and image-to-image pipelines of diffusers, by the same noise in every frame.
+    """An inpainting pipeline of diffusers, by the same noise in every frame.
 
     Args:
-        folder: of a pipeline of diffusers whose network takes a mask (nine channels in) or not (four).
+        folder: of the pipeline; its network takes the mask (nine channels in) or not (four).
         steps: of sampling. strength: how far `edit` goes from the frame, 0 to 1. seed: of the noise.
         device: "cpu", "cuda", ...
 
@@ -48,36 +48,34 @@ class DiffusersEditor:
         import diffusers
 
         makers: Any = diffusers  # its names are resolved when they are used
-        inpainting = makers.AutoPipelineForInpainting.from_pretrained(
+        pipeline = makers.AutoPipelineForInpainting.from_pretrained(
             folder, local_files_only=True, safety_checker=None, requires_safety_checker=False
         )
-        self.inpainting: Any = inpainting.to(device)
-        self.whole: Any = makers.AutoPipelineForImage2Image.from_pipe(self.inpainting)
-        for pipeline in (self.inpainting, self.whole):
-            pipeline.set_progress_bar_config(disable=True)
+        self.pipeline: Any = pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
         self.steps, self.strength, self.seed = steps, strength, seed
 
     def replace(self, rgb: np.ndarray, mask: np.ndarray, prompt: str) -> np.ndarray:
-        made = self._run(self.inpainting, rgb, prompt, mask_image=mask * np.uint8(255))
-        return np.where(mask[..., None], made, rgb)
+        return np.where(mask[..., None], self._run(rgb, mask, prompt, 1.0), rgb)
 
     def edit(self, rgb: np.ndarray, prompt: str) -> np.ndarray:
-        return self._run(self.whole, rgb, prompt, strength=self.strength)
+        return self._run(rgb, np.ones(rgb.shape[:2], bool), prompt, self.strength)
 
-    def _run(
-        self, pipeline: Any, rgb: np.ndarray, prompt: str, mask_image: np.ndarray | None = None, **how
-    ) -> np.ndarray:
+    def _run(self, rgb: np.ndarray, mask: np.ndarray, prompt: str, strength: float) -> np.ndarray:
+        """A frame whose masked part is made anew from noise of this strength."""
         import torch
         from PIL import Image
 
         height, width = rgb.shape[:2]
         size = (max(8, width // 8 * 8), max(8, height // 8 * 8))  # the autoencoder halves sides three times
-        if mask_image is not None:
-            how |= {"mask_image": Image.fromarray(mask_image).resize(size), "height": size[1], "width": size[0]}
+        pictures = {
+            "image": Image.fromarray(rgb).resize(size),
+            "mask_image": Image.fromarray(mask * np.uint8(255)).resize(size),
+            **{"width": size[0], "height": size[1]},
+        }
         noise = torch.Generator("cpu").manual_seed(self.seed)
-        picture = Image.fromarray(rgb).resize(size)
-        made = pipeline(prompt=prompt, image=picture, num_inference_steps=self.steps, generator=noise, **how).images[0]
-        return np.asarray(made.resize((width, height)))
+        how = {"num_inference_steps": self.steps, "strength": strength, "generator": noise}
+        return np.asarray(self.pipeline(prompt=prompt, **pictures, **how).images[0].resize((width, height)))
 
 
 class GenerateArguments(Arguments):

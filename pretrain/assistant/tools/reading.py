@@ -4,6 +4,7 @@ import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -45,7 +46,7 @@ class RapidReader:
             if self.engine is None:
                 self.engine = RapidOCR(params={"Global.log_level": "error"})
                 logging.getLogger("RapidOCR").setLevel(logging.ERROR)
-            found = self.engine(np.ascontiguousarray(rgb[..., ::-1]))  # OpenCV's order of channels
+            found: Any = self.engine(np.ascontiguousarray(rgb[..., ::-1]))  # OpenCV's order of channels
         if found.txts is None:
             return []
         return [
