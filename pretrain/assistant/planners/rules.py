@@ -102,7 +102,9 @@ def _question(question: str, text: str, target: _Target, s: Situation) -> Plan:
         return Plan((Step("recognise_action"),))
     if s.tools["answer_question"].missing and not names and (_WAY.search(text) or _LOOKS.search(text)):
         return Plan(reply=POINT)
-    return Plan((Step("answer_question", {"question": question, "objects": names}),))
+    unseen = [name for name in names if name not in s.tracked] if s.film is not None and s.film.frames > 1 else []
+    first = [Step("track", {"objects": unseen})] if unseen and not s.tools["answer_question"].missing else []
+    return Plan((*first, Step("answer_question", {"question": question, "objects": names})))
 
 
 def _target(text: str, s: Situation) -> _Target:
