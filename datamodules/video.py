@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -362,7 +363,7 @@ class VideoData(LightningDataModule):
         stage = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
         skipped = batch.pop("skipped", [])
         if "ids" in batch:
-            batch["ids"] = batch["ids"].numpy()  # for the method on the host: only tensors are copied to the device
+            batch["ids"] = np.asarray(batch["ids"])  # a tensor, as torch's loader makes it, would go to the device
         if "window" in batch:  # the survey has counted the videos, and one has many batches
             known = {name for name, _ in self.failures.failed.get(stage, [])}
             skipped = [(name, reason) for name, reason in skipped if name not in known]

@@ -74,6 +74,14 @@ def clip_ids(words: Words, texts: Sequence[str]) -> np.ndarray:
     return ids[:, : int(ids.argmax(dim=1).max()) + 1].numpy()
 
 
+def padded_ids(words: Callable[[Sequence[str]], Tensor], pad: int, whole: bool, texts: Sequence[str]) -> np.ndarray:
+    """Token ids `[B, L]`, padded to the longest text, or if `whole` to the tokenizer's context."""
+    ids = words(texts)
+    if not whole:
+        ids = ids[:, : int((ids != pad).any(dim=0).nonzero().max()) + 1]
+    return ids.numpy()
+
+
 def token_encoder(self: TwoTowers) -> Callable[[list[str]], np.ndarray]:
     """See `Objective.token_encoder`."""
     return partial(clip_ids, self.words)

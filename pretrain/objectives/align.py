@@ -4,8 +4,11 @@ matching and captions.
 Letters in shapes: B pairs, G pairs to draw negatives from, N video tokens, L places of a text.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +22,7 @@ from pretrain.learning.batch import Batch
 from pretrain.learning.contrast import all_gather, global_masked_mean, hash_names, pair_loss
 from pretrain.learning.matching import matching_loss, matching_pairs, sample_negatives
 from pretrain.learning.transfer import to_device
-from pretrain.learning.two_towers import first_frame_if_static, unit_texts
+from pretrain.learning.two_towers import first_frame_if_static, padded_ids, unit_texts
 from pretrain.objectives.objective import Objective
 
 SMOOTHING = 0.1  # of the captions' targets
@@ -81,7 +84,7 @@ class Align(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         self.clamp_parameters()
         model, device = self.model, batch["video"].device
-        ids, visible = self.tokenize(batch["text"])
+        ids, visible = self.tokenize(batch["text"], batch.get("ids"))
         keys = hash_names(batch[self.positives], device)
         tokens = model.video_tokens(self.normalize(batch["video"]))
         states = model.video_states(tokens)
@@ -107,15 +110,20 @@ class Align(Objective):
         """The rows that negatives are drawn from."""
         return all_gather(x) if self.training and self.negatives == "all" else x
 
-    def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+    def tokenize(self, texts: list[str], made: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Ids of texts and True where there is no padding, `[B, L]`; L is the tokenizer's context if ranks exchange
-        texts, else the longest text's length."""
-        ids = self.words(texts)
-        visible = ids != self.words.pad
-        if self.negatives == "rank" or not self.training:
-            longest = int(visible.sum(dim=1).max())
-            ids, visible = ids[:, :longest], visible[:, :longest]
-        return to_device(ids, self.device), to_device(visible, self.device)
+        texts, else the longest text's length.
+
+        Args:
+            made: the ids, if the loading processes have made them.
+        """
+        if made is None:
+            made = padded_ids(self.words, self.words.pad, self.training and self.negatives == "all", texts)
+        ids = to_device(torch.from_numpy(made), self.device)
+        return ids, ids != self.words.pad
+
+    def token_encoder(self) -> Callable[[list[str]], np.ndarray]:
+        return partial(padded_ids, self.words, self.words.pad, self.negatives == "all")
 
     def on_host(self, batch: Batch) -> Batch:
         """Batches of images become clips of one frame, if there are `images`."""

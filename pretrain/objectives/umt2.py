@@ -35,7 +35,7 @@ from pretrain.learning.matching import check_text_tower, matching_loss, matching
 from pretrain.learning.teachers import Frozen, check_student, last_blocks, teacher_targets
 from pretrain.learning.text_masking import IGNORE_INDEX, bert_mask, choose_tokens, masked_labels
 from pretrain.learning.transfer import to_device
-from pretrain.learning.two_towers import first_frame_if_static, unit_texts
+from pretrain.learning.two_towers import first_frame_if_static, padded_ids, unit_texts
 from pretrain.objectives.objective import Objective
 
 
@@ -174,10 +174,10 @@ class UMT2(Objective):
     def ids_of(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids of texts, `[B, L]`. L is the longest text's length; if ranks exchange texts, it is the tokenizer's
         context."""
-        return padded_ids(self.words, self.training and self.negatives == "all", texts)
+        return padded_ids(self.words, self.words.tokenizer.pad, self.training and self.negatives == "all", texts)
 
     def token_encoder(self) -> Callable[[list[str]], np.ndarray]:
-        return partial(padded_ids, self.words, self.negatives == "all")
+        return partial(padded_ids, self.words, self.words.tokenizer.pad, self.negatives == "all")
 
     def visible_and_targets(
         self, video: Tensor, generator: torch.Generator
@@ -271,14 +271,6 @@ class UMT2(Objective):
         states = self.text.encode(ids, attention_mask)
         rows = to_device(torch.tensor([number[text] for text in texts]), states.device)
         return self.match_logits(tokens, states[rows], attention_mask[rows])[:, 1].float()
-
-
-def padded_ids(words: Words, whole: bool, texts: Sequence[str]) -> np.ndarray:
-    """Token ids `[B, L]`, padded to the longest text, or if `whole` to the tokenizer's context."""
-    ids = words(texts)
-    if not whole:
-        ids = ids[:, : int((ids != words.tokenizer.pad).any(dim=0).nonzero().max()) + 1]
-    return ids.numpy()
 
 
 def _check_parts(

@@ -6,10 +6,12 @@ width.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -23,6 +25,7 @@ from pretrain.learning.batch import Batch, first_row
 from pretrain.learning.contrast import global_masked_mean
 from pretrain.learning.matching import check_text_tower
 from pretrain.learning.transfer import to_device
+from pretrain.learning.two_towers import padded_ids
 from pretrain.objectives.objective import Objective
 
 
@@ -72,7 +75,7 @@ class VideoQA(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         chosen, counts = self.labels(batch)
-        states, mask = self.encode_questions(batch["video"], batch["text"])
+        states, mask = self.encode_questions(batch)
         ids = self.answer_tokens()[chosen]
         each = self.answer_loss(states, mask, ids, ids != self.answer_decoder.pad)
         return {"answer": global_masked_mean(each, counts, not self.training)}
@@ -102,10 +105,15 @@ class VideoQA(Objective):
         label = batch["label"]
         return label.clamp(min=0), (label >= 0).float()
 
-    def encode_questions(self, video: Tensor, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def token_encoder(self) -> Callable[[list[str]], np.ndarray]:
+        return partial(padded_ids, self.words, self.text.pad, True)
+
+    def encode_questions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """States of questions with cross-attention to the videos, `[B, L, D]`, and their attention mask, `[B, L]`."""
+        video = batch["video"]
         tokens = self.encoder(self.normalize(video))
-        ids = to_device(self.words(questions), video.device)
+        made = batch["ids"] if "ids" in batch else self.token_encoder()(batch["text"])
+        ids = to_device(torch.from_numpy(made), video.device)
         mask = ids != self.text.pad
         return self.text(ids, mask, tokens), mask
 
@@ -153,7 +161,7 @@ class VideoQA(Objective):
     @torch.no_grad()
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """`answer` `[B]`, the index of the best one; and the best k, `candidates` `[B, k]`, with `scores` `[B, k]`."""
-        states, mask = self.encode_questions(batch["video"], batch["text"])
+        states, mask = self.encode_questions(batch)
         ids = self.answer_tokens()
         candidates, scores = self.rank_answers(states, mask, ids, ids != self.answer_decoder.pad)
         return {"answer": candidates[:, 0], "candidates": candidates, "scores": scores}

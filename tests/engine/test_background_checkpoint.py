@@ -62,6 +62,7 @@ def test_a_failure_is_raised_and_nothing_removed(tmp_path: Path) -> None:
     assert (tmp_path / "before.ckpt").exists() and not (tmp_path / "later.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_whole_checkpoints(tmp_path: Path) -> None:
     each = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=1"]
     each += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename={step:07d}", "--trainer.max_steps=2"]

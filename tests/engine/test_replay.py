@@ -42,7 +42,8 @@ def content(run: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("step", "start"), [(4, "step=0000004.ckpt$"), (3, "step=0000002.ckpt, which takes the 1 steps")]
+    ("step", "start"),
+    [(4, "step=0000004.ckpt$"), pytest.param(3, "step=0000002.ckpt, which takes the 1 steps", marks=pytest.mark.slow)],
 )
 def test_a_step_has_the_logged_loss(run: Path, step: int, start: str, capsys: pytest.CaptureFixture) -> None:
     before = content(run)
@@ -54,6 +55,7 @@ def test_a_step_has_the_logged_loss(run: Path, step: int, start: str, capsys: py
     assert content(run) == before
 
 
+@pytest.mark.slow
 def test_a_step_is_profiled(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     checkpoint = run / "checkpoints/step=0000004.ckpt"
     trace = tmp_path / "trace.json"

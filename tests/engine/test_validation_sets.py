@@ -101,6 +101,7 @@ def test_early_stopping_ends_the_run_with_a_checkpoint(run: Path) -> None:
     assert saved[-1] == "step=0000004.ckpt"
 
 
+@pytest.mark.slow
 def test_named_sets_alone(tmp_path: Path) -> None:
     sets = fragment(tmp_path, data={"init_args": {"val_sets": {"only": shapes(1)}}})
     out = tmp_path / "figures.txt"

@@ -75,7 +75,7 @@ def figures(folder: Path) -> list[dict[str, float]]:
     return [row for row in rows if "watch/knn" in row]
 
 
-@pytest.mark.parametrize("method", ["videomae", "viclip"])
+@pytest.mark.parametrize("method", ["videomae", pytest.param("viclip", marks=pytest.mark.slow)])
 def test_training_is_the_same_with_and_without(method: str, tmp_path: Path) -> None:
     for watch in (True, False):
         main(command(tmp_path / str(watch), method, watch))

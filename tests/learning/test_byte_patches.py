@@ -46,7 +46,7 @@ class LargestNormalized(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("method", ["videomae", "viclip", "vilp"])
+@pytest.mark.parametrize("method", ["videomae", *(pytest.param(m, marks=pytest.mark.slow) for m in ("viclip", "vilp"))])
 def test_a_step_normalises_the_visible_patches_only(method: str, capsys: pytest.CaptureFixture) -> None:
     few = ["--data.init_args.frames=4", "--data.init_args.size=64", "--model.init_args.mask.init_args.ratio=0.9"]
     objective = build(resolved(capsys, METHODS[method], *few)["model"]).train()

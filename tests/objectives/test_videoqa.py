@@ -8,7 +8,7 @@ import torch
 import models
 from models.convert import umt2 as names
 from pretrain.objectives import VideoQA
-from tests.helpers.umt2 import TEXTS, batch, official, random_state, student, tower, whole, words
+from tests.helpers.umt2 import batch, official, random_state, student, tower, whole, words
 
 ANSWERS = ["circle", "square", "a red circle", "left", "yellow"]
 
@@ -48,7 +48,7 @@ def test_answers_have_start_and_end_and_independent_losses() -> None:
     model = answerer().eval()
     ids = model.answer_tokens()
     assert ids.shape == (5, 5) and (ids[:, 0] == 2).all() and ids[0, 2:4].tolist() == [3, 3] and ids[2, -1] == 3
-    states, seen = model.encode_questions(asked()["video"], TEXTS)
+    states, seen = model.encode_questions(asked())
     both = model.answer_loss(states[:1].expand(2, -1, -1), seen[:1].expand(2, -1), ids[[0, 2]], ids[[0, 2]] != 0)
     alone = model.answer_loss(states[:1], seen[:1], ids[[0], :4], ids[[0], :4] != 0)
     torch.testing.assert_close(both[:1], alone)  # padding after a shorter answer does not matter
