@@ -106,7 +106,12 @@ class TrainBatches(Dataset):
         video = empty_video(clip.views, len(numbers), clip.frames, clip.size)
         for i, n in enumerate(numbers):
             read = partial(self._read, out=video[:, i])
-            sample, row = read_or_substitute(self.source, self.order, self.seed, n, read, skipped)
+            sample, (row, draws) = read_or_substitute(self.source, self.order, self.seed, n, read, skipped)
+            for view, rng in enumerate(draws):
+                if clip.flip > 0 and rng.python.random() < clip.flip:
+                    crops.flip(video[view, i].numpy())
+                if clip.augment is not None:
+                    clip.augment(video[view, i].numpy(), rng)
             sample = replace(sample, text=self._caption(sample, n))
             samples.append(sample)
             rows.append(row)
@@ -117,8 +122,9 @@ class TrainBatches(Dataset):
         """One of the sample's captions."""
         return sample.text[mix(self.seed, n, -1) % len(sample.text)] if isinstance(sample.text, list) else sample.text
 
-    def _read(self, sample: Sample, n: int, out: torch.Tensor) -> dict | None:
-        """Writes a sample's views to `out` [V, T, H, W, 3]; returns the row of its texts."""
+    def _read(self, sample: Sample, n: int, out: torch.Tensor) -> tuple[dict | None, list[SampleRng]]:
+        """Writes a sample's crops to `out` [V, T, H, W, 3]; returns the row of its texts, and the generator of each
+        view after its crop."""
         clip = self.clip
         with sample.open(clip.decoder) as video:
             (first, end), rng = sample.part(video), SampleRng(self.seed, n, 0)
@@ -135,12 +141,7 @@ class TrainBatches(Dataset):
             if self.encode is not None:
                 sample = replace(sample, text=self._caption(sample, n))
                 row = encoded(self.encode, sample, shown(video, indices, clip.size), mix(self.seed, n, -2))
-        for view, draws in enumerate(rngs):
-            if clip.flip > 0 and draws.python.random() < clip.flip:
-                crops.flip(out[view].numpy())
-            if clip.augment is not None:
-                clip.augment(out[view].numpy(), draws)
-        return row
+        return row, rngs
 
 
 def scaled_as_they_come(video: Video, indices: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -31,6 +31,7 @@ clip = Clip(40, 1, 32, 2, 0.5, Dense(), MultiScaleCrop(), PyAV())
 TRAIN, EVALUATION = "TrainBatches(source, Order(1, 0), clip, 0, 0, 1, 1, 1)", "EvalBatches(source, clip, 1, 1, 0, 1, 1)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [TRAIN, EVALUATION])
 def test_a_clip_takes_the_memory_of_a_few_frames(tmp_path: Path, batches: str) -> None:
     """Forty frames of 1080p are 250 MB."""

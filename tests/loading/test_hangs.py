@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import Dataset
 
 from datamodules import Files, Mixture, PyAV, Synthetic
+from datamodules.clips.augment import Augment
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
@@ -59,16 +59,15 @@ class Slow(Synthetic):
         return super().__getitem__(index)
 
 
-class StuckCrop(CentreCrop):
-    """A crop that hangs at the pixels of one video."""
+class StuckAugment(Augment):
+    """An augmentation that hangs at the pixels of one video."""
 
     def __init__(self, video: int) -> None:
         self.pixels = Synthetic(8, size=16)[video].content.frames(range(4))
 
-    def __call__(self, frames: np.ndarray, size: int, rng: object, out: torch.Tensor) -> None:
+    def __call__(self, frames: np.ndarray, rng: object) -> None:
         if np.array_equal(frames, self.pixels):
             time.sleep(1000)
-        super().__call__(frames, size, rng, out)
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_a_hang_while_processing_is_noticed() -> None:
     source = Synthetic(8, size=16)
     batches = TrainBatches(source, Order(8, 0), clip(), 0, 0, 1, 2, 1)
     batches.clip.sampler = First()
-    batches.clip.crop = StuckCrop(BAD)
+    batches.clip.augment = StuckAugment(BAD)
     skipped = {entry for batch in load(batches, 4) for entry in batch["skipped"]}
     assert skipped == {(source[BAD].name, f"given up after {LIMIT:g} s of processing")}
 
