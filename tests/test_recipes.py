@@ -32,6 +32,7 @@ OF_ONE_FORM = {
     *("videochat2_connect_mistral", "videochat2_connect_phi", "videochat2_instruct_mistral"),
     *("videochat2_instruct_phi", "videochat2_hd", "videochat2_hd_tiny", "videochat_embed_instruct"),
     *("videochat2_align_tiny", "videochat2_connect_tiny", "videochat_embed_tiny", "videochat_modern_tiny"),
+    "videochat2_regions_tiny",
 }
 
 
