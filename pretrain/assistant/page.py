@@ -146,7 +146,6 @@ def build(visitors: Visitors, films: FilmChoice, facts: Sequence[str]) -> gr.Blo
                         min_height=260,
                         buttons=["copy_all"],
                         feedback_options=None,
-                        allow_tags=["video"],
                         placeholder="Point at something, then ask about it.",
                         elem_id="chat",
                     )
