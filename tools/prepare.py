@@ -1,5 +1,5 @@
-"""Videos to shards: `prepare.py VIDEOS OUT`; index existing tars: `prepare.py index DIR`; compare encodings of videos:
-`prepare.py compare VIDEOS`."""
+"""Videos to shards: `prepare.py VIDEOS OUT`; index existing tars: `prepare.py index DIR`, or remote ones by `prepare.py
+index ADDRESS OUT`; compare encodings of videos: `prepare.py compare VIDEOS`."""
 
 import argparse
 import json

@@ -5,6 +5,7 @@ such a matrix.
 """
 
 import io
+from typing import Any
 
 import av
 
@@ -44,7 +45,8 @@ def read_orientation(content: str | bytes, name: str, limits: Limits) -> Orienta
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """The orientation that a decoded frame states."""
     try:
-        matrix = next((bytes(each) for each in frame.side_data if each.type.name == "DISPLAYMATRIX"), None)
+        data: Any = frame.side_data  # PyAV declares one item, and gives a container of them
+        matrix = next((bytes(each) for each in data if each.type.name == "DISPLAYMATRIX"), None)
     except ValueError:  # PyAV does not know the type of other data of this frame
         return from_degrees(frame.rotation)
     return Orientation() if matrix is None else from_matrix(matrix)

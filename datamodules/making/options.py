@@ -58,7 +58,8 @@ def print_summary(report: dict, out: Path) -> int:
         print(f"dropped {count}: {reason}")
     if report["missing"]:
         print(f"missing {report['missing']}: no such video in the folder; listed in {out / MISSING}")
-    print(f"written to {out}; reports: {out / REPORT}, {out / PAGE}")
+    reports = [str(out / name) for name in (REPORT, PAGE) if (out / name).is_file()]  # merged parts have no page
+    print(f"written to {out}; reports: {', '.join(reports)}")
     return 0 if report["kept"] else 1
 
 

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datamodules.sources.tars import COLUMNS, INDEX, index_of, write_index
 from datamodules.storage.json_text import Damaged, json_text, read_json
@@ -89,7 +90,7 @@ def _move(source: Path, target: Path, size: int) -> None:
 
 
 def _add(reports: Sequence[dict]) -> dict:
-    total = {key: round(sum(found[key] for found in reports), 3) for key in _ADDED}
+    total: dict[str, Any] = {key: round(sum(found[key] for found in reports), 3) for key in _ADDED}
     for key in _COUNTED:
         total[key] = dict(sum((Counter(found[key]) for found in reports), Counter()).most_common())
     dropped = [each for found in reports for each in found.get("dropped_files", [])]

@@ -6,8 +6,9 @@ anything is unusual is left to that.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,8 +132,9 @@ class _Growing:
 
 
 def _labels(column: "Array") -> np.ndarray:
-    from pyarrow import compute, types
+    from pyarrow import types
 
+    compute: Any = import_module("pyarrow.compute")  # its functions are made when it is imported
     if types.is_string(column.type):
         empty = compute.equal(column, "")
         if not compute.all(compute.or_(empty, compute.match_substring_regex(column, "^[0-9]{1,18}$"))).as_py():
