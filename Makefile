@@ -45,6 +45,10 @@ gpu: $(if $(BARE),,install)  ## tests and benchmark on one GPU, six minutes: mak
 	$(if $(WHEELS),$(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/gpu/site '$(WHEELS)'/*.whl)
 	PYTHONPATH="$(if $(WHEELS),build/gpu/site:).:$$PYTHONPATH" $(or $(BARE),$(BIN)/python) tools/gpu.py --out '$(OUT)' $(GPU_OPTIONS)
 
+docs: install    ## the documentation as a site in build/site
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file tools/mkdocs.yml
+
 check: install   ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,4 +58,4 @@ format: install  ## put the style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo assistant test slow slurm kills gpu check format
+.PHONY: help install demo assistant test slow slurm kills gpu docs check format

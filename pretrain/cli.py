@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from models.convert.sharded import is_sharded, require_safe
+from pretrain import objectives
 from pretrain.engine.arguments import with_new_recipes, with_nulls
 from pretrain.engine.background_checkpoint import BackgroundCheckpointIO
 from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
@@ -28,6 +29,7 @@ from pretrain.engine.logger_versions import (
     newest_of_run,
     takes_new_version,
 )
+from pretrain.engine.model_class import with_model_class
 from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.preemption import Preemption
@@ -126,7 +128,9 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)  # from `main`
         self.command = shlex.join(["python", "-m", "pretrain", *args])
-        self.config = parser.parse_args(with_nulls(with_new_recipes(args)))
+        methods = {name: kind for name, kind in vars(objectives).items() if isinstance(kind, type)}
+        words = with_model_class(with_new_recipes(args), methods)
+        self.config = parser.parse_args(with_nulls(words))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would build the model that the checkpoint's `hyper_parameters` name: a file decides no class."""
