@@ -24,10 +24,13 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 INSTRUCTION = "look at the video"
+# Answers in written English.
+SENTENCES = {"colour": "The shape is {}.", "shape": "It is a {}.", "direction": "It moves {}."}
+WAYS = {"left": "to the left", "right": "to the right"}
 
 
 class ShapeQuestions(Synthetic):
-    """Moving shapes with a question and its answer in one word each; the attributes and wordings take turns.
+    """Moving shapes with a question and its answer; the attributes and wordings take turns.
 
     Args:
         ask: attributes that are asked about.
@@ -35,6 +38,8 @@ class ShapeQuestions(Synthetic):
         turns: questions about one video, each about another attribute.
         instruction: of every conversation.
         still: the first frame stands still: colour and shape can be answered, and direction only guessed.
+        sentences: "What colour is it?", "The shape is red.", for a language model that knows English. Without, a
+            question has a space before its mark, and an answer is one word, for a vocabulary of these words.
         options: of `Synthetic`.
 
     Raises:
@@ -49,12 +54,14 @@ class ShapeQuestions(Synthetic):
         turns: int = 1,
         instruction: str = INSTRUCTION,
         still: bool = False,
+        sentences: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(samples, **options)
         if not 1 <= turns <= len(set(ask)):
             raise ValueError(f"{turns} turns cannot be asked about {len(set(ask))} attributes: set `turns` or `ask`")
         self.ask, self.wording, self.turns, self.instruction, self.still = ask, wording, turns, instruction, still
+        self.sentences = sentences
 
     def __getitem__(self, index: int) -> Sample:
         sample = super().__getitem__(index)
@@ -65,7 +72,11 @@ class ShapeQuestions(Synthetic):
         for turn in range(self.turns):
             asked = self.ask[(bits + turn) % len(self.ask)]
             wordings = QUESTIONS[self.wording][asked]
-            chat.append(Exchange(wordings[(bits >> 16) % len(wordings)], answers[asked], self.instruction))
+            question, answer = wordings[(bits >> 16) % len(wordings)], answers[asked]
+            if self.sentences:
+                question = question.replace(" ?", "?").capitalize()
+                answer = SENTENCES[asked].format(WAYS.get(answer, answer))
+            chat.append(Exchange(question, answer, self.instruction))
         assert isinstance(sample.content, Video)  # generated
         return replace(sample, chat=chat, content=_Still(sample.content) if self.still else sample.content)
 

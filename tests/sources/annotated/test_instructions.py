@@ -10,6 +10,7 @@ from PIL import Image
 
 from datamodules import DecodeError, Exchange, Instructions, PyAV
 from datamodules.sources.shape_questions import QUESTIONS, ShapeQuestions
+from datamodules.sources.synthetic import COLOURS
 from tests.helpers.videos import make
 
 QA = [{"i": "Look.", "q": "What is it?", "a": "A test."}, {"q": "", "a": "A caption."}]
@@ -104,5 +105,10 @@ def test_shapes_are_asked_about_and_answered_truly() -> None:
     assert np.array_equal(frames[0], frames[1]) and np.array_equal(frames, again.frames([0, 5]))
     questions = [{q for asked in QUESTIONS[kind].values() for q in asked} for kind in ("familiar", "other")]
     assert not questions[0] & questions[1]
+    written = [exchange for sample in ShapeQuestions(64, turns=2, sentences=True) for exchange in sample.chat or ()]
+    ways = ("to the left", "to the right", "up", "down")
+    expected = {f"The shape is {colour}." for colour in COLOURS} | {f"It moves {way}." for way in ways}
+    assert {exchange.answer for exchange in written} == expected
+    assert "What colour is it?" in {exchange.question for exchange in written}
     with pytest.raises(ValueError, match="3 turns cannot be asked"):
         ShapeQuestions(8, turns=3)
