@@ -159,7 +159,7 @@ def build(visitors: Visitors, films: FilmChoice, facts: Sequence[str]) -> gr.Blo
                     )
                     gr.Examples([[question] for question in _QUESTIONS], text, label="Such as", cache_examples=False)
                 with gr.Tab("Artefacts") as tab:
-                    table = gr.HTML(padding=False, elem_id="artefacts")
+                    table = gr.HTML(apply_default_css=False, elem_id="artefacts")
                     with gr.Row():
                         chosen = gr.Dropdown(label="Films and pictures", scale=3)
                         point = gr.Button("Point at it", scale=1)
@@ -171,7 +171,7 @@ def build(visitors: Visitors, films: FilmChoice, facts: Sequence[str]) -> gr.Blo
                         elem_id="formats",
                     )
                     write = gr.Button("Make the files", variant="primary", elem_id="export")
-                    saved = gr.HTML(padding=False, elem_id="saved")
+                    saved = gr.HTML(apply_default_css=False, elem_id="saved")
                 with gr.Tab("About"):
                     gr.Markdown(about_page(films, facts), elem_id="about")
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

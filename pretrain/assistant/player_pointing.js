@@ -28,7 +28,8 @@ function draw() {
     layer.getContext("2d").putImageData(paint(layer.getContext("2d"), found, state.objects, film.width, film.height), 0, 0);
     painted = key;
   }
-  if (found) context.drawImage(layer, 0, 0, view.width, view.height);
+  // After a change the masks from before stay until the new ones have come.
+  if (found || painted.startsWith(`${film.id} ${frame} `)) context.drawImage(layer, 0, 0, view.width, view.height);
   context.lineWidth = 2 * density;
   for (const object of state.objects) {
     for (const mark of object.visible ? object.marks : []) {

@@ -19,6 +19,7 @@ import pytest
 
 from datamodules.decoding.reader import PyAV
 from pretrain.assistant.demo_films import FRAMES, HEIGHT, WIDTH, shape_mask, write_demo_films
+from pretrain.assistant.rle import box_of
 
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -208,6 +209,7 @@ def test_from_a_click_to_an_export(view: View, tmp_path: Path) -> None:
     view.page.press("#ask textarea", "Enter")
     view.page.wait_for_selector("#chat >> text=movement")
     view.page.wait_for_selector("#chat >> text=/right/")
+    view.shot("5 an answer")
     view.page.fill("#ask textarea", "Cut ball out.")
     view.page.press("#ask textarea", "Enter")
     view.page.wait_for_selector("#chat video")
@@ -215,7 +217,7 @@ def test_from_a_click_to_an_export(view: View, tmp_path: Path) -> None:
     view.page.fill("#ask textarea", "Why is the sky so blue today?")
     view.page.press("#ask textarea", "Enter")
     view.page.wait_for_selector("#chat >> text=/language model/")
-    view.shot("5 answers")
+    view.shot("5 more answers")
 
     view.page.get_by_role("tab", name="Artefacts").click()
     view.page.wait_for_selector("#artefacts >> text=track1")
@@ -238,8 +240,8 @@ def test_from_a_click_to_an_export(view: View, tmp_path: Path) -> None:
     assert len(masks["annotations"][0]["segmentations"]) == FRAMES
     with open(files["boxes.csv"], newline="") as file:
         row = next(row for row in csv.DictReader(file) if (row["object"], row["frame"]) == ("obj2", "10"))
-    rows, columns = np.nonzero(shape_mask(1, 10))
-    assert abs(int(row["left"]) - columns.min()) <= 2 and abs(int(row["bottom"]) - rows.max() - 1) <= 2
+    box = tuple(int(row[side]) for side in ("left", "top", "right", "bottom"))
+    assert box == box_of(view.mask("obj2", 10))
     with PyAV().open(str(files["film with marks.mp4"])) as film:
         assert len(film) == FRAMES and film.size == (HEIGHT, WIDTH)
     talk = json.loads(files["conversation.json"].read_text())
