@@ -10,23 +10,27 @@ from typing import Any
 from torch import Tensor
 
 
-def growing_cache(llm: Any, room: int) -> dict[str, Any]:
+def growing_cache(llm: Any, room: int, packed: tuple[int, ...] | None = None) -> dict[str, Any]:
     """The option of `generate` that gives it an empty cache, for a language model whose layers attend to all earlier
     tokens, or to a window of them, which its mask then takes care of.
 
     Args:
         room: tokens of a row for which there is room at first, prompt and answer.
+        packed: lengths of the sequences of a packed row that comes first. They become rows, padded on the left.
     """
     from transformers.cache_utils import Cache
 
     base = llm.get_base_model() if hasattr(llm, "peft_config") else llm
     known = inspect.signature(base.forward).parameters
-    layers: Any = functools.partial(_layer_class(), room)
+    layers: Any = functools.partial(_layer_class(), room, packed)
     return {"cache" if "cache" in known else "past_key_values": Cache(layer_class_to_replicate=layers)}
 
 
 class _Store:
-    """A tensor `[B, H, room, d]` whose first places along `room` are shown."""
+    """A tensor `[B, H, room, d]` whose first places along `room` are shown.
+
+    Letters in shapes: B rows, H heads, l tokens, d channels of a head.
+    """
 
     def __init__(self) -> None:
         self.whole: Tensor | None = None
@@ -46,6 +50,15 @@ class _Store:
         self.whole, self.shown = whole, whole[:, :, :end]
         return self.shown
 
+    def unpack(self, packed: Tensor, lengths: tuple[int, ...], room: int) -> Tensor:
+        """The sequences of a packed row `[1, H, sum(lengths), d]` as rows, padded on the left with zeros."""
+        longest = max(lengths)
+        whole = packed.new_zeros(len(lengths), packed.shape[1], max(room, longest), packed.shape[3])
+        for row, part in zip(whole, packed[0].split(lengths, dim=1), strict=True):
+            row[:, longest - part.shape[1] : longest] = part
+        self.whole, self.shown = whole, whole[:, :, :longest]
+        return self.shown
+
 
 @functools.cache
 def _layer_class() -> type:
@@ -54,15 +67,20 @@ def _layer_class() -> type:
     class GrowingLayer(DynamicLayer):
         """One layer's keys and values. What transformers selects or cuts of them is copied at the next token."""
 
-        def __init__(self, room: int) -> None:
+        def __init__(self, room: int, packed: tuple[int, ...] | None) -> None:
             super().__init__()
-            self.room, self.stores = room, (_Store(), _Store())
+            self.room, self.packed, self.stores = room, packed, (_Store(), _Store())
 
         def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
             assert self.keys is not None and self.values is not None  # from then on
             keys, values = self.stores
+            if self.packed is not None:
+                lengths, self.packed = self.packed, None
+                self.keys = keys.unpack(key_states, lengths, self.room)
+                self.values = values.unpack(value_states, lengths, self.room)
+                return key_states, value_states  # the row attends within its sequences
             self.keys = keys.append(self.keys, key_states, self.room)
             self.values = values.append(self.values, value_states, self.room)
             return self.keys, self.values

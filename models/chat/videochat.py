@@ -7,7 +7,7 @@ Letters in shapes: V videos, N video tokens, Q queries, B conversations, L token
 language model's width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from models.chat.growing_cache import growing_cache
 from models.chat.language_model import embeddings_of, label_loss, target_loss, width_of
 from models.chat.qformer import QFormer
 from models.chat.regions import region_means
-from models.chat.row_attention import row_options, use_row_attention
+from models.chat.row_attention import Packs, row_options, use_row_attention
 from models.chat.tiles import split_tiles
 from models.chat.token_merger import TokenMerger
 from models.encoder import Encoder
@@ -196,6 +196,23 @@ class VideoChat(nn.Module):
             return label_loss(self.logits(batch, visual), batch.labels)
         return target_loss(self.logits(batch, visual, places), batch.labels[:, places + 1])
 
+    def _read_prompts(self, embeds: Tensor, lengths: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The option of `generate` with the keys and values of prompts `[B, L, D]`, padded on the left.
+
+        All but each prompt's last token, which `generate` goes on from, are read as one packed row: without padding,
+        and without a mask.
+        """
+        longest, llm = embeds.shape[1], self.llm
+        room = longest + (options.get("max_new_tokens") or 0)
+        if len(lengths) == 1 or min(lengths) < 2:
+            return growing_cache(llm, room)
+        read = tuple(length - 1 for length in lengths)
+        cache = growing_cache(llm, room, read)
+        row = torch.cat([prompt[longest - 1 - n : -1] for prompt, n in zip(embeds, read, strict=True)])[None]
+        packs = Packs.of(read).moved(lambda x: x.to(row.device))
+        llm(inputs_embeds=row, use_cache=True, logits_to_keep=1, **cache, **row_options(row, packs))
+        return cache
+
     @torch.no_grad()
     def generate(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor], pad: int, **options: object) -> Tensor:
         """New token ids `[B, M]` after each conversation, by transformers' `generate`, padded with `pad`.
@@ -212,6 +229,5 @@ class VideoChat(nn.Module):
         mask = batch.attention_mask.take_along_dim(shift, dim=1)
         llm: Any = self.llm
         if self.attends_in_rows:  # other types may have other caches
-            most: Any = options.get("max_new_tokens") or 0
-            options |= growing_cache(llm, length + most)
+            options |= self._read_prompts(embeds, batch.lengths.tolist(), options)
         return llm.generate(inputs_embeds=embeds, attention_mask=mask, pad_token_id=pad, **options)
