@@ -8,7 +8,7 @@ import yaml
 from datamodules.storage.whole_files import write_whole
 
 RECIPE = "videochat2_instruct_tiny"
-STEPS = 400  # by then most colours are right; a minute and a half of a core
+STEPS = 400  # a minute and a half of a core
 CONTEXT = 1024  # tokens: the assistant asks for answers of up to 512, and tells where objects are
 
 
