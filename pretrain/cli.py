@@ -35,6 +35,7 @@ from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import KeepJob, Resumed, resolve, resolve_trained, restarted
 from pretrain.engine.run_lock import RunLock
+from pretrain.engine.run_summary import RunSummary
 from pretrain.engine.short_options import written_out
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.engine.validate_at_start import ValidateAtStart  # noqa: F401 named in recipes
@@ -127,6 +128,7 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)  # from `main`
+        self.words = args
         self.command = shlex.join(["python", "-m", "pretrain", *args])
         methods = {name: kind for name, kind in vars(objectives).items() if isinstance(kind, type)}
         words = with_model_class(with_new_recipes(args), methods)
@@ -178,6 +180,8 @@ class CLI(LightningCLI):
         step_flop = StepFlop(recipe) if self.subcommand == "fit" else None
         callbacks = [Throughput(step_flop=step_flop), guard, features, keep, KeepJob(), FinalCheckpoint()]
         callbacks += [self.resumed, DropLaterMetrics()]
+        if self.subcommand == "fit":
+            callbacks.append(RunSummary(self.words))
         if self.subcommand == "test":
             callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks

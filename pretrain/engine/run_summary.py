@@ -1,0 +1,66 @@
+"""What a run says when it has ended: validation figures, its folder and checkpoints, and the commands that are next."""
+
+import os
+import shlex
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from pretrain.engine.checkpoint import checkpoint_folder, regular_checkpoint, step_path
+from pretrain.engine.short_options import recipes_folder
+
+
+class RunSummary(pl.Callback):
+    """Prints the summary after `fit`; a run that failed or was stopped prints none.
+
+    Args:
+        words: of the command, from which the recipes of the next commands are taken.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        regular = regular_checkpoint(trainer)
+        debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
+        if trainer.is_global_zero and regular is not None and not debugging:
+            rank_zero_info("\n".join(self.lines(trainer, regular)))
+
+    def lines(self, trainer: pl.Trainer, regular: ModelCheckpoint) -> list[str]:
+        """The summary, a line each."""
+        figures = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        folder = checkpoint_folder(trainer)
+        run = Path(os.path.relpath(folder.parent if folder.name == "checkpoints" else folder))
+        newest = Path(step_path(regular, trainer.global_step))
+        found = [f"the run has ended at step {trainer.global_step}"]
+        if figures:
+            found.append(
+                "  validation   " + ", ".join(f"{name} {value:.4g}" for name, value in sorted(figures.items()))
+            )
+        found.append(f"  folder       {run}")
+        if newest.exists():
+            found.append(f"  checkpoint   {os.path.relpath(newest)}")
+        for each in trainer.checkpoint_callbacks:
+            if isinstance(each, ModelCheckpoint) and each.monitor not in (None, "step") and each.best_model_path:
+                found.append(f"  best         {os.path.relpath(each.best_model_path)} by {each.monitor}")
+        recipes = self._recipes()
+        found += [
+            f"  evaluate     tubelet validate {recipes} --ckpt_path {shlex.quote(str(run))}",
+            f"  features     tubelet predict {recipes} my/videos --ckpt_path {shlex.quote(str(run))} --out features",
+            f"  export       tubelet export --ckpt {shlex.quote(str(run))} --to safetensors --out my-model",
+        ]
+        return found
+
+    def _recipes(self) -> str:
+        """`-c` with each recipe of the command; ours by name."""
+        pairs = zip(self.words, self.words[1:], strict=False)
+        files = [word for option, word in pairs if option in ("-c", "--config")]
+        return " ".join(f"-c {shlex.quote(_short(file))}" for file in files)
+
+
+def _short(file: str) -> str:
+    ours = recipes_folder()
+    path = Path(file).resolve()
+    return path.relative_to(ours).with_suffix("").as_posix() if path.is_relative_to(ours) else file
