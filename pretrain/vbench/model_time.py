@@ -1,8 +1,9 @@
 """How long the models of a run take, told before one is loaded: from their operations, counted without data or weights.
 
 Operations are counted on PyTorch's meta device, which computes shapes only, and divided by the rate at which the device
-multiplies float32 matrices, which is measured for a moment. Real kernels are slower, so the time is a lower bound.
-Models of other packages (a detector, a captioner, interpolation) are not counted.
+multiplies float32 matrices, which is measured for a moment. On a CPU the models reach about that rate; on a GPU their
+kernels are slower, so the time is a lower bound. Models of other packages (a detector, a captioner, interpolation) are
+not counted.
 
 Letters in shapes: H and W pixels.
 """
@@ -120,7 +121,7 @@ def multiply_rate(device: str) -> float:
 
 
 def model_time(plan: Plan, facts: Facts, builder: Builder) -> str:
-    """A sentence with the time that the models of a plan take at least, and which of them take it.
+    """A sentence with the time that the models of a plan take, and which of them take it.
 
     Operations are counted at the most common size of the videos; at others they are taken to grow with the pixels.
     """
@@ -155,7 +156,8 @@ def model_time(plan: Plan, facts: Facts, builder: Builder) -> str:
         rate = multiply_rate(builder.device)
     except (RuntimeError, AssertionError):  # a plan may be made where the device is not
         return f"the models do {work}; how long {builder.device} takes cannot be measured here"
+    bound = "about" if builder.device == "cpu" else "at least"
     return (
-        f"the models take at least {total / rate:.0f} s on one {builder.device}: {work} at the "
+        f"the models take {bound} {total / rate:.0f} s on one {builder.device}: {work} at the "
         f"{rate / 1e9:.0f} GFLOP/s of a matrix product here"
     )

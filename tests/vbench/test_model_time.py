@@ -66,7 +66,7 @@ def test_the_time_of_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Plan("custom", [Job(Path(f"{name}.mp4"), name, dimensions) for name in "ab"])
     facts = Facts({"a.mp4": (48, 24.0, SIZE), "b.mp4": (16, 8.0, (480, 640))}, [])
     told = model_time.model_time(plan, facts, Builder(dimensions))
-    assert told.startswith(f"the models take at least {64 * cost / 1e9:.0f} s on one cpu")
+    assert told.startswith(f"the models take about {64 * cost / 1e9:.0f} s on one cpu")
     assert "(CLIP B/32 100 %, not counted: the models of motion_smoothness) at the 1 GFLOP/s" in told
     told = model_time.model_time(plan, facts, Builder(dimensions, device="absent"))
     assert "how long absent takes cannot be measured here" in told

@@ -51,7 +51,8 @@ def for_dino(frames: Tensor, size: int = 224) -> Tensor:
 def for_clip(frames: Tensor, size: int = 224) -> Tensor:
     """uint8 `[n, 3, H, W]` to `[n, 3, size, size]`: float, bicubic without antialias, centre crop (`clip_transform`);
     values outside 0 to 255 are kept."""
-    return frame_by_frame(lambda frame: _clip(frame.contiguous().float(), size), frames)
+    planes = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
+    return frame_by_frame(lambda frame: _clip(frame.to(**planes), size), frames)
 
 
 def for_viclip(frames: Tensor, size: int = 224) -> Tensor:

@@ -10,13 +10,15 @@ import torch
 
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import PyAV
-from pretrain.metrics.vbench.frames import ALL, Selection, TensorVideo, middle_frames, stream
+from pretrain.metrics.vbench import flow
+from pretrain.metrics.vbench.flow import NeighbourFlow
+from pretrain.metrics.vbench.frames import ALL, Block, Selection, TensorVideo, middle_frames, stream
 from pretrain.metrics.vbench.scoring import score_video
 from pretrain.metrics.vbench.temporal_flickering import TemporalFlickering
 from pretrain.metrics.vbench.video_score import NotScored
 from tests.helpers import videos
 from tests.helpers.own_process import own_process
-from tests.helpers.vbench import all_scorers, moving_frames, video_facts
+from tests.helpers.vbench import all_scorers, brightness_flow, moving_frames, video_facts
 
 MIDDLE, AT_8 = Selection(middle=8), Selection(at_8_fps=True)
 
@@ -106,6 +108,29 @@ def test_frames_of_different_sizes_are_an_error_with_the_name_of_the_video() -> 
 
     with pytest.raises(DecodeError, match=r"clip.mp4: frame 16 has 2 x 4 pixels, the first 4 x 4"):
         list(stream(Growing(20), {ALL: range(20)}))
+
+
+def test_batches_of_flow_are_made_in_one_piece_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New memory for each batch costs more time than filling it."""
+    frames = moving_frames(14, size=24).transpose(0, 1)
+    blocks = [Block(frames[:9]), Block(frames[9:], 9)]
+    whole = NeighbourFlow(brightness_flow, "a.mp4")
+    expected = [whole.lengths(block, 0.05) for block in blocks]
+    monkeypatch.setattr(flow, "CORRELATION", 3 * 4 * (24 * 24 // 64) ** 2)  # three pairs at once
+    pairs: list[int] = []
+    places = set()
+
+    def counted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        pairs.append(len(a))
+        places.add((a.data_ptr(), b.data_ptr() - a.data_ptr()))
+        return brightness_flow(a, b)
+
+    parts = NeighbourFlow(counted, "a.mp4")
+    found = parts.lengths(Block(frames[:9]), 0.05)
+    assert pairs == [3, 3, 2] and places == {(next(iter(places))[0], 4 * 3 * 24 * 24)}
+    torch.testing.assert_close(found, expected[0])
+    torch.testing.assert_close(parts.lengths(Block(frames[9:], 9), 0.05), expected[1])
+    assert pairs == [3, 3, 2, 3, 2]
 
 
 @pytest.mark.parametrize("fps", [0.0, float("nan"), float("inf")])
