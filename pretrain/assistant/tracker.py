@@ -47,7 +47,10 @@ class Tracker(ABC):
 
     @abstractmethod
     def start(self, video: Video) -> None:
-        """Take an open film and forget everything about the one before; the caller closes the film."""
+        """Take an open film and forget everything about the one before.
+
+        The caller closes the film, and reads nothing of it meanwhile: a decoder goes through its file in one place.
+        """
 
     @abstractmethod
     def add(self, object_id: str, prompt: Prompt) -> np.ndarray:
