@@ -44,7 +44,8 @@ class Images(HTMLParser):
                 self.pictures += 1
 
 
-@pytest.mark.parametrize("method", [pytest.param("videomae", marks=pytest.mark.slow), "vilp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["videomae", "vilp"])
 def test_a_page_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
     main([*arguments(tmp_path, METHODS[method]), *few, "--trainer.callbacks+=tests.engine.test_show.Seen"])
