@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.fetch import local_path
+
 # What VideoChat2's releases adapt: peft's default for Vicuna's Llama, all projections and the output for the others.
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     "vicuna": ("q_proj", "v_proj"),
@@ -20,8 +22,8 @@ def language_model(source: str | Path | dict[str, Any], dtype: torch.dtype = tor
     """A causal language model of transformers.
 
     Args:
-        source: a folder of transformers, whose weights are loaded; or a configuration with a `model_type`, of which a
-            model with random weights is made.
+        source: a folder of transformers, or one of the hub (see `models.fetch`), whose weights are loaded; or a
+            configuration with a `model_type`, of which a model with random weights is made.
         dtype: of its weights.
 
     Raises:
@@ -43,7 +45,8 @@ def language_model(source: str | Path | dict[str, Any], dtype: torch.dtype = tor
         if "pad_token_id" not in options and pad is not None and pad >= config.vocab_size:
             config.pad_token_id = None  # the type's default, which a small vocabulary does not have
         return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    if not Path(source).is_dir():
+    source = local_path(source)
+    if not source.is_dir():
         raise FileNotFoundError(f"no language model at {source}: give a folder of transformers (config.json, weights)")
     # Without the flag, transformers asks on a terminal whether to run code that lies in the folder.
     return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)

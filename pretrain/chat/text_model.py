@@ -10,6 +10,7 @@ from models.chat.conversation import collate, pad_token, tokenize
 from models.chat.language_model import context_of, language_model
 from models.chat.templates import ChatTemplate, Role, Segment
 from models.chat.tokenizer_template import TokenizerTemplate
+from models.fetch import local_path
 from pretrain.chat.answerer import Answerer, Request, Writing, Written
 from pretrain.chat.assistant import mean_log_probabilities, sampling, weights_digest
 from pretrain.chat.stopping import Pieces, Stops, end_tokens
@@ -104,7 +105,7 @@ def load_text_model(folder: str, device: str = "cpu", dtype: torch.dtype = torch
     llm: Any = language_model(folder, dtype)
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(local_path(folder), use_fast=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # one conversation at a time is never padded
     return TextModel(llm.to(device), tokenizer, TokenizerTemplate(tokenizer))

@@ -4,7 +4,6 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from models.chat.language_model import LORA_TARGETS, add_lora, language_model
+from models.fetch import local_path
 
 STANDS_ON = "stands_on"  # in checkpoints: a hash of the frozen weights, which they do not hold
 _SAMPLED = 4096  # values at each end of a tensor that count in the hash
@@ -103,9 +103,10 @@ class Language:
 def _tokenizer(folder: str, pad: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    if not Path(folder).is_dir():
+    place = local_path(folder)
+    if not place.is_dir():
         raise FileNotFoundError(f"no tokenizer at {folder}: give a folder of transformers (tokenizer.json)")
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
     if pad is not None:
         if tokenizer.convert_tokens_to_ids(pad) in (None, tokenizer.unk_token_id) and pad != tokenizer.unk_token:
             raise ValueError(f"the tokenizer in {folder} has no token {pad}: set model.init_args.language.pad to one")

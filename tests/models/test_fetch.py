@@ -147,3 +147,15 @@ def test_each_release_has_a_place_and_a_name() -> None:
         assert release.sha256 is None or re.fullmatch("[0-9a-f]{64}", release.sha256)
     places = [release.place for release in RELEASES.values()]
     assert len(set(places)) == len(places)
+
+
+def test_a_language_model_comes_from_the_hub(caches: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from models.chat.language_model import language_model
+
+    size = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    made = language_model({"model_type": "llama", "vocab_size": 16, **size})
+    made.save_pretrained(tmp_path / "folder")
+    with hub({f"some/llm/{file.name}": file.read_bytes() for file in (tmp_path / "folder").iterdir()}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        found = language_model("hf://some/llm")
+    assert torch.equal(found.get_input_embeddings().weight, made.get_input_embeddings().weight)
