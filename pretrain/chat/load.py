@@ -7,7 +7,7 @@ import yaml
 
 from models.encoder import Encoder
 from models.layers import token_grid
-from models.positions import FixedPositions
+from models.positions import FixedPositions, LearntPositions, resize_table
 from models.vit import VideoViT
 from pretrain.chat.assistant import Assistant
 from pretrain.chat.exported import is_exported, load_exported
@@ -36,7 +36,7 @@ def load_assistant(
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it is damaged, or of a method that does not chat, or takes no other number of frames, or no tiles.
+        ValueError: it is damaged, or of a method that does not chat, or sees no tiles.
     """
     if is_exported(path):
         exported = load_exported(path, dtype)
@@ -71,15 +71,13 @@ def load_assistant(
 
 
 def set_frames(encoder: Encoder, frames: int) -> None:
-    """Let an encoder take clips of so many frames.
-
-    Raises:
-        ValueError: its positions are trained for another number.
-    """
+    """Let an encoder take clips of so many frames: its positions are resized in time."""
     if encoder.frames == frames or not isinstance(encoder, VideoViT):  # others say themselves what they take
         return
-    if not isinstance(encoder.positions, FixedPositions):
-        raise ValueError(f"the encoder has trained positions for {encoder.frames} frames, and {frames} are asked for")
-    grid = token_grid(frames, encoder.size, encoder.tubelet, encoder.patch)
-    table = FixedPositions(grid, encoder.width, encoder.positions.made_for)
-    encoder.positions, encoder.grid, encoder.frames = table.to(encoder.positions.table), grid, frames
+    grid, old = token_grid(frames, encoder.size, encoder.tubelet, encoder.patch), encoder.positions
+    if isinstance(old, FixedPositions):
+        new: FixedPositions | LearntPositions = FixedPositions(grid, encoder.width, old.made_for)
+    else:
+        new = LearntPositions(grid, encoder.width)
+        new.table.data = resize_table(old.table.detach(), encoder.grid, grid)
+    encoder.positions, encoder.grid, encoder.frames = new.to(old.table), grid, frames

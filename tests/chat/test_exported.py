@@ -12,12 +12,13 @@ from datamodules.decoding.reader import PyAV
 from models.chat.language_model import language_model
 from models.chat.qformer import QFormer
 from models.chat.templates import Conversation, Turn
+from models.positions import resize_table
 from models.tokenizers import BertTokenizer
 from models.vit import VideoViT
 from pretrain.chat.answerer import Request, Writing
 from pretrain.chat.assistant import Assistant
 from pretrain.chat.exported import is_exported
-from pretrain.chat.load import load_assistant
+from pretrain.chat.load import load_assistant, set_frames
 from pretrain.chat.media import read_clip
 from pretrain.export.chat import save_processor, to_transformers
 from pretrain.export.processors import Evaluation
@@ -98,6 +99,20 @@ def test_an_exported_folder_answers_as_the_trained_model(exported: tuple[Path, C
     assert load_assistant(str(folder / "out"), frames=8).answer([request(4, ())], FEW)  # positions are made longer
     film = make(tmp_path / "film.mp4", frames=12)
     assert chat([film, "--model", str(folder / "out"), "--question", "what colour is it ?", "--most", "3"]) == 0
+
+
+def test_positions_are_resized_to_other_numbers_of_frames() -> None:
+    """Learnt ones as fixed ones, which are of the grid that they were made for."""
+    for learnt in (False, True):
+        encoder = VideoViT(12, 1, 2, 24, patch=8, tubelet=1, frames=4, size=16, learn_positions=learnt)
+        before = encoder.positions.table.detach().clone()
+        set_frames(encoder, 8)
+        table = encoder.positions.table.detach()
+        assert encoder(torch.zeros(1, 3, 8, 16, 16)).shape == (1, 32, 12) and (encoder.frames, encoder.grid[0]) == (
+            8,
+            8,
+        )
+        torch.testing.assert_close(table, resize_table(before, (4, 2, 2), (8, 2, 2)))
 
 
 def test_adapters_in_pefts_layout_stand_on_the_language_model_that_they_name(exported: tuple[Path, Converse]) -> None:

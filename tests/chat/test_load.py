@@ -34,7 +34,9 @@ def test_a_run_answers_a_benchmark_by_the_command_and_films_in_the_terminal(
     main(["test", "-c", str(ROOT / "recipes/eval/mvbench.yaml"), *(f"--{k}={v}" for k, v in options.items())])
     said = capsys.readouterr().out
     answers = read_answers(tmp_path / "out")
-    assert len(answers) == 20 and {answer.model for answer in answers} == {assistant.identity()}
+    assert len(answers) == 20 and {answer.model for answer in answers} == {
+        load_assistant(str(run), frames=16).identity()
+    }
     assert all(len(answer.likelihoods) == len(answer.candidates) for answer in answers)
     assert "no average: 20 of 20 tasks, 20 of 4000 questions" in said and "likelihood" in said
     film = make(tmp_path / "film.mp4", frames=24)
