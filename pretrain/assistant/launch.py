@@ -103,8 +103,8 @@ def facts(options: Options, tracker: Tracker, hosts: tuple[str, ...] | None) -> 
     model = f"Questions in words go to the chat model at {options.model_url}." if options.model_url else NO_MODEL
     found = [
         f"Objects are followed by {tracker.name}.",
-        f"Memory: at most {tracker.window} frames of a film are held for tracking, and what x264 looks ahead for copies, "
-        "whatever its length; masks and copies are on the disk.",
+        f"Memory: at most {tracker.window} frames of a film are held for tracking, and what x264 looks ahead for "
+        "copies, whatever its length; masks and copies are on the disk.",
         model,
     ]
     if hosts is None:
