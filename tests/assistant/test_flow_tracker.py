@@ -126,17 +126,18 @@ def test_a_lasso_and_a_box_take_what_stands_out_inside() -> None:
     assert iou(tracker.add("b", Box(0, 4, 14, 36, 46)), scene.masks(0)[0]) > 0.9
 
 
-def test_a_click_at_the_blurred_edge_takes_the_object(tmp_path: Path) -> None:
-    scene = crossing(2)
-    with PyAV().open(str(write_scene(tmp_path / "film.mp4", scene))) as film:
-        tracker, true = FlowTracker(), scene.masks(0)[1]
+def test_clicks_anywhere_on_shapes_of_a_compressed_film_take_them(tmp_path: Path) -> None:
+    """At an edge the colour is a mixture: without a step to an even pixel nearby, 83 % of these clicks would do."""
+    scene = random_scene(1, 6, length=2)
+    values = []
+    with PyAV().open(str(write_scene(tmp_path / "film.mp4", scene, crf=10))) as film:
+        tracker = FlowTracker()
         tracker.start(film)
-        rows, columns = np.nonzero(true)
-        values = []
-        for number in range(0, len(rows), 9):
-            place = (float(columns[number]) + 0.5, float(rows[number]) + 0.5)
-            values.append(iou(tracker.add(str(number), Points(0, (place,), (True,))), true))
-    assert np.mean(np.array(values) > 0.85) > 0.9, values
+        for true in scene.masks(0):
+            rows, columns = np.nonzero(true)
+            for place in zip(columns[::4] + 0.5, rows[::4] + 0.5, strict=True):
+                values.append(iou(tracker.add(str(len(values)), Points(0, (place,), (True,))), true))
+    assert np.mean(np.array(values) > 0.7) > 0.87
 
 
 def test_nothing_stands_out_on_an_empty_frame_or_the_background() -> None:

@@ -26,9 +26,9 @@ def leaving() -> Scene:
     return Scene((circle, MovingShape("square", "yellow", 10.0, (30.0, 70.0), (0.0, 0.0))), 29)
 
 
-def write_scene(path: Path, scene: Scene) -> Path:
-    """The scene as an mp4 of H.264, nearly without loss."""
-    write_film(path, (scene.frames([i])[0] for i in range(len(scene))), scene.size, scene.fps, crf=6)
+def write_scene(path: Path, scene: Scene, crf: int = 6) -> Path:
+    """The scene as an mp4 of H.264, by default nearly without loss."""
+    write_film(path, (scene.frames([i])[0] for i in range(len(scene))), scene.size, scene.fps, crf)
     return path
 
 
