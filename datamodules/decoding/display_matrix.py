@@ -35,10 +35,13 @@ def read_orientation(content: str | bytes, name: str, limits: Limits) -> Orienta
         return Orientation()
     container, track = open_container(content, name, limits)
     with container:
+        frames: Any = container.decode(track)
         try:
-            first = next(container.decode(track), None)
+            first = next(frames, None)
         except DAMAGE:  # reported when its frames are read
             first = None
+        finally:
+            frames.close()  # one that is only dropped leaks memory
         return Orientation() if first is None else orientation_of(first)
 
 
@@ -54,10 +57,9 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
 def _may_be_turned(content: str | bytes) -> bool:
     with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
-        head = file.read(_HEADER)
-    if head.startswith(_MATROSKA):
-        tracks = _element(head, _TRACKS)
-        return tracks is None or any(angle in tracks for angle in _ANGLES)
+        if file.read(len(_MATROSKA)) == _MATROSKA:
+            tracks = _element(file.read(_HEADER), _TRACKS)
+            return tracks is None or any(angle in tracks for angle in _ANGLES)
     return is_turned(content)
 
 

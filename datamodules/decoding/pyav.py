@@ -4,9 +4,11 @@
 """
 
 import os
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import chain
+from typing import cast
 
 import av
 import numpy as np
@@ -53,21 +55,22 @@ class PyAVVideo(Video):
         trusted = self.container.format.name != "avi"
         is_mp4 = "mp4" in self.container.format.name
         stamps, keys, hidden, size, last = [], [], [], 0, (-1, 0)
-        for packet in self.container.demux(self.track):
-            if packet.size == 0:  # the end of the stream, or a placeholder
-                continue
-            if is_mp4 and not stamps and (known := self._mp4_index(packet)) is not None:
-                return known
-            if refusal := self.limits.refusal("packets", len(stamps) + 1, "packets, at least"):
-                raise DecodeError(self.name, refusal)
-            stamps.append(packet.pts)
-            keys.append(packet.is_keyframe)
-            hidden.append(packet.is_discard)
-            if packet.pts is not None and not packet.is_discard:
-                last = max(last, (packet.pts, packet.duration or 0))
-            size += packet.size + _PACKET_BYTES
-            if size <= keep:
-                self.packets.append(packet)
+        with closing(self._read()) as packets:
+            for packet in packets:
+                if packet.size == 0:  # the end of the stream, or a placeholder
+                    continue
+                if is_mp4 and not stamps and (known := self._mp4_index(packet)) is not None:
+                    return known
+                if refusal := self.limits.refusal("packets", len(stamps) + 1, "packets, at least"):
+                    raise DecodeError(self.name, refusal)
+                stamps.append(packet.pts)
+                keys.append(packet.is_keyframe)
+                hidden.append(packet.is_discard)
+                if packet.pts is not None and not packet.is_discard:
+                    last = max(last, (packet.pts, packet.duration or 0))
+                size += packet.size + _PACKET_BYTES
+                if size <= keep:
+                    self.packets.append(packet)
         if is_mp4:
             self._check_complete(index_entries(self.track))
         if size > keep:
@@ -258,11 +261,16 @@ class PyAVVideo(Video):
         else:
             self.container.seek(stamp, stream=self.track)
         number = -1
-        for packet in self.container.demux(self.track):
-            if packet.size:
-                known = self.index.timestamped and packet.pts is not None
-                number = self.index.packet_of.get(packet.pts, number) if known else number + 1
-                yield number, packet
+        with closing(self._read()) as packets:
+            for packet in packets:
+                if packet.size:
+                    known = self.index.timestamped and packet.pts is not None
+                    number = self.index.packet_of.get(packet.pts, number) if known else number + 1
+                    yield number, packet
+
+    def _read(self) -> Generator[av.Packet, None, None]:
+        """PyAV's packets from here on. Close it: one that is only dropped leaks memory."""
+        return cast(Generator[av.Packet, None, None], self.container.demux(self.track))
 
     def close(self) -> None:
         """Closes the file and frees the packets."""
