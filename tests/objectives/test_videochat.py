@@ -170,6 +170,18 @@ def test_times_of_frames_and_images_are_told_and_tags_follow_the_medium() -> Non
         rows(ShapeSample(), shown, None)
 
 
+def test_the_words_of_shapes_are_known_beside_every_mark() -> None:
+    """A caption's last word touches the mark that closes it."""
+    rows = ChatRows(
+        Language({}, tokenizer=SHAPES), "vicuna", 1, prompts=["<Video> <VideoHere> </Video> ###Assistant: "]
+    )
+    row = rows.row([], "a red circle moves left")
+    written = rows.tokenizer.convert_ids_to_tokens(row["ids"][row["labels"] != -100].tolist())
+    assert written == ["a", "red", "circle", "moves", "left", "###"]
+    talk = rows.row([("where does it move ?", "left", "look at the video")] * 2, None)
+    assert rows.tokenizer.unk_token_id not in talk["ids"]
+
+
 class ShapeSample:
     """A sample without texts."""
 
@@ -291,7 +303,7 @@ def test_a_run_of_packs_mixes_sources_and_resumes_to_the_same_weights(tmp_path: 
     mixture = {"class_path": "Mixture", "init_args": {"sources": [shapes, images], "weights": [1, 1], "strip": 4}}
     data = {"train": mixture, "global_batch": 4, "micro_batch": 2, "pack_steps": 2, "frames": 4}
     setting = json.dumps({"data": {"init_args": data}, "model": {"init_args": {"packed": True, "images": True}}})
-    options = [*RECIPE, "-c", setting]
+    options = [*RECIPE, "-c", setting, "--model.init_args.encoder.init_args.tubelet=1"]  # images are one frame deep
     import tests.helpers.runs as runs
 
     short = [option for option in runs.SMALL if "samples=10" not in option and "global_batch" not in option]
