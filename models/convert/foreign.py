@@ -46,9 +46,8 @@ def stand_ins(names: Iterable[str], known: Iterable[Any] = ()) -> list[tuple[Cal
     """
     real = {each[1] if isinstance(each, tuple) else f"{each.__module__}.{each.__qualname__}" for each in known}
     wanted = {name for name in set(names) - real if name.split(".")[0] in _PACKAGES or name in _KINDS}
-    # The same under the new and the old name of Python's own module: torch's reader looks for the new one.
-    wanted |= {name.replace("__builtin__.", "builtins.") for name in wanted}
-    return [(Inert, name) for name in sorted(wanted)]
+    # torch's reader looks for the names of today: `int` for `long` of Python 2.
+    return [(Inert, name) for name in sorted(wanted | (_KINDS if wanted & _KINDS else set()))]
 
 
 def mistaken(file: Path) -> str | None:

@@ -1,11 +1,9 @@
 """Reads the tensors of a checkpoint file or folder, without running any code that it may contain."""
 
-import argparse
 import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +14,6 @@ from models.convert.sharded import is_sharded, read_sharded
 from models.convert.torchscript import is_script, read_script
 from models.convert.zero import is_zero_step, read_zero_step
 from models.fetch import local_path
-
-# Harmless objects that official checkpoints contain beside the weights: arguments and numpy scalars.
-_SAFE = [
-    argparse.Namespace,
-    np.dtype,
-    np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar,
-]
-_SAFE += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
 
 # The first that is present counts: `ema` are LaVie's weights; beside `state_dict` it is our own running average.
 _WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict", "model_state")
@@ -112,7 +102,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     try:
         with file.open("rb") as stream:
             names = require_held(stream)
-        with torch.serialization.safe_globals([*_SAFE, *stand_ins(names, _SAFE)]):
+        with torch.serialization.safe_globals(stand_ins(names)):
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
