@@ -37,7 +37,7 @@ class Inert:
     __setstate__ = __setitem__
 
 
-def stand_ins(names: Iterable[str], known: Iterable[Any] = ()) -> list[tuple[Callable, str]]:
+def stand_ins(names: Iterable[str], known: Iterable[Any] = ()) -> list[Callable | tuple[Callable, str]]:
     """Stand-ins for `torch.serialization.safe_globals`, for the full names in a file that are of foreign packages.
 
     Args:
