@@ -1,4 +1,4 @@
-"""`python -m pretrain` and `tubelet` run the command of `pretrain/cli.py`; `pretrain/errors.py` reports its failures."""
+"""`python -m pretrain` and `tubelet` run the command of `pretrain/cli.py`; `pretrain/errors.py` reports failures."""
 
 import os
 import sys

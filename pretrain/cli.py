@@ -11,7 +11,6 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -19,8 +18,8 @@ from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipe
 from models.convert.sharded import is_sharded, require_safe
 from pretrain import objectives
 from pretrain.engine.arguments import with_new_recipes, with_nulls
-from pretrain.engine.background_checkpoint import BackgroundCheckpointIO
-from pretrain.engine.checkpoint import AtomicCheckpointIO, FinalCheckpoint, KeepRecipe
+from pretrain.engine.background_checkpoint import checkpoint_io
+from pretrain.engine.checkpoint import FinalCheckpoint, KeepRecipe
 from pretrain.engine.ema import EMA
 from pretrain.engine.logger_versions import (
     DropLaterMetrics,
@@ -208,23 +207,9 @@ class CLI(LightningCLI):
             callbacks.append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
         callbacks.append(Preemption())  # must be the last callback
         plugins = trainer.get("plugins") or []
-        writer = BackgroundCheckpointIO() if self._in_background(trainer) else AtomicCheckpointIO()
-        trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), writer]
+        wanted = self._get(objects, "background_checkpoints", default=None)
+        trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoint_io(wanted, trainer)]
         return super().instantiate_trainer(**kwargs)
-
-    def _in_background(self, trainer: dict[str, Any]) -> bool:
-        """Whether checkpoints are written in the background; sharded ones are not, since all ranks write them."""
-        wanted = self._get(cast(Namespace, self.config_init), "background_checkpoints", default=None)
-        strategy = trainer.get("strategy") or "auto"
-        named = any(word in str(strategy) for word in ("fsdp", "deepspeed"))
-        sharded = named or isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy | FSDPStrategy)
-        if sharded and wanted:
-            raise MisconfigurationException(
-                "background_checkpoints: sharded checkpoints are written by all processes together: leave it out"
-            )
-        if wanted is None:
-            return not sharded and torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
-        return wanted
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.run_lock = RunLock()

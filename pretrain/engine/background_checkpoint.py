@@ -1,12 +1,14 @@
 """Checkpoints written in the background: a step waits for the copy to the host's memory, and not for the disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.engine.checkpoint import AtomicCheckpointIO
 
@@ -61,3 +63,25 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 def _host_copy(x: torch.Tensor) -> torch.Tensor:
     """A copy in the host's memory, which later steps do not change."""
     return x.detach().to("cpu", copy=True)
+
+
+def checkpoint_io(wanted: bool | None, trainer: Mapping[str, Any]) -> AtomicCheckpointIO:
+    """How a run writes its checkpoints; sharded ones are not written in the background, since all ranks write them.
+
+    Args:
+        wanted: in the background; None: on GPUs.
+        trainer: the trainer's settings.
+
+    Raises:
+        MisconfigurationException: wanted for a sharding strategy.
+    """
+    strategy = trainer.get("strategy") or "auto"
+    named = any(word in str(strategy) for word in ("fsdp", "deepspeed"))
+    sharded = named or isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy | FSDPStrategy)
+    if sharded and wanted:
+        raise MisconfigurationException(
+            "background_checkpoints: sharded checkpoints are written by all processes together: leave it out"
+        )
+    if wanted is None:
+        wanted = not sharded and torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
+    return BackgroundCheckpointIO() if wanted else AtomicCheckpointIO()
