@@ -9,6 +9,8 @@ from models.coordinate import Coordinated
 from models.decoders import DECODER_SIZES, FeatureDecoder, PixelDecoder
 from models.diffusion import UNET_SIZES, SpatioTemporalUNet
 from models.encoder import Encoder
+from models.frame_encoder import FrameEncoder, TimmEncoder, TransformersEncoder
+from models.frame_teacher import FrameTeacher
 from models.fusion import FusionDecoder
 from models.probe import AttentiveProbe, LinearProbe
 from models.text import TEXT_SIZES, CLIPText
@@ -35,11 +37,15 @@ __all__ = [
     "Coordinated",
     "Encoder",
     "FeatureDecoder",
+    "FrameEncoder",
+    "FrameTeacher",
     "FusionDecoder",
     "LinearProbe",
     "LoadReport",
     "PixelDecoder",
     "SpatioTemporalUNet",
+    "TimmEncoder",
+    "TransformersEncoder",
     "UniFormerV2",
     "UniFormerV2Classifier",
     "ViCLIPVision",

@@ -149,12 +149,12 @@ class CLIPOutput(NamedTuple):
 
     features: of each tapped layer, `[B, K, out]`, of the tokens `keep`.
     attention: of the last block's class token to each patch, averaged over heads, `[B, T, n]`; a row sums to less than
-        1, since the class token attends to itself too.
+        1, since the class token attends to itself too. None: a `FrameTeacher` without a class token, or not asked.
     keep: the indices of those tokens, `[B, K]`.
     """
 
     features: list[Tensor]
-    attention: Tensor
+    attention: Tensor | None
     keep: Tensor
 
 

@@ -32,7 +32,7 @@ OF_ONE_FORM = {
     *("videochat2_connect_mistral", "videochat2_connect_phi", "videochat2_instruct_mistral"),
     *("videochat2_instruct_phi", "videochat2_hd", "videochat2_hd_tiny", "videochat_embed_instruct"),
     *("videochat2_align_tiny", "videochat2_connect_tiny", "videochat_embed_tiny", "videochat_modern_tiny"),
-    "videochat2_regions_tiny",
+    *("videochat2_regions_tiny", "videochat2_smollm"),
 }
 
 
@@ -242,6 +242,15 @@ def test_videochat2_has_the_published_sizes(capsys: pytest.CaptureFixture) -> No
     assert count(former) == 158.3
     assert count((name, p) for name, p in chat.llm.named_parameters() if "lora_" in name) == 8.4
     assert chat.visual_tokens_of_video == 96 and chat.projector.weight.shape == (4096, 768)
+
+
+def test_umt_takes_dinov2_as_its_teacher(capsys: pytest.CaptureFixture) -> None:
+    fragment = ROOT / "recipes/options/teacher_dinov2.yaml"
+    truth = resolved(capsys, ["-c", str(ROOT / "recipes/umt_b.yaml"), "-c", str(fragment)])
+    with torch.device("meta"):
+        objective = build(truth["model"])
+    assert objective.teacher.model.grid == (1, 14, 14) and objective.teacher.weights == "hf://facebook/dinov2-base"
+    assert objective.teacher_taps == objective.taps
 
 
 def test_one_key_changes_everything_that_refers_to_it(capsys: pytest.CaptureFixture) -> None:

@@ -7,6 +7,8 @@ from models.convert.rules import Rules, prefixed, to_ours
 
 # What the model's names begin with in checkpoints that hold other parts besides: a loss, a teacher, an average.
 _PARTS = ("model.", "module.", "net.", "network.", "backbone.", "student.", "_orig_mod.", "model.module.")
+# What a `FrameEncoder`'s names begin with in our own checkpoints; what follows are another library's names.
+FRAME_ENCODER = "encoder.backbone."
 # Name of a layout, a key that identifies it, its rules (None: the names are ours). The first match is used.
 _LAYOUTS: list[tuple[str, str, Rules | None]] = [
     ("official ViCLIP", "vision_encoder.temporal_positional_embedding", viclip.OFFICIAL),
@@ -79,6 +81,8 @@ def _recognised(theirs: dict[str, Tensor]) -> tuple[str, dict[str, Tensor], dict
     known = lavie.to_ours(theirs) or videochat.to_ours(theirs)
     if known is not None:
         return known
+    if any(name.startswith(FRAME_ENCODER) for name in theirs):
+        return "tubelet", dict(theirs), {name: (name,) for name in theirs}
     on_disk = {bert.on_disk_name(videomae.on_disk_name(name)): name for name in theirs}
     found = next(((layout, rules) for layout, key, rules in _LAYOUTS if key in on_disk), None)
     if found is None:

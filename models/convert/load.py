@@ -17,11 +17,14 @@ from models.chat.videochat import VideoChat
 from models.classifier import Classifier
 from models.clip import CLIPVision
 from models.convert import bert, internvideo, lavie, umt2, videochat
-from models.convert.layouts import by_our_names
+from models.convert.layouts import FRAME_ENCODER, by_our_names
+from models.convert.library import frame_encoder_in, load_library
 from models.convert.read import read_tensors, strip_prefixes
 from models.coordinate import Coordinated
 from models.diffusion.unet import SpatioTemporalUNet
 from models.encoder import Encoder
+from models.fetch import local_path
+from models.frame_encoder import FrameEncoder
 from models.text import CLIPText
 from models.viclip import inflate
 
@@ -61,7 +64,8 @@ def load_weights(
         model: an `Encoder`, a `CLIPVision`, a `CLIPText`, a `Bert`, a `CaptionDecoder`, a `Classifier`, a
             `SpatioTemporalUNet`, a `QFormer`, a `VideoChat` or an `Alignment`, or a module with an `encoder` (and
             `decoder`, or `text`), with a `unet`, or with a classifier as its `model`, such as an objective. Weights of
-            a text tower alone, or of one encoder of a coordinated pair, are loaded into that part.
+            a text tower alone, or of one encoder of a coordinated pair, are loaded into that part. A `FrameEncoder`, or
+            a model with one as its `encoder`, takes weights of its library.
         path: a file, a folder of transformers or diffusers (of a pipeline, its `unet/`), or a state dict.
         classes: rows to take from the checkpoint's head, in order: a label map turns a K710 head into a K400 head.
             "none": leave the model's head unchanged.
@@ -79,7 +83,23 @@ def load_weights(
         return load_weights(inner, path, classes)
     where = str(path) if isinstance(path, str | Path) else "the state dict"
     theirs = strip_prefixes(dict(path)) if isinstance(path, Mapping) else read_tensors(path)
+    frames = frame_encoder_in(model)
+    if frames is not None and not any(name.startswith(FRAME_ENCODER) for name in theirs):
+        return _load_frames(model, *frames, theirs, path if isinstance(path, str | Path) else None)
     return _load(model, theirs, where, classes)
+
+
+def _load_frames(
+    model: nn.Module, prefix: str, encoder: FrameEncoder, theirs: dict[str, Tensor], path: str | Path | None
+) -> LoadReport:
+    """Weights of timm, open_clip or transformers into the backbone of `model`'s `FrameEncoder`."""
+    where, folder = ("the state dict", None) if path is None else (str(path), local_path(path))
+    loaded, unused = load_library(encoder, theirs, where, folder if folder and folder.is_dir() else None)
+    names, unneeded = ({f"{prefix}backbone.{name}" for name in part} for part in (loaded, encoder.unused))
+    others = [name for name in model.state_dict() if name not in names | unneeded]
+    report = LoadReport(type(encoder).__name__.removesuffix("Encoder").lower(), sorted(names), unused, others)
+    log.info("%s: %s", where, report)
+    return report
 
 
 def _load(model: nn.Module, theirs: dict[str, Tensor], where: str, classes: Sequence[int] | str | None) -> LoadReport:
@@ -194,6 +214,8 @@ def _prefixes(model: nn.Module) -> tuple[str, ...]:
 def _inflate_patches(ours: dict[str, Tensor], target: Mapping[str, Tensor]) -> None:
     """Inflates patch kernels of an image model to the model's tubelets: on the middle frame, as ViCLIP does."""
     for name in [name for name in ours if name.endswith("patch_embed.proj.weight") and ours[name].ndim == 4]:
+        if name in target and target[name].ndim == 4:
+            continue  # the model is one of images itself
         ours[name] = inflate(ours[name], target[name].shape[2] if name in target else 1)
 
 

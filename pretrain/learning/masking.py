@@ -142,7 +142,9 @@ class Attention(Mask):
     def __call__(self, noise: Tensor, grid: Grid, attention: Tensor | None = None) -> Tensor:
         t, h, w = grid
         if attention is None:
-            raise ValueError("masking by attention needs a teacher, which this method has not: use Tube or Random")
+            raise ValueError(
+                "masking by attention needs a teacher with a class token, which this method has not: use Tube or Random"
+            )
         visible = _visible_count(h * w, self.ratio)
         exponential = -torch.log1p(-noise.unflatten(1, (t, h * w)))
         weight = attention.to(noise.dtype).clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,5 +1,6 @@
 """The optimiser of a recipe: any that torch can call, groups of parameters, and the rates of each step."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -183,8 +184,9 @@ def _optimizer_class(path: str) -> type[torch.optim.Optimizer]:
 
 set_parsing_settings(subclasses_enabled=[Optim])  # a dataclass; otherwise recipes could not name subclasses
 
-_NEVER_DECAYS = ("bias", "scale", "mask_token", "cls_token")
-_TABLES = ("pos_embed", "table")  # of positions: CLIP's towers', and those of `PositionTable` and `TimeTable`
+_NEVER_DECAYS = ("bias", "scale", "mask_token", "cls_token", "reg_token", "register_tokens")
+# Tables of positions: CLIP's towers', those of `PositionTable` and `TimeTable`, and those of transformers' models.
+_TABLES = ("pos_embed", "table", "position_embeddings", "position_embedding")
 _FIRST_LAYER = ("patch_embed", "cls_token", "mask_token", "pos_embed", "positions", "time", "norm_pre")
 
 
@@ -196,16 +198,28 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
     """
     parts = name.split(".")
     last, fine_tuned = parts[-1], parts[0] == "model" or len(parts) == 1
-    return parameter.ndim > 1 and last not in _NEVER_DECAYS and not (fine_tuned and last in _TABLES)
+    table = any(part in _TABLES for part in parts[-2:])  # SigLIP's table is the `weight` of an embedding
+    return parameter.ndim > 1 and last not in _NEVER_DECAYS and not (fine_tuned and table)
 
 
 def layer_index(name: str, depth: int) -> int:
     """A parameter's layer for layer decay: 0 all before the blocks, i + 1 block i, depth + 1 all else, such as heads
     and what attends to several blocks."""
     _, parts = _within_encoder(name)
+    if parts[0] == "backbone":
+        return _backbone_layer(parts[1:], depth)
     if parts[0] in _FIRST_LAYER:
         return 0
     return int(parts[1]) + 1 if parts[0] == "blocks" else depth + 1
+
+
+def _backbone_layer(parts: list[str], depth: int) -> int:
+    """`layer_index` in a `FrameEncoder`, by the names of timm and transformers: their lists are `blocks`, `layer` or
+    `layers`, perhaps inside another module; what is in no list and is no final norm or head comes before them."""
+    for name, number in itertools.pairwise(parts):
+        if name in ("blocks", "layer", "layers") and number.isdigit():
+            return int(number) + 1
+    return depth + 1 if parts[0] in ("norm", "layernorm", "post_layernorm") else 0
 
 
 def _within_encoder(name: str) -> tuple[str, list[str]]:

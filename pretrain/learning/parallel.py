@@ -29,7 +29,7 @@ def _lists(model: nn.Module) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
     lists, inside, types = [], set(), set()
     for holder in model.modules():
         for name, part in holder.named_children():
-            if name in _LISTS and isinstance(part, nn.ModuleList):
+            if name in _LISTS and isinstance(part, nn.ModuleList | nn.Sequential):  # timm's are Sequential
                 lists.append((holder, list(part)))
                 inside |= {id(module) for module in part.modules()}
                 types |= {type(block) for block in part}
@@ -42,12 +42,12 @@ def _lists(model: nn.Module) -> Iterator[tuple[nn.Module, Sequence[nn.Module]]]:
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """All transformer blocks of `model`, and what is as large as one: the members of its lists of blocks, and the
-    layers of language models of transformers, which are never compiled."""
+    layers of models of transformers, which are never compiled."""
     layers = [
         part
         for holder in model.modules()
         for name, part in holder.named_children()
-        if name == "layers" and isinstance(part, nn.ModuleList) and hasattr(holder, "config")  # transformers' own
+        if name in ("layers", "layer") and isinstance(part, nn.ModuleList) and hasattr(holder, "config")  # transformers
     ]
     return [block for members in (*(found for _, found in _lists(model)), *layers) for block in members]
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 
 from models import load_weights
@@ -12,6 +13,8 @@ from models.clip import CLIPVision
 from models.decoders import FeatureDecoder
 from models.encoder import Encoder
 from models.fetch import local_path
+from models.frame_encoder import Statistics
+from models.frame_teacher import FrameTeacher
 
 
 class Frozen(nn.Module):
@@ -113,7 +116,7 @@ def _keep_norms_in_float32(model: nn.Module) -> None:
     """Replaces each LayerNorm, in place; names of parameters do not change."""
     for holder in list(model.modules()):
         for name, part in list(holder.named_children()):
-            if type(part) is nn.LayerNorm:
+            if type(part) in (nn.LayerNorm, TimmLayerNorm):
                 options: Any = (part.normalized_shape, part.eps, part.elementwise_affine, part.bias is not None)
                 norm = Float32LayerNorm(*options, device=part.weight.device if part.elementwise_affine else None)
                 norm.load_state_dict(part.state_dict())
@@ -134,18 +137,24 @@ def teacher_targets(
     teacher: Frozen,
     video: Tensor,
     taps: tuple[int, ...],
+    statistics: Statistics,
     choose: Callable[[Tensor], Tensor] | None = None,
     even: bool = True,
 ) -> tuple[list[Tensor], Tensor]:
-    """A frozen CLIP's features `[B, K, out]` of each tapped layer at the visible tokens, and their indices `[B, K]`.
+    """A teacher's features `[B, K, out]` of each tapped layer at the visible tokens, and their indices `[B, K]`.
 
     Args:
-        video: the student's, normalised; it is resized to the teacher's size.
+        teacher: a frozen `CLIPVision`, or a `FrameTeacher`.
+        video: the student's, normalised by `statistics`; it is resized to the teacher's size, and normalised by a
+            `FrameTeacher`'s own statistics. (CLIP gets the student's, as in the official code.)
         choose: the indices of the visible tokens, as a function of the teacher's attention `[B, t, h * w]`; None: all.
         even: whether `choose` returns equally many tokens of each frame.
     """
     clip = cast(CLIPVision, teacher.model)
-    made = teacher(resize_frames(video, clip.size), taps=taps, choose=choose, even=even)
+    video = resize_frames(video, clip.size)
+    if isinstance(teacher.model, FrameTeacher):
+        video = renormalize(video, statistics, teacher.model.statistics)
+    made = teacher(video, taps=taps, choose=choose, even=even)
     return made.features, made.keep
 
 
@@ -173,6 +182,14 @@ def last_blocks(depth: int, layers: int, interval: float) -> tuple[int, ...]:
     if found[0] < 0 or len(set(found)) < layers:
         raise ValueError(f"{layers} layers at an interval of {interval} do not fit into {depth} blocks")
     return found
+
+
+def renormalize(video: Tensor, old: Statistics, new: Statistics) -> Tensor:
+    """`video` `[B, 3, T, H, W]`, normalised by the means and deviations `old`, as it is by `new`."""
+    if old == new:
+        return video
+    channels = zip(video.unbind(1), *old, *new, strict=True)  # numbers of the host: a tensor of them would be copied
+    return torch.stack([x * (s / new_s) + (m - new_m) / new_s for x, m, s, new_m, new_s in channels], dim=1)
 
 
 def resize_frames(video: Tensor, size: int) -> Tensor:

@@ -20,11 +20,11 @@ class UMT(Objective):
     Args:
         encoder: the student, with a tubelet of one frame, because the teacher encodes frames.
         decoder: one head per pair of layers, counted from the last layers of both.
-        teacher: a frozen `CLIPVision` with as many tokens per frame as the student.
+        teacher: a frozen `CLIPVision` or `FrameTeacher` with as many tokens per frame as the student.
         mask: selects the student's visible tokens.
         interval: blocks between two aligned layers.
         loss: l2 is the squared distance of normalised vectors; mse and smooth_l1 are means over their elements.
-        base: see `Objective`. The teacher's input has the same normalisation, as in the official code.
+        base: see `Objective`. CLIP's input has the same normalisation, as in the official code.
     """
 
     def __init__(
@@ -59,7 +59,12 @@ class UMT(Objective):
             noise = self.noise(self.generator(video.device), video.shape[0], mask.width(grid))
         uniform = noise
         return teacher_targets(
-            self.teacher, video, self.teacher_taps, lambda attention: mask(uniform, grid, attention), mask.even
+            self.teacher,
+            video,
+            self.teacher_taps,
+            self.normalize.values,
+            lambda attention: mask(uniform, grid, attention),
+            mask.even,
         )
 
     def alignment_loss(self, video: Tensor, keep: Tensor, target: list[Tensor]) -> Tensor:

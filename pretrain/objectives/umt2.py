@@ -189,13 +189,13 @@ class UMT2(Objective):
         if mask is None:
             if self.teacher is None:
                 return None, None
-            target, keep = teacher_targets(self.teacher, video, self.teacher_taps)
+            target, keep = teacher_targets(self.teacher, video, self.teacher_taps, self.normalize.values)
             return keep, target
         noise = self.noise(generator, len(video), mask.width(grid))
         if self.teacher is None:
             return mask(noise, grid), None
         choose = lambda attention: mask(noise, grid, attention)  # noqa: E731
-        target, keep = teacher_targets(self.teacher, video, self.teacher_taps, choose, mask.even)
+        target, keep = teacher_targets(self.teacher, video, self.teacher_taps, self.normalize.values, choose, mask.even)
         return keep, target
 
     def encode(self, video: Tensor, keep: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
