@@ -91,6 +91,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/chat", "pretrain/questions"),
         "pretrain/plan",
     ),
+    "pretrain/help.py": ("pretrain/errors.py", "pretrain/cli.py"),
 }
 # What a whole package shows of its rooms: it may name all of them, and is not part of the order.
 DOORS = {"models/__init__.py", "datamodules/__init__.py", "pretrain/__init__.py", "pretrain/__main__.py"}
