@@ -1,6 +1,7 @@
 """Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
 
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import lightning.pytorch as pl
@@ -13,10 +14,12 @@ from torchmetrics import Metric
 
 from models import load_weights
 from models.convert.allowed_gaps import require_all
+from models.convert.read import read_tensors
 from models.encoder import Encoder
 from models.layers import Normalize, use_flash
 from pretrain.learning import parallel, randomness
 from pretrain.learning.batch import Batch, is_nested, without_padding
+from pretrain.learning.ema_teacher import EMATeacher
 from pretrain.learning.optim import Optim
 from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
@@ -81,6 +84,7 @@ class Objective(pl.LightningModule):
         # theirs); None: any of them, which is only reported.
         self.may_lack: list[str] | None = None
         self.may_leave: list[str] | None = None
+        self.skips: list[str] = []  # names in the files of `weights` that are not read
         self.random_key = RandomKey()
         self.shown_in_training: set[str] = set()  # names of logged values that the progress bar shows
         self._norm: tuple[int, Tensor | None] = (-1, None)  # step and norm of the last gradient
@@ -300,7 +304,7 @@ class Objective(pl.LightningModule):
     def setup(self, stage: str) -> None:
         reports = []
         for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
-            reports.append(load_weights(self, path, self.head_rows_to_load()))
+            reports.append(load_weights(self, self._taken(path), self.head_rows_to_load()))
             rank_zero_info(f"{path}: {reports[-1]}")
         if self.may_lack is not None or self.may_leave is not None:
             require_all(reports, self.may_lack, self.may_leave)
@@ -311,6 +315,15 @@ class Objective(pl.LightningModule):
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":
                 module.load()
+
+    def _taken(self, path: str) -> str | dict[str, Tensor]:
+        """The file itself, or its tensors without those that `skips` names."""
+        if not self.skips:
+            return path
+        tensors = read_tensors(path)
+        taken = {n: t for n, t in tensors.items() if not any(fnmatchcase(n, pattern) for pattern in self.skips)}
+        rank_zero_info(f"{path}: {len(tensors) - len(taken)} tensors are skipped: {', '.join(self.skips)}")
+        return taken
 
     def configure_model(self) -> None:
         use_flash(self.flash)
@@ -324,7 +337,11 @@ class Objective(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # With a float16 scaler, the fused kernel would unscale gradients only after clipping and the guard read them.
         scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
-        return self.optim.build(self, self.global_batch, fused=scaler is None)
+        optimizer = self.optim.build(self, self.global_batch, fused=scaler is None)
+        for module in self.modules():
+            if isinstance(module, EMATeacher):
+                module.follow(optimizer)
+        return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         total = self.trainer.max_steps

@@ -64,6 +64,8 @@ class Converse(Objective):
             that the data give, projected (see `models/chat/regions.py`).
         missing, unused: patterns of names (ours, and the checkpoints') that `weights` may lack together, and that each
             may have too much; null: any, which is only reported.
+        skip: patterns of names of the checkpoints that `weights` does not take: a projector to a language model of
+            another width.
         base: see `Objective`.
     """
 
@@ -92,6 +94,7 @@ class Converse(Objective):
         regions: bool = False,
         missing: list[str] | None = None,
         unused: list[str] | None = None,
+        skip: list[str] | None = None,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -136,7 +139,7 @@ class Converse(Objective):
             )
         self.tiles, self.images, self.packed = tiles, images, packed
         self.figures = frozenset({"cut", "exact"})
-        self.may_lack, self.may_leave = missing, unused
+        self.may_lack, self.may_leave, self.skips = missing, unused, skip or []
         self.conversations_cut = 0
 
     @property

@@ -39,7 +39,7 @@ def chat(seed: int = 0, lora: LanguageLoRA | None = LORA, reads: bool = True, **
     encoder = VideoViT(12, 2, 2, 24, patch=8, tubelet=1, frames=2, size=16, norm=False)
     text = {"vocabulary": 64, "context": 40} if reads else {"text": False}
     former = QFormer(16, 2, 2, 24, 12, dropout=0.0, **text)
-    language = Language(LLAMA, random=seed, tokenizer=SHAPES, lora=lora)
+    language = options.pop("language", None) or Language(LLAMA, random=seed, tokenizer=SHAPES, lora=lora)
     options = {"template": "vicuna", "queries": 3, "extra_queries": 2, "global_batch": 4, **options}
     made = Converse(encoder, former, language, reader=reader() if reads else None, **options)
     with torch.no_grad():
@@ -227,6 +227,20 @@ def test_stages_follow_each_other_and_gaps_beyond_the_allowed_are_refused(tmp_pa
         chat(weights=both, missing=[], unused=extra).setup("fit")
     with pytest.raises(ValueError, match="has, and the model does not"):
         chat(weights=both, missing=["llm.*"], unused=[]).setup("fit")
+
+
+def test_a_language_model_of_another_width_takes_all_but_its_projector(tmp_path: Path) -> None:
+    torch.save({"state_dict": chat(lora=None, trained=["."]).state_dict()}, tmp_path / "narrow.ckpt")
+    options = {"weights": str(tmp_path / "narrow.ckpt"), "missing": ["projector.*", "llm.*lora_*"], "unused": []}
+    language = Language({**LLAMA, "hidden_size": 32}, random=3, tokenizer=SHAPES, lora=LORA)
+    with pytest.raises(ValueError, match="projector"):
+        chat(language=language, **options).setup("fit")
+    wide = chat(language=language, skip=["projector.*", "llm.*"], **options)
+    before = wide.model.projector.weight.clone()
+    wide.setup("fit")
+    saved = torch.load(tmp_path / "narrow.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(wide.model.extra_queries, saved["model.extra_queries"]) and before.shape == (32, 16)
+    assert torch.equal(wide.model.projector.weight, before)
 
 
 def test_parts_that_do_not_fit_are_named(tmp_path: Path) -> None:
