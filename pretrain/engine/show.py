@@ -4,6 +4,7 @@ import argparse
 import base64
 import html
 import io
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from pretrain.plots.contact_sheet import contact_sheet
 
 _STYLE = "body{font:14px sans-serif;margin:2em}img{max-width:100%}.t{background:#eee;margin:1px;padding:0 3px}"
 _STYLE += ".m{background:#c33;color:#fff}section{margin-bottom:2em}"
+_LATENT_PIXELS = 8  # a side of a latent's pixel on the page
 
 
 def main(args: list[str], run: Callable[[list[str]], None], settings_of: Callable[[list[str]], dict[str, Any]]) -> None:
@@ -142,11 +144,10 @@ def _section(objective: Any, batch: Any, row: int, masks: dict[str, Recorder], m
         hidden = masked[-1][row].tolist() if masked else []
         names = _names(objective, batch["ids"][row].tolist())
         hidden += [False] * (len(names) - len(hidden))
-        spans = (
-            f'<span class="t{" m" * hide}">{html.escape(n)}</span>' for n, hide in zip(names, hidden, strict=False)
-        )
-        lines.append(f"<p>tokens, masked ones in red: {''.join(spans)}</p>")
-    for field in ("chat", "images", "latents", "text_states"):
+        lines.append(f"<p>tokens, masked ones in red: {_spans(names, hidden[: len(names)])}</p>")
+    if "chat" in batch:
+        lines += _chat(objective.row_encoder, batch["chat"][row])
+    for field in ("images", "latents", "text_states"):
         if field in batch:
             lines.append(f"<p>{field}: {html.escape(_shape(batch[field][row]))}</p>")
     if isinstance(batch.get("video"), Tensor):
@@ -158,11 +159,44 @@ def _section(objective: Any, batch: Any, row: int, masks: dict[str, Recorder], m
                 index = recorder.found[row].cpu()
                 kinds[name] = _only(video, index, objective.encoder)
                 lines.append(f"<p>{name}: {len(index)} tokens</p>")
-        picture = contact_sheet(kinds, [""], video.shape[2])
-        stream = io.BytesIO()
-        Image.fromarray(picture).save(stream, "PNG")
-        lines.append(f'<img alt="" src="data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}">')
+        lines.append(_picture(kinds))
+    if "latents" in batch:
+        latents = batch["latents"][row : row + 1].cpu().float()  # [1, C, T, h, w]; of moments, means come first
+        shown = torch.cat((latents, *[latents[:, :1]] * 2), dim=1)[:, :3] if latents.shape[1] < 3 else latents[:, :3]
+        large = _stretched(shown).repeat_interleave(_LATENT_PIXELS, 3).repeat_interleave(_LATENT_PIXELS, 4)
+        lines.append(_picture({"latents": large}))
     return f"<section>{''.join(lines)}</section>"
+
+
+def _picture(kinds: dict[str, Tensor]) -> str:
+    """Clips `[1, 3, T, H, W]` in [0, 1] by what they are, as a picture in the page."""
+    stream = io.BytesIO()
+    Image.fromarray(contact_sheet(kinds, [""], next(iter(kinds.values())).shape[2])).save(stream, "PNG")
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}">'
+
+
+def _spans(names: list[str], red: list[bool]) -> str:
+    pairs = zip(names, red, strict=True)
+    return "".join(f'<span class="t{" m" * marked}">{html.escape(name)}</span>' for name, marked in pairs)
+
+
+def _chat(row_encoder: Any, row: Any) -> list[str]:
+    """Tokens of a row of `ChatRows`: those that are learnt, places of visual tokens, and what the Q-Former reads."""
+    places = set(row["slots"].tolist())
+    pieces = row_encoder.tokenizer.convert_ids_to_tokens(row["ids"].tolist())
+    names, learnt = [], []
+    marked = enumerate(zip(pieces, (row["labels"] >= 0).tolist(), strict=True))
+    for visual, group in itertools.groupby(marked, key=lambda item: item[0] in places):
+        tokens = [token for _, token in group]
+        names += [f"[{len(tokens)} visual tokens]"] if visual else [piece for piece, _ in tokens]
+        learnt += [False] if visual else [red for _, red in tokens]
+    lines = [f"<p>conversation, learnt tokens in red ({int(row['cut'])} are cut): {_spans(names, learnt)}</p>"]
+    if "reads" in row:
+        pieces = row_encoder.reader.pieces(row["reads"].tolist())
+        lines.append(f"<p>read by the Q-Former: {_spans(pieces, [False] * len(pieces))}</p>")
+    if "regions" in row:
+        lines.append(f"<p>regions: {len(row['regions'])}</p>")
+    return lines
 
 
 def _only(video: Tensor, index: Tensor, encoder: Any) -> Tensor:

@@ -1,16 +1,25 @@
 """`show` writes what a step sees: the same videos, crops, masks and tokens as the step of a run."""
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from models.tokenizers import BertTokenizer
 from pretrain.cli import main
 from pretrain.engine import show
+from pretrain.learning.chat_rows import ChatRows
+from pretrain.learning.language import Language
 from tests.helpers.methods import METHODS
+from tests.helpers.paths import ROOT
 from tests.helpers.runs import SMALL, arguments
 
 STEP = 3
@@ -74,3 +83,30 @@ def test_only_the_tokens_of_a_mask_are_left() -> None:
     left = show._only(video, torch.tensor([0, 7]), encoder)[0, 0]
     assert (left[:2, :2, :2] == 1).all() and (left[2:, 2:, 2:] == 1).all() and int((left == 1).sum()) == 16
     assert (left[:2, 2:] == 0.5).all()
+
+
+def test_conversations_are_shown_as_tokens() -> None:
+    shapes = str(ROOT / "recipes/data/shapes_chat")
+    reader = BertTokenizer(f"{shapes}/bert.txt", 40)
+    rows = ChatRows(Language({}, random=0, tokenizer=shapes), "vicuna", visual=3, reader=reader)
+    row = rows.row([("what colour is it ?", "red", "look"), ("where does it move ?", "left", "look")], None)
+    page = show._section(SimpleNamespace(row_encoder=rows), {"name": ["a"], "chat": [row]}, 0, {}, [])
+    talk, read = re.findall(r"<p>(.*?)</p>", page)
+    shown = re.findall(r'<span class="t( m)?">([^<]*)</span>', talk)
+    learnt = [word.strip("\u2581\u0120") for red, word in shown if red]
+    assert "red" in learnt and "left" in learnt and "colour" not in learnt
+    assert len(learnt) == int((row["labels"] >= 0).sum())
+    assert [word for _, word in shown].count("[3 visual tokens]") == 1
+    assert len(shown) == len(row["ids"]) - 3 + 1 and "0 are cut" in talk
+    assert "look" in re.findall(r'<span class="t">([^<]*)</span>', read)
+
+
+def test_latents_are_pictures() -> None:
+    latents = torch.randn(2, 8, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    page = show._section(SimpleNamespace(), {"name": ["a", "b"], "latents": latents}, 1, {}, [])
+    (picture,) = re.findall(r"data:image/png;base64,([^\"]*)", page)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+    expected = show._stretched(latents[1:, :3])[0].permute(1, 2, 3, 0)  # [T, h, w, 3]
+    frame = (expected[1] * 255).round().byte().repeat_interleave(8, 0).repeat_interleave(8, 1).numpy()
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, frame.shape)
+    assert (windows == frame).all(axis=(-3, -2, -1)).any(), "the second frame is on the page as it is"
