@@ -58,7 +58,7 @@ class FrameEncoder(Encoder):
         self, backbone: nn.Module, layers: str, width: int, patch: int, frames: int, size: int, statistics: Statistics
     ) -> None:
         super().__init__()
-        self.backbone, self._layers = backbone, layers
+        self.backbone, self.layers = backbone, layers
         self.width, self.patch, self.frames, self.size = width, patch, frames, size
         self.grid = token_grid(frames, size, 1, patch)
         self.statistics = statistics
@@ -80,7 +80,7 @@ class FrameEncoder(Encoder):
 
     @property
     def blocks(self) -> Any:  # pyrefly: ignore[bad-override]
-        return self.backbone.get_submodule(self._layers)
+        return self.backbone.get_submodule(self.layers)
 
     @property
     def norm(self) -> Any:  # pyrefly: ignore[bad-override]

@@ -28,7 +28,7 @@ def load_library(
         folder: that the weights are of, if they are of one: its `config.json` is compared with the encoder's.
 
     Raises:
-        ValueError: nothing fits, or a tensor has another shape.
+        ValueError: nothing fits, a tensor has another shape, the layers differ, or something lacks that tokens need.
     """
     if isinstance(encoder, TransformersEncoder) and folder is not None and (folder / "config.json").is_file():
         encoder.check_config(folder)
@@ -52,6 +52,15 @@ def load_library(
         )
         raise ValueError(
             f"{where} is of another architecture: {name} {fact}. Set the encoder's name and options to its."
+        )
+    parameters = {name for name, _ in encoder.backbone.named_parameters()}
+    lacking = sorted(parameters - ours.keys() - encoder.unused)
+    beyond = sorted(name for name in unused if name.startswith(f"{encoder.layers}."))
+    if lacking or beyond:
+        side = "not in the weights" if lacking else "not in the encoder"
+        raise ValueError(
+            f"{where} is of another architecture: {(lacking or beyond)[0]} is {side} ({len(lacking or beyond)} such "
+            "tensors). Set the encoder's name and options to its."
         )
     encoder.backbone.load_state_dict(ours, strict=False)
     return list(ours), unused

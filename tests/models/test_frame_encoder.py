@@ -147,6 +147,10 @@ def test_weights_of_open_clip_and_timm_load(tmp_path: Path) -> None:
     assert torch.allclose(encoder(video()), whole.forward_features(frames_of(video()))[:, 1:].reshape(2, 32, 32))
     with pytest.raises(ValueError, match="of another architecture"):
         load_weights(of_timm(embed_dim=64), tmp_path / "timm.pth")
+    with pytest.raises(ValueError, match=r"blocks\.2\.\S* is not in the weights"):
+        load_weights(of_timm(depth=3), tmp_path / "timm.pth")
+    with pytest.raises(ValueError, match=r"blocks\.1\.\S* is not in the encoder"):
+        load_weights(of_timm(depth=1), tmp_path / "timm.pth")
 
 
 @pytest.mark.parametrize("encoder", [of_timm, lambda: of_transformers("siglip_vision_model")], ids=["timm", "siglip"])
