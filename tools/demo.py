@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import torch
 
-    from pretrain.objectives import Objective
+    from pretrain.objectives import VideoMAE
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # also from a checkout that is not installed
@@ -173,7 +173,8 @@ def draw(run: Path, shards: Path, curve: list[tuple[int, float]]) -> tuple[float
     from pretrain.plots.contact_sheet import write_png
     from pretrain.plots.reconstruction_rows import reconstruction_rows
 
-    model, facts = load_objective(str(run))
+    objective, facts = load_objective(str(run))
+    model = cast("VideoMAE", objective)
     clips = read_clips(model, facts["recipe"], shards)
     model.random_key = RandomKey("val")
     videos = model.reconstruct({"video": clips})
@@ -187,7 +188,7 @@ def draw(run: Path, shards: Path, curve: list[tuple[int, float]]) -> tuple[float
     return quality, picture
 
 
-def read_clips(model: "Objective", recipe: str, shards: Path, most: int = 6) -> "torch.Tensor":
+def read_clips(model: "VideoMAE", recipe: str, shards: Path, most: int = 6) -> "torch.Tensor":
     """The middle clip of each of the first videos, as validation shows them: uint8 `[B, 3, T, H, W]`."""
     import yaml
 
