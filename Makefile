@@ -47,7 +47,7 @@ gpu: $(if $(BARE),,install)  ## tests and benchmark on one GPU, six minutes: mak
 
 docs: install    ## the documentation as a site in build/site
 	$(BIN)/pip install --quiet --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file tools/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file tools/site/mkdocs.yml
 
 check: install   ## style and types
 	$(BIN)/ruff check .

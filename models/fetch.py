@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from models.releases import RELEASES, Release
 
 CACHE = "TUBELET_WEIGHTS"  # the variable that names the folder for files of other addresses than the hub's
+CACHED = "cached+"  # before an address that a stranger's file names: nothing is downloaded for it
 _TRIES = 5  # connections without a new byte
 _OTHER_FORMATS = ("*.h5", "*.msgpack", "*.ot", "*.tflite", "*.onnx", "*.ckpt", "*.gguf", "*fp16*", "*non_ema*", "flax*")
 _BLOCK = 1 << 20  # bytes read at a time
@@ -31,14 +32,16 @@ def local_path(where: str | Path) -> Path:
     Args:
         where: a path; the name of a release (`models.releases`; a path of that name comes first);
             `hf://OWNER/NAME`, a whole folder of the hub, or `hf://OWNER/NAME/FILE`, each with `@REVISION` after NAME;
-            or an http(s) address.
+            or an http(s) address. `CACHED` before an address of a file's recipe: it is taken from the cache only.
 
     Raises:
         FileNotFoundError: there is no such file on the hub or at the address, or it is not in the cache and there is
-            no network.
+            no network, or the network may not be asked.
         ValueError: the address is of no known form, or the file has another SHA-256 than its release states.
     """
     text, release = str(where), None
+    if text.startswith(CACHED):
+        return _from_cache(text.removeprefix(CACHED))
     if text in RELEASES and not Path(text).exists():
         release = RELEASES[text]
         text = release.place
@@ -49,6 +52,31 @@ def local_path(where: str | Path) -> Path:
     if "://" in text:
         raise ValueError(f"weights by {text.split('://')[0]}:// are unknown: give a path, a name, hf:// or http(s)://")
     return Path(where)
+
+
+def _from_cache(text: str) -> Path:
+    absent = FileNotFoundError(
+        f"a recipe inside a file names {text}, which is not on this machine; nothing is downloaded for such a recipe: "
+        "download it yourself, if you trust it"
+    )
+    if not text.startswith("hf://"):
+        place = _place_of(text)
+        if not place.is_file():
+            raise absent
+        return place
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repository, revision, file = _of_hub(text)
+    if file:
+        found = try_to_load_from_cache(repository, file, _hub_cache(), revision)
+        if not isinstance(found, str):
+            raise absent
+        return Path(found)
+    try:
+        return Path(snapshot_download(repository, revision=revision, cache_dir=_hub_cache(), local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise absent from None
 
 
 def is_here(release: Release) -> bool:

@@ -8,7 +8,6 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -155,12 +154,12 @@ def _word_pieces(source: str) -> "WordPieces":
         from transformers import BertTokenizerFast  # pyrefly: ignore[missing-module-attribute] a lazy alias in version 5
     except ImportError as error:
         raise ImportError("BERT's tokenizer needs transformers: pip install 'tubelet[hf]'") from error
+    place = local_path(source)
     if not source.endswith(".txt"):
-        folder = str(local_path(source))
         with contextlib.suppress(OSError):
-            return _checked(BertTokenizerFast.from_pretrained(folder), source)
-    elif Path(source).is_file():
-        return _checked(BertTokenizerFast(source), source)
+            return _checked(BertTokenizerFast.from_pretrained(str(place)), source)
+    elif place.is_file():
+        return _checked(BertTokenizerFast(str(place)), source)
     raise _not_found(source)
 
 

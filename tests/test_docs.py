@@ -48,7 +48,7 @@ def test_commands_name_recipes_that_are_there(page: Path) -> None:
 @EACH_PAGE
 def test_files_that_a_page_links_are_there(page: Path) -> None:
     found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    made = {"recipes.md", "security.md", "changes.md"}  # by tools/docs_hook.py
+    made = {"recipes.md", "security.md", "changes.md"}  # by tools/site/hook.py
     missing = [link for link in found if "://" not in link and not (page.parent / link).exists() and link not in made]
     assert not missing
 

@@ -16,7 +16,9 @@ from jsonargparse import set_parsing_settings
 
 # There is no public way to read the settings, or to take an entry back.
 from jsonargparse._common import parsing_settings
+from torch import nn
 
+from models.fetch import CACHED
 from pretrain.engine.old_names import with_new_names
 
 # Rooms whose classes take sizes, parts and names of files that are only read. Not among them: what starts commands or
@@ -79,6 +81,9 @@ def instantiate_embedded(
     allowed = [*classes, *(name for each in trust for name in _both_names(each))]
     for name in _class_paths(settings):
         _require_allowed(name, allowed, where)
+    is_model = issubclass(kind, nn.Module)
+    if is_model:
+        settings = _from_cache_only(settings)
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(kind, "object")
     with _only(allowed), _named(f"the recipe in {where} does not describe a {kind.__name__}"):
@@ -86,6 +91,9 @@ def instantiate_embedded(
     # Text may itself be YAML of a list or of a class, which the parser has read by now.
     for name in _class_paths(require_plain(parsed.as_dict(), where)):
         _require_allowed(name, allowed, where)
+    hidden = [each for each in _values(parsed.as_dict()) if is_model and _is_address(each)]
+    if hidden:
+        raise ValueError(f"the recipe in {where} hides the address {hidden[0]} in text")
     with _only(allowed), _named(f"the {kind.__name__} of the recipe in {where} cannot be built"):
         return parser.instantiate_classes(parsed)["object"]
 
@@ -103,6 +111,19 @@ def require_plain(settings: Any, where: str) -> Any:
                 "of yours"
             )
     return settings
+
+
+def _from_cache_only(settings: Any) -> Any:
+    """The settings of a model with all addresses of weights marked: a file must not make this machine ask a server."""
+    if isinstance(settings, dict):
+        return {name: _from_cache_only(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_from_cache_only(value) for value in settings]
+    return f"{CACHED}{settings}" if _is_address(settings) else settings
+
+
+def _is_address(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("hf://", "http://", "https://"))
 
 
 def _values(settings: Any) -> Iterator[Any]:

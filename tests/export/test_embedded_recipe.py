@@ -14,12 +14,13 @@ from torch import nn
 
 from models.encoder import Encoder
 from models.vit import VideoViT
-from pretrain.cli import main
+from pretrain.cli import main, settings_of
 from pretrain.errors import reports_errors
 from pretrain.export.embedded_recipe import instantiate_embedded
 from pretrain.export.load_run import load_objective
 from pretrain.objectives import Objective
 from pretrain.studies.quality import Size, Study
+from tests.helpers.hub import hub
 from tests.helpers.paths import ROOT, TESTS
 from tools.search import main as search
 from tools.wise import main as wise
@@ -249,3 +250,18 @@ def test_trust_is_of_one_class_and_one_call(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="OwnEncoder"):
         instantiate_embedded(Objective, recipe, "here")
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("address", ["hf://some/words", "SERVER/v.txt"])
+def test_an_address_in_a_recipe_is_not_asked(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UMT stage 2 with a vocabulary behind an address: it comes from the cache or not at all."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TUBELET_WEIGHTS", str(tmp_path / "addresses"))
+    settings = settings_of(["-c", str(ROOT / "recipes/umt2_tiny.yaml")])["model"]
+    words = settings["init_args"]["words"]["tokenizer"]["init_args"]
+    with hub({"some/words/vocab.txt": b"[PAD]", "v.txt": b"[PAD]"}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        words["vocabulary"] = address.replace("SERVER", server.address)
+        with pytest.raises((ValueError, FileNotFoundError), match="nothing is downloaded for such a recipe"):
+            instantiate_embedded(Objective, settings, "file").words.tokenizer(["a word"])
+        assert server.requests == []
