@@ -273,7 +273,8 @@ def test_methods_only_add_what_they_may() -> None:
             assert taken - hidden <= free, f"{name} overrides {taken - hidden - free}"
 
 
-def test_help_is_quick_and_knows_no_heavy_package() -> None:
+@pytest.mark.slow
+def test_all_of_help_knows_no_heavy_package() -> None:
     code = (
         "import sys\nimport lightning.pytorch.cli\nbefore = set(sys.modules)\nfrom pretrain.cli import main\n"
         "try: main(['fit', '--help'])\nexcept SystemExit: pass\n"

@@ -163,6 +163,7 @@ def _ask_in_rank(rank: int, shapes: Path, out: Path) -> None:
     assert len(model.answers()) == 40
 
 
+@pytest.mark.slow
 def test_two_ranks_answer_as_one_process_does(shapes: Path, tmp_path: Path) -> None:
     ask(shapes, tmp_path / "one", Known())
     in_ranks(_ask_in_rank, shapes, tmp_path / "two")
