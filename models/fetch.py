@@ -136,7 +136,7 @@ def _from_hub(text: str) -> Path:
     except (HfHubHTTPError, OSError) as error:
         raise FileNotFoundError(f"{text} cannot be downloaded: {error}") from error
     blob = path.resolve().name  # the cache names a large file by its SHA-256
-    if not isinstance(before, str) and re.fullmatch("[0-9a-f]{64}", blob) and _sha256(path) != blob:
+    if not isinstance(before, str) and re.fullmatch("[0-9a-f]{64}", blob) and sha256(path) != blob:
         path.resolve().unlink()
         raise ValueError(f"{text} came damaged: its SHA-256 is not the hub's; it is deleted: start again")
     return path
@@ -171,7 +171,7 @@ def _from_address(url: str, digest: str | None) -> Path:
             return place
         part = place.with_name(place.name + ".part")
         _download(url, part)
-        if digest is not None and (found := _sha256(part)) != digest:
+        if digest is not None and (found := sha256(part)) != digest:
             part.unlink()
             raise ValueError(f"{url} has the SHA-256 {found[:16]}..., its release states {digest[:16]}...: deleted")
         part.replace(place)
@@ -216,6 +216,9 @@ def _download(url: str, part: Path) -> None:
     raise FileNotFoundError(f"{url} cannot be downloaded ({failure}); what came is kept, and the next start goes on")
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal; OSError if it is not a regular file, which may never end."""
+    if file.exists() and not file.is_file():
+        raise OSError(f"{file} is not a regular file")
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

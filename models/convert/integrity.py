@@ -5,11 +5,12 @@ CRC-32 of each record, which its own reader does not compare; our sharded folder
 torch's older format have no checksum; exports of ours have a SHA256SUMS, in the form of `sha256sum -c SHA256SUMS`.
 """
 
-import hashlib
 import json
 import zipfile
 import zlib
 from pathlib import Path
+
+from models.fetch import sha256
 
 SUMS = "SHA256SUMS"
 MANIFEST = "whole.json"  # of a sharded folder: size and CRC-32 of every file; written last
@@ -107,17 +108,6 @@ def crc32(file: Path) -> int:
         while block := stream.read(_BLOCK):
             checksum = zlib.crc32(block, checksum)
     return checksum
-
-
-def sha256(file: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal; OSError if it is not a regular file, which may never end."""
-    if file.exists() and not file.is_file():
-        raise OSError(f"{file} is not a regular file")
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def refusal(error: Exception) -> str:

@@ -21,7 +21,10 @@ def with_model_class(words: list[str], known: dict[str, type]) -> list[str]:
         words: with `-c` before each recipe, a file or a fragment in YAML.
         known: classes by their short names.
     """
-    recipes = {at + 1: _read(words[at + 1]) for at, word in enumerate(words[:-1]) if word in ("-c", "--config")}
+    places = [at + 1 for at, word in enumerate(words[:-1]) if word in ("-c", "--config")]
+    if len(places) + sum(word == "--model" or word.startswith("--model=") for word in words) < 2:
+        return words  # one place for a class: it is the class, and no recipe needs to be read again
+    recipes = {at: _read(words[at]) for at in places}
     named = [(at, name) for at, recipe in recipes.items() if isinstance(name := _part(recipe).get("class_path"), str)]
     for at, word in enumerate(words):
         value = word.removeprefix("--model=") if word.startswith("--model=") else None

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from datamodules.storage.whole_files import write_whole
-from models.convert.integrity import SUMS, sha256
+from models.convert.integrity import SUMS
+from models.fetch import sha256
 
 
 def write_checksums(folder: Path) -> None:

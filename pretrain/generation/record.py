@@ -6,7 +6,7 @@ from typing import Any
 
 from datamodules.storage.json_text import json_text, read_json
 from datamodules.storage.whole_files import write_whole
-from models.convert.integrity import sha256
+from models.fetch import sha256
 from pretrain.generation.settings import Request
 
 _LIBRARIES = ("tubelet", "torch", "diffusers", "transformers", "av")

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from datamodules.storage.json_text import parse_json
 from models import load_weights
-from models.convert.integrity import sha256
 from models.diffusion.autoencoder import KLAutoencoder
 from models.diffusion.schedules import Kind, alpha_bar_of, linear_betas
 from models.diffusion.unet import UNET_SIZES, SpatioTemporalUNet
+from models.fetch import sha256
 from pretrain.engine.checkpoint import newest_checkpoint
 from pretrain.export.load_run import load_objective
 from pretrain.generation.autoencoder import FrameCodec

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from datamodules.decoding.contract import Video
+from pretrain.assistant.artefacts import Artefact
 from pretrain.assistant.film import Film
 from pretrain.assistant.inpainting import without_object
 from pretrain.assistant.pictures import with_transparency, write_picture
@@ -67,14 +68,7 @@ def cut_out(context: Context, a: CutOutArguments) -> Made:
         mask = mask_at(context, a.object, frame)
         with context.open() as video:
             picture = with_transparency(video.frames([frame])[0], mask)
-        text = f"{each.name} cut out of frame {frame}"
-        made = context.session.add(
-            "picture",
-            ".png",
-            lambda path: write_picture(path, picture),
-            about=text,
-            **about,  # pyrefly: ignore
-        )
+        made = _picture(context, picture, about, f"{each.name} cut out of frame {frame}")
         return Made(f"{each.name} was cut out of frame {frame}.", (made,))
     known_masks(context, film, a.object)
 
@@ -108,16 +102,13 @@ def remove(context: Context, a: ObjectArguments) -> Made:
     if film.frames == 1:
         with context.open() as video:
             (picture,) = without_object(video, mask)
-        text = f"{film.name} without {each.name}"
-        made = context.session.add(
-            "picture",
-            ".png",
-            lambda path: write_picture(path, picture),
-            about=text,
-            **about,  # pyrefly: ignore
-        )
+        made = _picture(context, picture, about, f"{film.name} without {each.name}")
         return Made(f"{each.name} was removed; what it hid was filled from around it.", (made,))
     return _film(context, filled, film, about, f"{film.name} without {each.name}")
+
+
+def _picture(context: Context, picture: np.ndarray, about: dict, text: str) -> Artefact:
+    return context.session.add("picture", ".png", lambda path: write_picture(path, picture), about=text, **about)
 
 
 def _film(context: Context, frames_of, film: Film, about: dict, text: str) -> Made:

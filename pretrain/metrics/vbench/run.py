@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
-from models.convert.integrity import sha256
+from models.fetch import sha256
 from pretrain.metrics.vbench.plan import Job, Plan
 from pretrain.metrics.vbench.score_table import Key, ScoreTable
 from pretrain.metrics.vbench.scorer import Scorer

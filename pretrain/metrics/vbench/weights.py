@@ -11,8 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models.convert.integrity import sha256
 from models.convert.read import read_tensors
+from models.fetch import sha256
 
 
 @dataclass(frozen=True)
