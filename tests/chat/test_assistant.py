@@ -1,11 +1,14 @@
 """A chat model's answers: no batch and no padding changes them, streams equal them, and where they end."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from models.chat.templates import Conversation, Mistral, Turn, Vicuna, as_text
+from models.chat.weight_layout import store_by_input
 from pretrain.chat.answerer import Request, Writing
 from pretrain.chat.assistant import Assistant
 from pretrain.chat.stopping import Stops, end_tokens, shown, until_stop
@@ -115,3 +118,23 @@ def test_the_identity_follows_the_weights_and_the_template() -> None:
     first, same, other = chat.assistant(), chat.assistant(), chat.assistant(seed=1)
     assert first.identity() == same.identity() != other.identity()
     assert chat.assistant(Vicuna()).identity() != first.identity()
+
+
+def test_an_assistants_weights_are_stored_by_input_and_mean_the_same(assistant: Assistant) -> None:
+    llm = assistant.model.llm
+    layers = {name: layer for name, layer in llm.named_modules() if isinstance(layer, nn.Linear)}
+    assert len(layers) > 5 and all(layer.weight.stride()[0] == 1 for layer in layers.values())
+    assert llm.get_input_embeddings().weight.is_contiguous()
+    by_output = deepcopy(llm)
+    for layer in by_output.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.data = layer.weight.data.contiguous()
+    ids = torch.arange(5, 15)[None]
+    torch.testing.assert_close(llm(ids).logits, by_output(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_weight_that_an_embedding_shares_stays_as_it_is() -> None:
+    embedding, output, other = nn.Embedding(7, 3), nn.Linear(3, 7), nn.Linear(3, 7).bfloat16()
+    output.weight = embedding.weight
+    store_by_input(nn.ModuleList([embedding, output, other]))
+    assert embedding.weight.is_contiguous() and other.weight.is_contiguous()
