@@ -56,10 +56,10 @@ def main(arguments: list[str]) -> None:
     command("tools/prepare.py", videos, shards, "--short-side", 64, "--clip-seconds", 3)
 
     step(f"pretrain VideoMAE V2 for {a.steps} steps")
-    place = [f"--trainer.logger.init_args.save_dir={out}", f"--trainer.max_steps={a.steps}"]
+    place = [f"--trainer.logger.save_dir={out}", f"--trainer.max_steps={a.steps}"]
     place += [f"--trainer.val_check_interval={max(1, a.steps // 5)}"]
-    data = [f"--data.init_args.{part}.init_args.path={shards}" for part in ("train", "predict")]
-    data += ["--data.init_args.val.class_path=Shards", f"--data.init_args.val.init_args.path={shards}"]
+    data = [f"--data.{part}.path={shards}" for part in ("train", "predict")]
+    data += ["--data.val=Shards", f"--data.val.path={shards}"]
     recipe = ["-c", "recipes/videomae_tiny.yaml", "-c", "recipes/data/shards.yaml", "-c", settings(out)]
     command("-m", "pretrain", "fit", *recipe, *data, *place, "--ckpt_path=auto", *a.fit)
 

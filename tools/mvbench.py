@@ -107,7 +107,7 @@ def _runs(place: Path) -> dict:
     for answer in read_answers(place):
         found.setdefault((answer.model, answer.protocol), []).append(answer)
     if not found:
-        raise FileNotFoundError(f"no answers at {place}: give the folder that a run wrote (model.init_args.out)")
+        raise FileNotFoundError(f"no answers at {place}: give the folder that a run wrote (model.out)")
     return found
 
 

@@ -23,8 +23,8 @@ def side(size: Size, what: object) -> int:
     height, width = sides(size)
     if height != width:
         raise ValueError(
-            f"{type(what).__name__} makes squares: for clips of {height} x {width} set data.init_args.crop to "
-            "Rectangle and data.init_args.view to CentreRectangle, or leave both out"
+            f"{type(what).__name__} makes squares: for clips of {height} x {width} set data.crop to "
+            "Rectangle and data.view to CentreRectangle, or leave both out"
         )
     return height
 

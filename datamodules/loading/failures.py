@@ -33,5 +33,5 @@ class Failures:
                 f"{self.budget:.2%} (and more than {self.grace}). The last ones:\n"
                 + "\n".join(f"  {name}: {reason}" for name, reason in failed[-5:])
                 + "\nRepair or remove these files (tools/prepare.py checks each), or raise "
-                "data.init_args.failure_budget."
+                "data.failure_budget."
             )

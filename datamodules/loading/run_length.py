@@ -14,7 +14,7 @@ def check_length(trainer: Trainer, videos: int, global_batch: int) -> None:
         return
     if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
         raise MisconfigurationException(
-            "The length of a run is counted in steps or passes: set trainer.max_steps or data.init_args.passes, and "
+            "The length of a run is counted in steps or passes: set trainer.max_steps or data.passes, and "
             f"leave trainer.max_epochs unset. One pass over these {videos} videos is "
             f"{math.ceil(videos / global_batch)} steps of {global_batch}."
         )
@@ -28,7 +28,7 @@ def steps_of_pass(videos: int, global_batch: int) -> int:
     if videos < global_batch:
         raise MisconfigurationException(
             f"a step has {global_batch} videos and the training data {videos}, so passes cannot be counted in steps: "
-            "set trainer.max_steps (and optim.warmup_steps), or a smaller data.init_args.global_batch"
+            "set trainer.max_steps (and optim.warmup_steps), or a smaller data.global_batch"
         )
     return videos // global_batch
 
@@ -36,7 +36,7 @@ def steps_of_pass(videos: int, global_batch: int) -> int:
 def apply_passes(trainer: Trainer, passes: float, videos: int, global_batch: int) -> None:
     """Gives the trainer a length of so many passes over the videos; if it has `max_steps`, these take precedence."""
     if trainer.max_steps > 0:
-        rank_zero_info(f"trainer.max_steps {trainer.max_steps} takes the place of data.init_args.passes {passes:g}")
+        rank_zero_info(f"trainer.max_steps {trainer.max_steps} takes the place of data.passes {passes:g}")
         return
     each = steps_of_pass(videos, global_batch)
     steps = int(passes * each)

@@ -53,7 +53,7 @@ def _read(source: Source, file: str) -> np.ndarray:
     except Exception as error:  # numpy raises errors of zipfile, zlib and its own
         raise ValueError(f"the table of sizes {file} is damaged ({error}): delete it, to make it again") from None
     if len(sizes) != len(source) or not np.array_equal(names, _probe(source)):
-        raise ValueError(f"the table of sizes {file} is of other data: delete it, or set another data.init_args.sizes")
+        raise ValueError(f"the table of sizes {file} is of other data: delete it, or set another data.sizes")
     return sizes
 
 

@@ -28,7 +28,7 @@ def allow_open(tars: int) -> None:
     if hard != resource.RLIM_INFINITY and wanted > hard:
         raise ValueError(
             f"shards in use at once need {wanted} open files, and this system allows {hard}: raise `ulimit -n`, or set "
-            f"data.init_args.lanes to {max(1, (hard - _OTHERS) * 3 // 4)} or fewer"
+            f"data.lanes to {max(1, (hard - _OTHERS) * 3 // 4)} or fewer"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
@@ -42,5 +42,5 @@ def check_cache(lanes: int, largest: int, limit: int) -> None:
     if fits < lanes:
         raise ValueError(
             f"{lanes} lanes of shards of up to {largest} bytes need a cache of {lanes * largest} bytes, and "
-            f"cache_bytes of Shards is {limit}: raise it, or set data.init_args.lanes to {max(1, fits)} or fewer"
+            f"cache_bytes of Shards is {limit}: raise it, or set data.lanes to {max(1, fits)} or fewer"
         )

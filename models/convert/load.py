@@ -194,7 +194,7 @@ def _check_head(ours: Mapping[str, Tensor], target: Mapping[str, Tensor], fits: 
         raise ValueError(
             f"{where} has a head for {rows} classes, and the model's is for {classes}: say which of its rows become "
             "the model's classes, in order (for a head of Kinetics 710, by its label map), or `none` to start with a "
-            "new head: model.init_args.head_rows in a recipe, `classes` of load_weights"
+            "new head: model.head_rows in a recipe, `classes` of load_weights"
         )
 
 

@@ -52,5 +52,5 @@ def training(root: Path, folder: Path) -> list[str]:
     language["config"]["max_position_embeddings"] = CONTEXT
     recipe["trainer"]["max_steps"] = STEPS
     write_whole(folder / f"{RECIPE}.yaml", yaml.safe_dump(recipe))
-    save = f"--trainer.logger.init_args.save_dir={folder}"
+    save = f"--trainer.logger.save_dir={folder}"
     return ["fit", "-c", str(folder / f"{RECIPE}.yaml"), save, "--ckpt_path=auto"]

@@ -68,7 +68,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if is_zero(Path(path)):
             raise ValueError(
                 f"{path} was written by DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml and as many "
-                "processes, or start a new run from its weights by --model.init_args.weights"
+                "processes, or start a new run from its weights by --model.weights"
             )
         saved = read_sharded(Path(path))
         saved["optimizer_states"] = [_by_number(state) for state in saved.get("optimizer_states", [])]

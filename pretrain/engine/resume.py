@@ -126,7 +126,7 @@ def _find(folder: Path, wanted: str | None) -> str | None:
     if wanted is None and found is not None:
         raise MisconfigurationException(
             f"{folder} already holds a run ({found.name}): go on with it by --ckpt_path last, "
-            "or choose another folder by --trainer.logger.init_args.name"
+            "or choose another folder by --trainer.logger.name"
         )
     remove_drafts(folder)
     return None if found is None else str(found)

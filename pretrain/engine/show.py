@@ -39,7 +39,7 @@ def main(args: list[str], run: Callable[[list[str]], None], settings_of: Callabl
     parser.add_argument("--step", type=int, required=True, help="so many optimiser steps before it")
     parser.add_argument("--videos", type=int, default=4, help="shown of the step's first ones (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("step.html"), help="(default %(default)s)")
-    parser.epilog = "All else is as in `fit`. No weights are read, unless --model.init_args.weights names some."
+    parser.epilog = "All else is as in `fit`. No weights are read, unless --weights names some."
     options, rest = parser.parse_known_args(args)
     batch = settings_of(rest)["data"]["init_args"]["global_batch"]
     videos = max(n for n in range(1, max(1, min(options.videos, batch)) + 1) if batch % n == 0)
@@ -52,7 +52,7 @@ def main(args: list[str], run: Callable[[list[str]], None], settings_of: Callabl
             **{"default_root_dir": folder, "precision": "32-true", "strategy": "auto", "num_nodes": 1},
         }
         sections = {"trainer": settings, "data": {"init_args": {"micro_batch": videos}}}
-        if not any(word.startswith("--model.init_args.weights") for word in rest):
+        if not any(word.startswith(("--model.weights", "--model.init_args.weights")) for word in rest):
             sections["model"] = {"init_args": {"weights": None}}
         fragment = Path(folder) / "show.yaml"
         fragment.write_text(yaml.safe_dump(sections))

@@ -88,7 +88,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not files:
         raise FileNotFoundError(
             f"no index in {folder}: make one by `python -m pretrain predict -c RECIPE --ckpt_path FILE "
-            f"--features.folder {folder} --data.init_args.predict Files --data.init_args.predict.init_args.path VIDEOS`"
+            f"--features.folder {folder} --data.predict Files --data.predict.path VIDEOS`"
         )
     file = folder / INDEX
     if not file.is_file():  # a pipe or a device is none either

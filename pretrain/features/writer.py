@@ -33,7 +33,7 @@ class Features(BasePredictionWriter):
 
     `index.json` beside them describes the model and the videos; `tools/search.py` needs nothing else.
 
-    If the data are windows over whole videos (`data.init_args.window_step`), each video gets an .npy file with a row
+    If the data are windows over whole videos (`data.window_step`), each video gets an .npy file with a row
     per window instead; finished videos are skipped (`pretrain/features/dense.py`).
 
     Args:

@@ -54,7 +54,7 @@ class CopiedFrames(Condition):
             fits = max(1, (frames - 1) // self.factor) * self.factor + 1
             raise ValueError(
                 f"interpolation by {self.factor} learns from clips of n x {self.factor} + 1 frames, such as {fits}, "
-                f"and these have {frames}: set data.init_args.frames"
+                f"and these have {frames}: set data.frames"
             )
         source = copied_frames((frames - 1) // self.factor + 1, self.factor) * self.factor
         return latents[:, :, to_device(source, latents.device)], None

@@ -65,7 +65,7 @@ class Language:
         if (self.weights is None) == (self.random is None):
             raise ValueError(
                 "a language model needs either weights, a folder of transformers, or random, a seed: set one of "
-                "model.init_args.language.weights and .random"
+                "model.language.weights and .random"
             )
         dtype = getattr(torch, self.param_dtype)
         if self.weights is None or torch.empty(()).is_meta:
@@ -86,7 +86,7 @@ class Language:
             if found != value and not isinstance(value, dict):
                 raise ValueError(
                     f"the language model in {self.weights} has {name} {found}, and the recipe says {value}: set "
-                    f"model.init_args.language.config.{name}, or take the recipe's model"
+                    f"model.language.config.{name}, or take the recipe's model"
                 )
 
     def load_tokenizer(self) -> Any:
@@ -94,7 +94,7 @@ class Language:
         folder = self.tokenizer or self.weights
         if folder is None:
             raise ValueError(
-                "a language model of random weights needs a tokenizer: set model.init_args.language.tokenizer"
+                "a language model of random weights needs a tokenizer: set model.language.tokenizer"
             )
         return _tokenizer(folder, self.pad)
 
@@ -109,7 +109,7 @@ def _tokenizer(folder: str, pad: str | None) -> Any:
     tokenizer: Any = AutoTokenizer.from_pretrained(place, use_fast=True, trust_remote_code=False)
     if pad is not None:
         if tokenizer.convert_tokens_to_ids(pad) in (None, tokenizer.unk_token_id) and pad != tokenizer.unk_token:
-            raise ValueError(f"the tokenizer in {folder} has no token {pad}: set model.init_args.language.pad to one")
+            raise ValueError(f"the tokenizer in {folder} has no token {pad}: set model.language.pad to one")
         tokenizer.pad_token = pad
     return tokenizer
 
@@ -149,7 +149,7 @@ def _check_base(llm: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> 
         return
     if not torch.equal(saved.cpu(), own.cpu()):
         raise ValueError(
-            "the checkpoint was trained on another language model: set model.init_args.language.weights to the one "
+            "the checkpoint was trained on another language model: set model.language.weights to the one "
             "that its recipe names"
         )
 

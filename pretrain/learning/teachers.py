@@ -51,7 +51,7 @@ class Frozen(nn.Module):
             )
         if weights is None and random is None:
             raise ValueError(
-                f"the teacher {type(model).__name__} needs weights: set model.init_args.teacher.init_args.weights to a "
+                f"the teacher {type(model).__name__} needs weights: set model.teacher.weights to a "
                 "checkpoint (for CLIP: OpenAI's ViT-B-16.pt or ViT-L-14.pt, an open_clip checkpoint, or a folder of "
                 "transformers' CLIPModel such as openai/clip-vit-base-patch16), or `random` to a seed for a test"
             )
@@ -78,7 +78,7 @@ class Frozen(nn.Module):
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{error}: put the teacher's weights there, or set another path by "
-                "--model.init_args.teacher.init_args.weights (README, 'Weights to start from')"
+                "--model.teacher.weights (README, 'Weights to start from')"
             ) from error
         if report.missing:
             raise ValueError(

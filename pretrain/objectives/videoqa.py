@@ -89,7 +89,7 @@ class VideoQA(Objective):
         if row is not None:
             raise ValueError(
                 f"{batch['name'][row]} has the label {int(label[row])}, and the answers are numbered from 0 to "
-                f"{len(self.answers) - 1}: the labels were made with another list (model.init_args.answers)"
+                f"{len(self.answers) - 1}: the labels were made with another list (model.answers)"
             )
         return batch
 
@@ -171,11 +171,11 @@ def read_answers(answers: Sequence[str] | str) -> list[str]:
     """A list of answers, or the contents of a file; a ValueError if it is empty or has an answer twice."""
     if isinstance(answers, str):
         if not Path(answers).is_file():
-            raise FileNotFoundError(f"no list of answers at {answers}: set model.init_args.answers to a file or a list")
+            raise FileNotFoundError(f"no list of answers at {answers}: set model.answers to a file or a list")
         answers = read_classes(answers, None, {})
     answers = list(answers)
     if not answers:
-        raise ValueError("the list of answers is empty: set model.init_args.answers")
+        raise ValueError("the list of answers is empty: set model.answers")
     if len(set(answers)) < len(answers):
         twice = max(answers, key=answers.count)
         raise ValueError(f"the answer {twice!r} is in the list {answers.count(twice)} times, so its index is ambiguous")
@@ -189,7 +189,7 @@ def _answers_of_data(objective: Objective) -> list[str]:
     if len(lists) != 1:
         raise MisconfigurationException(
             f"VideoQA ranks a list of answers, and the data have {len(lists) or 'no'} such lists (`classes`): set "
-            "model.init_args.answers, or the `classes` of all parts of the data to one file"
+            "model.answers, or the `classes` of all parts of the data to one file"
         )
     return list(lists.pop())
 

@@ -32,7 +32,7 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
     parser = argparse.ArgumentParser(
         prog="python -m pretrain plan",
         description=__doc__,
-        epilog="All else is as in `fit`: -c recipe.yaml -c fragment.yaml --data.init_args.micro_batch 16 ...",
+        epilog="All else is as in `fit`: -c recipe.yaml -c fragment.yaml --data.micro_batch 16 ...",
         allow_abbrev=False,
     )
     defaults = Assumptions()

@@ -59,7 +59,7 @@ class AnswerQuestions(Objective):
     ) -> None:
         super().__init__(**base)
         if not folder and answerer is None:
-            raise MisconfigurationException("no model to ask: give its folder, --model.init_args.folder DIR")
+            raise MisconfigurationException("no model to ask: give its folder, --model.folder DIR")
         self.weights = []  # they are the answerer's, not this module's
         self.folder, self.out, self.network_type = folder, Path(out), getattr(torch, dtype)
         self.answerer = answerer

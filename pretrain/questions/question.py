@@ -104,7 +104,7 @@ class Benchmark:
         if self.absent or self.lost:
             raise FileNotFoundError(
                 f"{self.manifest()}\nPut what is missing in its place, or ask what is there: "
-                "--data.init_args.partial true"
+                "--data.partial true"
             )
 
 

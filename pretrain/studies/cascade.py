@@ -96,9 +96,9 @@ def train(folder: Path, stage: str, steps: int, command: Callable[[list[str]], N
         start = time.process_time()
         recipe = str(ROOT / f"recipes/lavie_{stage}_tiny.yaml")
         options = ["-c", recipe, *([f"--trainer.max_steps={steps}"] if steps else [])]
-        options += [f"--trainer.logger.init_args.save_dir={folder}", f"--trainer.logger.init_args.name={stage}"]
+        options += [f"--trainer.logger.save_dir={folder}", f"--trainer.logger.name={stage}"]
         # No workers: making these videos is faster than learning from them.
-        options += ["--data.init_args.workers=0", "--trainer.accelerator=cpu", "--ckpt_path=auto"]
+        options += ["--data.workers=0", "--trainer.accelerator=cpu", "--ckpt_path=auto"]
         command(["fit", *options])
         write_whole(finished, json.dumps({"seconds": time.process_time() - start}) + "\n")
     return float(read_json(finished)["seconds"])

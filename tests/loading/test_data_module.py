@@ -197,7 +197,7 @@ def test_resume_refuses_other_data_but_evaluation_accepts_them(run: tuple[Record
 
 
 def test_missing_training_data_and_invalid_numbers() -> None:
-    with pytest.raises(MisconfigurationException, match=r"data\.init_args\.train"):
+    with pytest.raises(MisconfigurationException, match=r"data\.train"):
         trainer().fit(RecordingModule(), datamodule=VideoData(predict=Synthetic(3), global_batch=1))
     with pytest.raises(ValueError, match="frames must be 1 or more"):
         data(frames=0)

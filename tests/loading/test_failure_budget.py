@@ -53,7 +53,7 @@ def test_over_the_budget_the_run_stops(folder: Path, tmp_path: Path) -> None:
     module = data(source, frames=4, failure_grace=2, failure_budget=0.05)
     with pytest.raises(RuntimeError, match=r"could not be read, more than the budget of 5.00%") as error:
         trainer(max_steps=50).fit(RecordingModule(), datamodule=module)
-    assert "bad/" in str(error.value) and "data.init_args.failure_budget" in str(error.value)
+    assert "bad/" in str(error.value) and "data.failure_budget" in str(error.value)
     assert len(module.failures.failed["train"]) == 3
 
 

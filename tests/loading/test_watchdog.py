@@ -98,7 +98,7 @@ def test_workers_that_keep_dying_without_a_sample_end_the_run() -> None:
     workers = Workers(Dies(), 2, 2, None)
     try:
         with pytest.raises(
-            RuntimeError, match=r"its worker ended with 3, before its first sample.*data.init_args.work"
+            RuntimeError, match=r"its worker ended with 3, before its first sample.*data.work"
         ):
             next(workers.run(range(3)))
     finally:

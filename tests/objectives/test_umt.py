@@ -213,12 +213,12 @@ def test_a_clip_of_another_size_has_its_positions_resized(tmp_path: Path) -> Non
 
 
 def test_errors_of_a_teacher_name_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"needs weights: set .*teacher.init_args.weights .*ViT-B-16.pt"):
+    with pytest.raises(ValueError, match=r"needs weights: set .*teacher.weights .*ViT-B-16.pt"):
         Frozen(models.CLIPVision(*CLIP))
     with pytest.raises(ValueError, match="one of the two to null"):
         Frozen(models.CLIPVision(*CLIP), weights="some.pt", random=0)
     absent = Frozen(models.CLIPVision(*CLIP), weights=str(tmp_path / "none.pt"))
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none.pt: .*teacher.init_args.weights"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*none.pt: .*teacher.weights"):
         absent.load()
     torch.save({n: t for n, t in openai_state().items() if n != "visual.proj"}, tmp_path / "cut.pt")
     with pytest.raises(ValueError, match=r"proj.weight.*set the model's `out` to null"):

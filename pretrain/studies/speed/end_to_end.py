@@ -72,7 +72,7 @@ def time_fit(command: list[str], steps: int) -> EndToEnd:
         file = Path(folder) / "times.json"
         more = ["--trainer.callbacks=pretrain.studies.speed.end_to_end.Stopwatch", f"--trainer.callbacks.path={file}"]
         more += [f"--trainer.max_steps={steps}", "--trainer.limit_val_batches=0", "--trainer.logger=false"]
-        more += ["--trainer.enable_checkpointing=false", "--model.init_args.optim.warmup_steps=1"]
+        more += ["--trainer.enable_checkpointing=false", "--model.optim.warmup_steps=1"]
         arguments = [sys.executable, "-m", "pretrain", "fit", *command, *more, f"--trainer.default_root_dir={folder}"]
         start = time.time()
         ran = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -94,7 +94,7 @@ class Stopwatch(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
         if trainer.accumulate_grad_batches > 1:
-            raise ValueError("the bare step is one batch: set data.init_args.micro_batch to the global batch")
+            raise ValueError("the bare step is one batch: set data.micro_batch to the global batch")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         synchronize(pl_module.device)
