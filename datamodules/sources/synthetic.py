@@ -1,8 +1,8 @@
 """Moving shapes with captions and labels, generated on the fly: for tests, timing, first runs and zero-shot checks.
 
 A sample is a coloured shape that moves in one direction over a textured background. The frame is a torus: a shape that
-leaves on one side enters on the other, and its start is uniform. So its position in a single frame is uniform for every
-direction, and only the order of frames reveals the direction.
+leaves on one side enters on the other, and by default its start is uniform. So its position in a single frame is uniform
+for every direction, and only the order of frames reveals the direction.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,9 @@ class Synthetic(Source):
         texture: contrast of the background, 0 (flat) to 1.
         noise: largest change of a pixel value by noise, which differs between frames; 0 for none, at most 25.
         fps: the stated frame rate of the videos.
+        radius: the smallest and the largest radius of a shape, as shares of the frame's width.
+        spread: share of the width and of the height over which the middles of the paths lie, around the centre of the
+            frame; 1: the whole torus, so that a single frame does not reveal the direction.
     """
 
     def __init__(
@@ -49,6 +52,8 @@ class Synthetic(Source):
         texture: float = 0.5,
         noise: int = 8,
         fps: float = 16.0,
+        radius: tuple[float, float] = (0.14, 0.24),
+        spread: float = 1.0,
     ) -> None:
         known = {*SHAPES, *COLOURS, *DIRECTIONS}
         for word in " ".join([*only, *exclude]).split():
@@ -62,6 +67,11 @@ class Synthetic(Source):
             raise ValueError(
                 f"Synthetic takes a noise of 0 to {_NOISE} and a texture of 0 to 1, not {noise} and {texture}"
             )
+        if not (0 < radius[0] <= radius[1] <= 0.5 and 0 <= spread <= 1):
+            raise ValueError(
+                f"Synthetic takes radii between 0 and 0.5 in ascending order and a spread of 0 to 1, not {radius} and "
+                f"{spread}"
+            )
         if samples < 1 or not self.combinations:
             raise ValueError(
                 f"Synthetic(samples={samples}) with {len(self.combinations)} combinations left holds nothing"
@@ -69,6 +79,7 @@ class Synthetic(Source):
         self.counts = self.texts = self.labels = samples
         self.length, self.size, self.seed, self.label = length, size, seed, label
         self.texture, self.noise, self.fps = texture, noise, fps
+        self.radius, self.spread = radius, spread
 
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
@@ -104,13 +115,17 @@ class _Shapes(Video):
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         size, rng = self.source.size, np.random.RandomState([self.bits & 0xFFFFFFFF, self.bits >> 32])
-        start, radius = rng.randint(size, size=2), size * rng.uniform(0.14, 0.24)
+        start, radius = rng.randint(size, size=2), size * rng.uniform(*self.source.radius)
         speed = size * rng.uniform(0.012, 0.03)  # at stride 4: a twentieth to an eighth of the width per frame
+        direction = np.array(DIRECTIONS[self.direction])
+        if self.source.spread < 1:
+            middle = size / 2 + self.source.spread * (start - size / 2)
+            start = np.round(middle - speed * (len(self) - 1) / 2 * direction).astype(int)
         frames = np.repeat(self._background(rng)[None], len(wanted), axis=0)
         noise = self._noise(rng)
         mask = np.tile(_mask(self.shape, size, radius), (2, 2))  # every cyclic shift is then a slice of it
         for frame, t in zip(frames, wanted.tolist(), strict=True):
-            x, y = (int(v) for v in (start + np.round(speed * t * np.array(DIRECTIONS[self.direction]))) % size)
+            x, y = (int(v) for v in (start + np.round(speed * t * direction)) % size)
             frame[mask[size - y : 2 * size - y, size - x : 2 * size - x]] = COLOURS[self.colour]
             at = mix(self.bits, t) % _SLACK
             frame += noise[at : at + frame.size].reshape(frame.shape)

@@ -49,6 +49,25 @@ def test_a_single_frame_does_not_reveal_the_direction() -> None:
             assert np.abs(np.exp(2j * np.pi * at / 32).mean(axis=0)).max() < 0.25  # 0 for uniform; 1 / sqrt(160) = .08
 
 
+def test_radii_and_paths_can_be_narrowed() -> None:
+    """The middle of each path lies within the spread, and the visible shape has the radius."""
+    source = Synthetic(24, length=13, size=64, noise=0, texture=0, radius=(0.3, 0.3), spread=0.25)
+    middles = []
+    for index in range(24):
+        colour = np.array(next(COLOURS[c] for c in COLOURS if c in source[index].text))
+        frames = source[index].open(PyAV()).frames([0, 6, 12])
+        inside = (np.abs(frames[1].astype(int) - colour) < 3).all(axis=-1)
+        y, x = np.nonzero(inside)
+        middles.append(((y.min() + y.max()) / 2, (x.min() + x.max()) / 2))
+        height = y.max() - y.min() + 1
+        assert 31 <= height <= 40  # radius 19.2: 2 of it, of a square and of a triangle 1.7
+        assert (frames[0] != frames[2]).any()
+    assert np.abs(np.array(middles) - 32).max() < 8 + 4 and np.ptp(middles, axis=0).min() > 8
+    for radius, spread in (((0.3, 0.2), 1.0), ((0.0, 0.2), 1.0), ((0.1, 0.6), 1.0), ((0.1, 0.2), 1.5)):
+        with pytest.raises(ValueError, match="radii between 0 and 0.5 in ascending order and a spread of 0 to 1"):
+            Synthetic(4, radius=radius, spread=spread)
+
+
 def test_classes_are_balanced_and_labels_match_captions() -> None:
     for label, values in (("shape", SHAPES), ("colour", COLOURS), ("direction", DIRECTIONS)):
         source = Synthetic(128, label=label)
