@@ -1,8 +1,8 @@
 """Moving shapes with captions and labels, generated on the fly: for tests, timing, first runs and zero-shot checks.
 
 A sample is a coloured shape that moves in one direction over a textured background. The frame is a torus: a shape that
-leaves on one side enters on the other, and by default its start is uniform. So its position in a single frame is uniform
-for every direction, and only the order of frames reveals the direction.
+leaves on one side enters on the other, and by default its start is uniform. So its position in a single frame is
+uniform for every direction, and only the order of frames reveals the direction.
 """
 
 from collections.abc import Sequence
