@@ -5,6 +5,7 @@ tubelet predict -c viclip_b my/videos --weights viclip_l --out my-index
 """
 
 import difflib
+import itertools
 import os
 import site
 import sysconfig
@@ -49,6 +50,15 @@ def recipe_path(name: str) -> str:
     known = sorted(path.relative_to(folder).as_posix().removesuffix(".yaml") for path in folder.rglob("*.yaml"))
     near = difflib.get_close_matches(stem, known, 3, 0.5)
     raise FileNotFoundError(f"no recipe {name}" + (f": did you mean {' or '.join(near)}?" if near else f" in {folder}"))
+
+
+def run_name(words: list[str]) -> str:
+    """The name of a run that no logger names: of its first recipe, or of the run whose config.yaml that is."""
+    for option, file in itertools.pairwise(words):
+        if option in ("-c", "--config") and not file.lstrip().startswith("{"):
+            path = Path(file)
+            return path.resolve().parent.name if path.name == "config.yaml" else path.stem
+    return "run"
 
 
 def source_of(path: str) -> str:
@@ -99,7 +109,9 @@ def written_out(words: list[str]) -> list[str]:
         raise ValueError(f"{command} takes one place of data, not {' and '.join(places)}")
     if places:
         name = _GOES_THROUGH[command]
-        found += _source(name, places[0])
+        own = (f"--data.{name}.", f"--data.init_args.{name}.")  # settings of the source follow its class
+        first = next((at for at, word in enumerate(found) if word.startswith(own)), len(found))
+        found[first:first] = _source(name, places[0])
         if name == "train" and not any(word.startswith(("--data.val", "--data.init_args.val")) for word in found):
             found.append("--data.val=null")
             rank_zero_info(f"{command} on {places[0]} without a validation set: --data.val PATH names one")
