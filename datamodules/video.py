@@ -28,6 +28,7 @@ from datamodules.loading.latent_batches import EvalLatents, latent_buckets
 from datamodules.loading.loader import BatchNumbers, Loader, align_progress
 from datamodules.loading.pack_batches import PackedBatches, token_counts
 from datamodules.loading.run_length import StepIntervals, apply_passes, check_length, steps_of_pass
+from datamodules.loading.sample_names import changed_names, joined_names
 from datamodules.loading.size_table import size_table
 from datamodules.loading.survey import Survey, VideoInfo, all_ranks, assign_to_ranks
 from datamodules.loading.token_batches import Tokenize, WithTokens
@@ -220,7 +221,7 @@ class VideoData(LightningDataModule):
     def _train_source(self) -> Source:
         if self.train is None:
             raise MisconfigurationException(
-                "`fit` needs data to train on: set data.init_args.train (recipes/data/ has examples)"
+                "`fit` needs data to train on: set data.train (recipes/data/ has examples)"
             )
         return self.train
 
@@ -378,7 +379,8 @@ class VideoData(LightningDataModule):
         """The settings that determine the order of samples; the position in it is the trainer's step."""
         if self.train is None:
             return {}
-        return {**self._order_state(self.train), "division": self.division.digest() if self.division else None}
+        state = {**self._order_state(self.train), "division": self.division.digest() if self.division else None}
+        return {**state, "names": joined_names(self.train)}
 
     def _order_state(self, train: Source) -> dict:
         order = {"seed": self.seed, "global_batch": self.global_batch, "lanes": self.lanes, "samples": len(train)}
@@ -393,8 +395,12 @@ class VideoData(LightningDataModule):
         self._resumed = state_dict.get("division")
         now, state_dict = self._order_state(self.train), {"buckets": [], "packs": None, **state_dict}
         other = [f"{key} {state_dict[key]}, now {now[key]}" for key in now if state_dict.get(key, now[key]) != now[key]]
+        changed = changed_names(state_dict.get("names"), joined_names(self.train))
+        if changed and not other:
+            log.warning("as many training videos as before, but others, which take the places of the old: %s", changed)
         if other:
+            videos = f" ({changed})" if changed else ""
             raise MisconfigurationException(
-                f"The checkpoint was trained with {'; '.join(other)}: its order of samples cannot continue. Restore "
+                f"The checkpoint was trained with {'; '.join(other)}{videos}: its order of samples cannot continue. Restore "
                 "these settings to resume, or start a new run from its weights (without --ckpt_path)."
             )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.fused_activation import activate_linear
-from models.layers import Blocks, Grid, PatchEmbed, attend, branch_factors, scale_branch, token_grid
+from models.layers import Blocks, Grid, PatchEmbed, attend, branch_factors, require_positive, scale_branch, token_grid
 from models.positions import resize_table
 
 # Named sizes of OpenAI's release; `out` is the shared width of image and text features.
@@ -178,6 +178,7 @@ class CLIPVision(nn.Module):
         out: int | None = 512,
     ) -> None:
         super().__init__()
+        require_positive(width=width, depth=depth, heads=heads, mlp=mlp)
         self.width, self.patch, self.size, self.out = width, patch, size, out or width
         self.grid: Grid = token_grid(1, size, 1, patch)
         self.patch_embed = PatchEmbed(width, 1, patch, bias=False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.layers import Block, Blocks, Linear, token_grid
+from models.layers import Block, Blocks, Linear, require_positive, token_grid
 from models.positions import FixedPositions
 
 # Decoder sizes by the encoder's name: VideoMAE V2 `models/modeling_pretrain.py`; giant's MLP is int(512 * 48 / 11).
@@ -43,6 +43,7 @@ class PixelDecoder(nn.Module):
         cosine: bool = False,
     ) -> None:
         super().__init__()
+        require_positive(width=width, depth=depth, heads=heads, mlp=mlp)
         self.embed = nn.Linear(encoder_width, width, bias=False)  # PyTorch's initialisation, as in the official code
         self.mask_token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = FixedPositions(token_grid(frames, size, tubelet, patch), width)

@@ -184,8 +184,16 @@ class Block(nn.Module):
         return x + scale_branch(self.ls2(self.mlp(self.norm2(x))), mlp_factors)
 
 
+def require_positive(**sizes: int) -> None:
+    """ValueError with the name of a size that is below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}: it must be at least 1")
+
+
 def token_grid(frames: int, size: int, tubelet: int, patch: int) -> Grid:
-    """The token grid of a clip. Raises ValueError if tubelet or patch do not divide its size."""
+    """The token grid of a clip. Raises ValueError if tubelet or patch do not divide its size, or a size is below 1."""
+    require_positive(frames=frames, size=size, tubelet=tubelet, patch=patch)
     if frames % tubelet:
         raise ValueError(f"{frames} frames are not a multiple of the tubelet {tubelet}")
     if size % patch:

@@ -17,7 +17,7 @@ from models.classifier import Classifier
 from models.clip import CLIPBlock, add_positions, fit_clip_table, init_blocks
 from models.encoder import Encoder
 from models.extractor import Extractor, FramePatches, LocalBlock
-from models.layers import Blocks, Grid, token_grid
+from models.layers import Blocks, Grid, require_positive, token_grid
 
 
 class Encoded(NamedTuple):
@@ -78,6 +78,7 @@ class UniFormerV2(Encoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_positive(width=width, depth=depth, heads=heads, mlp=mlp)
         if local not in (0, 1, 2):
             raise ValueError(f"a block has 0, 1 or 2 convolutions over time, not {local}: set `local`")
         if not reads or list(reads) != sorted(set(reads)) or not 0 <= reads[0] <= reads[-1] < depth:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.clip import CLIPBlock, fit_clip_table, init_blocks
 from models.encoder import Encoder
-from models.layers import Blocks, Grid, PatchEmbed, token_grid
+from models.layers import Blocks, Grid, PatchEmbed, require_positive, token_grid
 from models.positions import fit_rows
 
 
@@ -70,6 +70,7 @@ class ViCLIPVision(Encoder):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        require_positive(width=width, depth=depth, heads=heads, mlp=mlp)
         self.width, self.patch, self.tubelet, self.out = width, patch, tubelet, out
         self.frames, self.size = frames, size
         self.grid: Grid = token_grid(frames, size, tubelet, patch)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoder import Encoder
-from models.layers import Block, Blocks, Grid, PatchEmbed, token_grid
+from models.layers import Block, Blocks, Grid, PatchEmbed, require_positive, token_grid
 from models.positions import FixedPositions, LearntPositions
 
 # Named sizes: VideoMAE V2 `models/modeling_finetune.py`; "giant" has patch 14 and an MLP ratio of 48/11.
@@ -58,6 +58,7 @@ class VideoViT(Encoder):
         learn_positions: bool = False,
     ) -> None:
         super().__init__()
+        require_positive(width=width, depth=depth, heads=heads, mlp=mlp)
         self.width, self.patch, self.tubelet = width, patch, tubelet
         self.frames, self.size = frames, size
         self.grid = token_grid(frames, size, tubelet, patch)

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import lightning.pytorch as pl
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -17,25 +17,31 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from models.convert.sharded import is_sharded, require_safe
 from pretrain import objectives
-from pretrain.engine.arguments import with_new_recipes, with_nulls
+from pretrain.engine.arguments import with_nulls, with_recipes
 from pretrain.engine.background_checkpoint import checkpoint_io
 from pretrain.engine.checkpoint import FinalCheckpoint, KeepRecipe
 from pretrain.engine.ema import EMA
+from pretrain.engine.library_messages import without_known_messages
 from pretrain.engine.logger_versions import (
     DropLaterMetrics,
+    KeepRunId,
     continue_newest_version,
+    continue_run_ids,
     keep_metrics,
     newest_of_run,
     takes_new_version,
 )
-from pretrain.engine.model_class import with_model_class
+from pretrain.engine.metric_check import MetricCheck
 from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
 from pretrain.engine.nonfinite_guard import Guard
+from pretrain.engine.option_errors import OptionParser, nearest
 from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import KeepJob, Resumed, resolve, resolve_trained, restarted
+from pretrain.engine.resume_changes import ResumeChanges
 from pretrain.engine.run_lock import RunLock
 from pretrain.engine.run_summary import RunSummary
-from pretrain.engine.short_options import written_out
+from pretrain.engine.short_options import run_name, written_out
+from pretrain.engine.step_lines import StepLines
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
 from pretrain.engine.validate_at_start import ValidateAtStart  # noqa: F401 named in recipes
 from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
@@ -65,6 +71,7 @@ set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 PARSER = {"parser_mode": "omegaconf+"}
 
 _SOURCES = {"validate": "val", "test": "test", "predict": "predict"}  # of the data, that a command goes through
+_OTHERS = ("export", "plan", "show", "replay", "weights")  # commands that have parsers of their own
 _SAVE_EVERY = 1000  # steps between checkpoints of a run whose recipe names no ModelCheckpoint
 
 _HELP = """Train, evaluate and export video foundation models.
@@ -130,8 +137,7 @@ class CLI(LightningCLI):
         self.words = args
         self.command = shlex.join(["python", "-m", "pretrain", *args])
         methods = {name: kind for name, kind in vars(objectives).items() if isinstance(kind, type)}
-        words = with_model_class(with_new_recipes(args), methods)
-        self.config = parser.parse_args(with_nulls(words))
+        self.config = parser.parse_args(with_nulls(with_recipes(args, methods)))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would build the model that the checkpoint's `hyper_parameters` name: a file decides no class."""
@@ -147,7 +153,7 @@ class CLI(LightningCLI):
                 cause = cause.__cause__
             if isinstance(cause, ValueError | OSError | ImportError):
                 raise MisconfigurationException(str(cause)) from error
-            raise
+            raise cause from None
 
     def _leave_out_sources(self) -> None:
         """Evaluation builds only the source that it goes through: the training data need not be there.
@@ -180,7 +186,7 @@ class CLI(LightningCLI):
         callbacks = [Throughput(step_flop=step_flop), guard, features, keep, KeepJob(), FinalCheckpoint()]
         callbacks += [self.resumed, DropLaterMetrics()]
         if self.subcommand == "fit":
-            callbacks.append(RunSummary(self.words))
+            callbacks += [MetricCheck(), ResumeChanges(recipe), KeepRunId(), StepLines(), RunSummary(self.words)]
         if self.subcommand == "test":
             callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks
@@ -190,6 +196,8 @@ class CLI(LightningCLI):
                 "trainer.accumulate_grad_batches follows from the batch: set data.micro_batch, the videos that a "
                 "device takes at a time; data.global_batch over it and the devices is the accumulation"
             )
+        if trainer.get("default_root_dir") is None:  # without a logger, or with Lightning's own
+            trainer["default_root_dir"] = str(Path("runs", run_name(self.words)))
         if trainer.get("max_epochs") is None:
             trainer["max_epochs"] = -1  # the data module sets the length, in steps; Lightning would take 1000 epochs
         given = trainer.get("callbacks") or []
@@ -209,7 +217,10 @@ class CLI(LightningCLI):
         plugins = trainer.get("plugins") or []
         wanted = self._get(objects, "background_checkpoints", default=None)
         trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), checkpoint_io(wanted, trainer)]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except TypeError as error:  # Lightning's, of a value that has the type of the option and is none of its values
+            raise MisconfigurationException(str(error)) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.run_lock = RunLock()
@@ -228,6 +239,8 @@ class CLI(LightningCLI):
         self.resumed.found = settings.ckpt_path in ("last", "auto")
         settings.ckpt_path = resolve(self.trainer, self.model, settings.ckpt_path)
         keep_metrics(self.trainer)
+        if settings.ckpt_path is not None:
+            continue_run_ids(self.trainer)
         self._use_checkpoint(settings.ckpt_path)
 
     def before_validate(self) -> None:
@@ -240,7 +253,7 @@ class CLI(LightningCLI):
         if settings.ckpt_path is None and self.model.weights is None and not settings.allow_untrained:
             raise MisconfigurationException(
                 f"{self.subcommand} without a checkpoint would evaluate random weights: name one by --ckpt_path (a "
-                "file, a run folder, or last), give weights by --model.init_args.weights FILE, or set "
+                "file, a run folder, or last), give weights by --weights FILE, or set "
                 "--allow_untrained true"
             )
         self._use_checkpoint(settings.ckpt_path)
@@ -287,7 +300,11 @@ def settings_of(args: list[str]) -> dict[str, Any]:
 
 def main(args: list[str] | None = None) -> None:
     """Run one command; `args` defaults to those of the process."""
-    args = written_out(sys.argv[1:] if args is None else args)
+    with without_known_messages():
+        _run(written_out(sys.argv[1:] if args is None else args))
+
+
+def _run(args: list[str]) -> None:
     command = args[:1]
     if command == ["weights"]:
         from pretrain.engine.release_list import main as weights
@@ -298,7 +315,7 @@ def main(args: list[str] | None = None) -> None:
         from pretrain.export.command import export
         from pretrain.export.embedded_recipe import TRUST
 
-        parser = ArgumentParser(prog="python -m pretrain export", description=(export.__doc__ or "").partition("\n")[0])
+        parser = OptionParser(prog="python -m pretrain export", description=(export.__doc__ or "").partition("\n")[0])
         parser.add_function_arguments(export, as_positional=False, skip={"trust"})
         parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help=TRUST)
         export(**parser.parse_args(args[1:]).as_dict())
@@ -318,6 +335,9 @@ def main(args: list[str] | None = None) -> None:
 
         plan(args[1:], settings_of)
         return
+    known = {*LightningCLI.subcommands(), *_OTHERS}
+    if command and not command[0].startswith("-") and command[0] not in known:
+        raise ValueError(f"there is no command {command[0]}" + nearest(command[0], known))
     _start(CLI, args)
 
 
@@ -330,6 +350,7 @@ def _start(kind: type[CLI], args: list[str]) -> CLI:
         save_config_callback=None,
         seed_everything_default=0,
         parser_kwargs={**PARSER, "description": _HELP, "command": args[0] if args else None},
+        parser_class=OptionParser,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         args=args,

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import models
 from pretrain.cli import main, settings_of
-from pretrain.engine.arguments import with_new_recipes, with_nulls
+from pretrain.engine.arguments import with_nulls, with_recipes
 from pretrain.errors import reports_errors
 from pretrain.export.load_run import load_objective
 from pretrain.features.videos import read_features
@@ -40,6 +40,8 @@ def test_null_reaches_a_class_within_a_class() -> None:
     words = [f"{teacher}.weights=null", f"{teacher}.random", "3", f"{teacher}.model.init_args.out", "null"]
     found = settings_of(["-c", "recipes/umt_b.yaml", *words])["model"]["init_args"]["teacher"]["init_args"]
     assert found["weights"] is None and found["random"] == 3 and found["model"]["init_args"]["out"] is None
+    short = ["--model.teacher.weights=null", "--model.teacher.random", "3", "--model.teacher.model.out", "null"]
+    assert settings_of(["-c", "recipes/umt_b.yaml", *short])["model"]["init_args"]["teacher"]["init_args"] == found
     key = "--data.init_args.train.init_args.options.token"  # in a dict it is unchanged
     untouched = [f"{key}=null", key, "null", "--seed_everything"]
     assert with_nulls(untouched) == untouched
@@ -171,7 +173,7 @@ def test_a_missing_recipe(capsys: pytest.CaptureFixture) -> None:
 def test_a_recipe_that_is_nested_without_end_is_named(tmp_path: Path) -> None:
     (tmp_path / "deep.yaml").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"the recipe .*deep\.yaml is no YAML"):
-        with_new_recipes(["plan", "-c", str(tmp_path / "deep.yaml")])
+        with_recipes(["plan", "-c", str(tmp_path / "deep.yaml")], {})
 
 
 def test_missing_shards(tmp_path: Path) -> None:

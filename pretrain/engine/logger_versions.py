@@ -1,4 +1,5 @@
-"""Loggers on resume: a run goes on in the version that holds its checkpoints, and the rows of its CSV file stay."""
+"""Loggers on resume: a run goes on in the version that holds its checkpoints, the rows of its CSV file stay, and W&B
+goes on in the same run."""
 
 import csv
 from collections.abc import Iterator
@@ -7,12 +8,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from datamodules.storage.whole_files import whole_file
-from pretrain.engine.checkpoint import checkpoint_folder, newest_checkpoint, regular_checkpoint
+from datamodules.storage.whole_files import whole_file, write_whole
+from pretrain.engine.checkpoint import beside_checkpoints, checkpoint_folder, newest_checkpoint, regular_checkpoint
 from pretrain.engine.rank_zero import on_rank_zero
 from pretrain.engine.resume import is_of_another_job
 
@@ -69,6 +70,23 @@ def continue_newest_version(trainer: pl.Trainer, model: pl.LightningModule, of_j
         logger._version = Path(found).parent.name
 
 
+class KeepRunId(pl.Callback):
+    """Writes beside the checkpoints which run of Weights & Biases (W&B) they belong to."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        ids = [str(logger.version) for logger in _wandb_loggers(trainer) if logger.version is not None]
+        if trainer.is_global_zero and ids and regular_checkpoint(trainer) is not None:
+            write_whole(beside_checkpoints(checkpoint_folder(trainer), "wandb"), ids[0] + "\n")
+
+
+def continue_run_ids(trainer: pl.Trainer) -> None:
+    """Let W&B go on in the run of the checkpoints, unless the recipe names another by its `id`."""
+    file = beside_checkpoints(checkpoint_folder(trainer), "wandb")
+    for logger in _wandb_loggers(trainer):
+        if logger.version is None and file.is_file():
+            logger._id = logger._wandb_init["id"] = file.read_text(encoding="utf-8").strip()
+
+
 class _AppendedMetrics(ExperimentWriter):
     """Appends to the rows that the file holds; Lightning's own class removes them."""
 
@@ -113,3 +131,7 @@ class DropLaterMetrics(pl.Callback):
 
 def _csv_loggers(trainer: pl.Trainer) -> Iterator[CSVLogger]:
     return (logger for logger in trainer.loggers if isinstance(logger, CSVLogger))
+
+
+def _wandb_loggers(trainer: pl.Trainer) -> Iterator[WandbLogger]:
+    return (logger for logger in trainer.loggers if isinstance(logger, WandbLogger))

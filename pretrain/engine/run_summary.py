@@ -24,12 +24,15 @@ class RunSummary(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         regular = regular_checkpoint(trainer)
+        recipe = Path(os.path.relpath(trainer.log_dir or "."), "config.yaml")  # a collective call
         debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
         if trainer.is_global_zero and regular is not None and not debugging:
-            rank_zero_info("\n".join(self.lines(trainer, regular)))
+            rank_zero_info("\n".join(self.lines(trainer, pl_module, regular, recipe)))
 
-    def lines(self, trainer: pl.Trainer, regular: ModelCheckpoint) -> list[str]:
-        """The summary, a line each."""
+    def lines(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, regular: ModelCheckpoint, recipe: Path
+    ) -> list[str]:
+        """The summary, a line each; `recipe` is the run's own."""
         figures = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         folder = checkpoint_folder(trainer)
         run = Path(os.path.relpath(folder.parent if folder.name == "checkpoints" else folder))
@@ -45,18 +48,33 @@ class RunSummary(pl.Callback):
         for each in trainer.checkpoint_callbacks:
             if isinstance(each, ModelCheckpoint) and each.monitor not in (None, "step") and each.best_model_path:
                 found.append(f"  best         {os.path.relpath(each.best_model_path)} by {each.monitor}")
-        recipes = self._recipes()
-        found += [
-            f"  evaluate     tubelet validate {recipes} --ckpt_path {shlex.quote(str(run))}",
-            f"  features     tubelet predict {recipes} my/videos --ckpt_path {shlex.quote(str(run))} --out features",
-            f"  export       tubelet export --ckpt {shlex.quote(str(run))} --to safetensors --out my-model",
-        ]
+        found += [f"  {name.ljust(12)} {words}" for name, words in self._next(trainer, pl_module, run, recipe).items()]
         return found
 
-    def _recipes(self) -> str:
-        """`-c` with each recipe of the command; ours by name."""
-        pairs = zip(self.words, self.words[1:], strict=False)
-        files = [word for option, word in pairs if option in ("-c", "--config")]
+    def _next(self, trainer: pl.Trainer, pl_module: pl.LightningModule, run: Path, recipe: Path) -> dict[str, str]:
+        """The commands that this model and its data have."""
+        recipes, where, data = self._recipes(recipe), shlex.quote(str(run)), getattr(trainer, "datamodule", None)
+        found = {}
+        if getattr(data, "val", None) is not None or getattr(data, "val_sets", None):
+            found["evaluate"] = f"tubelet validate {recipes} --ckpt_path {where}"
+        if getattr(data, "test", None) is not None:
+            found["test"] = f"tubelet test {recipes} --ckpt_path {where}"
+        classifies = hasattr(pl_module, "model") and getattr(pl_module, "row_encoder", None) is None
+        if hasattr(pl_module, "encoder") or classifies:
+            found["features"] = f"tubelet predict {recipes} my/videos --ckpt_path {where} --out features"
+        found["export"] = f"tubelet export --ckpt {where} --to safetensors --out my-model"
+        return found
+
+    def _recipes(self, own: Path) -> str:
+        """`-c` with each recipe of the command, ours by name; or the run's own, if options changed the recipes."""
+        files, others, words = [], [], iter(self.words[1:])
+        for word in words:
+            if word in ("-c", "--config"):
+                files.append(next(words))
+            else:
+                others.append(word)
+        if any(word.startswith(("--model", "--data")) for word in others) or not files:
+            return f"-c {shlex.quote(str(own))}"
         return " ".join(f"-c {shlex.quote(_short(file))}" for file in files)
 
 

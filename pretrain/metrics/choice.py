@@ -21,6 +21,7 @@ class MultipleChoice(TextMetric):
         features: name of the model's output.
     """
 
+    fields = ("text", "label")
     features: list[Tensor]
     labels: list[Tensor]
     choices: list[Tensor]
@@ -77,6 +78,7 @@ class Accuracy(Metric):
     """
 
     full_state_update = False
+    fields: tuple[str, ...] = ("label",)  # see `TextMetric`
     facts: dict[str, str | int] = {}  # noqa: RUF012 set by `compute` for the table of results
     right: Tensor
     total: Tensor

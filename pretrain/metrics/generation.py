@@ -120,6 +120,7 @@ class CLIPSIM(TextMetric):
         draws: of the bootstrap.
     """
 
+    fields = ("text",)
     scores: list[Tensor]
     counts: list[Tensor]
 

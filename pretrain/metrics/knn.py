@@ -47,6 +47,7 @@ class KNN(Metric):
     """
 
     full_state_update = False
+    fields: tuple[str, ...] = ("label",)  # see `TextMetric`
     facts: dict[str, str | int] = {}  # noqa: RUF012 set by `compute` for the table of results
     features: list[Tensor]
     labels: list[Tensor]
@@ -67,15 +68,19 @@ class KNN(Metric):
         for state in ("features", "labels", "memory_features", "memory_labels"):
             self.add_state(state, [], dist_reduce_fx="cat")
 
-    def attach(self, objective: "Evaluated") -> None:
-        """Encodes the training videos, each rank its share."""
-        if self.memory is None:
-            return
-        data = objective.trainer.datamodule
-        if getattr(data, "train", None) is None:
+    def check(self, objective: "Evaluated") -> None:
+        """MisconfigurationException if there are no videos for the memory."""
+        if self.memory is not None and getattr(objective.trainer.datamodule, "train", None) is None:
             raise MisconfigurationException(
                 "KNN with memory `train` needs training videos, and the data have none (test_only?)"
             )
+
+    def attach(self, objective: "Evaluated") -> None:
+        """Encodes the training videos, each rank its share."""
+        self.check(objective)
+        if self.memory is None:
+            return
+        data = objective.trainer.datamodule
         training = objective.training
         objective.eval()
         with torch.no_grad(), run_precision(objective):

@@ -49,6 +49,7 @@ class Retrieval(TextMetric):
         features: name of the model's output.
     """
 
+    fields = ("text",)
     features: list[Tensor]
     counts: list[Tensor]
     captions: list[Tensor]

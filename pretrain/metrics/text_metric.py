@@ -35,6 +35,7 @@ class TextMetric(Metric):
     """
 
     full_state_update = False
+    fields: tuple[str, ...] = ()  # of a batch, besides the video; `MetricCheck` requires them before the first step
     required_methods: tuple[str, ...] = ("encode_text",)  # of the objective
     facts: dict[str, str | int] = {}  # noqa: RUF012 size of the evaluation, set by `compute` for the table of results
 
@@ -44,7 +45,7 @@ class TextMetric(Metric):
         if missing:
             raise MisconfigurationException(
                 f"{type(self).__name__} needs a model with `{'` and `'.join(missing)}`, which "
-                f"{type(objective).__name__} has not: take it out of model.init_args.metrics, or choose another method"
+                f"{type(objective).__name__} has not: take it out of model.metrics, or choose another method"
             )
         self._objective = weakref.ref(objective)
 

@@ -35,6 +35,7 @@ class MultiView(TextMetric):
         scores: name of the model's output, before the softmax.
     """
 
+    fields = ("label",)
     required_methods = ()
     caption = "True classes from top to bottom, predicted ones from left to right; each row adds up to 1"
     scores: list[Tensor]

@@ -53,6 +53,7 @@ class ZeroShot(TextMetric):
         features: name of the model's output.
     """
 
+    fields = ("label",)
     scores: list[Tensor]
     labels: list[Tensor]
     counts: list[Tensor]

@@ -22,6 +22,7 @@ from pretrain.learning.batch import Batch, is_nested, without_padding
 from pretrain.learning.ema_teacher import EMATeacher
 from pretrain.learning.optim import Optim
 from pretrain.learning.randomness import RandomKey
+from pretrain.learning.state_difference import state_difference
 from pretrain.learning.teachers import Frozen
 from pretrain.learning.transfer import to_device
 
@@ -295,6 +296,17 @@ class Objective(pl.LightningModule):
 
     # Weights and optimiser
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """torch's, with one sentence for weights of another model."""
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            difference = state_difference(self.state_dict(), state_dict)
+            raise RuntimeError(
+                f"the checkpoint is of another model: {difference or error}. Take the settings of its run, which lie "
+                "in config.yaml of the run's folder, or start a new run from its weights by --weights"
+            ) from error
+
     @torch.no_grad()
     def clamp_parameters(self) -> None:
         """Clamp each parameter with `bounds` to them. A method's `forward` calls this before it uses the parameters."""
@@ -347,7 +359,7 @@ class Objective(pl.LightningModule):
         total = self.trainer.max_steps
         if total < 1:
             raise MisconfigurationException(
-                "the schedule needs the length of the run: set trainer.max_steps, or data.init_args.passes"
+                "the schedule needs the length of the run: set trainer.max_steps, or data.passes"
             )
         lr, decay = self.optim.set_rates(self.trainer.optimizers[0], self.global_step, total, self.global_batch)
         self.log_dict({"lr": lr, "weight_decay": decay})

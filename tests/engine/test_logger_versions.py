@@ -1,6 +1,8 @@
 """A run whose logger starts a new version at each start is found, goes on in its version, and keeps its CSV rows."""
 
 import csv
+import sys
+import types
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from pretrain.cli import main
 from pretrain.engine.logger_versions import keep_metrics, takes_new_version
-from tests.helpers.runs import arguments, fit
+from tests.helpers.runs import SMALL, arguments, fit
 
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2"]
@@ -185,3 +187,73 @@ def test_a_version_is_new_unless_the_recipe_names_one() -> None:
         assert takes_new_version(logger)
     for logger in (False, [], {"init_args": {"version": ""}}, {"init_args": {"id": "a"}}, [{"init_args": {"id": "a"}}]):
         assert not takes_new_version(logger)
+
+
+@pytest.mark.parametrize("logger", ["false", pytest.param("true", marks=pytest.mark.slow)])
+def test_without_a_logger_of_the_recipe_all_files_lie_in_the_run_s_folder(
+    logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "-c", "videomae_tiny", *SMALL, f"--trainer.logger={logger}"]
+    main([*words, "--trainer.max_steps=1"])
+    main([*words, "--trainer.max_steps=2", "--ckpt_path=last"])
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["videomae_tiny"]
+    assert len(folders(tmp_path)) == 1 and list(tmp_path.rglob("step=0000002.ckpt"))
+
+
+class StandInRun:
+    """A run of W&B: its id, and what was logged."""
+
+    def __init__(self, id: str) -> None:
+        self.id, self.name, self.steps = id, "run", []
+
+    def define_metric(self, name: str, step_metric: str | None = None, step_sync: bool | None = None) -> None: ...
+
+    def log(self, data: dict[str, Any], step: int | None = None, commit: bool | None = None) -> None:
+        self.steps.append(data["trainer/global_step"])
+
+
+def stand_in_wandb(monkeypatch: pytest.MonkeyPatch) -> list[StandInRun]:
+    """Puts a module in the place of `wandb`, which is not installed here; returns the runs that are begun.
+
+    `init` has the parameters of wandb's own that Lightning's logger passes, so another name is an error here too.
+    """
+    runs: list[StandInRun] = []
+
+    def init(
+        name: str | None = None,
+        project: str | None = None,
+        dir: str | None = None,
+        id: str | None = None,
+        resume: str | None = None,
+        anonymous: str | None = None,
+    ) -> StandInRun:
+        assert resume == "allow"
+        runs.append(StandInRun(id or uuid4().hex[:8]))
+        return runs[-1]
+
+    wandb = types.ModuleType("wandb")
+    lib, run = types.ModuleType("wandb.sdk.lib"), types.ModuleType("wandb.wandb_run")
+    wandb.init, wandb.run, lib.RunDisabled, run.Run = init, None, type("RunDisabled", (), {}), StandInRun
+    for module in (wandb, types.ModuleType("wandb.sdk"), lib, run):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
+    return runs
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["alone", "after TensorBoard"])
+def test_a_run_of_wandb_goes_on_under_its_id(first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = f"{{class_path: WandbLogger, init_args: {{save_dir: {tmp_path}/run}}}}"
+    own = f"{{class_path: TensorBoardLogger, init_args: {{save_dir: {tmp_path}, name: run, version: ''}}}}"
+    runs = stand_in_wandb(monkeypatch)
+    path = tmp_path / "logger.yaml"
+    path.write_text(f"trainer: {{logger: [{'' if first else own + ', '}{wandb}]}}")
+    words = ["fit", *RECIPE, "-c", str(path), *SMALL, *SHORT]
+    main(words)
+    main([*words, "--trainer.max_steps=3", "--ckpt_path=last"])
+    assert len(runs) == 2 and runs[0].id == runs[1].id
+    assert max(runs[0].steps) == 1 and min(runs[1].steps) == 2, "no step is logged twice"
+    if first:
+        main(words)
+        assert runs[2].id != runs[0].id, "a new run has an id of its own"

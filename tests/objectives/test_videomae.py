@@ -92,6 +92,10 @@ def test_without_a_decoder_mask_all_masked_tokens_are_decoded() -> None:
         (lambda: VideoViT(48, 1, 3, 96, 7, 2, 4, 32), "image size 32 is not a multiple of the patch 7"),
         (lambda: VideoViT(48, 1, 3, 96, 8, 3, 4, 32), "4 frames are not a multiple of the tubelet 3"),
         (lambda: VideoViT(50, 1, 3, 96, 8, 2, 4, 32), "width 50 is not a multiple of heads 3"),
+        (lambda: VideoViT(48, -1, 3, 96, 8, 2, 4, 32), "depth is -1: it must be at least 1"),
+        (lambda: VideoViT(48, 1, 3, 0, 8, 2, 4, 32), "mlp is 0"),
+        (lambda: VideoViT(48, 1, 3, 96, 8, 0, 4, 32), "tubelet is 0"),
+        (lambda: PixelDecoder(48, 32, 0, 2, 64, 8, 2, 4, 32), "depth is 0"),
         (lambda: model(size=64), "encoder and decoder differ"),
         (lambda: model().encoder(torch.zeros(1, 3, 8, 32, 32)), "made for 4 frames of 32 x 32"),
         (
