@@ -33,6 +33,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model-name", help="which model of that server (default: its first)")
     parser.add_argument("--blind", action="store_true", help="the model takes no pictures and films")
     parser.add_argument("--planner", choices=("rules", "model"), default="rules", help="(default %(default)s)")
+    parser.add_argument(
+        "--pointing",
+        nargs="+",
+        choices=("marks", "regions", "text"),
+        default=["marks", "text"],
+        help="how the model is told of objects: outlines in the frames, region tokens (of a model trained with them), "
+        "places in words (default: marks text)",
+    )
     parser.add_argument("--captioner", help="folder of an image captioner of transformers, or package.module:Class")
     parser.add_argument("--classifier", help="run or checkpoint of Classify, to recognise actions")
     parser.add_argument("--index", help="folder of features to search your videos in (see tools/search.py)")
@@ -69,6 +77,7 @@ def main(arguments: list[str]) -> int:
                 model_key=key or os.environ.get("TUBELET_MODEL_KEY"),
                 model_sees=not a.blind,
                 model_plans=a.planner == "model",
+                pointing=tuple(a.pointing),
                 tools={name: getattr(a, name) for name in ("captioner", "classifier", "index", "lavie", "editor")},
             ),
             a.host,

@@ -5,7 +5,7 @@ shapes: V videos, R regions, T frames, N tokens of a video on the encoder's grid
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +16,7 @@ _PLACE = re.compile(r"<obj([1-9]\d*)>")
 
 
 def coverage(masks: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """How much of each token's cube masks cover: bool `[R, T, H, W]` to float32 `[R, N]`, 0 to 1."""
+    """How much of each token's cube masks cover: `[R, T, H, W]`, bool or 0 to 1, to float32 `[R, N]`, 0 to 1."""
     return F.adaptive_avg_pool3d(masks.float()[:, None], grid).flatten(1)
 
 
@@ -27,6 +27,11 @@ def region_means(tokens: Tensor, covered: Tensor) -> Tensor:
     """
     weights = covered / covered.sum(-1, keepdim=True).clamp(min=1e-6)
     return weights.to(tokens.dtype) @ tokens
+
+
+def most_named(texts: Iterable[str]) -> int:
+    """The largest N of `<objN>` in texts; 0: there is none."""
+    return max((int(number) for text in texts for number in _PLACE.findall(text)), default=0)
 
 
 def region_places(segments: Sequence[Segment]) -> tuple[list[Segment], list[int]]:

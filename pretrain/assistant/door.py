@@ -34,7 +34,7 @@ class Door:
         try:
             import openai
         except ImportError as error:
-            raise ImportError("a language model needs OpenAI's client: pip install 'tubelet[assistant]'") from error
+            raise ImportError("a language model needs OpenAI's client: pip install -e '.[assistant]'") from error
         self.client = openai.OpenAI(base_url=address, api_key=key or "none", timeout=seconds, max_retries=1)
         self.address, self.named, self.sees = address, model, sees
 
@@ -42,13 +42,22 @@ class Door:
     def model(self) -> str:
         """The model's name. NoAnswer: the server does not say."""
         if self.named is None:
-            import openai
-
-            try:
-                self.named = next(iter(self.client.models.list())).id
-            except (openai.OpenAIError, StopIteration) as error:
-                raise NoAnswer(f"The server at {self.address} names no model: {_reason(error)}.") from None
+            self.named = self._about().id
         return self.named
+
+    @property
+    def regions(self) -> bool:
+        """Whether the model takes regions, which tools/serve.py says of it. NoAnswer: the server does not answer."""
+        return getattr(self._about(), "regions", False) is True
+
+    def _about(self) -> Any:
+        """What the server says of the model, or of its first one."""
+        import openai
+
+        try:
+            return next(each for each in self.client.models.list() if self.named in (None, each.id))
+        except (openai.OpenAIError, StopIteration) as error:
+            raise NoAnswer(f"The server at {self.address} names no model: {_reason(error)}.") from None
 
     def ask(
         self,
@@ -56,6 +65,7 @@ class Door:
         instruction: str = "",
         pictures: Sequence[np.ndarray] = (),
         films: Sequence[Path] = (),
+        regions: Sequence[dict[str, Any]] = (),
         earlier: Sequence[tuple[str, str]] = (),
         schema: dict[str, Any] | None = None,
         most: int = 512,
@@ -63,6 +73,8 @@ class Door:
         """The answer to a question about pictures uint8 `[H, W, 3]` and mp4 files.
 
         Args:
+            regions: of the last film, or without one of the first picture, which the question calls `<obj1>`, ...; see
+                `pretrain.chat.server.regions`.
             earlier: questions and answers before it.
             schema: of JSON that the answer must be; it is told to the model in words too, as not every server knows it.
             most: new tokens.
@@ -74,6 +86,9 @@ class Door:
 
         parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": picture_url(p)}} for p in pictures]
         parts += [{"type": "video_url", "video_url": {"url": film_url(film)}} for film in films]
+        if regions:
+            seen = parts[-1] if films else parts[0]
+            seen[seen["type"]]["regions"] = list(regions)
         parts.append({"type": "text", "text": question})
         messages: list[Any] = [{"role": "system", "content": instruction}] if instruction else []
         for asked, answered in earlier:

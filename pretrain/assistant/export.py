@@ -19,8 +19,8 @@ from pretrain.assistant.film import Film, open_film
 from pretrain.assistant.marks import draw_marks
 from pretrain.assistant.mask_file import MaskFile
 from pretrain.assistant.prompts import Object
-from pretrain.assistant.rle import box_of, compressed
 from pretrain.assistant.tools.cutting import write_frames
+from pretrain.chat.rle import box_of, compressed
 
 _COLUMNS = ("frame", "seconds", "object", "name", "left", "top", "right", "bottom", "pixels")
 _FILL = 0.4  # of an object's colour over its mask

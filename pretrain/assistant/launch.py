@@ -43,6 +43,7 @@ class Options:
         model_key: that it wants.
         model_sees: it takes pictures and films.
         model_plans: it chooses the tools; rules do where it fails.
+        pointing: how it is told of objects, see `describing.POINTING`.
         tools: models of tools, by the names of `load_toolbox`: captioner, classifier, index, lavie, editor.
     """
 
@@ -56,6 +57,7 @@ class Options:
     model_key: str | None = None
     model_sees: bool = True
     model_plans: bool = False
+    pointing: tuple[str, ...] = ("marks", "text")
     tools: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -76,7 +78,7 @@ def make_app(options: Options, uploads: Path, hosts: tuple[str, ...] | None = LO
         door = Door(options.model_url, options.model_key, options.model_name, options.model_sees)
     if options.model_plans and door is None:
         raise ValueError("a model that plans is needed: give --model or --model-url")
-    tools = load_toolbox(door, device=options.device, **options.tools)
+    tools = load_toolbox(door, device=options.device, pointing=options.pointing, **options.tools)
     folders = (*films.folders, uploads)
     tracker = tracker_maker(options.tracker, options.device)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pretrain.assistant.prompts import Object
-from pretrain.assistant.rle import box_of
+from pretrain.chat.rle import box_of
 
 
 def draw_marks(

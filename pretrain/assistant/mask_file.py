@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.assistant.rle import pack, unpack
+from pretrain.chat.rle import pack, unpack
 
 
 class MaskFile:

@@ -22,7 +22,7 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
 
 def with_transparency(rgb: np.ndarray, mask: np.ndarray, margin: int = 0) -> np.ndarray:
     """The box around a mask, uint8 `[h, w, 4]`, transparent outside it. ValueError: the mask is empty."""
-    from pretrain.assistant.rle import box_of
+    from pretrain.chat.rle import box_of
 
     box = box_of(mask)
     if box is None:

@@ -1,6 +1,6 @@
 """The tools of an assistant: all of them, also those whose model is missing, which say so."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,6 +31,7 @@ def load_toolbox(
     lavie: str | None = None,
     editor: str | None = None,
     device: str = "cpu",
+    pointing: Sequence[str] = ("marks", "text"),
 ) -> Mapping[str, Tool]:
     """Tools with the models of files.
 
@@ -42,13 +43,14 @@ def load_toolbox(
         lavie: a folder of LaVie's weights, see `pretrain.generation.weights.find`.
         editor: a folder of an inpainting pipeline of diffusers.
         device: of the networks.
+        pointing: how the chat model is told of objects, see `describing.POINTING`.
 
     Raises:
         OSError, ValueError: one of them is not there, damaged, or of another kind.
     """
     cascade = Cascade(Path(lavie), ("base", "interpolation", "vsr"), device, progress=False) if lavie else None
     return toolbox(
-        describing.tools(chat, _captioner(captioner)),
+        describing.tools(chat, _captioner(captioner), pointing),
         recognising.tools(
             recognising.load_recogniser(classifier, device) if classifier else None,
             recognising.load_finder(Path(index)) if index else None,

@@ -15,9 +15,9 @@ from pretrain.assistant.film import Film
 from pretrain.assistant.mask_file import MaskFile
 from pretrain.assistant.playback import Playback
 from pretrain.assistant.prompts import Object
-from pretrain.assistant.rle import counts
 from pretrain.assistant.tracker import Cancelled, Progress, Stop
 from pretrain.assistant.wishes import read_prompt
+from pretrain.chat.rle import counts
 
 MASK_FRAMES = 64  # frames whose masks one answer holds
 

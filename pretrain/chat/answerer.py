@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from models.chat.regions import most_named
 from models.chat.templates import Conversation
 
 
@@ -15,16 +16,25 @@ class Request:
 
     clips: of its media in order, uint8 `[C, T, H, W]` each; T is 1 for an image.
     instruction: what a Q-Former reads; None: what the template gives.
+    regions: of each clip, how much of its pixels each region covers, float32 `[R, T, H, W]`, or None. `<obj1>`, ... in
+        questions are the regions of all clips in order. Empty: no clip has any.
     """
 
     conversation: Conversation
     clips: tuple[Tensor, ...] = ()
     instruction: str | None = None
+    regions: tuple[Tensor | None, ...] = ()
 
     def __post_init__(self) -> None:
         media = sum(len(turn.media) for turn in self.conversation.turns)
         if media != len(self.clips):
             raise ValueError(f"the conversation has places for {media} media, and {len(self.clips)} clips are given")
+        if self.regions and len(self.regions) != media:
+            raise ValueError(f"regions of {len(self.regions)} clips are given for {media}")
+        there = sum(len(each) for each in self.regions if each is not None)
+        named = most_named(turn.question for turn in self.conversation.turns)
+        if there < named and self.regions:
+            raise ValueError(f"a question names <obj{named}>, and {there} regions are given")
         if self.conversation.turns[-1].answer is not None:
             raise ValueError("the last turn has its answer already: leave it out to have it written")
 
@@ -72,11 +82,13 @@ class Answerer(ABC):
     Attributes:
         frames, size: of the clips that it takes; pixels of a side.
         tiles: the most squares of this size in a frame, if it takes frames of any shape; None: a frame is one.
+        regions: it takes requests with regions.
     """
 
     frames: int
     size: int
     tiles: int | None = None
+    regions: bool = False
 
     @abstractmethod
     def identity(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.chat.conversation import IGNORE_INDEX, ChatBatch, collate, pad_token, tokenize
 from models.chat.language_model import context_of, width_of
 from models.chat.qformer import QFormer
+from models.chat.regions import coverage, region_places
 from models.chat.templates import ChatTemplate, Role, Segment
 from models.chat.tokenizer_template import TokenizerTemplate
 from models.chat.videochat import VideoChat
@@ -58,6 +59,7 @@ class Assistant(Answerer):
         self.model, self.tokenizer, self.template = model.eval(), tokenizer, template
         self.reader, self.frames, self.name, self.tiles = reader if reads else None, frames, name, tiles
         self.size: int = model.encoder.size
+        self.regions = model.region_projector is not None
         first = next(model.projector.parameters())
         self.device, self.dtype = first.device, first.dtype
         self.normalize = Normalize(mean, std).to(self.device)
@@ -98,9 +100,8 @@ class Assistant(Answerer):
     def _prepare(self, rows: Sequence[tuple[Sequence[Segment], Request]], new: int) -> tuple[ChatBatch, list[Tensor]]:
         """Conversations as a batch, and the visual tokens of all their clips."""
         context = context_of(self.model.llm)
-        counts = [[self._places(clip) for clip in request.clips] for _, request in rows]
-        pairs = zip(rows, counts, strict=True)
-        made = [tokenize(seg, self.tokenizer, visual, None, None, context) for (seg, _), visual in pairs]
+        laid = [self._lay(segments, request) for segments, request in rows]
+        made = [tokenize(seg, self.tokenizer, visual, None, None, context) for seg, visual, _ in laid]
         longest = max(len(tokens.ids) for tokens in made)
         if context is not None and longest + new > context:
             raise ValueError(
@@ -108,36 +109,69 @@ class Assistant(Answerer):
                 f"of {context}: ask for a shorter answer, or show fewer media or turns"
             )
         seen = self._look(list({id(request): request for _, request in rows}.values()))
-        visual = [seen[id(request), i] for _, request in rows for i in range(len(request.clips))]
+        visual = [
+            seen[id(request), place]
+            for (_, request), (_, _, places) in zip(rows, laid, strict=True)
+            for place in places
+        ]
         nothing = torch.empty(0, width_of(self.model.llm), device=self.device)
         return collate(made, self.pad).to(self.device), visual or [nothing]
+
+    def _lay(self, segments: Sequence[Segment], request: Request) -> tuple[list[Segment], list[int], list[str]]:
+        """Segments of a request, the visual tokens of each of their places, and what is there, by names of `_look`."""
+        clips = [self._places(clip) for clip in request.clips]
+        names = [f"clip {i}" for i in range(len(clips))]
+        if not request.regions:
+            return list(segments), clips, names
+        made, order = region_places(segments)
+        media = iter(zip(clips, names, strict=True))
+        places = [next(media) if region < 0 else (1, f"region {region}") for region in order]
+        return made, [count for count, _ in places], [name for _, name in places]
 
     def _places(self, clip: Tensor) -> int:
         """Visual tokens of a clip `[C, T, H, W]`."""
         views = 1 if self.tiles is None else clip.shape[2] * clip.shape[3] // self.size**2 + 1
         return views * self.model.visual_tokens_of_video
 
-    def _look(self, requests: Sequence[Request]) -> dict[tuple[int, int], Tensor]:
-        """Visual tokens `[Q, D]`, of tiles `[n * Q, D]`, by request and number of the clip.
+    def _look(self, requests: Sequence[Request]) -> dict[tuple[int, str], Tensor]:
+        """Visual tokens `[Q, D]`, of tiles `[n * Q, D]`, of regions `[1, D]`, by request and `clip I` or `region R`.
 
         Clips of one shape with one instruction go through the encoder together, so that no text is padded: padding on
         the left would shift the places of its tokens.
         """
-        groups: dict[tuple[tuple[int, ...], str], list[tuple[tuple[int, int], Tensor]]] = {}
+        groups: dict[tuple[tuple[int, ...], str], list[tuple[Request, int]]] = {}
         for request in requests:
             text = request.instruction
             text = self.template.qformer_text(request.conversation) if text is None else text
             for i, clip in enumerate(request.clips):
-                groups.setdefault((tuple(clip.shape), text), []).append(((id(request), i), clip))
-        found: dict[tuple[int, int], Tensor] = {}
+                groups.setdefault((tuple(clip.shape), text), []).append((request, i))
+        found: dict[tuple[int, str], Tensor] = {}
         for (_, text), members in groups.items():
-            video = torch.stack([clip for _, clip in members]).to(self.device)  # [V, C, T, H, W]
+            video = torch.stack([request.clips[i] for request, i in members]).to(self.device)  # [V, C, T, H, W]
             ids = self._instruction(text)
             rows = None if ids is None else ids.expand(len(members), -1)  # [V, l]
             video = self.normalize(video).to(self.dtype)
-            look = self.model.visual_tokens if self.tiles is None else self.model.tile_tokens
-            found |= zip([place for place, _ in members], look(video, rows), strict=True)
+            names = [(id(request), f"clip {i}") for request, i in members]
+            if self.tiles is not None:
+                found |= zip(names, self.model.tile_tokens(video, rows), strict=True)
+                continue
+            tokens = self.model.encode(video)  # [V, N, C]
+            found |= zip(names, self.model.read(tokens, rows), strict=True)
+            for (request, i), seen in zip(members, tokens, strict=True):
+                if request.regions:
+                    found |= self._look_at_regions(request, i, seen)
         return found
+
+    def _look_at_regions(self, request: Request, clip: int, tokens: Tensor) -> dict[tuple[int, str], Tensor]:
+        """Tokens `[1, D]` of one clip's regions, of the encoder's tokens `[N, C]`, by the names of `_look`."""
+        covers = request.regions[clip]
+        if covers is None:
+            return {}
+        first = sum(len(each) for each in request.regions[:clip] if each is not None)
+        rows, columns = self.model.encoder.grid[1:]
+        covered = coverage(covers, (len(tokens) // (rows * columns), rows, columns)).to(self.device)
+        regions = self.model.region_tokens(tokens[None], covered[None])[0]  # [R, D]
+        return {(id(request), f"region {first + i}"): each[None] for i, each in enumerate(regions)}
 
     def _instruction(self, text: str) -> Tensor | None:
         """Token ids `[1, l]` of what the Q-Former reads."""

@@ -21,12 +21,15 @@ class Clip:
 
     pixels: uint8 `[C, T, H, W]`; T is 1 for a picture.
     seconds: of each frame; empty if they are unknown, or of a picture.
+    indices: of the frames, of `length`.
     """
 
     name: str
     kind: Media
     pixels: Tensor
     seconds: tuple[float, ...] = ()
+    indices: tuple[int, ...] = (0,)
+    length: int = 1
 
     def times(self) -> str:
         """VideoChat2's sentence about the times of the frames; empty if they are unknown."""
@@ -68,7 +71,8 @@ def read_clip(
         times = video.seconds(indices).tolist() if length > 1 else []
     pixels = torch.from_numpy(np.ascontiguousarray(shown)).permute(3, 0, 1, 2).contiguous()
     known = times if all(map(math.isfinite, times)) else []
-    return Clip(name, "video" if length > 1 else "image", pixels, tuple(known))
+    kind: Media = "video" if length > 1 else "image"
+    return Clip(name, kind, pixels, tuple(known), tuple(indices.tolist()), length)
 
 
 def _resized(frames: np.ndarray, size: int, tiles: int | None) -> np.ndarray:

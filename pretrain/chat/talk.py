@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from models.chat.templates import Conversation, Turn
 from pretrain.chat.answerer import Answerer, Request, Writing, Written
 from pretrain.chat.media import Clip
@@ -14,15 +16,19 @@ INSTRUCTIONS = {
 }
 
 
-def request_of(turns: Sequence[Turn], clips: Sequence[Clip], instruction: str = "") -> Request:
+def request_of(
+    turns: Sequence[Turn], clips: Sequence[Clip], instruction: str = "", regions: Sequence[Tensor | None] = ()
+) -> Request:
     """A request whose Q-Former reads the instruction, or without one VideoChat2's of the first medium.
 
     Args:
         clips: of all turns' media, in order.
         instruction: said before the first turn.
+        regions: see `Request`.
     """
     read = instruction or (INSTRUCTIONS[clips[0].kind] if clips else "")
-    return Request(Conversation(tuple(turns), instruction), tuple(clip.pixels for clip in clips), read)
+    pixels = tuple(clip.pixels for clip in clips)
+    return Request(Conversation(tuple(turns), instruction), pixels, read, tuple(regions))
 
 
 class Talk:

@@ -19,7 +19,7 @@ from pretrain.assistant.assistant import Assistant
 from pretrain.assistant.flow_tracker import FlowTracker
 from pretrain.assistant.planners.plan import Planner
 from pretrain.assistant.prompts import Box, Mask, Points, Prompt
-from pretrain.assistant.rle import box_of
+from pretrain.chat.rle import box_of
 from pretrain.generation.film_file import write_film
 
 WAYS = ("point", "box", "mask", "words")

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
+from datamodules.clips.chat_sampling import demo_centres
 from pretrain.assistant.artefacts import Session
 from pretrain.assistant.assistant import Assistant
 from pretrain.assistant.door import Door, NoAnswer
@@ -17,6 +20,8 @@ from pretrain.assistant.flow_tracker import FlowTracker
 from pretrain.assistant.movement import path_of
 from pretrain.assistant.planners.language import LanguagePlanner
 from pretrain.assistant.point_text import point_error, read_points, track_text
+from pretrain.assistant.prompts import Object
+from pretrain.assistant.region_tokens import region_question
 from pretrain.assistant.toolbox import toolbox
 from pretrain.assistant.tools import describing
 from pretrain.chat.answerer import Request, Writing, Written
@@ -99,6 +104,43 @@ def test_a_question_shows_marks_a_crop_and_the_track_in_words(
     unmarked = answerer.requests[1].clips[0].float()
     assert (plain - unmarked).abs().amax() > 60, "the marks are drawn in the frames"
     assert answerer.requests[1].conversation.instruction == ""
+
+
+def test_region_tokens_are_asked_for_by_masks_and_places(
+    tmp_path: Path, listener: tuple[Listens, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answerer, scene = listener[0], crossing(LENGTH)
+    assistant = Assistant(
+        Session(tmp_path / "session"),
+        FlowTracker(),
+        [tmp_path],
+        toolbox(describing.tools(Door(listener[1]), pointing=("regions",))),
+    )
+    assistant.load(write_scene(tmp_path / "film.mp4", scene))
+    for number in range(2):
+        assistant.point(click(scene, number))
+    assistant.track()
+    answerer.requests.clear()
+    assert "was not trained with regions" in assistant.ask("why is obj1 so round?").text
+    monkeypatch.setattr(answerer, "regions", True)
+    assert assistant.ask("why is obj2 so unlike obj1?", ["obj2"]).text == "It waits."
+    (request,) = answerer.requests
+    assert request.conversation.turns[0].question == "why is <obj1> so unlike <obj2>?", "in the order of choice"
+    assert request.conversation.instruction == "" and len(request.clips) == 1, "neither marks nor text"
+    (covers,) = request.regions
+    assert covers is not None and covers.shape == (2, 4, 64, 64)
+    left = (scene.size[1] - scene.size[0]) // 2
+    for region, number in zip(covers, (1, 0), strict=True):
+        masks = [scene.masks(int(frame))[number][:, left : left + scene.size[0]] for frame in demo_centres(LENGTH, 4)]
+        true = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(masks)).float(), 64) > 0.5
+        assert ((region > 0.5) & true).sum() > 0.8 * ((region > 0.5) | true).sum() > 0
+    assistant.close()
+
+
+def test_places_stand_for_names_and_what_is_not_named_comes_first() -> None:
+    objects = [Object("obj2", "the dog", (255, 0, 0)), Object("obj1", "obj1", (0, 0, 255))]
+    assert region_question("Does The Dog see obj1, or obj12?", objects) == "Does <obj1> see <obj2>, or obj12?"
+    assert region_question("What is it?", objects) == "About <obj1>, <obj2>: What is it?"
 
 
 def test_a_region_is_described_by_a_marked_picture_and_its_crop(

@@ -16,7 +16,7 @@ from pretrain.assistant.calls import Answer, Call, Turn
 from pretrain.assistant.export import FORMATS, Scene, export
 from pretrain.assistant.film import Film
 from pretrain.assistant.object_list import ObjectList
-from pretrain.assistant.rle import compressed
+from pretrain.chat.rle import compressed
 from tests.helpers.videos import make
 
 SIZE = (48, 80)

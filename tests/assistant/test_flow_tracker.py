@@ -10,8 +10,8 @@ from datamodules.decoding.reader import PyAV
 from datamodules.sources.shape_scenes import MovingShape, Scene, random_scene
 from pretrain.assistant.flow_tracker import FlowTracker
 from pretrain.assistant.prompts import Box, Mask, Points, Prompt, lasso
-from pretrain.assistant.rle import box_of
 from pretrain.assistant.tracker import Cancelled
+from pretrain.chat.rle import box_of
 from tests.helpers.scenes import click, crossing, iou, leaving, write_scene
 
 

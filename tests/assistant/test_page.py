@@ -19,7 +19,7 @@ import pytest
 
 from datamodules.decoding.reader import PyAV
 from pretrain.assistant.demo_films import FRAMES, HEIGHT, WIDTH, shape_mask, write_demo_films
-from pretrain.assistant.rle import box_of
+from pretrain.chat.rle import box_of
 
 gradio = pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")

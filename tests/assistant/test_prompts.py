@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pretrain.assistant import rle
 from pretrain.assistant.prompts import Box, Mask, Points, check, lasso, stroke
+from pretrain.chat import rle
 
 SIZE = (60, 80)
 

@@ -299,3 +299,34 @@ def test_addresses_of_ones_own_network_are_not_public() -> None:
         assert not is_public(address), address
     with pytest.raises(ValueError, match="is no host"):
         allow(hosts=["http://example.org"])
+
+
+def test_regions_of_a_medium_are_masks_of_its_frames(
+    running: Running, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = {"size": [32, 32], "counts": [[0, 512, 512]] * 24}  # column by column: the left half
+
+    def ask(regions: object, question: str = "what is <obj1>?") -> None:
+        film = {"url": data(folder / "film.mp4"), "regions": regions}
+        running.ask([{"type": "video_url", "video_url": film}, {"type": "text", "text": question}])
+
+    with pytest.raises(openai.BadRequestError, match="was not trained with regions"):
+        ask([left])
+    monkeypatch.setattr(running.answerer, "regions", True)
+    ask([left])
+    (covers,) = running.answerer.requests[-1].regions
+    assert covers.shape == (1, 4, 16, 16) and (covers[..., :8] == 1).all() and (covers[..., 8:] == 0).all()
+    wrong = [
+        ("none", "are a list of at most 16"),
+        ([left] * 17, "are a list of at most 16"),
+        ([{"size": [32], "counts": []}], "no size"),
+        ([{"size": [32, 32], "counts": [[0, 1025]]}], "no counts"),
+        ([{"size": [32, 32], "counts": [[-1, 1025]]}], "no counts"),
+        ([{"size": [32, 32], "counts": [[True, 1023]]}], "no counts"),
+        ([{"size": [32, 32], "counts": [[1024]]}], "has 1 masks, and the medium 24 frames"),
+    ]
+    for regions, message in wrong:
+        with pytest.raises(openai.BadRequestError, match=message):
+            ask(regions)
+    with pytest.raises(openai.BadRequestError, match="names <obj2>, and 1 regions are given"):
+        ask([left], "what is <obj2>?")

@@ -8,10 +8,13 @@ import torch
 
 from datamodules.loading.batches import Shown
 from datamodules.sources.region_questions import RegionQuestions
+from datamodules.sources.source import Sample
 from models.chat.qformer import QFormer
 from models.chat.regions import coverage, region_means, region_places
 from models.chat.templates import Conversation, Role, Turn, Vicuna
 from models.vit import VideoViT
+from pretrain.chat.answerer import Request, Writing
+from pretrain.chat.assistant import Assistant
 from pretrain.learning.language import Language
 from pretrain.objectives import Converse
 from tests.helpers.paths import ROOT
@@ -42,6 +45,13 @@ def batch_of(made: Converse, source: RegionQuestions) -> dict:
         shown = Shown(sample.content.seconds(indices).tolist(), (32, 32), False)
         rows.append(made.row_encoder(sample, shown, None))
     return {"video": torch.stack(clips), "name": ["a", "b"], "chat": rows}
+
+
+def request_of(sample: Sample, clip: torch.Tensor, stride: int) -> Request:
+    """A sample's question as an assistant gets it."""
+    (turn,), seconds = sample.chat, [i * stride / sample.content.fps for i in range(4)]
+    asked = Conversation((Turn(turn.question, media=("video",)),), turn.instruction)
+    return Request(asked, (clip,), regions=(torch.from_numpy(sample.regions(seconds)).float(),))
 
 
 def test_a_region_is_the_mean_of_the_tokens_under_its_mask() -> None:
@@ -86,6 +96,24 @@ def test_a_question_about_a_region_goes_from_the_data_to_the_loss() -> None:
     assert made(example)["answer"].isfinite(), "a plan's rows have no regions"
 
 
+def test_an_assistant_shows_the_language_model_what_training_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = method().eval()
+    source, seen = RegionQuestions(4, objects=3, length=16, size=32), []
+    batch = batch_of(made, source)
+    embed = made.model.embed
+    monkeypatch.setattr(made.model, "embed", lambda *given: seen.append(embed(*given)) or seen[-1])
+    made(batch)
+    assistant = Assistant(made.model, made.tokenizer, made.template, frames=4)
+    requests = [request_of(source[i], batch["video"][i], 4) for i in range(2)]
+    assistant.answer(requests, Writing(most=2))
+    trained, shown = seen[0], seen[1]
+    length = shown.shape[1]
+    assert length > 10 and trained.shape[1] > length, "training sees the answer too"
+    torch.testing.assert_close(shown, trained[:, :length])
+    answers = assistant.likelihoods(requests[0], ["red"]), assistant.likelihoods(requests[1], ["red"])
+    assert answers[0] != pytest.approx(answers[1], abs=1e-6)
+
+
 def test_a_region_that_is_not_there_is_named() -> None:
     made = method()
     with pytest.raises(ValueError, match="it names <obj2>, and has no such region"):
@@ -97,6 +125,7 @@ def test_a_region_that_is_not_there_is_named() -> None:
 @pytest.mark.slow
 def test_colours_of_meant_shapes_are_learnt(tmp_path: Path) -> None:
     """Three shapes stand in each film: without the region, more than half of the answers would be wrong."""
+    from pretrain.chat.load import load_assistant
     from pretrain.export.load_run import load_objective
 
     recipe = ["-c", str(ROOT / "recipes/videochat2_regions_tiny.yaml")]
@@ -119,3 +148,9 @@ def test_colours_of_meant_shapes_are_learnt(tmp_path: Path) -> None:
     without = made.predict({**batch, "chat": blind})["exact"].mean().item()
     print(f"right with the region {right:.2f}, without {without:.2f}")
     assert right > 0.8 and right > without + 0.25
+    assistant, through = load_assistant(str(run)), 0
+    for index in range(32):
+        request, turn = request_of(source[index], clips[index], 8), source[index].chat[0]
+        through += assistant.answer([request], Writing(most=3))[0].strip() == turn.answer
+    print(f"right by the assistant: {through} of 32")
+    assert through >= 26

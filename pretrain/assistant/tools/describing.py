@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -13,6 +14,7 @@ from pretrain.assistant.door import Door, NoAnswer
 from pretrain.assistant.marks import crop_around, draw_marks
 from pretrain.assistant.movement import passing, path_of, sentence
 from pretrain.assistant.point_text import track_text
+from pretrain.assistant.region_tokens import region_masks, region_question, small_mask
 from pretrain.assistant.tools.cutting import ObjectArguments, write_frames
 from pretrain.assistant.tools.tool import Arguments, CannotDo, Context, Made, Tool, film_of, mask_at, object_of
 from pretrain.chat.describe import Tool as Teller
@@ -20,10 +22,12 @@ from pretrain.chat.describe import as_text, describe
 
 _FRAMES = 16  # of a film that a model is shown
 _SIDE = 448  # pixels, at most, of their longer side
-_POINTING = (
+POINTING = ("marks", "regions", "text")  # ways to tell a model which objects are meant
+_MARKED = (
     "The objects that the user points at are outlined in the frames and bear their names. The last picture shows the "
-    "first of them alone. Where they are, in percent of the width and height:"
+    "first of them alone."
 )
+_PLACED = "Where the objects that the user points at are, in percent of the width and height:"
 
 
 class RegionArguments(ObjectArguments):
@@ -113,34 +117,53 @@ class QuestionArguments(Arguments):
     objects: list[str] = Field(default_factory=list, description="ids of the objects that it is about")
 
 
-def question(context: Context, a: QuestionArguments, chat: Door) -> Made:
-    """A chat model's answer; it is shown the film with the objects marked, and told where they are."""
+def question(context: Context, a: QuestionArguments, chat: Door, pointing: Sequence[str]) -> Made:
+    """A chat model's answer; it is shown the film, and told of the objects in the ways of `pointing`."""
     film = film_of(context)
     for name in a.objects:
         object_of(context, name)
     indices = np.unique(np.linspace(0, film.frames - 1, min(_FRAMES, film.frames)).round().astype(int)).tolist()
-    instruction = ""
-    pictures: list[np.ndarray] = []
-    if a.objects:
+    told, asked = [], a.question
+    marked = bool(a.objects) and chat.sees and "marks" in pointing
+    regions = bool(a.objects) and chat.sees and "regions" in pointing
+    if marked:
+        told.append(_MARKED)
+    if a.objects and ("text" in pointing or not chat.sees):
         paths = {name: path_of(context.mask_frames(name)) for name in a.objects}
-        instruction = f"{_POINTING}\n{track_text(paths, film)}"
+        told.append(f"{_PLACED}\n{track_text(paths, film)}")
     if not chat.sees:
-        return Made(_answer(chat, a.question, instruction))
-    with context.open() as video, tempfile.TemporaryDirectory() as folder:
-        frames = []
+        return Made(_answer(chat, asked, "\n".join(told)))
+    if regions:
+        _check_regions(chat)
+        asked = region_question(asked, [context.objects[name] for name in a.objects])
+    frames, masks, pictures = [], [], []
+    with context.open() as video:
         for index in indices:
-            masks = {name: mask for name in a.objects if (mask := context.mask(name, index)) is not None}
-            frames.append(small(draw_marks(video.frames([index])[0], masks, context.objects)))
-        shown = next((i for i in (context.shown, *indices) if _in_sight(context, a.objects[:1], i)), None)
+            found = {name: mask for name in a.objects if (mask := context.mask(name, index)) is not None}
+            rgb = video.frames([index])[0]
+            frames.append(small(draw_marks(rgb, found, context.objects) if marked else rgb))
+            masks.append([small_mask(found.get(name), frames[0].shape[:2]) for name in a.objects if regions])
+        shown = next((i for i in (context.shown, *indices) if marked and _in_sight(context, a.objects[:1], i)), None)
         if shown is not None:
             mask = context.mask(a.objects[0], shown)
             assert mask is not None
             pictures.append(small(crop_around(video.frames([shown])[0], mask)))
-        if film.frames == 1:
-            return Made(_answer(chat, a.question, instruction, [*frames, *pictures]))
+    places = region_masks(masks)
+    if film.frames == 1:
+        return Made(_answer(chat, asked, "\n".join(told), [*frames, *pictures], regions=places))
+    with tempfile.TemporaryDirectory() as folder:
         seconds = film.seconds(film.frames) or 1.0
-        write_frames(Path(folder) / "marked.mp4", frames, frames[0].shape[:2], len(frames) / seconds)
-        return Made(_answer(chat, a.question, instruction, pictures, [Path(folder) / "marked.mp4"]))
+        write_frames(Path(folder) / "film.mp4", frames, frames[0].shape[:2], len(frames) / seconds)
+        return Made(_answer(chat, asked, "\n".join(told), pictures, [Path(folder) / "film.mp4"], places))
+
+
+def _check_regions(chat: Door) -> None:
+    try:
+        takes = chat.regions
+    except NoAnswer as error:
+        raise CannotDo(str(error)) from None
+    if not takes:
+        raise CannotDo("The chat model was not trained with regions: start the assistant with --pointing marks text.")
 
 
 def _in_sight(context: Context, names: Sequence[str], frame: int) -> bool:
@@ -149,10 +172,15 @@ def _in_sight(context: Context, names: Sequence[str], frame: int) -> bool:
 
 
 def _answer(
-    chat: Door, question: str, instruction: str = "", pictures: Sequence[np.ndarray] = (), films: Sequence[Path] = ()
+    chat: Door,
+    question: str,
+    instruction: str = "",
+    pictures: Sequence[np.ndarray] = (),
+    films: Sequence[Path] = (),
+    regions: Sequence[dict[str, Any]] = (),
 ) -> str:
     try:
-        return chat.ask(question, instruction, pictures, films) or "The model said nothing."
+        return chat.ask(question, instruction, pictures, films, regions) or "The model said nothing."
     except NoAnswer as error:
         raise CannotDo(str(error)) from None
 
@@ -178,12 +206,15 @@ class ByDoor(Captioner):
         return [_answer(self.chat, "Describe this picture in one short sentence.", "", [small(c[0])]) for c in clips]
 
 
-def tools(chat: Door | None = None, captioner: Captioner | None = None) -> tuple[Tool, ...]:
+def tools(
+    chat: Door | None = None, captioner: Captioner | None = None, pointing: Sequence[str] = ("marks", "text")
+) -> tuple[Tool, ...]:
     """The tools of this file.
 
     Args:
         chat: a chat model for questions, and for regions if it sees.
         captioner: of single frames; None: the chat model, if it sees.
+        pointing: how the chat model is told of objects, some of `POINTING`.
     """
     teller = captioner or (ByDoor(chat) if chat is not None and chat.sees else None)
     blind = "There is no model that captions pictures: start the assistant with a captioner or a chat model that sees."
@@ -216,7 +247,7 @@ def tools(chat: Door | None = None, captioner: Captioner | None = None) -> tuple
             "answer_question",
             "Answers any other question about the film or objects in it.",
             QuestionArguments,
-            lambda context, a: question(context, a, chat),  # pyrefly: ignore
+            lambda context, a: question(context, a, chat, pointing),  # pyrefly: ignore
             (),
             "" if chat is not None else mute,
         ),

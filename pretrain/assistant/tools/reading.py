@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from pretrain.assistant.rle import box_of
 from pretrain.assistant.tools.tool import Arguments, CannotDo, Context, Made, Tool, film_of, mask_at
+from pretrain.chat.rle import box_of
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def read_text(context: Context, a: ReadArguments, reader: Reader) -> Made:
 def tools(reader: Reader | None = None) -> tuple[Tool, ...]:
     """The tool of this file. reader: by default RapidOCR, if it is installed."""
     there = all(importlib.util.find_spec(name) is not None for name in ("rapidocr", "onnxruntime"))
-    missing = "" if reader or there else "Text is read by rapidocr, which is missing: pip install rapidocr onnxruntime."
+    missing = "" if reader or there else "Text is read by rapidocr, which is missing: pip install -e '.[assistant]'."
     reads = reader or RapidReader()
     about = "Reads the text in a frame: all, or what stands at a point or on an object."
     return (

@@ -19,6 +19,7 @@ from pretrain.chat.server.addresses import Allowed, fetch
 from pretrain.chat.server.decode import Decoding
 from pretrain.chat.server.limits import Refused, ServerLimits
 from pretrain.chat.server.messages import Completion, read_completion
+from pretrain.chat.server.regions import shown
 from pretrain.chat.talk import request_of
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class ChatServer:
 
     async def models(self, _: web.Request) -> web.Response:
         about = {"id": self.name, "object": "model", "created": 0, "owned_by": "tubelet"}
+        about["regions"] = self.answerer.regions  # an extension: whether media may have regions
         return web.json_response({"object": "list", "data": [about]})
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
@@ -121,15 +123,22 @@ class ChatServer:
             self.inside -= 1
 
     async def _request(self, asked: Completion) -> Request:
-        turns, clips = [], []
+        turns, clips, regions = [], [], []
+        given = any(medium.regions for message in asked.messages for medium in message.media)
+        if given and not self.answerer.regions:
+            raise Refused(400, f"{self.name} was not trained with regions: leave them out")
         for message in asked.messages:
             own: list[Clip] = []
-            for address in message.media:
-                content = await fetch(address, self.allowed, self.limits)
+            for medium in message.media:
+                content = await fetch(medium.address, self.allowed, self.limits)
                 own.append(await self.decoder.clip(content, f"medium {len(clips) + len(own) + 1}"))
+                regions.append(await asyncio.to_thread(shown, medium.regions, own[-1]) if medium.regions else None)
             clips += own
             turns.append(Turn(message.question, message.answer, tuple(clip.kind for clip in own)))
-        return request_of(turns, clips, asked.instruction)
+        try:
+            return request_of(turns, clips, asked.instruction, regions if given else ())
+        except ValueError as error:  # a region that is not there
+            raise Refused(400, str(error)) from None
 
     async def _write(self, ready: Request, writing: Writing, hear: Callable[[str], None]) -> Written:
         """The answer, written in the model's thread until it ends, its time is over, or nobody waits for it any more;

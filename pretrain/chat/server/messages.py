@@ -6,14 +6,23 @@ from typing import Any
 from datamodules.storage.json_text import is_utf8, parse_json
 from pretrain.chat.answerer import Writing
 from pretrain.chat.server.limits import Refused, ServerLimits
+from pretrain.chat.server.regions import Region, read_regions
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A video or a picture by its address, and regions of it that questions call `<obj1>`, ..."""
+
+    address: str
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)
 class Message:
-    """A question with the addresses of its media, and its answer; the last one has none."""
+    """A question with its media, and its answer; the last one has none."""
 
     question: str
-    media: tuple[str, ...]
+    media: tuple[Medium, ...]
     answer: str | None = None
 
 
@@ -103,19 +112,22 @@ def _messages(given: Any, limits: ServerLimits) -> tuple[str, tuple[Message, ...
     return instruction, tuple(found)
 
 
-def _content(content: Any, number: int) -> tuple[str, tuple[str, ...]]:
-    """The text of a message, and the addresses of its media."""
+def _content(content: Any, number: int) -> tuple[str, tuple[Medium, ...]]:
+    """The text of a message, and its media."""
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
         raise Refused(400, f"the content of message {number} is a text or a list of parts")
     texts, places = [], []
     for part in parts:
+        regions: tuple[Region, ...] = ()
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             value = part.get("text")
         elif kind in ("image_url", "video_url"):
             value = part.get(kind)
-            value = value.get("url") if isinstance(value, dict) else value
+            if isinstance(value, dict):
+                regions = read_regions(value.get("regions") or [], f"message {number}")
+                value = value.get("url")
         elif kind == "file":
             value = part.get("file")
             value = value.get("file_data") if isinstance(value, dict) else None
@@ -123,7 +135,10 @@ def _content(content: Any, number: int) -> tuple[str, tuple[str, ...]]:
             raise Refused(400, f"a part of message {number} is no text, image_url, video_url or file")
         if not isinstance(value, str) or not is_utf8(value):
             raise Refused(400, f"a part of message {number} holds no text where its kind has one")
-        (texts if kind == "text" else places).append(value)
+        if kind == "text":
+            texts.append(value)
+        else:
+            places.append(Medium(value, regions))
     return "\n".join(texts), tuple(places)
 
 
