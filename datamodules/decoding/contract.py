@@ -8,6 +8,7 @@ import numpy as np
 from datamodules.decoding.limits import Limits
 
 _CHUNK = 16  # frames that `stream` and `each` keep in memory unless a decoder overrides them
+_ROUNDING = 1e-3  # seconds: mkv and lists round times to milliseconds
 
 
 class DecodeError(Exception):
@@ -16,6 +17,7 @@ class DecodeError(Exception):
     def __init__(self, name: str, reason: object) -> None:
         lines = str(reason).replace(f"[{name}]", "").strip().splitlines()
         self.name, self.reason = name, (lines[0] if lines else type(reason).__name__)[:300]
+        self.errno: int | None = getattr(reason, "errno", None)  # of an error of the system, or FFmpeg's code
         super().__init__(self.name, self.reason)  # pickling between processes rebuilds an exception from its args
 
     def __str__(self) -> str:
@@ -24,6 +26,8 @@ class DecodeError(Exception):
 
 class Video(ABC):
     """An open video: `len(video)` upright frames, the mean rate `fps`, `size` (height, width), `duration`.
+
+    Where a container stores times, those of frames are read from it and not computed from `fps`.
 
     Close it, or use it as a context manager. Pixels are those of the file, whatever sample aspect ratio it states.
     """
@@ -89,6 +93,24 @@ class Video(ABC):
     def seconds(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Presentation times relative to the first frame, float64 [T]; NaN if unknown."""
         return np.asarray(indices) / (self.fps or np.nan)
+
+    def ends(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """When frames stop being shown, float64 [T]: at the time of the next one, or at the end; NaN if unknown."""
+        after = np.asarray(indices, dtype=np.int64) + 1
+        inside = self.seconds(np.minimum(after, len(self) - 1))
+        return np.where(after < len(self), inside, max(self.duration, float(self.seconds([len(self) - 1])[0])))
+
+    def frames_at(self, seconds: Sequence[float] | np.ndarray) -> np.ndarray:
+        """The frames shown at times relative to the first frame, int64 [T]; the last one after the end.
+
+        Raises:
+            DecodeError: the video has no times.
+        """
+        times = self.seconds(np.arange(len(self)))
+        if np.isnan(times).any():
+            raise DecodeError(self.name, "it has neither times nor a frame rate, so no part of it can be found by time")
+        at = np.searchsorted(times, np.asarray(seconds, np.float64) + _ROUNDING, side="right") - 1
+        return np.maximum(at, 0)
 
     @property
     def duration(self) -> float:

@@ -58,12 +58,12 @@ def _sample_tables(file: BinaryIO, track: int, limits: Limits) -> _Tables | None
         if kind != b"moov" or size > limits.index_bytes:
             continue
         file.seek(at)
-        children = list(_children(file.read(size)[8:]))
-        if any(kind == b"mvex" for kind, _ in children):
+        header = list(children(file.read(size)[8:]))
+        if any(kind == b"mvex" for kind, _ in header):
             return None
-        for kind, body in children:
+        for kind, body in header:
             if kind == b"trak":
-                tables = dict(_descendants(body))
+                tables = dict(descendants(body))
                 head = tables.get(b"tkhd", b"")
                 where = 20 if head[:1] == b"\x01" else 12
                 if int.from_bytes(head[where : where + 4], "big") == track:
@@ -71,7 +71,8 @@ def _sample_tables(file: BinaryIO, track: int, limits: Limits) -> _Tables | None
     return None
 
 
-def _children(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+def children(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, contents) of the boxes in a box."""
     at = 0
     while at + 8 <= len(body):
         size = int.from_bytes(body[at : at + 4], "big")
@@ -81,10 +82,11 @@ def _children(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += size
 
 
-def _descendants(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    for kind, inner in _children(body):
+def descendants(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(kind, contents) of the boxes of a track that hold no others."""
+    for kind, inner in children(body):
         if kind in (b"mdia", b"minf", b"stbl"):
-            yield from _descendants(inner)
+            yield from descendants(inner)
         else:
             yield kind, inner
 

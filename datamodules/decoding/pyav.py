@@ -17,6 +17,8 @@ from datamodules.decoding.containers import DAMAGE, open_container
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.display_matrix import read_orientation
 from datamodules.decoding.limits import Limits
+from datamodules.decoding.mkv_index import read_mkv_index
+from datamodules.decoding.mp4_fragments import read_fragments
 from datamodules.decoding.mp4_index import index_entries, read_mp4_index
 from datamodules.decoding.packet_index import PacketIndex
 from datamodules.decoding.rgb import NotBefore, ToRgb
@@ -24,6 +26,7 @@ from datamodules.decoding.rgb import NotBefore, ToRgb
 # Codecs in which a frame marked as a non-reference frame never is one, so that skipping it changes no other frame.
 # (HEVC's mark holds only within a temporal layer; AV1 and VP9 hide frames inside packets.)
 _SKIPPABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
+_RATE_TOLERANCE = 0.02  # of a stated rate; times in milliseconds and what the last frame lasts change it by less
 _PACKET_BYTES = 512  # memory that a kept packet takes besides its data
 
 
@@ -41,6 +44,7 @@ class PyAVVideo(Video):
             self.fps, stored = float(self.track.average_rate or 0), (context.height, context.width)
             self.to_rgb, self.size = ToRgb(stored, orientation), orientation.size(*stored)
             self.index = self._index(keep)
+            self.fps = self._mean_rate(self.fps)
         except DAMAGE as error:
             self.close()
             raise DecodeError(name, error) from None
@@ -50,7 +54,7 @@ class PyAVVideo(Video):
         self.count = self.index.count
 
     def _index(self, keep: int) -> PacketIndex:
-        """The packets, without decoding them: by the tables of an mp4, or by reading all of them once."""
+        """The packets, without decoding them: by the container's tables, or by reading all of them once."""
         # avi stores no timestamps, and the ones FFmpeg invents are wrong if a packet holds two frames (XviD).
         trusted = self.container.format.name != "avi"
         is_mp4 = "mp4" in self.container.format.name
@@ -59,7 +63,7 @@ class PyAVVideo(Video):
             for packet in packets:
                 if packet.size == 0:  # the end of the stream, or a placeholder
                     continue
-                if is_mp4 and not stamps and (known := self._mp4_index(packet)) is not None:
+                if not stamps and (known := self._own_index(packet)) is not None:
                     return known
                 if refusal := self.limits.refusal("packets", len(stamps) + 1, "packets, at least"):
                     raise DecodeError(self.name, refusal)
@@ -76,6 +80,20 @@ class PyAVVideo(Video):
         if size > keep:
             self.packets = []
         return PacketIndex(stamps, np.array(keys, bool), np.array(hidden, bool), last[1], trusted)
+
+    def _mean_rate(self, stated: float) -> float:
+        """Frames a second: as the container states it, or by the times of the frames where it is wrong or missing."""
+        if not self.index.timestamped or self.time_base is None or self.index.span <= 0 or self.index.count < 2:
+            return stated
+        measured = self.index.count / (self.index.span * self.time_base)
+        return stated if abs(stated - measured) <= _RATE_TOLERANCE * measured else measured
+
+    def _own_index(self, first: av.Packet) -> PacketIndex | None:
+        """The packets by what the container says of them; None if it does not say enough."""
+        name = self.container.format.name
+        if "mp4" in name:
+            return self._mp4_index(first) or read_fragments(self.content, self.track, first, self.limits)
+        return read_mkv_index(self.content, first, self.limits) if "matroska" in name else None
 
     def _mp4_index(self, first: av.Packet) -> PacketIndex | None:
         entries = index_entries(self.track)

@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import PyAV
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Entry, Folder, read_manifest
@@ -57,7 +56,7 @@ class ImageToText(Captioner):
         try:
             from transformers import AutoModelForImageTextToText, AutoProcessor
         except ImportError as error:
-            raise ImportError("ImageToText needs transformers: pip install 'tubelet[hf]'") from error
+            raise ImportError("ImageToText needs transformers: pip install -e '.[hf]'") from error
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # Without the flag, transformers asks on a terminal whether to run code that comes with the model.
         self.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
@@ -147,17 +146,20 @@ def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[
                     video.close()
                 path, video = found, None
                 video = PyAV().open(found)
-            yield entry.name, video.frames(_middles(entry, len(video), video.fps, frames))
+            yield entry.name, video.frames(_middles(entry, video, frames))
         except DecodeError as error:
             yield entry.name, error.reason
     if video is not None:
         video.close()
 
 
-def _middles(entry: Entry, length: int, fps: float, frames: int) -> np.ndarray:
+def _middles(entry: Entry, video: Video, frames: int) -> np.ndarray:
     """Frame indices in the middles of `frames` equal parts of a clip."""
-    first = min(int(entry.start * fps), length - 1)
-    last = length if entry.end == math.inf else min(max(int(entry.end * fps), first + 1), length)
+    first, last = 0, len(video)
+    if entry.start > 0:
+        first = int(video.frames_at([entry.start])[0])
+    if entry.end < video.duration:
+        last = max(int(video.frames_at([entry.end])[0]), first + 1)
     return (first + (last - first) * (np.arange(frames) + 0.5) / frames).astype(np.int64)
 
 

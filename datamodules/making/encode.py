@@ -25,6 +25,7 @@ from datamodules.decoding.orientation import Orientation
 from datamodules.decoding.reader import PyAV
 from datamodules.making.deinterlace import Deinterlacer, is_hdr, is_interlaced
 from datamodules.making.encoding import Encoding
+from datamodules.making.tone_map import tone_mapped
 
 _ROUNDING = 1e-3  # tolerance in seconds: manifests and mkv round times to milliseconds
 _RATE = 25  # frames a second of a video that states no times
@@ -85,7 +86,7 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
     try:
         if cuts is not None:
             return _cut(path, encoding, cuts, size)
-        if shrink or encoding.encode or parts > 1 or (encoding.deinterlace and _marks(path)[0]):
+        if shrink or encoding.encode or parts > 1 or _mended(path, encoding):
             edges = [seconds * i / parts for i in range(parts)] + [math.inf]
             equal = [Cut(a, b) for a, b in pairwise(edges)]
             made = [p for p in _cut(path, encoding, equal, size) if isinstance(p, Piece)]
@@ -107,6 +108,12 @@ def _marks(path: str) -> tuple[bool, bool]:
     """Whether a video is interlaced, and whether it is HDR, by its first frame."""
     first = next((frame for _, frame in Frames(path) if frame is not None), None)
     return (False, False) if first is None else (is_interlaced(first), is_hdr(first))
+
+
+def _mended(path: str, encoding: Encoding) -> bool:
+    """Whether a video is of a kind that the encoding mends."""
+    mends = encoding.deinterlace, encoding.tone_map
+    return any(mends) and any(is_so and mend for is_so, mend in zip(_marks(path), mends, strict=True))
 
 
 def equal_parts(seconds: float, encoding: Encoding) -> int:
@@ -238,6 +245,7 @@ class _Encoder:
         self.start, self.size, self.frames, self.time_base = start, size, 0, frame.time_base
         self.orientation, self.interlaced, self.hdr = orientation_of(frame), is_interlaced(frame), is_hdr(frame)
         self.deinterlacer = Deinterlacer(frame) if encoding.deinterlace and self.interlaced else None
+        self.maps_tones = encoding.tone_map and self.hdr
         self.first = self.last = self.before = frame.pts
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
@@ -248,6 +256,8 @@ class _Encoder:
         self.stream, context = stream, stream.codec_context
         self.stream.height, self.stream.width, self.stream.pix_fmt = *size, "yuv420p"
         context.time_base, context.thread_count = self.time_base, 1
+        if self.maps_tones:
+            frame = tone_mapped(frame)
         if not frame.format.is_rgb:  # without these marks a decoder guesses, and colours shift
             context.colorspace, context.color_range = frame.colorspace, frame.color_range
             context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
@@ -261,6 +271,7 @@ class _Encoder:
     def _encode(self, frame: av.VideoFrame) -> None:
         assert frame.pts is not None
         stamp = frame.pts - self.first
+        frame = tone_mapped(frame) if self.maps_tones else frame
         height, width = self.orientation.size(*self.size)
         frame = frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
         frame = _upright(frame, self.orientation)
@@ -275,7 +286,7 @@ class _Encoder:
         self.container.close()
         span = 2 * self.last - self.before - self.first  # the last frame lasts as long as the one before it
         seconds = float(span * self.time_base)
-        marks = self.interlaced and self.deinterlacer is None, self.hdr
+        marks = self.interlaced and self.deinterlacer is None, self.hdr and not self.maps_tones
         return Piece(self.file.getvalue(), "mp4", self.frames, seconds, self.start, *self.size, *marks, meta)
 
 

@@ -36,6 +36,7 @@ class Encoding:
             same frames may give other bytes in another process: x264's macroblock tree reads memory that it has not
             written, and without the tree files are up to twice as large.
         deinterlace: make whole frames of interlaced videos, which are encoded again for it.
+        tone_map: map the brightness and colours of HDR videos to BT.709; they are encoded again for it.
         fast: turn off H.264 features that are slow to decode (CABAC, the loop filter, weighted prediction).
     """
 
@@ -48,6 +49,7 @@ class Encoding:
     b_frames: int = 0
     fast: bool = False
     deinterlace: bool = False
+    tone_map: bool = False
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:

@@ -5,8 +5,10 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.limits import Limits as FileLimits
@@ -19,17 +21,20 @@ LIMITS = FileLimits(frame_pixels=2**23 + 2**20, clip_bytes=2**30, frames=2**19)
 
 @dataclass(frozen=True)
 class Film:
-    """What was loaded. frames: 1 for a picture; fps: 0 if unknown; size: (height, width) in pixels."""
+    """What was loaded. frames: 1 for a picture; fps: 0 if unknown; size: (height, width) in pixels; times: when each
+    frame is shown, and the end of the last one, in seconds; None: at `fps`."""
 
     artefact: str
     name: str
     frames: int
     fps: float
     size: tuple[int, int]
+    times: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def seconds(self, frame: int) -> float:
-        """When a frame is shown, from the first one on; at 25 frames a second where the rate is unknown."""
-        return frame / (self.fps or 25.0)
+        """When a frame is shown, from the first one on; the end for the one after the last. At 25 frames a second
+        where the rate is unknown."""
+        return frame / (self.fps or 25.0) if self.times is None else float(self.times[frame])
 
 
 def allowed(path: str | Path, folders: Sequence[Path]) -> Path:
@@ -97,4 +102,6 @@ def decoded() -> Iterator[None]:
 def about_film(artefact: Artefact, video: Video) -> Film:
     """What the page shows of an open film."""
     fps = video.fps if math.isfinite(video.fps) and video.fps > 0 and len(video) > 1 else 0.0
-    return Film(artefact.id, artefact.about or artefact.path.name, len(video), fps, video.size)
+    times = np.append(video.seconds(np.arange(len(video))), video.ends([len(video) - 1]))
+    known = None if np.isnan(times).any() else times
+    return Film(artefact.id, artefact.about or artefact.path.name, len(video), fps, video.size, known)

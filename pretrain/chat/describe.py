@@ -58,14 +58,15 @@ def describe(video: Video, tools: Sequence[Tool]) -> list[Statement]:
     Raises:
         DecodeError: a frame cannot be decoded.
     """
-    length, fps = len(video), video.fps if video.fps > 0 else 1.0
-    lasts, found = length / fps, []
+    timed, found = video.duration > 0, []
+    lasts = video.duration if timed else float(len(video))  # else a frame counts as a second
     for tool in tools:
         every = lasts if tool.every is None else max(tool.every, lasts / _MOST_FRAMES)
         starts = np.arange(0, lasts, every)
         said: list[str] = []
         for first in range(0, len(starts), _BATCH):
-            clips = [video.frames(_frames(s, every, length, fps, tool)) for s in starts[first : first + _BATCH]]
+            middles = [_middles(start, every, tool) for start in starts[first : first + _BATCH]]
+            clips = [video.frames(video.frames_at(m) if timed else m.astype(np.int64)) for m in middles]
             said += tool.captioner(clips)
         own: list[Statement] = []
         for start, text in zip(starts.tolist(), said, strict=True):
@@ -78,10 +79,9 @@ def describe(video: Video, tools: Sequence[Tool]) -> list[Statement]:
     return sorted(found, key=lambda statement: (statement.start, statement.end))
 
 
-def _frames(start: float, every: float, length: int, fps: float, tool: Tool) -> np.ndarray:
-    """The middles of as many equal parts of an interval as the captioner takes frames."""
-    parts = (np.arange(tool.captioner.frames) + 0.5) / tool.captioner.frames
-    return np.clip(((start + every * parts) * fps).astype(np.int64), 0, length - 1)
+def _middles(start: float, every: float, tool: Tool) -> np.ndarray:
+    """Seconds of the middles of as many equal parts of an interval as the captioner takes frames."""
+    return start + every * (np.arange(tool.captioner.frames) + 0.5) / tool.captioner.frames
 
 
 def as_text(statements: Sequence[Statement], characters: int | None = None) -> str:

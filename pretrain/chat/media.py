@@ -61,8 +61,7 @@ def read_clip(
         DecodeError: it is neither a video nor a picture, damaged, above a limit, or too long.
     """
     with decoder.open(content, name) as video:
-        length, fps = len(video), video.fps
-        lasts = length / fps if fps > 0 else math.nan
+        length, lasts = len(video), video.duration
         if longest is not None and length > 1 and not lasts <= longest:
             known = f"it lasts {lasts:.0f} s" if lasts == lasts else "its length in seconds is unknown"
             raise DecodeError(name, f"{known}, and {longest:g} s are allowed")

@@ -20,6 +20,7 @@ from pretrain.questions.subtitles import read_spoken
 # What is changed to learn what a score needs: nothing of the video is shown; one frame, T times; all frames in a random
 # order; backwards.
 Control = Literal["none", "no_video", "one_frame", "shuffled", "reversed"]
+_DIGITS = 6  # of the number of a frame; the rest is the error of arithmetic
 CONTROLS: tuple[Control, ...] = get_args(Control)
 
 
@@ -30,15 +31,17 @@ def open_question(question: Question, decoder: Decoder) -> Video:
     return decoder.open(question.place, question.place)
 
 
-def shown_frames(question: Question, length: int, fps: float, frames: int, control: Control) -> np.ndarray:
-    """Numbers of the frames that are shown, from 0, `[frames]`.
-
-    Args:
-        length, fps: of the video.
-    """
-    bound = question.bound
+def shown_frames(question: Question, video: Video, frames: int, control: Control) -> np.ndarray:
+    """Numbers of the frames that are shown, from 0, `[frames]`."""
+    bound, fps, length = question.bound, video.fps, len(video)
     if bound is not None and math.isinf(bound[1]):
-        bound = (bound[0], max(bound[0], length / fps))
+        bound = (bound[0], max(bound[0], video.duration))
+    if bound is not None and question.fps is None:
+        # The official rule takes seconds times the frame rate for a number of a frame. The place of a time among those
+        # of the frames is the same number where the rate is constant, and right where it is not.
+        times = video.seconds(np.arange(length))
+        start, end = np.interp(bound, times, np.arange(length)).round(_DIGITS).tolist()
+        bound, fps = (start, end), 1.0
     # The names of published frames begin at 1, and the rule counts so.
     first = 1 if question.fps is not None else 0
     indices = centres(length, frames, fps, bound, first) - first
@@ -81,11 +84,11 @@ def load_clip(
     if control == "no_video" and question.subtitles is None:
         return nothing, ""
     with open_question(question, decoder) as video:
-        if (question.bound is not None or question.subtitles is not None) and not video.fps > 0:
-            raise DecodeError(question.place, "no frame rate, so its part in seconds cannot be found")
+        if (question.bound is not None or question.subtitles is not None) and not math.isfinite(video.duration):
+            raise DecodeError(question.place, "no times and no frame rate, so its part in seconds cannot be found")
         timed = "none" if control == "no_video" else control
-        indices = shown_frames(question, len(video), video.fps, frames, timed)
-        spoken = "" if question.subtitles is None else read_spoken(question.subtitles, indices / video.fps)
+        indices = shown_frames(question, video, frames, timed)
+        spoken = "" if question.subtitles is None else read_spoken(question.subtitles, video.seconds(indices))
         if control == "no_video":
             return nothing, spoken
         pixels = video.frames(indices)

@@ -20,6 +20,7 @@ from pretrain.assistant.toolbox import toolbox
 from pretrain.assistant.tools import describing, generating, reading, recognising
 from pretrain.assistant.tracker import Cancelled
 from tests.helpers.scenes import click, crossing, write_scene
+from tests.helpers.videos import number, two_rates
 
 LENGTH = 10
 
@@ -81,6 +82,16 @@ def test_a_film_is_cropped_and_shown(assistant: Assistant) -> None:
     assert film.frames == 4 and np.abs(assistant.frame(0).astype(int) - crossing(LENGTH).frames([2])[0]).mean() < 3
     assert "there is no frame: the film lasts" in assistant.ask("crop from 100 to 200 s").text
     assert assistant.artefact(made.id).parents == ("film1",)
+
+
+def test_films_of_two_rates_are_cropped_by_time(tmp_path: Path) -> None:
+    path, times = two_rates(tmp_path / "v.mkv")
+    made = open_assistant(tmp_path, Path(path))
+    assert made.film is not None and made.film.seconds(60) == pytest.approx(times[60], abs=2e-3)
+    answer = made.ask("crop from 2 to 6 s")
+    with PyAV().open(str(made.artefact(answer.calls[0].made[0]).path)) as video:
+        assert [number(frame) for frame in video.frames(range(len(video)))] == list(range(48, 60))
+    made.close()
 
 
 def test_movement_is_told_from_tracks(assistant: Assistant) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from datamodules.clips.chat_sampling import demo_centres
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import PyAV
 from datamodules.making.captions import Captioner
@@ -18,7 +19,7 @@ from pretrain.chat.media import read_clip
 from pretrain.chat.talk import Talk
 from pretrain.chat.text_model import TextModel
 from tests.helpers import chat
-from tests.helpers.videos import make, number
+from tests.helpers.videos import make, number, two_rates
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,17 @@ def test_tools_describe_a_video_in_the_order_of_time(film: str) -> None:
     assert as_text(found[:1]) == "Second 0 to 1, caption: 6"
     short = as_text(found, 120)
     assert len(short) < 180 and "descriptions are left out here" in short and short.endswith("caption: 42")
+
+
+def test_times_are_those_of_the_frames(tmp_path: Path) -> None:
+    path, times = two_rates(tmp_path / "v.mkv")
+    clip = read_clip(path, "v", PyAV(), 4, 16)
+    assert clip.seconds == pytest.approx([times[i] for i in demo_centres(78, 4)], abs=2e-3)
+    with pytest.raises(DecodeError, match="it lasts 12 s"):
+        read_clip(path, "v", PyAV(), 4, 16, longest=11)
+    with PyAV().open(path) as video:
+        found = describe(video, [Tool("caption", Numbers(), 2.0)])
+    assert [statement.text for statement in found] == [str(i) for i in (24, 51, 57, 63, 69, 75)]  # at 1, 3, ... 11 s
 
 
 def test_a_long_video_is_described_at_longer_intervals() -> None:

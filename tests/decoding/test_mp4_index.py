@@ -1,4 +1,4 @@
-"""Packets by an mp4's tables: the same as by reading it, without reading it; times come from timestamps."""
+"""Packets by a container's own tables: the same as by reading it, without reading it; times come from timestamps."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pytest
 
+from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.pyav import PyAVVideo
 from datamodules.decoding.reader import Decord, PyAV, TorchCodec
 from datamodules.making.encode import prepare_video
@@ -45,10 +46,61 @@ def test_tables_say_what_the_packets_say(tmp_path: Path, kind: str, trimmed: boo
     assert found.frame_pts.tolist() == read.frame_pts.tolist()
 
 
-def test_a_clip_reads_a_part_of_the_file(tmp_path: Path) -> None:
+FRAGMENTS = [
+    "frag_keyframe+empty_moov",
+    "frag_every_frame+empty_moov+default_base_moof",
+    "frag_keyframe+empty_moov+dash+global_sidx",
+    "frag_keyframe+empty_moov+skip_trailer",
+]
+CONTAINERS = {
+    **{kinds: ("mp4", {"options": {"movflags": kinds}}) for kinds in FRAGMENTS},
+    "variable fragments": ("mp4", {"stamps": STAMPS, "options": {"movflags": FRAGMENTS[0]}}),
+    "mkv": ("mkv", {"b_frames": 3}),
+    "short clusters": ("mkv", {"options": {"cluster_time_limit": "300"}}),
+    "live": ("mkv", {"options": {"live": "1"}}),
+    "variable mkv": ("mkv", {"stamps": STAMPS}),
+    "mpeg4": ("mkv", {"codec": "mpeg4", "b_frames": 0}),
+    "vp8": ("webm", {"codec": "libvpx", "b_frames": 0}),
+    "vp9": ("webm", {"codec": "libvpx-vp9", "b_frames": 0}),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_other_containers_say_what_their_packets_say(tmp_path: Path, kind: str, monkeypatch) -> None:
+    ending, how = CONTAINERS[kind]
+    path = videos.make(tmp_path / f"v.{ending}", frames=60, **how)
+    monkeypatch.setattr("datamodules.decoding.mkv_index.SMALL", 0)
+    with PyAV().open(path) as video:
+        assert isinstance(video, PyAVVideo) and not video.packets
+        assert [videos.number(frame) for frame in video.frames([0, 31, 59])] == [0, 31, 59]
+        found = video.index
+    monkeypatch.setattr(PyAVVideo, "_own_index", lambda *_: None)
+    with PyAV().open(path) as video:
+        assert isinstance(video, PyAVVideo) and video.packets
+        read = video.index
+    assert list(found.stamps) == list(read.stamps) and found.last == read.last
+    assert found.keys.tolist() == read.keys.tolist() and found.hidden.tolist() == read.hidden.tolist()
+
+
+@pytest.mark.parametrize("ending, flags", [("mkv", ""), ("mp4", FRAGMENTS[0])])
+def test_a_file_that_is_cut_off_is_read(tmp_path: Path, ending: str, flags: str, monkeypatch) -> None:
+    """What is there of an mkv; an mp4 is refused."""
+    monkeypatch.setattr("datamodules.decoding.mkv_index.SMALL", 0)
+    path = Path(videos.make(tmp_path / f"v.{ending}", frames=60, options={"movflags": flags} if flags else {}))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    if flags:
+        with pytest.raises(DecodeError, match="cut off"):
+            PyAV().open(str(path))
+        return
+    with PyAV().open(str(path)) as video:
+        assert isinstance(video, PyAVVideo) and video.packets and 20 < len(video) < 60
+
+
+@pytest.mark.parametrize("ending, flags", [("mp4", ""), ("mp4", FRAGMENTS[0]), ("mkv", "")])
+def test_a_clip_reads_a_part_of_the_file(tmp_path: Path, ending: str, flags: str) -> None:
     """Of a large file only the header and what the clip needs: counted in bytes that this process reads."""
-    path, noise = str(tmp_path / "v.mp4"), np.random.RandomState(0)
-    with av.open(path, "w") as container:
+    path, noise = str(tmp_path / f"v.{ending}"), np.random.RandomState(0)
+    with av.open(path, "w", options={"movflags": flags} if flags else {}) as container:
         stream = container.add_stream("libx264", rate=24, options={"crf": "4", "g": "10", "preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = 128, 128, "yuv420p"
         for _ in range(240):
@@ -64,12 +116,6 @@ def test_a_clip_reads_a_part_of_the_file(tmp_path: Path) -> None:
     with PyAV().open(path) as video:
         video.frames([121, 125])
     assert size > 4e6 and bytes_read() - before < size / 3
-
-
-def test_a_file_in_fragments_is_read(tmp_path: Path) -> None:
-    path = videos.make(tmp_path / "v.mp4", frames=60, options={"movflags": "frag_keyframe+empty_moov"})
-    with PyAV().open(path) as video:
-        assert len(video) == 60 and [videos.number(f) for f in video.frames([0, 31, 59])] == [0, 31, 59]
 
 
 @pytest.mark.parametrize("decoder", [PyAV(), Decord(), pytest.param(TorchCodec(), marks=with_ffmpeg)])

@@ -68,6 +68,12 @@ def make(
     return str(path)
 
 
+def two_rates(path: Path | str) -> tuple[str, np.ndarray]:
+    """Write a video of two seconds at 24 frames a second and ten at 3; returns its path, and when each frame is shown."""
+    stamps = [*range(48), *range(48, 288, 8)]
+    return make(path, frames=len(stamps), stamps=stamps, b_frames=0), np.array(stamps) / 24
+
+
 def hide_first(path: str, out: Path, hidden: int) -> str:
     """Copy a video with an edit list that hides its first frames, as cutting without re-encoding does."""
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}

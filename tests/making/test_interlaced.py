@@ -1,5 +1,6 @@
-"""Interlaced and HDR videos are counted in the report; deinterlacing makes whole frames of the interlaced ones only."""
+"""Interlaced and HDR videos are counted in the report; each kind, and no other, is mended by a choice of its own."""
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from datamodules.decoding.reader import PyAV
 from datamodules.making.encoding import Encoding
 from datamodules.making.prepare import prepare
+from datamodules.making.tone_map import tone_mapped
 from datamodules.sources.shards import Shards
 from tests.helpers import videos
 
@@ -62,6 +64,39 @@ def test_they_are_counted(folder: Path, tmp_path: Path) -> None:
         report = prepare(str(folder), str(out), encoding, workers=1, progress=False)
         assert report["kept"] == 3 and report["marks"] == {"interlaced": 1, "hdr": 1}
         assert "interlaced clips</th><td>1" in (out / "report.html").read_text()
+
+
+def test_tones_are_mapped(folder: Path, tmp_path: Path) -> None:
+    report = prepare(str(folder), str(tmp_path / "out"), Encoding(tone_map=True, crf=8), workers=1, progress=False)
+    assert report["marks"] == {"interlaced": 1, "hdr": 0} and report["frames"] == 12 + 4 + 8
+    samples = list(Shards(str(tmp_path / "out")))
+    assert samples[2].content == (folder / "c.mp4").read_bytes()
+    for content, primaries in ((str(folder / "b.mp4"), 9), (io.BytesIO(samples[1].content), 1)):
+        with av.open(content) as container:
+            frame = next(container.decode(video=0))
+            assert int(frame.color_primaries) == int(frame.colorspace) == primaries
+    with PyAV().open(str(folder / "b.mp4")) as before, samples[1].open(PyAV()) as after:
+        assert after.seconds(range(4)).tolist() == pytest.approx(before.seconds(range(4)).tolist(), abs=1e-3)
+
+
+def test_the_mapping_of_tones() -> None:
+    """Of greys of 0 to 10,000 cd/m2 in PQ, with white at 203 (ITU-R BT.2408): dark ones stay, bright ones are pressed
+    together, and none is lost."""
+    light = np.array([0, 1, 10, 50, 100, 203, 400, 1000, 4000, 10000]) / 10000
+    power = light ** (2610 / 16384)
+    code = ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+    frame = av.VideoFrame(16 * len(code), 16, "yuv420p10le")
+    luma = np.repeat(np.round(64 + 876 * code), 16)
+    for plane, values in zip(frame.planes, (luma, np.full(80, 512.0), np.full(80, 512.0)), strict=True):
+        rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
+        rows[:, : len(values)] = values
+        plane.update(rows.tobytes())
+    frame.color_trc, frame.color_primaries, frame.colorspace, frame.color_range = 16, 9, 9, 1
+    frame.pts, frame.time_base = 7, Fraction(1, 25)
+    made = tone_mapped(frame)
+    grey = made.to_ndarray(format="gray")[8, 8::16].astype(int)
+    assert made.pts == 7 and int(made.color_trc) == 1
+    assert grey[0] == 0 and (np.diff(grey) > 10).all() and grey[-1] == 255 and 140 < grey[5] < 190
 
 
 def test_deinterlacing(folder: Path, tmp_path: Path) -> None:

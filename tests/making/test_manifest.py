@@ -53,6 +53,20 @@ def numbers(source: Shards) -> list[list[int]]:
     return found
 
 
+def test_captions_are_of_the_frames_between_the_times(tmp_path: Path) -> None:
+    class Numbers(Captioner):
+        frames = 2
+
+        def __call__(self, clips: list[np.ndarray]) -> list[str]:
+            return [" ".join(str(videos.number(frame)) for frame in clip) for clip in clips]
+
+    videos.two_rates(tmp_path / "v.mkv")
+    manifest = write(tmp_path / "m.jsonl", [{"path": "v.mkv", "start": a, "end": b} for a, b in ((0, 1), (4, 8))])
+    write_captions(manifest, str(tmp_path), str(tmp_path / "out.jsonl"), Numbers(), progress=False)
+    rows = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["Caption"] for row in rows] == ["6 18", "57 63"]
+
+
 def test_diversity_draws_as_the_official_script() -> None:
     case = json.loads(REFERENCE.read_text())
     sources = [source_of(video) for video in case["videos"]]

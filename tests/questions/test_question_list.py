@@ -17,11 +17,13 @@ from pretrain.chat.answerer import Request, Writing
 from pretrain.cli import main
 from pretrain.metrics import mvbench_rules as rules
 from pretrain.questions.ask import AnswerQuestions
+from pretrain.questions.clips import shown_frames
 from pretrain.questions.data import ClipBatches, Questions
+from pretrain.questions.question import Question
 from pretrain.questions.sets import QuestionList
 from tests.helpers.chat import Known
 from tests.helpers.paths import ROOT
-from tests.helpers.videos import make
+from tests.helpers.videos import make, two_rates
 
 RECIPES = ("mvbench", "egoschema", "nextqa", "videomme", "activitynet_qa_open")
 
@@ -118,6 +120,15 @@ def test_videomme_is_parquet_and_has_options_with_letters(tmp_path: Path) -> Non
     (tmp_path / "videomme/test-00000-of-00001.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="damaged or no parquet"):
         of_recipe("videomme", tmp_path).read()
+
+
+def test_a_part_lies_where_its_times_are(tmp_path: Path) -> None:
+    path, _ = two_rates(tmp_path / "v.mkv")
+    question = Question("t", 0, "v", path, "What?", ("a", "b"), "a", start=4.0, end=12.0)
+    with PyAV().open(path) as video:
+        shown = shown_frames(question, video, 4, "none")
+        assert ((shown >= 54) & (shown <= 77)).all()  # frames 54 to 77 are shown from 4 to 12 s
+        assert video.seconds(shown).min() < 6 and video.seconds(shown).max() > 10
 
 
 def test_subtitles_at_the_shown_frames_stand_before_the_question(tmp_path: Path) -> None:

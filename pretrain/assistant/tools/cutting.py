@@ -133,11 +133,12 @@ def crop_film(context: Context, a: CropArguments) -> Made:
     source = a.film or film_of(context).artefact
     with context.open(source) as video:
         fps = video.fps or 25.0
-        first, stop = round(a.start * fps), min(round(a.end * fps), len(video))
-        if stop <= first:
-            raise CannotDo(
-                f"From {a.start:g} s to {a.end:g} s there is no frame: the film lasts {len(video) / fps:.1f} s."
-            )
+        lasts = video.duration if video.duration > 0 else len(video) / fps
+        if a.start >= lasts or a.end <= a.start:
+            raise CannotDo(f"From {a.start:g} s to {a.end:g} s there is no frame: the film lasts {lasts:.1f} s.")
+        times = np.append(video.seconds(np.arange(len(video))), lasts) if video.fps else np.arange(len(video) + 1) / fps
+        first, stop = (int(np.abs(times - second).argmin()) for second in (a.start, a.end))  # the nearest ones
+        first, stop = min(first, len(video) - 1), max(stop, first + 1)
 
         def part() -> Iterator[np.ndarray]:
             stream = video.stream(first)
@@ -145,7 +146,7 @@ def crop_film(context: Context, a: CropArguments) -> Made:
                 step(context, index - first, stop - first)
                 yield next(stream)()
 
-        text = f"{a.start:g} s to {stop / fps:g} s"
+        text = f"{a.start:g} s to {times[stop]:g} s"
         made = context.session.add(
             "film",
             ".mp4",
