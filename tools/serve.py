@@ -20,7 +20,9 @@ from pretrain.errors import reports_errors
 def main(arguments: list[str]) -> int:
     """Serves until it is interrupted."""
     parser = argparse.ArgumentParser(prog="serve.py", description=__doc__)
-    parser.add_argument("--model", required=True, help="run, checkpoint or export of VideoChat")
+    parser.add_argument(
+        "--model", required=True, help="run, checkpoint or export of VideoChat, or the folder of a language model alone"
+    )
     parser.add_argument("--name", default="videochat", help="that clients see (default %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="(default %(default)s); 0: any free one")
@@ -41,10 +43,12 @@ def main(arguments: list[str]) -> int:
     a = parser.parse_args(arguments)
     import torch
 
+    from pretrain.chat.answerer import Answerer
     from pretrain.chat.load import load_assistant
     from pretrain.chat.server.addresses import allow
     from pretrain.chat.server.app import LOOPBACK, ChatServer, serve
     from pretrain.chat.server.limits import ServerLimits
+    from pretrain.chat.text_model import is_text_model, load_text_model
 
     key = a.api_key_file.read_text().strip() if a.api_key_file else os.environ.get("TUBELET_API_KEY")
     if key == "":
@@ -58,7 +62,13 @@ def main(arguments: list[str]) -> int:
         waiting=a.waiting,
     )
     allowed = allow(a.files, a.allow_host)
-    assistant = load_assistant(a.model, a.device, getattr(torch, a.dtype), a.frames, a.tiles)
+    dtype = getattr(torch, a.dtype)
+    if is_text_model(a.model):
+        if (a.frames, a.tiles) != (None, None):
+            parser.error("--frames and --tiles are of a model that sees, and this folder holds a language model alone")
+        assistant: Answerer = load_text_model(a.model, a.device, dtype)
+    else:
+        assistant = load_assistant(a.model, a.device, dtype, a.frames, a.tiles)
     own_hosts = LOOPBACK if a.host in LOOPBACK else None
 
     async def run() -> None:

@@ -1,6 +1,8 @@
 """A language model without eyes as an answerer: it reads what tools say about a video (VideoChat-Text)."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,6 +95,16 @@ class _AfterPrompt:
     def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
         new = ids[:, self.prompt :]
         return self.stops(new, scores) | self.pieces.stopped(new, scores)
+
+
+def is_text_model(path: str) -> bool:
+    """Whether a folder holds a causal language model of transformers, which takes no media."""
+    try:
+        config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return isinstance(names, list) and any(str(name).endswith("ForCausalLM") for name in names)
 
 
 def load_text_model(folder: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextModel:
