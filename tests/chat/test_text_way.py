@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from models.chat.templates import Conversation, Turn
 from pretrain.chat.answerer import Request, Writing
 from pretrain.chat.describe import INSTRUCTION, load_tool
-from pretrain.chat.text_model import load_text_model
+from pretrain.chat.text_model import is_text_model, load_text_model
 from tests.helpers import chat
 from tests.helpers.captioner import WORDS, save_blip
 from tests.helpers.paths import ROOT
@@ -85,3 +85,8 @@ def test_a_trained_classifier_names_the_actions(tmp_path: Path) -> None:
         (found,) = describe(video, [load_tool(f"action={run}")])
     assert (found.start, found.end, found.tool) == (0.0, 4.0, "action")
     assert found.text in ("left", "right", "up", "down")
+
+
+def test_a_folder_of_a_language_model_alone_is_told_from_others(folder: Path) -> None:
+    assert is_text_model(str(folder / "llm"))
+    assert not is_text_model(str(folder / "blip")) and not is_text_model(str(folder / "nothing"))
