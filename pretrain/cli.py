@@ -18,8 +18,8 @@ from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipe
 from models.convert.sharded import is_sharded, require_safe
 from pretrain import objectives
 from pretrain.engine.arguments import with_nulls, with_recipes
-from pretrain.engine.background_checkpoint import checkpoint_io
 from pretrain.engine.checkpoint import FinalCheckpoint, KeepRecipe
+from pretrain.engine.checkpoint_writer import checkpoint_io
 from pretrain.engine.ema import EMA
 from pretrain.engine.library_messages import without_known_messages
 from pretrain.engine.logger_versions import (
@@ -126,7 +126,7 @@ class CLI(LightningCLI):
             "--background_checkpoints",
             type=bool | None,
             default=None,
-            help="write checkpoints while training goes on, if the strategy writes one file; null: on GPUs",
+            help="write checkpoints while training goes on (not with DeepSpeed); null: on GPUs",
         )
         parser.add_argument(
             "--allow_untrained", type=bool, default=False, help="evaluate random weights, without a checkpoint"

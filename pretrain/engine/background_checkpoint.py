@@ -1,14 +1,12 @@
 """Checkpoints written in the background: a step waits for the copy to the host's memory, and not for the disk."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.engine.checkpoint import AtomicCheckpointIO
 
@@ -18,6 +16,8 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
     A checkpoint is removed only after those saved before are on the disk: a kill at any time leaves as many as without
     the thread. A failed write is raised at the next save, or at the end of the run, and nothing is removed after it.
+
+    A strategy whose processes write a folder together gives the thread its own work, by `wait` and `submit`.
 
     Lightning's own `AsyncCheckpointIO` removes the previous checkpoint while the next one is being written, and copies
     tensors within the device's memory.
@@ -29,21 +29,22 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         self._pending: list[Future] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        self._wait()  # no more than one copy is held
+        self.wait()  # no more than one copy is held
         held = apply_to_collection(checkpoint, torch.Tensor, _host_copy)
-        self._submit(super().save_checkpoint, held, path, storage_options)
+        self.submit(super().save_checkpoint, held, path, storage_options)
 
     def remove_checkpoint(self, path: _PATH) -> None:
-        self._submit(super().remove_checkpoint, path)
+        self.submit(super().remove_checkpoint, path)
 
     def teardown(self) -> None:
-        """Waits for all that is pending; raises the first failure."""
+        """Waits for all that was submitted; raises the first failure."""
         if self._thread is not None:
             self._thread.shutdown(wait=True)
             self._thread = None
-        self._wait()
+        self.wait()
 
-    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
+    def submit(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do `work` in the thread after what it was given before, unless a part of that has failed."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         before = list(self._pending)
@@ -54,7 +55,8 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
         self._pending.append(self._thread.submit(run))
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Waits for all that was submitted; raises the first failure."""
         pending, self._pending = self._pending, []
         for future in pending:
             future.result()
@@ -63,25 +65,3 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 def _host_copy(x: torch.Tensor) -> torch.Tensor:
     """A copy in the host's memory, which later steps do not change."""
     return x.detach().to("cpu", copy=True)
-
-
-def checkpoint_io(wanted: bool | None, trainer: Mapping[str, Any]) -> AtomicCheckpointIO:
-    """How a run writes its checkpoints; sharded ones are not written in the background, since all ranks write them.
-
-    Args:
-        wanted: in the background; None: on GPUs.
-        trainer: the trainer's settings.
-
-    Raises:
-        MisconfigurationException: wanted for a sharding strategy.
-    """
-    strategy = trainer.get("strategy") or "auto"
-    named = any(word in str(strategy) for word in ("fsdp", "deepspeed"))
-    sharded = named or isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy | FSDPStrategy)
-    if sharded and wanted:
-        raise MisconfigurationException(
-            "background_checkpoints: sharded checkpoints are written by all processes together: leave it out"
-        )
-    if wanted is None:
-        wanted = not sharded and torch.cuda.is_available() and trainer.get("accelerator") != "cpu"
-    return BackgroundCheckpointIO() if wanted else AtomicCheckpointIO()

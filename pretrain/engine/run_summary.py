@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from pretrain.engine.background_checkpoint import BackgroundCheckpointIO
 from pretrain.engine.checkpoint import checkpoint_folder, regular_checkpoint, step_path
 from pretrain.engine.short_options import recipes_folder
 
@@ -23,7 +24,9 @@ class RunSummary(pl.Callback):
         self.words = words
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        regular = regular_checkpoint(trainer)
+        regular, writer = regular_checkpoint(trainer), trainer.strategy.checkpoint_io
+        if isinstance(writer, BackgroundCheckpointIO):
+            writer.wait()
         recipe = Path(os.path.relpath(trainer.log_dir or "."), "config.yaml")  # a collective call
         debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
         if trainer.is_global_zero and regular is not None and not debugging:

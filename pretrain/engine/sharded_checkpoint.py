@@ -22,12 +22,35 @@ def save_sharded(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         OSError: on all ranks, if one of them could not write; earlier checkpoints are unchanged.
     """
-    draft = path.with_name(f".{path.name}.draft")
-    _run(path, draft, lambda: _create_draft(draft))
-    _run(path, draft, lambda: write(draft), all_ranks=True)
-    entries = _run(path, draft, lambda: _manifest_entries(draft), all_ranks=True)
+    draft = create_draft(path)
+    complete_draft(path, lambda: write(draft))
+
+
+def create_draft(path: Path, group: dist.ProcessGroup | None = None) -> Path:
+    """An empty draft folder of the checkpoint `path`, for the files of all ranks.
+
+    Args:
+        group: of all ranks, by which they agree; None: the default one.
+
+    Raises:
+        OSError: on all ranks, if rank 0 could not create it.
+    """
+    draft = _draft(path)
+    _run(path, lambda: _create_empty(draft), group)
+    return draft
+
+
+def complete_draft(path: Path, write: Callable[[], None], group: dist.ProcessGroup | None = None) -> None:
+    """Let every rank `write` its part into the draft of `path`, then rename it: the second half of `save_sharded`.
+
+    Args:
+        group: as of `create_draft`. A thread needs a group of its own: the messages of two threads would mix.
+    """
+    draft = _draft(path)
+    _run(path, write, group, all_ranks=True)
+    entries = _run(path, lambda: _manifest_entries(draft), group, all_ranks=True)
     manifest = {name: entry for part in entries for name, entry in part.items()}
-    _run(path, draft, lambda: _publish(draft, path, manifest))
+    _run(path, lambda: _publish(draft, path, manifest), group)
 
 
 def write_error(path: Path, reason: object) -> OSError:
@@ -40,17 +63,21 @@ def write_error(path: Path, reason: object) -> OSError:
 
 def remove_folder(path: Path) -> None:
     """Delete a checkpoint folder; it is renamed first, since a kill could leave a part of it under its name."""
-    trash = path.with_name(f".{path.name}.draft")
+    trash = _draft(path)
     shutil.rmtree(trash, ignore_errors=True)
     path.rename(trash)
     shutil.rmtree(trash)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{path.name}.draft")
 
 
 def _rank_and_world_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
 
-def _run(path: Path, draft: Path, work: Callable[[], T], all_ranks: bool = False) -> list[T]:
+def _run(path: Path, work: Callable[[], T], group: dist.ProcessGroup | None, all_ranks: bool = False) -> list[T]:
     """Run `work` on rank 0 or on all ranks; returns what it returned on those, or raises an OSError on all ranks."""
     rank, world_size = _rank_and_world_size()
     done: list[T] = []
@@ -68,16 +95,16 @@ def _run(path: Path, draft: Path, work: Callable[[], T], all_ranks: bool = False
     if world_size > 1:
         results *= world_size
         # pyrefly: ignore[bad-argument-type] torch declares the second parameter as None
-        dist.all_gather_object(results, (done, failure))
+        dist.all_gather_object(results, (done, failure), group)
     first_failure = next((failure for _, failure in results if failure is not None), None)
     if first_failure is None:
         return [value for done, _ in results for value in done]
     if rank == 0:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(_draft(path), ignore_errors=True)
     raise write_error(path, first_failure)
 
 
-def _create_draft(draft: Path) -> None:
+def _create_empty(draft: Path) -> None:
     """Make an empty draft, and remove those that killed writers left behind."""
     for abandoned in draft.parent.glob(".*.draft"):
         if abandoned.is_dir():

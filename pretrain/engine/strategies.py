@@ -1,14 +1,17 @@
 """Sharding strategies for recipes: FSDP2 and DeepSpeed's ZeRO, on GPUs and, for tests, on CPUs."""
 
 import argparse
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
@@ -19,7 +22,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from models.convert.sharded import read_sharded
 from models.convert.zero import is_zero
-from pretrain.engine.sharded_checkpoint import save_sharded
+from pretrain.engine.background_checkpoint import BackgroundCheckpointIO
+from pretrain.engine.sharded_checkpoint import complete_draft, create_draft, save_sharded
 from pretrain.learning import parallel
 
 
@@ -54,6 +58,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     ) -> None:
         super().__init__(timeout=timedelta(seconds=timeout_s))
         self.group, self.param_dtype, self.reshard = group, param_dtype, reshard
+        self._writers: dist.ProcessGroup | None = None  # all processes, for messages of the background writers
 
     def setup_environment(self) -> None:
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
@@ -70,20 +75,51 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup(trainer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
-        """Each process writes its shards into one folder, which is complete or absent."""
+        """Each process writes its shards into one folder, which is complete or absent; in the background, where the
+        run's writer does."""
         import torch.distributed.checkpoint as dcp  # takes a third of a second, which other commands save
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
         state = {"state_dict": checkpoint.pop("state_dict")}
         state |= {f"optimizer_{i}": part for i, part in enumerate(checkpoint.pop("optimizer_states", []))}
         if "ema" in checkpoint:
             state["ema"] = checkpoint.pop("ema")
+        rest = io.BytesIO()  # now: later steps change it
+        torch.save(checkpoint, rest)
+        path, writer = Path(self.broadcast(filepath)), self.checkpoint_io
 
-        def write(draft: Path) -> None:
-            dcp.save(state, storage_writer=dcp.FileSystemWriter(draft, single_file_per_rank=True))
+        def write_rest(draft: Path) -> None:
             if self.is_global_zero:
-                torch.save(checkpoint, draft / "meta.pt")
+                (draft / "meta.pt").write_bytes(rest.getbuffer())
 
-        save_sharded(Path(self.broadcast(filepath)), write)
+        if not isinstance(writer, BackgroundCheckpointIO):
+
+            def write(draft: Path) -> None:
+                dcp.save(state, storage_writer=dcp.FileSystemWriter(draft))
+                write_rest(draft)
+
+            return save_sharded(path, write)
+        writer.wait()  # no more than one copy is held
+        if self._writers is None:
+            self._writers = dist.new_group(backend="gloo", timeout=self._timeout)
+        group = self._writers
+        draft = create_draft(path, group)
+        files = dcp.FileSystemWriter(draft, per_thread_copy_ahead=0)  # all tensors will be on the host
+        # Copies before it returns. The copy that torch's writer makes by default leaves out DTensors that are scalars.
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        written = dcp.async_save(state, storage_writer=files, process_group=group, async_stager=stager)
+        assert isinstance(written, Future)  # staging is over
+
+        def finish() -> None:
+            written.result()
+            write_rest(draft)
+
+        writer.submit(complete_draft, path, finish, group)
+
+    def teardown(self) -> None:
+        """Lightning's does not wait for checkpoints in the background; the first failed one is raised."""
+        super().teardown()
+        self.checkpoint_io.teardown()
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Loads a folder written by any number of processes, or a file of another strategy."""
@@ -93,7 +129,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         if path.is_dir() and is_zero(path):
             raise MisconfigurationException(
                 f"{path} was written by DeepSpeed: go on with the same trainer/deepspeed_zero*.yaml, or start a new "
-                "run from its weights by --model.init_args.weights"
+                "run from its weights by --model.weights"
             )
         assert self.model is not None
         parallel.reshard(self.model)
@@ -241,7 +277,7 @@ class ZeROStrategy(DeepSpeedStrategy):
         if not path.is_dir() or not is_zero(path):
             raise MisconfigurationException(
                 f"{path} was not written by DeepSpeed: go on with it by trainer/ddp.yaml or trainer/fsdp.yaml, or "
-                "start a new run from its weights by --model.init_args.weights"
+                "start a new run from its weights by --model.weights"
             )
         if not self._fitting:
             return read_sharded(path)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.engine.background_checkpoint import BackgroundCheckpointIO
 from pretrain.engine.checkpoint import AtomicCheckpointIO, is_complete
+from pretrain.engine.checkpoint_writer import checkpoint_io
+from pretrain.engine.strategies import FSDP2Strategy
 from tests.helpers.runs import fit
 
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
@@ -75,6 +78,13 @@ def test_a_run_leaves_whole_checkpoints(tmp_path: Path) -> None:
     assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
 
 
-def test_sharded_runs_refuse_it(tmp_path: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="sharded checkpoints are written by all"):
-        fit(tmp_path, [*RECIPE, "-c", "recipes/trainer/fsdp.yaml"], "--background_checkpoints=true")
+def test_only_strategies_that_can_write_in_the_background() -> None:
+    for strategy in ("deepspeed", "fsdp", ModelParallelStrategy()):
+        assert not isinstance(checkpoint_io(None, {"strategy": strategy}), BackgroundCheckpointIO)
+        with pytest.raises(
+            MisconfigurationException, match="the folders of FSDP2Strategy are written in the background"
+        ):
+            checkpoint_io(True, {"strategy": strategy})
+    for strategy in ("ddp", FSDP2Strategy()):
+        assert isinstance(checkpoint_io(True, {"strategy": strategy}), BackgroundCheckpointIO)
+        assert not isinstance(checkpoint_io(False, {"strategy": strategy}), BackgroundCheckpointIO)

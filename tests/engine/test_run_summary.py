@@ -12,13 +12,15 @@ from pretrain.engine.run_summary import RunSummary
 from pretrain.engine.short_options import recipe_path
 from tests.helpers.runs import arguments, fit
 
+BACKGROUND = "--background_checkpoints=true"  # the summary waits for the last
+
 
 def test_the_summary_of_a_run_and_its_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO)
-    fit(Path(), ["-c", "videomae_tiny"], "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    fit(Path(), ["-c", "videomae_tiny"], "--trainer.max_steps=2", "--trainer.val_check_interval=2", BACKGROUND)
     said = next(r.message for r in caplog.records if r.message.startswith("the run has ended at step 2"))
     assert re.search(r"validation +val/loss \d", said) and re.search(r"folder +run$", said, re.MULTILINE)
     assert re.search(r"checkpoint +run/checkpoints/step=0000002.ckpt", said)

@@ -26,7 +26,7 @@ from tests.helpers.runs import run as run_as_own
 
 TRAINER = ROOT / "recipes/trainer"
 ZERO = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install 'tubelet[deepspeed]'"
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install -e '.[deepspeed]'"
 )
 AVERAGED = ["--trainer.callbacks+=EMA", "--trainer.callbacks.decay=0.5", "--trainer.callbacks.start_step=1"]
 AVERAGED += ["--trainer.callbacks.every_n_steps=2"]
@@ -71,9 +71,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     at = tmp_path_factory.mktemp("sharded")
     for method in ("videomae", "viclip"):
         alone(at / "one" / method, method, "cpu", 1, *AVERAGED)
+    two = command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *MICRO_BATCHES, "--background_checkpoints=true")
     runs = [
-        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *MICRO_BATCHES, *STOP),
-        command(at / "two", "videomae", "fsdp", 2, *AVERAGED, *MICRO_BATCHES, "--ckpt_path=last"),
+        [*two, *STOP],
+        [*two, "--ckpt_path=last"],
         command(at / "viclip", "viclip", "fsdp", 2, *AVERAGED, "--model.init_args.recompute=true"),
         command(at / "poisoned", "videomae", "fsdp", 2, *POISON),
     ]
