@@ -12,6 +12,8 @@ from tests.helpers.paths import ROOT
 # One table: each room and the rooms or files that it may import. CONTRIBUTING.md prints it. A room may import itself;
 # a file lies in the room of the longest name that its path begins with.
 STORAGE = "datamodules/storage"
+LETTERING = "datamodules/lettering.py"
+CORES = "datamodules/cores.py"
 ALL_DATA = (
     STORAGE,
     "datamodules/decoding",
@@ -26,16 +28,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "models/chat": ("models",),
     "models/convert": ("models", "models/diffusion", "models/chat"),
     STORAGE: (),
+    LETTERING: (),
+    CORES: (),
     "datamodules/decoding": (),
     "datamodules/sources": (STORAGE, "datamodules/decoding"),
     "datamodules/sources/annotated": (STORAGE, "datamodules/decoding", "datamodules/sources"),
     "datamodules/clips": ("datamodules/decoding", "datamodules/sources/order.py"),
-    "datamodules/loading": ALL_DATA,
-    "datamodules/making": (STORAGE, "datamodules/decoding", "datamodules/sources"),
-    "datamodules/timing": (*ALL_DATA, "datamodules/loading", "datamodules/making"),
+    "datamodules/loading": (*ALL_DATA, CORES),
+    "datamodules/making": (STORAGE, LETTERING, CORES, "datamodules/decoding", "datamodules/sources"),
+    "datamodules/timing": (*ALL_DATA, CORES, "datamodules/loading", "datamodules/making"),
     "datamodules/video.py": (*ALL_DATA, "datamodules/loading"),
     "pretrain/errors.py": (),
-    "pretrain/plots": (STORAGE,),
+    "pretrain/plots": (STORAGE, LETTERING),
     "pretrain/learning": MODELS,
     "pretrain/objectives": (*MODELS, "pretrain/learning", "datamodules/sources/annotated/classes.py"),
     "pretrain/metrics": (
@@ -85,11 +89,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/engine", "pretrain/export"),
     ),
     "pretrain/studies": ("models", "datamodules", "pretrain"),
+    "pretrain/short_names.py": (
+        *("datamodules", "pretrain/objectives", "pretrain/metrics", "pretrain/engine", "pretrain/export"),
+        *("pretrain/features", "pretrain/generation", "pretrain/questions"),
+    ),
     "pretrain/cli.py": (
         *("models", "datamodules"),
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/engine"),
         *("pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/chat", "pretrain/questions"),
-        "pretrain/plan",
+        *("pretrain/plan", "pretrain/short_names.py"),
     ),
     "pretrain/help.py": ("pretrain/errors.py", "pretrain/cli.py"),
 }
@@ -117,11 +125,14 @@ HEAVY = (
 LAZY = {
     "datamodules/decoding/containers.py",
     "datamodules/decoding/display_matrix.py",
+    "datamodules/decoding/mkv_index.py",
+    "datamodules/decoding/mp4_fragments.py",
     "datamodules/decoding/mp4_index.py",
     "datamodules/decoding/pyav.py",
     "datamodules/decoding/rgb.py",
     "datamodules/making/deinterlace.py",
     "datamodules/making/encode.py",
+    "datamodules/making/tone_map.py",
     "models/convert/modeling_video.py",
     "models/convert/modeling_videochat.py",
     "models/convert/processing_videochat.py",

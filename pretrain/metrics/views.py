@@ -13,15 +13,19 @@ from torch import Tensor, nn
 from torchmetrics.utilities import dim_zero_cat
 
 from datamodules.sources.annotated.classes import read_classes
+from datamodules.storage.counted import counted
 from pretrain.learning.batch import Batch
 from pretrain.metrics.ranking import ranks, within
 from pretrain.metrics.text_metric import TextMetric, evaluated_source, mean_by_name, require_nonempty
-from pretrain.plots.contact_sheet import draw_confusion
+from pretrain.plots.confusion import draw_confusion
+
+_TOP = 5  # of so many classes, the right one is always among the first five
 
 
 class MultiView(TextMetric):
-    """Percentages of videos whose class has the highest score (`top1`) or one of the five highest (`top5`), and the
-    mean over classes of their top-1 (`mean_class`); with several labels a video, mean average precision (`mAP`).
+    """Percentages of videos whose class has the highest score (`top1`) or, of more than five classes, one of the five
+    highest (`top5`), and the mean over classes of their top-1 (`mean_class`); with several labels a video, mean average
+    precision (`mAP`).
 
     A video's score is the mean over its views of the softmax (sigmoid if `multi_label`). Views are grouped by the
     video's full name, since files in different folders may share a file name. Ties count against the model, as does the
@@ -104,7 +108,8 @@ class MultiView(TextMetric):
         self._ranks[listed] = ranks(self._means[listed], own[listed, None] == torch.arange(classes))
         each = torch.stack([within(self._ranks[own == k], 1) for k in own[listed].unique()])
         self.facts["classes with a video"] = len(each)
-        return {"top1": within(self._ranks, 1), "top5": within(self._ranks, 5), "mean_class": each.mean()}
+        top5 = {"top5": within(self._ranks, 5)} if classes > _TOP else {}
+        return {"top1": within(self._ranks, 1), **top5, "mean_class": each.mean()}
 
     def _average_precision(self, labels: list[list[int]]) -> dict[str, Tensor]:
         right = torch.zeros(self._means.shape, dtype=torch.bool)
@@ -135,7 +140,7 @@ class MultiView(TextMetric):
                     "name": names[k],
                     "videos": len(mine),
                     "top1": round(float(within(mine, 1)), 2),
-                    "top5": round(float(within(mine, 5)), 2),
+                    **({"top5": round(float(within(mine, 5)), 2)} if self._means.shape[1] > _TOP else {}),
                     "most often taken for": "" if mistake is None else names[mistake],
                 }
             )
@@ -146,7 +151,9 @@ class MultiView(TextMetric):
         if self.multi_label:
             return None
         predicted, classes = self._means.argmax(dim=1), self._means.shape[1]
-        return draw_confusion(confusion_matrix(self._labels, predicted, classes), self._names())
+        videos = f"{counted(len(self._labels), 'video')} of {counted(classes, 'class', 'classes')}"
+        title = f"{videos}, percent of each true class"
+        return draw_confusion(confusion_matrix(self._labels, predicted, classes), self._names(), title)
 
     def _names(self) -> Sequence[str]:
         given, count = self.classes or [], self._means.shape[1]

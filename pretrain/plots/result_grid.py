@@ -1,12 +1,12 @@
 """Search results as a picture: a block for each query, a tile for each video with its frames, rank and score."""
 
-import contextlib
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from datamodules.lettering import draw_text, in_one_line, shortened, text_length
 
 _MARGIN, _FRAME, _LINE, _COLUMNS = 10, 3, 15, 6
 _INK, _PALE, _GREEN, _GROUND = (20, 20, 20), (120, 120, 120), (20, 150, 70), (232, 232, 232)
@@ -86,44 +86,26 @@ def _tile(
         canvas.paste(picture, (at, y + _FRAME))
         at += picture.width + 2
     if not tile.frames:
-        for i, line in enumerate(_wrapped(draw, tile.placeholder, own - 12, 10)[: height // 13]):
+        for i, line in enumerate(_wrapped(tile.placeholder, own - 12, 10)[: height // 13]):
             _line(draw, (x + 6, y + 6 + 13 * i), line, own - 12, 10, _PALE)
     for i, line in enumerate(tile.lines):
         ink = _INK if i else _GREEN if tile.correct else _PALE
         _line(draw, (x, bottom + 2 + i * _LINE), line, width, 11, ink, end=True)
 
 
-def _wrapped(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> list[str]:
+def _wrapped(text: str, width: int, size: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font=_font(size)) > width and lines[-1]:
+        if text_length(in_one_line(longer), size) > width and lines[-1]:
             lines.append(word)
         else:
             lines[-1] = longer
     return lines
 
 
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of many scripts if one is installed, else Pillow's own."""
-    for name in ("NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf"):
-        with contextlib.suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
-
-
 def _line(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: int, size: int, ink: tuple, end: bool = False
 ) -> None:
     """As much of a line as fits: its beginning, or its end, which distinguishes file names."""
-    font = _font(size)
-    text = " ".join(text.split()).encode("utf-8", "replace").decode()
-    cut = (lambda n: "..." + text[len(text) - n :]) if end else (lambda n: text[:n] + "...")
-    if draw.textlength(text, font=font) > width:
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if draw.textlength(cut(middle), font=font) <= width else (low, middle - 1)
-        text = cut(low)
-    draw.text(corner, text, font=font, fill=ink)
+    draw_text(draw, corner, shortened(text, width, size, end), size, ink)

@@ -51,15 +51,11 @@ def test_a_table_json_and_a_picture(trained: Path, tmp_path: Path, capsys: pytes
     written = (tmp_path / "run" / "results.md").read_text()
     for text in (printed, written):
         assert "## ViCLIP on Synthetic" in text and checkpoint(trained) in text
-        assert (
-            "| | R1 | R5 | R10 | MdR | MnR |" in text
-            and "| dsl/v2t |" in text
-            and "| | top1 | top5 | average |" in text
-        )
+        assert "| | R1 | R5 | R10 | MdR | MnR |" in text and "| dsl/v2t |" in text and "| | top1 |\n" in text
         assert "views 2" in text and "templates 2" in text and "merge_texts True" in text
     (entry,) = json.loads((tmp_path / "run" / "results.json").read_text())
     found = entry["metrics"]["zero_shot"]
-    assert found["measured"]["classes"] == 4 and found["values"]["top5"] == 100 and found["values"]["top1"] < 100
+    assert found["measured"]["classes"] == 4 and found["values"].keys() == {"top1"} and found["values"]["top1"] < 100
     assert entry["clip"]["test_clips"] == 2 and "pretrain test -c" in entry["command"]
     picture = Image.open(tmp_path / "run" / entry["metrics"]["retrieval"]["picture"])
     assert picture.width > 300 and picture.height > 300
