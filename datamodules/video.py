@@ -48,7 +48,7 @@ class VideoData(LightningDataModule):
 
     A training batch is a dict of `video` uint8 [B, C, T, H, W] (channels last in memory) and `name`, a list of B
     strings; and `text` (list of B strings) and `label` (int64 [B]) if every sample of the source has one; a method with
-    a tokenizer gets `ids` (numpy int64 [B, L]) of the texts too. B =
+    a tokenizer gets `ids` (numpy int64 [B, L]) of the texts too, and `image_ids` [B, I, L] of those of images. B =
     views * micro_batch, in view-major order: view 0 of all videos, then view 1, and so on. If a video has several
     captions, training draws one; an evaluation batch has all of them (a list of lists of strings). An evaluation batch
     also has `weight` float [B], 0 for padding and unreadable rows.
@@ -95,7 +95,8 @@ class VideoData(LightningDataModule):
             apart; null: one clip per video.
         decoder: by default PyAV.
         workers: loading processes per device; by default the number of cores per device, at most 16.
-        prefetch: batches that each worker prefetches.
+        prefetch: batches that all workers of a device together make ahead, or more if they have fewer than two rows for
+            each worker. The host holds these and those of the step and the next one.
         lanes: shards mixed at a time (see `Order`); by default 1 for single files, and for shards the largest divisor
             of `global_batch` that is at most the number of shards and 256.
         seed: of the order, frames, crops, flips and all other random draws.
@@ -152,6 +153,7 @@ class VideoData(LightningDataModule):
             "test_clips": test_clips,
             "test_crops": test_crops,
             "window_step": window_step,
+            "prefetch": prefetch,
         }
         for name, value in named.items():
             if value is not None and value < 1:
@@ -162,6 +164,7 @@ class VideoData(LightningDataModule):
             raise ValueError(
                 f"val_sets: a name is a part of those of logged figures, without a slash: {list(self.val_sets)}"
             )
+        self._number_like(train.classes if train is not None else None)
         if passes is not None and not passes > 0:
             raise ValueError(f"passes must be above 0, not {passes}")
         self.global_batch, self.micro_batch, self.passes = global_batch, micro_batch, passes
@@ -200,6 +203,12 @@ class VideoData(LightningDataModule):
         # Called before the survey; returns a function of a video's name that says whether it is done already.
         self.before_survey: Callable[[], Callable[[str], bool]] | None = None
 
+    def _number_like(self, classes: list[str] | None) -> None:
+        """Numbers the classes of evaluated videos as the training data do."""
+        for source in [*self.val_sets.values(), self.test, self.predict]:
+            if classes and source is not None:
+                source.number_like(classes)
+
     @property
     def _attached(self) -> Trainer:
         assert self.trainer is not None  # Lightning attaches it before it calls any hook
@@ -220,9 +229,7 @@ class VideoData(LightningDataModule):
     @property
     def _train_source(self) -> Source:
         if self.train is None:
-            raise MisconfigurationException(
-                "`fit` needs data to train on: set data.train (recipes/data/ has examples)"
-            )
+            raise MisconfigurationException("`fit` needs data to train on: set data.train (recipes/data/ has examples)")
         return self.train
 
     def setup(self, stage: str) -> None:
@@ -238,13 +245,16 @@ class VideoData(LightningDataModule):
         check_length(self._attached, len(train), self.global_batch)
         self._attached.accumulate_grad_batches = self.accumulate
         self.intervals.apply(self._attached, self.accumulate)
+        needed = getattr(self._attached.lightning_module, "needs", ())
         for field, has in (("text", train.texts), ("label", train.labels)):
             if 0 < has < len(train):
-                missing = len(train) - has
+                first = train.lacks(field)
+                lack = f"{len(train) - has} of {len(train)} training samples have no {field}"
+                lack += f", the first is {first}" if first else ""
                 remedy = f"`require: [{field}]` of Files or Shards leaves them out"
-                log.warning(
-                    "%d of %d training samples have no %s: batches have none (%s)", missing, len(train), field, remedy
-                )
+                if field in needed:
+                    raise MisconfigurationException(f"{lack}: write one for each, or leave them out ({remedy})")
+                log.warning("%s: batches have none (%s)", lack, remedy)
 
     @property
     def pass_steps(self) -> int:
@@ -363,8 +373,8 @@ class VideoData(LightningDataModule):
         """Counts and logs `skipped` videos, stops the run over the failure budget; the model then checks the batch."""
         stage = self.trainer.state.stage.value if self.trainer and self.trainer.state.stage else "train"
         skipped = batch.pop("skipped", [])
-        if "ids" in batch:
-            batch["ids"] = np.asarray(batch["ids"])  # a tensor, as torch's loader makes it, would go to the device
+        for field in {"ids", "image_ids"} & batch.keys():
+            batch[field] = np.asarray(batch[field])  # a tensor, as torch's loader makes it, would go to the device
         if "window" in batch:  # the survey has counted the videos, and one has many batches
             known = {name for name, _ in self.failures.failed.get(stage, [])}
             skipped = [(name, reason) for name, reason in skipped if name not in known]
@@ -380,7 +390,8 @@ class VideoData(LightningDataModule):
         if self.train is None:
             return {}
         state = {**self._order_state(self.train), "division": self.division.digest() if self.division else None}
-        return {**state, "names": joined_names(self.train)}
+        state["names"] = joined_names(self.train)
+        return {**state, "classes": self.train.classes} if self.train.numbered_here else state
 
     def _order_state(self, train: Source) -> dict:
         order = {"seed": self.seed, "global_batch": self.global_batch, "lanes": self.lanes, "samples": len(train)}
@@ -391,6 +402,7 @@ class VideoData(LightningDataModule):
     def load_state_dict(self, state_dict: dict) -> None:
         """Errors if a resumed run has another order, in which samples would be lost or repeated."""
         if self.train is None or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
+            self._number_like(state_dict.get("classes"))
             return
         self._resumed = state_dict.get("division")
         now, state_dict = self._order_state(self.train), {"buckets": [], "packs": None, **state_dict}

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.sources.tars import COLUMNS, INDEX, index_of, write_index
+from datamodules.making.prepare import PARTS
+from datamodules.sources.tars import CLASSES, COLUMNS, INDEX, index_of, write_index
 from datamodules.storage.json_text import Damaged, json_text, read_json
 from datamodules.storage.lock import lock_folder
 from datamodules.storage.whole_files import write_whole
@@ -40,14 +41,13 @@ def merge(parts: Sequence[Path], out: Path, report: str) -> dict:
 
     Raises:
         FileNotFoundError: a part is not finished.
-        ValueError: two parts hold a shard of the same name, were made with other settings, or are one folder.
+        ValueError: two parts hold a shard of the same name, were made with other settings or of another list, or are
+            one folder; or a part is not given.
     """
     if len({part.resolve() for part in [*parts, out]}) != len(parts) + 1:
         raise ValueError("the parts and the folder that they are merged into must be different folders")
     reports, rows = [_report(part, report) for part in parts], [_rows(part) for part in parts]
-    for part, found in zip(parts, reports, strict=True):
-        if found["settings"] != reports[0]["settings"]:
-            raise ValueError(f"{part} was made with other settings than {parts[0]}")
+    _check_settings(parts)
     twice = [name for name, times in Counter(row["shard"] for each in rows for row in each).items() if times > 1]
     if twice:
         raise ValueError(f"{twice[0]} is in several parts: were they made with the same --part?")
@@ -56,10 +56,29 @@ def merge(parts: Sequence[Path], out: Path, report: str) -> dict:
             with lock_folder(part):
                 for row in each:
                     _move(part / row["shard"], out / row["shard"], int(row["bytes"]))
+        if (parts[0] / CLASSES).is_file():  # of the whole list, the same in every part
+            write_whole(out / CLASSES, (parts[0] / CLASSES).read_text(encoding="utf-8"))
         write_index(out, [row for each in rows for row in each])
         total = _add(reports)
         write_whole(out / report, json_text(total, indent=1))
     return total
+
+
+def _check_settings(parts: Sequence[Path]) -> None:
+    """Compares what the parts were made of and how, and looks for parts that are not given."""
+    given: dict[int, int] = {}  # of how many, by number
+    first: dict = {}
+    for part in parts:
+        settings = read_json(part / PARTS / "settings.json")
+        if not isinstance(settings, dict):
+            raise Damaged(f"{part / PARTS / 'settings.json'} holds no settings")
+        number, of = settings.pop("part", [1, 1])
+        given[number], first = of, first or settings
+        if settings != first or of != given[min(given)]:
+            raise ValueError(f"{part} was made with other settings, or of another list, than {parts[0]}")
+    count = given[min(given)]
+    if missing := sorted(set(range(1, count + 1)) - given.keys()):
+        raise ValueError(f"part {missing[0]} of {count} is not among the folders: give all of them")
 
 
 def _report(part: Path, name: str) -> dict:

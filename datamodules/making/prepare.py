@@ -17,27 +17,30 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from datamodules.cores import usable_cores
 from datamodules.decoding.contract import DecodeError
+from datamodules.making.contents import thumbnails
 from datamodules.making.crew import LIMIT, Crew
 from datamodules.making.encode import Cut, Lost, Piece, prepare_video
 from datamodules.making.encoding import Encoding
 from datamodules.making.manifest import match
 from datamodules.making.report import write_page
 from datamodules.making.shard_progress import ShardProgress
+from datamodules.sources.class_names import is_class_name, number_rows
 from datamodules.sources.files import find_videos
 from datamodules.sources.lists import has_times, read_list
 from datamodules.sources.shards import Shards
-from datamodules.sources.tars import write_index, write_shard
+from datamodules.sources.tars import CLASSES, write_index, write_shard
 from datamodules.storage.json_text import json_text, printable
 from datamodules.storage.lock import lock_folder
-from datamodules.storage.whole_files import whole_file, write_whole
+from datamodules.storage.whole_files import write_whole
 
 PARTS = ".prepare"  # folder of the settings and of a report per finished shard
 REPORT = "report.json"
 PAGE = "report.html"
-PICTURE = "report.jpg"
 MISSING = "missing.txt"
-_SHOWN = 12  # clips of which the page shows frames
+_LATER = ("deinterlace", "tone_map")  # settings that runs begun earlier have not written, and did not use
+_SHOWN = 24  # clips of which the page shows frames
 _NUMBER = (int, float)
 _REPORT = {  # of a shard, see `_make_shard`
     "kept": [
@@ -101,13 +104,15 @@ def prepare_rows(
 
     A row with `cuts` (dicts of `start` and `end` in seconds, `name`, and further fields for the json) gives those
     clips, any other row the whole video. `missing` are the names of requested clips without a video: they are counted,
-    and listed in a file. `refused` have a `name` and a `reason`: they count as dropped.
+    and listed in a file. `refused` have a `name` and a `reason`: they count as dropped. Names of classes become numbers
+    in the order of the alphabet, which `classes.txt` lists.
     """
     folder = Path(out)
+    rows, classes = _with_numbers(rows)
     with lock_folder(folder):
         shards = ShardProgress(folder, PARTS, _REPORT)
         shards.begin(_settings(rows, encoding, shard_samples, part))
-        began, workers = time.time(), workers or os.cpu_count() or 1
+        began, workers = time.time(), workers or usable_cores()
         groups = _groups(rows, shard_samples)
         mine = range(part[0] - 1, len(groups), part[1])
         done = shards.finished(len(groups))
@@ -123,7 +128,19 @@ def prepare_rows(
                 shards.finish(s, done[s])
         if part[0] > 1:  # the first part counts them
             missing, refused = (), ()
+        if classes:
+            write_whole(folder / CLASSES, "".join(f"{name}\n" for name in classes))
         return _finish(folder, [done[s] for s in mine], encoding, time.time() - began, missing, refused)
+
+
+def _with_numbers(rows: Sequence[dict]) -> tuple[Sequence[dict], list[str] | None]:
+    """The rows with numbers in the place of names of classes, and the names; None if there are none."""
+    named = [each for row in rows for each in row.get("cuts", [row]) if is_class_name(each.get("label"))]
+    if not named:
+        return rows, None
+    rows = [{**row, "cuts": [dict(cut) for cut in row["cuts"]]} if "cuts" in row else dict(row) for row in rows]
+    copies = [each for row in rows for each in row.get("cuts", [row]) if is_class_name(each.get("label"))]
+    return rows, number_rows(copies, "")
 
 
 def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
@@ -160,7 +177,7 @@ def inputs(videos: str, root: str | None = None) -> tuple[list[dict], list[str],
 def _settings(rows: Sequence[dict], encoding: Encoding, shard_samples: int, part: tuple[int, int]) -> dict:
     """What decides the shards, for comparison with an interrupted run."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
-    given = {name: value for name, value in asdict(encoding).items() if name != "deinterlace" or value}
+    given = {name: value for name, value in asdict(encoding).items() if name not in _LATER or value}
     settings = {**given, "shard_samples": shard_samples, "videos": len(rows), "list": digest}
     return settings if part == (1, 1) else {**settings, "part": list(part)}
 
@@ -237,19 +254,8 @@ def _finish(
         "dropped_files": dropped,
     }
     write_whole(folder / REPORT, json_text(report, indent=1))
-    write_page(folder / PAGE, report, kept, _picture(folder, len(kept)))
+    write_page(folder / PAGE, report, kept, thumbnails(Shards(str(folder)), _SHOWN) if kept else [])
     return report
-
-
-def _picture(folder: Path, kept: int) -> str | None:
-    """Writes frames of some clips; the name of the file."""
-    if not kept:
-        return None
-    from datamodules.making.contents import contact_sheet
-
-    with whole_file(folder / PICTURE, "wb") as file:
-        contact_sheet(Shards(str(folder)), samples=_SHOWN, frames=4).save(file, "JPEG", quality=80)
-    return PICTURE
 
 
 def _work(row: dict, encoding: Encoding) -> list[Piece | Lost] | str:

@@ -2,13 +2,16 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from datamodules.decoding.endings import VIDEO_SUFFIXES, is_hidden
 from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.decoding.limits import Limits
+from datamodules.sources.class_names import number_rows, renumbered
 from datamodules.sources.list_cache import shared_columns
 from datamodules.sources.list_columns import NO_LABEL, Columns, read_columns
 from datamodules.sources.lists import check_size, is_time_column, read_list
@@ -22,18 +25,24 @@ class Files(Source):
 
     Args:
         path: a csv file with a header row, a jsonl file (one object per line), a folder that is searched recursively
-            for videos, or one video. A list must have the column `path`; `text` (or `caption`) and `label` (an integer)
-            are optional. `labels` replaces `label` for videos with several classes ("3 17", in jsonl a list; empty for
-            no class). A list may also contain images, which are videos of one frame.
+            for videos, or one video. A list must have the column `path`; `text` (or `caption`) and `label` (the name of
+            a class, or its number from 0) are optional. `labels` replaces `label` for videos with several classes
+            ("3 17" or "dog; run", in jsonl a list; empty for no class). A list may also contain images, which are
+            videos of one frame.
         root: the folder that relative paths of a list refer to; the list's own folder by default.
         pictures: search a folder for images as well as videos.
         limits: what a list may cost; by default those of `Limits`.
         require: leave out rows without a `text` or a `label`; a batch has either only if all samples have it.
+        labels: `folders`: in a folder, each video has the class of the folder under `path` that it lies in. (A list has
+            a column.)
+        classes: names of classes in the order of their numbers, or a file with one name per line. By default the names
+            in the list or of the folders, in the order of the alphabet; validation, test and prediction take the
+            numbers of the training data.
 
     Raises:
         FileNotFoundError: `path` does not exist, or the folder holds no video.
         ValueError: the list is malformed, too long, has no `path` column, a row without a path, a value of another
-            kind, or both `label` and `labels`.
+            kind, a class outside `classes`, or both `label` and `labels`; or a video lies in no folder of a class.
     """
 
     def __init__(
@@ -43,6 +52,8 @@ class Files(Source):
         pictures: bool = False,
         limits: Limits | None = None,
         require: list[str] | None = None,
+        labels: Literal["folders"] | None = None,
+        classes: list[str] | str | None = None,
     ) -> None:
         where = Path(path)
         if not where.exists():
@@ -53,12 +64,17 @@ class Files(Source):
             if not found:
                 suffixes = VIDEO_SUFFIXES | IMAGE_SUFFIXES if pictures else VIDEO_SUFFIXES
                 raise FileNotFoundError(f"no video in {path}: no file name ends in {' '.join(sorted(suffixes))}")
-            columns = _columns([{"path": str(file)} for file in found], path)
+            rows: list[dict] = [{"path": str(file)} for file in found]
+            if labels == "folders":
+                rows = [{**row, "label": _class_of(file, where)} for row, file in zip(rows, found, strict=True)]
+            self.classes = number_rows(rows, path, classes)
+            columns = _columns(rows, path)
             names = Strings(file.relative_to(where).as_posix() for file in found)
         elif where.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
             columns, names = _columns([{"path": str(where)}], path), Strings([where.name])
         else:
-            columns = _read_columns(where, limits)
+            columns, self.classes = _read_columns(where, limits, classes)
+        self.numbered_here = self.classes is not None and classes is None
         self.root = str(root if root is not None else where.parent) if not where.is_dir() else ""
         if require:
             columns = _with(columns, require, path)
@@ -77,14 +93,49 @@ class Files(Source):
     def place(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])  # an absolute path stays unchanged
 
+    def number_like(self, classes: Sequence[str]) -> None:
+        if not self.numbered_here or self.classes == list(classes):
+            return
+        numbers = np.array(renumbered(self.classes or [], classes, self.root or self.names[0]), np.int64)
+        known = self.targets >= 0
+        self.targets = np.where(known, numbers[np.where(known, self.targets, 0)], self.targets)
+        self.classes = list(classes)
 
-def _read_columns(path: Path, limits: Limits | None) -> Columns:
+    def lacks(self, field: str) -> str:
+        if field == "text":
+            without = np.diff(self.captions.offsets) == 0
+        else:
+            without = np.all(self.targets < 0, axis=-1) if self.targets.ndim == 2 else self.targets == NO_LABEL
+        first = np.flatnonzero(without)[:1].tolist()
+        return f"row {first[0] + 1} ({self.names[first[0]]})" if first else ""
+
+
+def _class_of(file: Path, folder: Path) -> str:
+    """The class of a video in a folder of folders."""
+    inside = file.relative_to(folder).parts
+    if len(inside) < 2:
+        raise ValueError(
+            f"{file} lies in no folder of a class: with `labels: folders`, {folder} holds a folder for each class, "
+            "with its videos"
+        )
+    return inside[0]
+
+
+def _read_columns(
+    path: Path, limits: Limits | None, classes: list[str] | str | None
+) -> tuple[Columns, list[str] | None]:
+    """The columns of a list, and the names of its classes."""
     check_size(path, "list_bytes", limits)
-    columns = shared_columns(path, lambda: read_columns(path, is_time_column))
-    columns = columns or _columns(list(read_list(path, limits, one_text=True)), str(path))
+    columns, names = None, None
+    if classes is None:  # lists in columns have numbers only
+        columns = shared_columns(path, lambda: read_columns(path, is_time_column))
+    if columns is None:
+        rows = list(read_list(path, limits, one_text=True))
+        names = number_rows(rows, str(path), classes)
+        columns = _columns(rows, str(path))
     if not len(columns.paths):
         raise ValueError(f"{path} lists no video: it has no row after its header")
-    return columns
+    return columns, names
 
 
 def _columns(rows: list[dict], path: str) -> Columns:

@@ -65,7 +65,7 @@ def read_columns(path: Path, is_refused: Callable[[str], bool]) -> Columns | Non
                 return None
             paths.add(batch.column("path"), required=True)
             text = next((name for name in _TEXTS if name in names), None)
-            texts.add(batch.column(text) if text else None, count=len(batch))
+            texts.add(_without_blanks(batch.column(text)) if text else None, count=len(batch))
             labels.append(_labels(batch.column("label")) if "label" in names else np.full(len(batch), NO_LABEL))
             rows += len(batch)
     except (_Unusual, pyarrow.ArrowException):
@@ -102,6 +102,12 @@ def _jsonl(path: Path) -> Iterator["RecordBatch"]:
             yield batch.drop_columns(
                 [name for name in ("label", *_TEXTS) if batch.column(name).null_count == len(batch)]
             )
+
+
+def _without_blanks(column: "Array") -> "Array":
+    """Texts that are only blanks are none."""
+    compute: Any = import_module("pyarrow.compute")
+    return compute.if_else(compute.equal(compute.utf8_trim_whitespace(column), ""), "", column)
 
 
 class _Growing:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from datamodules.decoding.limits import Limits
+from datamodules.sources.class_names import is_class_name
 from datamodules.storage.json_text import is_utf8
 
 _TEXT_LINES = 100  # lines of a text in a csv; a longer one began with a quotation mark that is not closed
@@ -16,14 +17,16 @@ _TIME_COLUMN = re.compile(r"(clip_?)?(start|end|begin|stop)[_ ]?(s|secs?|seconds
 
 
 def read_list(path: Path, limits: Limits | None = None, one_text: bool = False) -> Iterator[dict]:
-    """Rows of a csv or jsonl list: dicts with `path`, if present `text`, `label` (int) and `labels` (list), and all
-    other columns. ValueError names the file and the line; with `one_text` also for a row of several texts."""
+    """Rows of a csv or jsonl list: dicts with `path`, if present `text`, `label` (a number, or the name of a class) and
+    `labels` (a list of them), and all other columns. ValueError names the file and the line; with `one_text` also for a
+    row of several texts."""
     if path.suffix.lower() not in {".csv", ".jsonl"}:
         raise ValueError(
             f"{path} is neither a .csv nor a .jsonl list, nor a folder, nor a video ({path.suffix or 'no suffix'})"
         )
     check_size(path, "list_bytes", limits)
     number = 0
+    kinds: dict[type, int] = {}  # of labels: the first line that has one
     try:
         with open(path, encoding=_encoding(path), newline="") as file:
             rows = _csv_rows(path, file) if path.suffix.lower() == ".csv" else _json_rows(path, file)
@@ -34,6 +37,7 @@ def read_list(path: Path, limits: Limits | None = None, one_text: bool = False) 
                         f"{path}, line {number}: {cleaned['path']} has several captions; give one text, or make shards "
                         "of the list"
                     )
+                _check_kind(path, number, cleaned, kinds)
                 yield cleaned
     except UnicodeError as error:
         raise ValueError(
@@ -42,6 +46,18 @@ def read_list(path: Path, limits: Limits | None = None, one_text: bool = False) 
         ) from None
     except csv.Error as error:
         raise ValueError(f"{path}, after line {number}: {error} (an unclosed quotation mark?)") from None
+
+
+def _check_kind(path: Path, number: int, row: dict, kinds: dict[type, int]) -> None:
+    """ValueError if some classes of a list are numbers and others names: a mistyped number would become a class."""
+    for label in [row["label"]] if "label" in row else row.get("labels", []):
+        kinds.setdefault(type(label), number)
+        if len(kinds) > 1:
+            this, other = ("name", "number") if isinstance(label, str) else ("number", "name")
+            raise ValueError(
+                f"{path}, line {number}: the class {label!r} is a {this}, and line {min(kinds.values())} has a {other}: "
+                "write names only, or numbers only"
+            )
 
 
 def _undecodable(path: Path) -> int | None:
@@ -135,6 +151,8 @@ def _clean(path: Path, number: int, row: dict) -> dict:
         raise ValueError(f"{place}: the path is not that of a file: {_short(row['path'])}")
     if "caption" in row:
         row.setdefault("text", row.pop("caption"))
+    if isinstance(row.get("text"), str) and not row["text"].strip():
+        del row["text"]  # blanks say nothing
     for text in row["text"] if isinstance(row.get("text"), list) else [row.get("text", "")]:
         if not isinstance(text, str):
             raise ValueError(f"{place}: text {_short(text)} is not text")
@@ -144,10 +162,11 @@ def _clean(path: Path, number: int, row: dict) -> dict:
         if column in row:
             given = row[column]
             try:
-                row[column] = _numbers(given) if column == "labels" else _class_number(given)
+                row[column] = _classes(given) if column == "labels" else _class(given)
             except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
                 raise ValueError(
-                    f"{place}: {column} {_short(given)} is not an integer from 0, as classes are numbered"
+                    f"{place}: {column} {_short(given)} is not an integer from 0, as classes are numbered, nor the name "
+                    "of a class"
                 ) from None
     return row
 
@@ -175,11 +194,18 @@ def _class_number(given: object) -> int:
     return number
 
 
-def _numbers(given: object) -> list[int]:
-    """Class numbers from a list, or from a string in which spaces or commas separate them."""
-    return [
-        _class_number(item) for item in (given if isinstance(given, list) else str(given).replace(",", " ").split())
-    ]
+def _class(given: object) -> int | str:
+    return given.strip() if isinstance(given, str) and is_class_name(given) else _class_number(given)
+
+
+def _classes(given: object) -> list[int | str]:
+    """Classes from a list, or from a string: numbers that spaces or commas separate, or names that semicolons do."""
+    if isinstance(given, list):
+        return [_class(item) for item in given]
+    text = str(given)
+    if ";" in text or any(letter.isalpha() for letter in text):
+        return [_class(item) for item in text.split(";") if item.strip()]
+    return [_class_number(item) for item in text.replace(",", " ").split()]
 
 
 def json_lines(path: Path, file: Iterable[str]) -> Iterator[tuple[int, dict]]:

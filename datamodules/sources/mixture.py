@@ -50,6 +50,19 @@ class Mixture(Source):
         self.counts = np.concatenate([np.atleast_1d(part) for part in parts]) if sharded else int(self.ends[-1])
         self.texts = sum(source.texts for source in sources)
         self.labels = sum(source.labels for source in sources)
+        named = [source for source in sources if source.classes]
+        given = [source.classes for source in named if not source.numbered_here]
+        if named:
+            self.number_like(given[0] or [] if given else sorted({n for source in named for n in source.classes or []}))
+
+    def number_like(self, classes: Sequence[str]) -> None:
+        for source in self.sources:
+            source.number_like(classes)
+        found = [source.classes for source in self.sources if source.classes]
+        self.classes = list(classes) if found and all(names == list(classes) for names in found) else None
+
+    def lacks(self, field: str) -> str:
+        return next((found for source in self.sources if (found := source.lacks(field))), "")
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` of the concatenated sources."""

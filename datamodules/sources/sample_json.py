@@ -6,6 +6,7 @@ from datamodules.sources.lists import whole_number
 from datamodules.storage.json_text import is_utf8, parse_json
 
 _MOST_CLASSES = 2**31  # a class number is below
+_OF_PREPARE = (b'"source"', b'"frames"', b'"seconds"', b'"start"')
 _CLASS_NAME = 200  # characters of the name of a class, at most
 
 
@@ -38,6 +39,22 @@ def parse_annotation(name: str, data: bytes, limits: Limits) -> tuple[str | list
         raise DecodeError(name, f"its json is not an object but a {type(meta).__name__}")
     text = meta.get("text", meta.get("caption"))
     return _text(name, text) or None, read_label(name, meta.get("label"))
+
+
+def origin_of(data: bytes) -> str | None:
+    """The name of the video that a sample was made of, in a json that `prepare` has written; None: another json.
+
+    Of a part it ends with its seconds, as in `a.mp4#t=4,8`.
+    """
+    if not all(field in data for field in _OF_PREPARE):
+        return None
+    meta = parse_json(data)
+    name, start, seconds = meta.get("name", meta.get("source")), meta.get("start"), meta.get("seconds")
+    if not isinstance(name, str) or not name or not is_utf8(name):
+        return None
+    if "name" in meta or not isinstance(start, int | float) or not isinstance(seconds, int | float) or start <= 0:
+        return name
+    return f"{name}#t={start:.6g},{start + seconds:.6g}"
 
 
 def read_text(name: str, data: bytes, limits: Limits) -> str | None:

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ import numpy as np
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
 from datamodules.sources.cache import Cache
+from datamodules.sources.class_names import read_class_names, renumbered
 from datamodules.sources.local_tar import Tar, is_there, persist
 from datamodules.sources.open_shards import allow_open, check_cache, tars_to_keep_open
 from datamodules.sources.order import Order
 from datamodules.sources.remote import RemoteTar, Store, is_remote, store
-from datamodules.sources.sample_json import parse_annotation, read_text
+from datamodules.sources.sample_json import origin_of, parse_annotation, read_text
 from datamodules.sources.shard_index import REMEDY, parse_entries, parse_remote_index, read_entries, read_index
 from datamodules.sources.source import Sample, Source, Strings
 from datamodules.sources.tar_index import checksum
-from datamodules.sources.tars import INDEX, index_of
+from datamodules.sources.tars import CLASSES, INDEX, index_of
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Shards(Source):
         self.stores = [store(f, options, retries, backoff) if is_remote(f) else None for f in self.folders]
         self.cache, self.whole, self.retries, self.backoff = Cache(cache, cache_bytes), whole, retries, backoff
         self._most_open = _OPEN
+        self._lanes: dict[int, int] = {}  # of the orders of this source, by their seeds
         parts = [self._rows(folder, s) for folder, s in zip(self.folders, self.stores, strict=True)]
         self.names = Strings(name for names, _ in parts for name in names)
         numbers = np.concatenate([numbers for _, numbers in parts])
@@ -91,6 +94,9 @@ class Shards(Source):
         self.samples, self.bytes = numbers[:, 0].copy(), numbers[:, 1].copy()
         self.counts = self.samples
         self.texts, self.labels = int(numbers[:, 2].sum()), int(numbers[:, 3].sum())
+        self.classes = self._own_classes = self._class_names()
+        self.numbered_here = self.classes is not None
+        self._numbers: list[int] | None = None  # of `classes`, for each class of the index
         self._shards: OrderedDict[int, tuple[Tar | RemoteTar, np.ndarray]] = OrderedDict()
         self._kept: dict[int, np.ndarray] = {}  # by shard that samples are left out of: the numbers of the others
         if require:
@@ -125,6 +131,26 @@ class Shards(Source):
                 "cache_bytes to a few shards for each worker"
             )
         return names, numbers
+
+    def _class_names(self) -> list[str] | None:
+        """The names of classes that a local index lists; ValueError if folders number them differently."""
+        local = [self.index] if self.index else [folder for folder in self.folders if not is_remote(folder)]
+        found = {}
+        for file in (os.path.join(folder, CLASSES) for folder in local):
+            try:
+                found |= {file: read_class_names(file)} if os.path.isfile(file) else {}
+            except ValueError as error:  # a file of another tool
+                log.warning("%s is not read: %s", file, error)
+        first = next(iter(found), None)
+        for file, names in found.items():
+            if first is not None and names != found[first]:
+                raise ValueError(f"{file} numbers the classes in another way than {first}: mix the folders by Mixture")
+        return found[first] if first is not None else None
+
+    def number_like(self, classes: Sequence[str]) -> None:
+        if self._own_classes is not None:
+            self._numbers = renumbered(self._own_classes, classes, self.folders[0])
+            self.classes = list(classes)
 
     def _leave_out(self, require: list[str], numbers: np.ndarray) -> None:
         """Leaves out samples that lack what is required, by the indices of the shards that have such samples."""
@@ -183,22 +209,37 @@ class Shards(Source):
             label = int(entry["label"])
         elif isinstance(label, str):
             raise DecodeError(name, f"its label is not an integer: {label!r}")
+        if self._numbers is not None and label is not None:
+            if isinstance(label, str) or label >= len(self._numbers):
+                raise DecodeError(name, f"its label is {label}, and {CLASSES} names {len(self._numbers)} classes")
+            label = self._numbers[label]
         for what, value, count in (("text", text, self.texts), ("label", label, self.labels)):
             if value is None and count == len(self):
                 raise DecodeError(name, f"it has no {what}, although by {INDEX} all samples have one")
-        return Sample(name, data[512:], text, label)
+        return Sample(name, data[512:], text, label, origin=origin_of(meta))
 
     def place(self, index: int) -> str:
         return self.tar(int(np.searchsorted(self.starts, index, side="right")) - 1)
 
     def order(self, seed: int, lanes: int) -> Order:
-        """As of any source; ValueError if so many shards in use at once do not fit into the cache or the open files."""
+        """As of any source; ValueError as for `reserve`."""
+        self.reserve(seed, lanes)
+        return Order(self.counts, seed, lanes)
+
+    def reserve(self, seed: int, lanes: int) -> None:
+        """Keeps as many tars open as all orders of this source use at once, each with its seed.
+
+        Raises:
+            ValueError: so many shards do not fit into the cache or the open files, with those of other sources.
+        """
+        self._lanes[seed] = lanes
+        lanes = sum(self._lanes.values())
         is_cached = np.array([remote is not None and (self.whole or not remote.ranges) for remote in self.stores])
         if (cached := is_cached[self.folder_of]).any():
-            check_cache(min(lanes, int(cached.sum())), int(self.bytes[cached].max()), self.cache.limit)
+            own = min(lanes, int(cached.sum()))
+            check_cache(self, str(self.cache.folder), own, int(self.bytes[cached].max()), self.cache.limit)
         if not cached.all():
-            self._most_open = tars_to_keep_open(min(lanes, len(self.bytes)))
-        return Order(self.counts, seed, lanes)
+            self._most_open = tars_to_keep_open(self, min(lanes, len(self.bytes)))
 
     def _open(self, shard: int) -> tuple["Tar | RemoteTar", np.ndarray]:
         """A shard's tar and index; the least recently used ones are closed."""
@@ -283,7 +324,7 @@ class Shards(Source):
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         if self._most_open > _OPEN:  # a process that is not forked has its own limit of open files
-            allow_open(self._most_open)
+            allow_open(self, self._most_open)
 
 
 def _members(tar: Tar | RemoteTar, spans: list[tuple[int, int]], name: str) -> list[bytes]:

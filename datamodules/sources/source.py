@@ -29,7 +29,8 @@ class Sample:
     `content` is a path, the bytes of a file, or a video that needs no decoder. `text` is one caption or several, of
     which training uses one at a time. `chat` is a conversation about the video. Clips come from the seconds `start` to
     `end`, by default from the whole video. `regions` gives the masks of what the conversation calls `<obj1>`, `<obj2>`,
-    ... at so many seconds, bool `[R, T, H, W]` of whole frames.
+    ... at so many seconds, bool `[R, T, H, W]` of whole frames. `origin` is the video's own name where `name` is that of
+    a place, such as a member of a shard; a part of a video has its seconds behind it (`a.mp4#t=4,8`).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Sample:
     start: float | None = None
     chat: list[Exchange] | None = None
     regions: Callable[[Sequence[float]], np.ndarray] | None = None
+    origin: str | None = None
 
     def open(self, decoder: Decoder) -> Video:
         """Opens the video; DecodeError if it cannot be opened."""
@@ -78,13 +80,17 @@ class Source(ABC):
 
     `counts` is the number of samples, or an array of samples per shard if the samples of a shard should be read
     together. `texts` and `labels` are the numbers of samples that have one; a batch has the field only if all have it.
-    `latents` is the hash of the encoders if the samples are latents instead of videos (see `Latents`).
+    `latents` is the hash of the encoders if the samples are latents instead of videos (see `Latents`). `classes` are
+    the names of the classes in the order of their numbers; None: there are only numbers. `numbered_here` says that
+    these numbers are this source's own, by the order of the names that occur in it.
     """
 
     counts: int | np.ndarray
     texts: int = 0
     labels: int = 0
     latents: str | None = None
+    classes: list[str] | None = None
+    numbered_here: bool = False
 
     def __len__(self) -> int:
         return int(np.sum(self.counts))
@@ -101,6 +107,14 @@ class Source(ABC):
         """Sample number `index` before it is read, for messages about a read that hangs or dies."""
         place = self.place(index)
         return f"sample {index}" if place is None else f"sample {index} ({place})"
+
+    def number_like(self, classes: Sequence[str]) -> None:  # noqa: B027
+        """Numbers classes that this source has numbered by their names as another does, which has the names `classes`;
+        ValueError for a class that is not among them. By default numbers are as they were given, and stay."""
+
+    def lacks(self, field: str) -> str:
+        """The first sample without `text` or `label`, for messages; "": unknown."""
+        return ""
 
     def sizes(self) -> np.ndarray | None:
         """Frames, height and width of every sample, int [N, 3]; None if they are known only by opening each."""

@@ -101,6 +101,7 @@ class Classify(Objective):
         """The batch itself; a ValueError names a video whose label is no class."""
         if "label" not in batch:
             return batch
+        self._check_names()
         classes, label = self.model.classes, batch["label"].reshape(len(batch["label"]), -1)  # [B, L]
         lowest = -1 if self.multi_label or not self.training else 0
         first, others = (label, label[:, :0]) if self.multi_label else (label[:, :1], label[:, 1:])
@@ -110,9 +111,22 @@ class Classify(Objective):
             raise ValueError(
                 f"{batch['name'][row]} has the label {batch['label'][row].tolist()}, and the model has {classes} "
                 f"classes, numbered from 0 to {classes - 1}: give the model the data's number of classes "
-                "(model.init_args.model.init_args.classes), correct the list, or set multi_label for several per video"
+                "(--model.model.classes), correct the list, or set multi_label for several per video"
             )
         return batch
+
+    def _check_names(self) -> None:
+        """ValueError if data that number classes by their names have more or fewer than the model."""
+        trainer: Any = self._trainer
+        stage = "test" if trainer is not None and trainer.testing else "train" if self.training else "val"
+        source = getattr(getattr(trainer, "datamodule", None), stage, None)
+        names = source.classes if getattr(source, "numbered_here", False) else None
+        if names and len(names) != self.model.classes:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise ValueError(
+                f"the data have {len(names)} classes ({shown}), and the model has {self.model.classes}: set "
+                f"--model.model.classes {len(names)}, or give the data `classes`, the names of all"
+            )
 
     def augment(self, video: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Clips normalised, erased and blended; and targets `[B, K]` blended with the same weights.
@@ -163,9 +177,7 @@ class Classify(Objective):
 def read_rows(file: str) -> list[int]:
     """The numbers in a file, a json list or one per line; a ValueError if it holds something else."""
     if not Path(file).is_file():
-        raise FileNotFoundError(
-            f"no list of rows at {file}: model.init_args.head_rows is a list, a file, first or none"
-        )
+        raise FileNotFoundError(f"no list of rows at {file}: model.head_rows is a list, a file, first or none")
     text = Path(file).read_text()
     try:
         return [int(number) for number in (json.loads(text) if text.lstrip().startswith("[") else text.split())]

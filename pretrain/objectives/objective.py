@@ -146,6 +146,7 @@ class Objective(pl.LightningModule):
                 raise MisconfigurationException(
                     f"{type(self).__name__} learns from {' and '.join(self.needs)}, and the training data have no "
                     f"`{field}`, or not for every sample: add it to the list or the shards, or leave out those without"
+                    + (" (`labels: folders` of Files: a folder for each class)" if field == "label" else "")
                 )
         torch.manual_seed(self.derive_seed(self.random_key.part, self.global_rank))  # for dropout in layers
         losses = self(batch)

@@ -88,10 +88,10 @@ def test_long_lists_give_the_same_rows(tmp_path: Path, kind: str, monkeypatch: p
 @pytest.mark.parametrize(
     "kind, line, message",
     [
-        ("csv", "x.mp4,a,cat", "label 'cat' is not an integer"),
+        ("csv", "x.mp4,a,cat", "the class 'cat' is a name, and line 2 has a number"),
         ("csv", ",a,1", "the path is empty"),
         ("csv", "x.mp4,a,-1", "label '-1' is not an integer from 0"),
-        ("csv", "x.mp4,a,0x10", "label '0x10' is not an integer"),
+        ("csv", "x.mp4,a,0x10", "the class '0x10' is a name, and line 2 has a number"),
         ("csv", "x\0.mp4,a,1", "the path is not that of a file"),
         ("csv", b"x.mp4,caf\xe9,1", "is not UTF-8"),
         ("jsonl", '{"path": "x", "text": NaN}', "text nan is not text"),

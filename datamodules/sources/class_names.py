@@ -1,0 +1,82 @@
+"""Classes by name: words become numbers, in the order of the alphabet or of given names."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+_NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.I)
+_LONGEST = 200  # characters of a class's name
+
+
+def is_class_name(given: object) -> bool:
+    """Whether a label is the name of a class: text that is no number, of at most 200 characters."""
+    return isinstance(given, str) and 0 < len(given.strip()) <= _LONGEST and not _NUMBER.fullmatch(given.strip())
+
+
+def read_class_names(given: Sequence[str] | str) -> list[str]:
+    """The names in the order of their numbers.
+
+    Args:
+        given: names, or a text file with a name per line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no name, or one twice.
+    """
+    if isinstance(given, str):
+        if not Path(given).is_file():
+            raise FileNotFoundError(f"no list of classes at {given}: give a file with one name per line, or the names")
+        given = [line.strip() for line in Path(given).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    twice = sorted({name for name in given if list(given).count(name) > 1})
+    if twice or not given:
+        raise ValueError(f"classes: the class {twice[0]!r} is named twice" if twice else "classes: there is no name")
+    return list(given)
+
+
+def number_of(names: Sequence[str], label: str, whose: str) -> int:
+    """The number of a class by its name; ValueError says `whose` it is if it is none of `names`."""
+    if label in names:
+        return list(names).index(label)
+    near = difflib.get_close_matches(label, names, n=1)
+    hint = f"the nearest is {near[0]!r}" if near else f"they are {', '.join(map(repr, names[:5]))}"
+    raise ValueError(f"{whose} has the class {label!r}, which is none of the {len(names)} classes ({hint})")
+
+
+def renumbered(names: Sequence[str], others: Sequence[str], whose: str) -> list[int]:
+    """The numbers in `others` of the classes `names`; ValueError for a class that is not among them."""
+    return [number_of(others, name, whose) for name in names]
+
+
+def number_rows(rows: Sequence[dict], path: str, given: Sequence[str] | str | None = None) -> list[str] | None:
+    """Replaces names of classes in the rows of a list by numbers; returns the names, None if there are none.
+
+    Args:
+        rows: with `label` (a number or a name) or `labels` (a list of either), all of one kind.
+        path: of the list, for messages.
+        given: names in the order of their numbers, or a file of them; by default those of the rows, in the order of the
+            alphabet.
+
+    Raises:
+        ValueError: a class is not among the given names; or a name is given for fewer classes than there are numbers.
+    """
+    found = {label for row in rows for label in _labels(row) if isinstance(label, str)}
+    names = read_class_names(given) if given is not None else sorted(found) or None
+    if names is None:
+        return None
+    number = {name: k for k, name in enumerate(names)}
+    for row in rows:
+        for label in _labels(row):
+            if label not in number and isinstance(label, str):
+                number_of(names, label, f"{path}: {row['path']}")
+            if isinstance(label, int) and label >= len(names):
+                raise ValueError(f"{path}: {row['path']} has the class {label}, and {len(names)} classes have names")
+        if "label" in row:
+            row["label"] = number.get(row["label"], row["label"])
+        if "labels" in row:
+            row["labels"] = [number.get(label, label) for label in row["labels"]]
+    return names
+
+
+def _labels(row: dict) -> list:
+    return [row["label"]] if "label" in row else row.get("labels", [])
