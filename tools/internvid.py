@@ -24,10 +24,12 @@ from datamodules.making.manifest import match, select, subset
 from datamodules.making.options import add_arguments, encoding_of, print_summary
 from datamodules.making.prepare import prepare_rows
 from datamodules.making.scenes import THRESHOLD, Scenes, write_scenes
+from datamodules.storage.counted import counted
 from pretrain.errors import reports_errors
 
 _MANIFEST = "jsonl, csv or parquet as published by InternVid or WebVid, or with `path` instead of `YoutubeID`"
 _CAPTIONER = "datamodules.making.captions:ImageToText"
+_SHOWN = 10  # lines of a manifest that are named where they are left out; the rest is counted
 
 
 @reports_errors
@@ -84,9 +86,18 @@ def _select(a: argparse.Namespace) -> int:
         rule = replace(rule, share=(a.score, a.share))
     if a.least:
         rule = replace(rule, least=(a.least[0], float(a.least[1])))
-    kept, total = select(a.manifest, a.out, replace(rule, seconds=a.seconds, seed=a.seed))
-    print(f"kept {kept} of {total} clips; written to {a.out}")
+    refused: list[dict] = []
+    kept, total = select(a.manifest, a.out, replace(rule, seconds=a.seconds, seed=a.seed), refused)
+    _print_refused(refused)
+    print(f"kept {kept} of {counted(total, 'clip')}; written to {a.out}")
     return 0 if kept else 1
+
+
+def _print_refused(refused: list[dict]) -> None:
+    for each in refused[:_SHOWN]:
+        print(f"left out {each['name']}: {each['reason']}", file=sys.stderr)
+    if refused:
+        print(f"left out {counted(len(refused), 'line')} with invalid timestamps")
 
 
 def _add_scenes(commands: argparse._SubParsersAction) -> None:
@@ -118,7 +129,8 @@ def _scenes(a: argparse.Namespace) -> int:
     done = write_scenes(a.videos, a.out, rule, a.workers, a.limit, not a.quiet)
     for name, reason in done["failed"].items():
         print(f"left out {name}: {reason}", file=sys.stderr)
-    print(f"kept {done['kept']} of {done['scenes']} scenes in {done['videos']} videos; written to {a.out}")
+    scenes = f"{counted(done['scenes'], 'scene')} in {counted(done['videos'], 'video')}"
+    print(f"kept {done['kept']} of {scenes}; written to {a.out}")
     return 0 if done["kept"] else 1
 
 
@@ -146,15 +158,17 @@ def _caption(a: argparse.Namespace) -> int:
     if (a.captions is None) == (a.videos is None):
         raise ValueError("give either --captions FILE, or --videos FOLDER to run a captioner")
     if a.captions:
-        found, total = join_captions(a.manifest, a.captions, a.out)
-        print(f"{found} of {total} clips have a caption; written to {a.out}")
+        refused: list[dict] = []
+        found, total = join_captions(a.manifest, a.captions, a.out, refused)
+        _print_refused(refused)
+        print(f"{found} of {counted(total, 'clip')} with a caption; written to {a.out}")
         return 0 if found else 1
     settings = {"captioner": a.captioner, "arguments": a.arguments}
     captioner = load_captioner(a.captioner, a.arguments)
     done = write_captions(a.manifest, a.videos, a.out, captioner, settings, a.batch, not a.quiet)
     for name, reason in done["failed"].items():
         print(f"no caption for {name}: {reason}", file=sys.stderr)
-    print(f"captioned {done['captioned']} clips, {done['kept']} had a caption; written to {a.out}")
+    print(f"captioned {counted(done['captioned'], 'clip')}, {done['kept']} had a caption; written to {a.out}")
     return 0 if done["captioned"] + done["kept"] else 1
 
 

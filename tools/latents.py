@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
     from datamodules.sources.remote import is_remote
     from datamodules.sources.shards import Shards
     from datamodules.sources.tars import INDEX
+    from datamodules.storage.counted import counted
     from pretrain.features.latent_encoders import load_encoders
     from pretrain.features.latents import make_latents
 
@@ -58,7 +59,7 @@ def main(arguments: list[str]) -> int:
         progress=not a.quiet,
     )
     counts = ", ".join(f"{count} of {bucket}" for bucket, count in report["buckets"].items())
-    print(f"kept {report['kept']} clips: {counts or 'none'}")
+    print(f"kept {counted(report['kept'], 'clip')}: {counts or 'none'}")
     for reason, count in report["reasons"].items():
         print(f"dropped {count}: {reason}")
     if report["captions cut"]:

@@ -3,13 +3,13 @@ index ADDRESS OUT`; compare encodings of videos: `prepare.py compare VIDEOS`."""
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from datamodules.cores import usable_cores
 from datamodules.making.dry_run import dry_run
 from datamodules.making.options import add_arguments, encoding_of, print_dry_run, print_summary
 from datamodules.making.parts import merge, parse_part
@@ -17,6 +17,7 @@ from datamodules.making.prepare import REPORT, inputs, prepare
 from datamodules.sources.remote import is_remote
 from datamodules.sources.remote_index import index_remote
 from datamodules.sources.tars import CLASSES, index_folder
+from datamodules.storage.counted import counted
 from datamodules.storage.whole_files import write_whole
 from pretrain.errors import reports_errors
 
@@ -47,7 +48,7 @@ def _prepare(arguments: list[str]) -> int:
     encoding = replace(encoding_of(a), clip_seconds=a.clip_seconds)
     if a.dry_run:
         rows, missing, refused = inputs(a.videos, a.root)
-        found = dry_run(rows, encoding, a.workers or os.cpu_count() or 1, a.limit, not a.quiet)
+        found = dry_run(rows, encoding, a.workers or usable_cores(), a.limit, not a.quiet)
         return print_dry_run(found, missing, refused)
     report = prepare(a.videos, a.out, encoding, a.root, a.shard_samples, a.workers, not a.quiet, a.limit, a.part)
     return print_summary(report, Path(a.out))
@@ -100,7 +101,8 @@ def _index(arguments: list[str]) -> int:
     for tar, what in result.wrong.items():
         print(f"warning: {tar} is {what}; its complete samples are indexed", file=sys.stderr)
     samples, texts, labels = (sum(row[what] for row in result.rows) for what in ("samples", "texts", "labels"))
-    print(f"indexed {samples} samples in {len(result.rows)} shards: {texts} with a text, {labels} with a label")
+    found = f"{counted(samples, 'sample')} in {counted(len(result.rows), 'shard')}"
+    print(f"indexed {found}: {texts} with a text, {labels} with a label")
     if result.classes:
         print(f"{len(result.classes)} classes have names; their numbers are the lines of {CLASSES}, from 0")
     for reason, count in result.left_out.most_common():

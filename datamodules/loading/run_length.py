@@ -7,6 +7,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from datamodules.storage.counted import counted
+
 
 def check_length(trainer: Trainer, videos: int, global_batch: int) -> None:
     """Errors if the run has no length in steps; the message has that of one pass over the videos."""
@@ -15,8 +17,8 @@ def check_length(trainer: Trainer, videos: int, global_batch: int) -> None:
     if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
         raise MisconfigurationException(
             "The length of a run is counted in steps or passes: set trainer.max_steps or data.passes, and "
-            f"leave trainer.max_epochs unset. One pass over these {videos} videos is "
-            f"{math.ceil(videos / global_batch)} steps of {global_batch}."
+            f"leave trainer.max_epochs unset. One pass over {counted(videos, 'video')} is "
+            f"{counted(math.ceil(videos / global_batch), 'step')} of {global_batch}."
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from datamodules.making.crew import LIMIT
 from datamodules.making.encoding import CODECS, RECOMMENDED, Encoding
 from datamodules.making.prepare import MISSING, PAGE, REPORT
+from datamodules.storage.counted import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--b-frames", type=int, help="between two other frames; skipped if unneeded (default 0)")
     group.add_argument("--fast", action="store_true", help="leave out features of H.264 that are slow to decode")
     group.add_argument("--deinterlace", action="store_true", help="make whole frames of interlaced videos")
+    group.add_argument("--tone-map", action="store_true", help="map HDR videos to ordinary brightness and colours")
     parser.add_argument("--shard-samples", type=int, default=256, help="clips per shard, about (default %(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     parser.add_argument(
@@ -42,13 +44,17 @@ def encoding_of(a: argparse.Namespace) -> Encoding:
     return replace(RECOMMENDED if a.recommended else Encoding(), **given)
 
 
-_REMEDIES = {"interlaced": ": --deinterlace makes whole frames", "hdr": ", whose colours will look pale"}
+_REMEDIES = {
+    "interlaced": ": --deinterlace makes whole frames",
+    "hdr": ", whose colours look pale: --tone-map maps them",
+}
 
 
 def print_summary(report: dict, out: Path) -> int:
     """Prints the result; returns the exit code: 0 if a clip was kept."""
     print(
-        f"kept {report['kept']} clips in {report['shards']} shards: {report['frames']} frames, "
+        f"kept {counted(report['kept'], 'clip')} in {counted(report['shards'], 'shard')}: "
+        f"{counted(report['frames'], 'frame')}, "
         f"{report['seconds']:.0f} s of video, {report['bytes'] / 1e6:.1f} MB ({report['elapsed']} s of work)"
     )
     for mark, count in report["marks"].items():
@@ -65,9 +71,10 @@ def print_summary(report: dict, out: Path) -> int:
 
 def print_dry_run(found: dict, missing: list[str], refused: list[dict]) -> int:
     """Prints what `dry_run` has found; returns the exit code: 0 if a clip would be kept."""
-    print(f"would keep {found['clips']} clips of {found['videos']} videos: {found['seconds']:.0f} s of video")
+    kept = f"{counted(found['clips'], 'clip')} of {counted(found['videos'], 'video')}"
+    print(f"would keep {kept}: {found['seconds']:.0f} s of video")
     for size, count in list(found["sizes"].items())[:20]:
-        print(f"{count} clips of {size}")
+        print(f"{counted(count, 'clip')} of {size}")
     for reason, count in found["reasons"].items():
         print(f"would drop {count}: {reason}")
     for line in refused[:20]:

@@ -5,6 +5,7 @@ Letters in shapes: Q queries, D channels, M videos of a file, k hits.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from datamodules.clips.sampling import Dense, Sampler
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.sources.source import Sample, Source
+from datamodules.storage.counted import counted
 from models import load_weights
 from pretrain.export.embedded_recipe import instantiate_embedded
 from pretrain.export.load_run import load_objective
@@ -42,7 +44,7 @@ _LOOKAHEAD = 1000  # samples searched for a video that is not at its expected nu
 class Hit:
     """A video that was found: its score and name, the rank that wrote its features, and the row of that rank.
 
-    `frames` are a few of the frames that the model encoded, `time` is their time; `error` is why there are none.
+    `key` is its name in the source, where that is another one. `frames` are a few of the frames that the model encoded, `time` is their time; `error` is why there are none.
     """
 
     score: float
@@ -53,6 +55,7 @@ class Hit:
     frames: list[np.ndarray] = field(default_factory=list)
     time: str = ""
     error: str = ""
+    key: str = ""
 
 
 def text_model(index: dict[str, Any], checkpoint: str | None = None, trust: Sequence[str] = ()) -> TextEncoder:
@@ -132,14 +135,17 @@ def _chunks(file: Path) -> Iterator[tuple[int, Tensor]]:
             yield start, features[start : start + _CHUNK]
 
 
-def _metadata(file: Path) -> tuple[list[str], dict[str, int]]:
-    """The names of a file's rows; and the rank that wrote it, the world size and its rows in earlier files."""
+def _metadata(file: Path) -> tuple[list[str], dict[str, int], list[str]]:
+    """The names of a file's rows; the rank that wrote it, the world size and its rows in earlier files; and the names
+    of its rows in the source."""
     with _open(file) as opened:
         metadata = opened.metadata() or {}
     try:
         names, place = json.loads(metadata["names"]), json.loads(metadata["place"])
-        if all(isinstance(place[key], int) for key in ("before", "rank", "world")) and isinstance(names, list):
-            return names, place
+        keys = json.loads(metadata["keys"]) if "keys" in metadata else names
+        lists = isinstance(names, list) and isinstance(keys, list) and len(keys) == len(names)
+        if lists and all(isinstance(place[key], int) for key in ("before", "rank", "world")):
+            return names, place, keys
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} does not say which videos its features are of: {error}") from error
     raise ValueError(f"{file} does not say which videos its features are of")
@@ -153,9 +159,9 @@ def _open(file: Path) -> Any:
         raise ValueError(f"{file} is cut or damaged: {error}") from error
 
 
-def _hit(score: float, metadata: tuple[list[str], dict[str, int]], row: int) -> Hit:
-    names, place = metadata
-    return Hit(score, names[row], place["before"] + row, place["rank"], place["world"])
+def _hit(score: float, metadata: tuple[list[str], dict[str, int], list[str]], row: int) -> Hit:
+    names, place, keys = metadata
+    return Hit(score, names[row], place["before"] + row, place["rank"], place["world"], key=keys[row])
 
 
 # Frames of hits
@@ -195,9 +201,9 @@ class Viewer:
                 with sample.open(self.decoder) as video:
                     clip = self.sampler.view(sample.length(video), self.frames, self.stride, 0, 1)
                     shown = clip[np.unique(np.linspace(0, len(clip) - 1, count).round().astype(int))]
-                    if video.fps:
-                        hit.time = f"{_clock(clip.min() / video.fps)}-{_clock((clip.max() + 1) / video.fps)} "
-                        hit.time += f"of {_clock(len(video) / video.fps)}"
+                    start, end = video.seconds([clip.min()])[0], video.ends([clip.max()])[0]
+                    if math.isfinite(end):
+                        hit.time = f"{_clock(start)}-{_clock(end)} of {_clock(video.duration)}"
                     hit.frames = list(video.frames(shown))
             except DecodeError as error:
                 hit.error = error.reason
@@ -208,7 +214,7 @@ class Viewer:
         for number in range(first, min(len(self.source), first + _LOOKAHEAD * hit.world), hit.world):
             with contextlib.suppress(DecodeError):
                 sample = self.source[number]
-                if sample.name == hit.name:
+                if sample.name == (hit.key or hit.name):
                     return sample
         raise DecodeError(hit.name, "it is not in the list or the folder any more")
 
@@ -240,7 +246,7 @@ def hit_grid(queries: Sequence[str], found: Sequence[Sequence[Hit]], videos: int
             )
             for i, hit in enumerate(hits, 1)
         ]
-        rows.append(Row(query, f"the first {len(hits)} of {videos} videos", tiles))
+        rows.append(Row(query, f"the first {len(hits)} of {counted(videos, 'video')}", tiles))
     return result_grid(rows, height=110, columns=2)
 
 

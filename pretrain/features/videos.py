@@ -1,4 +1,7 @@
-"""Features per video: safetensors files with a row per video, and the names in the metadata."""
+"""Features per video: safetensors files with a row per video, and the names in the metadata.
+
+`names` are the videos' own names; where the source has others (members of shards), these are `keys`.
+"""
 
 import json
 from pathlib import Path
@@ -12,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from datamodules.storage.counted import counted
 from datamodules.storage.whole_files import whole_path
 from pretrain.features.index import describe, open_index
 
@@ -27,6 +31,7 @@ class VideoFeatureWriter:
     def __init__(self, folder: Path, rows: int, outputs: list[str] | None, settings: dict[str, Any]) -> None:
         self.folder, self.rows, self.outputs, self.settings = folder, rows, outputs, settings
         self.names: list[str] = []
+        self.keys: list[str] = []
         self.batches: list[dict[str, Tensor]] = []
         self.files = self.written = 0
 
@@ -39,7 +44,8 @@ class VideoFeatureWriter:
             trainer.strategy.barrier("index")
 
     def add(self, names: list[str], outputs: dict[str, Tensor], batch: dict[str, Any]) -> None:
-        self.names += names
+        self.keys += names
+        self.names += _own_names(names, batch)
         self.batches.append({name: tensor.cpu() for name, tensor in select(outputs, self.outputs).items()})
         if len(self.names) >= self.rows:
             self._write()
@@ -54,11 +60,21 @@ class VideoFeatureWriter:
         tensors = {name: torch.cat([batch[name] for batch in self.batches]).contiguous() for name in self.batches[0]}
         place = {"rank": self.rank, "world": self.world_size, "before": self.written}
         metadata = {"names": json.dumps(self.names), "place": json.dumps(place)}
+        metadata |= {"keys": json.dumps(self.keys)} if self.keys != self.names else {}
         with whole_path(path) as draft:
             save_file(tensors, draft, metadata=metadata)
-        print(f"{len(self.names)} videos: {path}")
+        print(f"{counted(len(self.names), 'video')}: {path}")
         self.written += len(self.names)
-        self.names, self.batches, self.files = [], [], self.files + 1
+        self.names, self.keys, self.batches, self.files = [], [], [], self.files + 1
+
+
+def _own_names(names: list[str], batch: dict[str, Any]) -> list[str]:
+    """The own names of a batch's videos, without the rows that pad it."""
+    if "origin" not in batch:
+        return names
+    weight = batch.get("weight")
+    rows = range(len(names)) if weight is None else weight.nonzero()[:, 0].tolist()[: len(names)]
+    return [batch["origin"][row] for row in rows]
 
 
 def select(outputs: dict[str, Tensor], wanted: list[str] | None) -> dict[str, Tensor]:
@@ -73,6 +89,6 @@ def select(outputs: dict[str, Tensor], wanted: list[str] | None) -> dict[str, Te
 
 
 def read_features(path: str | Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The names and the tensors of one file of a `VideoFeatureWriter`."""
+    """The videos' own names and the tensors of one file of a `VideoFeatureWriter`."""
     with safe_open(path, "np") as file:
         return json.loads(file.metadata()["names"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

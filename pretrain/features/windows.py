@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from datamodules.storage.counted import counted
 from datamodules.video import VideoData
 from pretrain.features.dense import DenseFolder, DenseWriter, feature_settings
 
@@ -59,6 +60,6 @@ class WindowFeatureWriter:
         failed = {name for name, _ in self.data.failures.failed.get("predict", [])}
         done = sum(video.done for video in self.data.surveyed)
         print(
-            f"{self.writer.written} videos written to {self.path}, {done} were done before"
+            f"{counted(self.writer.written, 'video')} written to {self.path}, {done} done before"
             + (f"; unreadable: {', '.join(sorted(failed))}" if failed else "")
         )

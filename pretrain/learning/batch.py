@@ -17,7 +17,9 @@ class Batch(TypedDict, total=False):
     videos: int  # in the batch, each in one or several views; only if it differs from step to step
     text: list[str]
     ids: np.ndarray  # int64 [B, L], on the host: tokens of the texts, by the method's `token_encoder`
+    image_ids: np.ndarray  # int64 [B, I, L], on the host: of the texts of images
     name: list[str]
+    origin: list[str]  # the videos' own names, where `name` says where in a shard they are
     label: Tensor  # int64 [B], or [B, L] with several labels per video
     weight: Tensor  # [B], only in evaluation: 0 for rows that fill up the batch
 

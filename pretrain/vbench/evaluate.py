@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from datamodules.decoding.reader import Decoder
+from datamodules.storage.counted import counted
 from datamodules.storage.lock import Lock
 from datamodules.storage.whole_files import write_whole
 from pretrain.metrics.vbench.device import check_device, device_of
@@ -66,7 +67,7 @@ def evaluate(
     differs += [f"the weights are random, the scores mean nothing: {', '.join(random)}"] if random else []
     weights = {weight: None for dimension in wanted for weight in builder.needs(dimension)}
     print("\n".join(plan.labels()), *facts.lines(), sep="\n")
-    print("\n".join(f"{dimension}: {plan.videos(dimension)} videos" for dimension in wanted))
+    print("\n".join(f"{dimension}: {counted(plan.videos(dimension), 'video')}" for dimension in wanted))
     lacking = [] if builder.random else absent(weights, builder.weights_dir)
     lacking += builder.lacking()
     for weight in () if lacking or builder.random else weights:
