@@ -1,16 +1,21 @@
 """Contents of a set of shards: quantiles of the properties of its samples, and a contact sheet."""
 
+import io
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder, PyAV
+from datamodules.lettering import draw_text, shortened
 from datamodules.sources.source import Sample, Source
+from datamodules.storage.counted import clock, counted
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
-_MARGIN, _LINE = 4, 14
+_MARGIN, _LINE, _SIZE = 4, 16, 11
 
 
 def sample_properties(
@@ -44,10 +49,10 @@ def spread(length: int, count: int) -> np.ndarray:
 
 def _properties(sample: Sample, decoder: Decoder) -> dict[str, float]:
     with sample.open(decoder) as video:
-        (height, width), frames, fps = video.size, len(video), video.fps
+        (height, width), frames, fps, seconds = video.size, len(video), video.fps, video.duration
     found: dict[str, float] = {"frames": frames, "width": width, "height": height}
-    if fps:
-        found |= {"seconds": frames / fps, "fps": fps}
+    if fps and math.isfinite(seconds):
+        found |= {"seconds": seconds, "fps": fps}
     if isinstance(sample.content, bytes):
         found["kilobytes"] = len(sample.content) / 1e3
     if sample.text is not None:
@@ -94,9 +99,7 @@ def _strip(source: Source, index: int, frames: int, height: int, decoder: Decode
     name, text = f"sample {index}", ""
     try:
         sample = source[index]
-        name, text = sample.name, _caption(sample)
-        if sample.label is not None:
-            text = f"[{sample.label}] {text}"
+        name, text = sample.origin or sample.name, _text(sample, source)
         with sample.open(decoder) as video:
             pictures = [Image.fromarray(f) for f in video.frames(spread(len(video), frames))]
     except DecodeError as error:
@@ -105,8 +108,8 @@ def _strip(source: Source, index: int, frames: int, height: int, decoder: Decode
     width = max(sum(p.width + _MARGIN for p in scaled), 4 * height)
     strip = Image.new("RGB", (width, height + 2 * _LINE), "white")
     draw = ImageDraw.Draw(strip)
-    draw.text((0, 0), _shortened(draw, name, width), fill="gray")
-    draw.text((0, _LINE), _shortened(draw, text, width), fill="black")
+    draw_text(draw, (0, 0), shortened(name, width, _SIZE), _SIZE, "gray")
+    draw_text(draw, (0, _LINE), shortened(text, width, _SIZE), _SIZE, "black")
     at = 0
     for picture in scaled:
         strip.paste(picture, (at, 2 * _LINE))
@@ -114,25 +117,62 @@ def _strip(source: Source, index: int, frames: int, height: int, decoder: Decode
     return strip
 
 
-def _shortened(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """The text in one line, cut to `width` pixels."""
-    text = " ".join(text.split())
-    if draw.textlength(text) <= width:
-        return text
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if draw.textlength(text[:middle] + "...") <= width else (low, middle - 1)
-    return text[:low] + "..."
+@dataclass
+class Thumbnail:
+    """A sample as a page shows it: its own name, seconds (NaN: unknown), class and caption, and a JPEG of some frames,
+    side by side; without one, the reason."""
+
+    name: str
+    seconds: float = math.nan
+    text: str = ""
+    jpeg: bytes = b""
+    error: str = ""
+
+
+def thumbnails(
+    source: Source, samples: int = 24, frames: int = 3, height: int = 72, decoder: Decoder | None = None
+) -> list[Thumbnail]:
+    """Of `samples` evenly spaced samples."""
+    found = []
+    for index in spread(len(source), samples).tolist():
+        about = Thumbnail(f"sample {index}")
+        found.append(about)
+        try:
+            sample = source[index]
+            about.name, about.text = sample.origin or sample.name, _text(sample, source)
+            with sample.open(decoder or PyAV()) as video:
+                about.seconds = video.duration if len(video) > 1 else math.nan
+                pictures = [Image.fromarray(f) for f in video.frames(spread(len(video), frames))]
+        except DecodeError as error:
+            about.error = error.reason
+            continue
+        scaled = [p.resize((max(1, round(p.width * height / p.height)), height)) for p in pictures]
+        strip = Image.new("RGB", (sum(p.width for p in scaled) + 2 * (len(scaled) - 1), height), "white")
+        at = 0
+        for picture in scaled:
+            strip.paste(picture, (at, 0))
+            at += picture.width + 2
+        file = io.BytesIO()
+        strip.save(file, "JPEG", quality=80)
+        about.jpeg = file.getvalue()
+    return found
+
+
+def _text(sample: Sample, source: Source) -> str:
+    """The class of a sample, by name if it has one, and its caption."""
+    label = sample.label
+    if isinstance(label, int) and source.classes is not None and label < len(source.classes):
+        return f"[{source.classes[label]}] {_caption(sample)}".strip()
+    return (f"[{label}] " if label is not None else "") + _caption(sample)
 
 
 def totals(source: Source, values: dict[str, Sequence[float]], failed: dict[str, str]) -> str:
     """One line about the whole set; the hours are estimated if not all samples were opened."""
     opened = max((len(v) for v in values.values()), default=0) + len(failed)
     sure = "" if opened == len(source) else f" (estimated from {opened} of them)"
-    hours = np.mean(values["seconds"]) * len(source) / 3600 if values.get("seconds") else 0.0
-    shards = np.size(source.counts)
+    seconds = round(np.mean(values["seconds"]) * len(source)) if values.get("seconds") else 0
+    shards = int(np.size(source.counts))
     return (
-        f"{len(source)} samples in {shards} shards, {hours:.2f} hours{sure}; "
+        f"{counted(len(source), 'sample')} in {counted(shards, 'shard')}, {clock(seconds)} long in all{sure}; "
         f"{source.texts} with a caption, {source.labels} with a label, {len(failed)} unreadable"
     )

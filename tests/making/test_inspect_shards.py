@@ -10,6 +10,7 @@ from PIL import Image
 
 from datamodules.making.contents import as_markdown, contact_sheet, sample_properties, spread, totals
 from datamodules.making.prepare import prepare
+from datamodules.sources.files import Files
 from datamodules.sources.shards import Shards
 from tests.helpers import videos
 from tests.helpers.paths import ROOT
@@ -41,9 +42,15 @@ def test_sample_properties(shards: Path) -> None:
     assert len(failed) == 1 and next(iter(failed)).endswith("000000000004")
     text = as_markdown(values)
     assert "| seconds | 1 | 1.15 | 1.75 | 2.5 | 3.25 | 3.85 | 4 | 2.5 |" in text
-    assert "5 samples in 1 shards" in totals(source, values, failed) and "1 unreadable" in totals(
+    assert "5 samples in 1 shard, 0:12 long in all (" in totals(source, values, failed) and "1 unreadable" in totals(
         source, values, failed
     )
+
+
+def test_seconds_are_those_of_the_frames(tmp_path: Path) -> None:
+    videos.two_rates(tmp_path / "v.mkv")
+    values, _ = sample_properties(Files(str(tmp_path)))
+    assert values["seconds"] == pytest.approx([12], abs=0.4) and values["frames"] == [78]
 
 
 def test_the_command_draws_a_sheet(shards: Path, tmp_path: Path) -> None:
@@ -62,7 +69,7 @@ def test_the_command_draws_a_sheet(shards: Path, tmp_path: Path) -> None:
 
 def test_frames_of_the_sheet_are_those_of_the_sample(shards: Path) -> None:
     sheet = np.asarray(contact_sheet(Shards(str(shards)), samples=1, frames=3, height=48))
-    first = sheet[4 + 28 : 4 + 28 + 48, 4 : 4 + 80]
+    first = sheet[4 + 32 : 4 + 32 + 48, 4 : 4 + 80]
     assert videos.number(first) == spread(72, 3)[0]
 
 

@@ -1,6 +1,10 @@
 """What users give to prepare: lists of timestamps, files with other endings, a dry run first; and what it shows."""
 
+import base64
+import io
 import json
+import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -65,11 +69,14 @@ def test_a_dry_run_counts_equal_parts(folder: Path, tmp_path: Path, capsys: pyte
     assert "kept 7 clips" in shown.out and "MB in, " in shown.err and "video/s" in shown.err
 
 
-def test_the_page_shows_frames(folder: Path, tmp_path: Path) -> None:
+def test_the_page_shows_thumbnails(folder: Path, tmp_path: Path) -> None:
     prepare(str(folder), str(tmp_path / "out"), workers=1, progress=False)
-    assert "<img src='report.jpg'" in (tmp_path / "out" / "report.html").read_text()
-    with Image.open(tmp_path / "out" / "report.jpg") as picture:
-        assert picture.width > 300 and picture.height > 100
+    page = (tmp_path / "out" / "report.html").read_text()
+    shown = re.findall(r"<img src='data:image/jpeg;base64,([^']+)' alt=''><figcaption>(.*?)</figcaption>", page)
+    names = [os.path.relpath(path, folder) for path in sorted(folder.rglob("*.*"))]
+    assert shown and all(any(text.startswith(f"{name} (0:") for name in names) for _, text in shown)
+    with Image.open(io.BytesIO(base64.b64decode(shown[0][0]))) as picture:
+        assert picture.width > 200 and picture.height == 72
 
 
 def test_members_are_named_by_their_container(tmp_path: Path) -> None:
@@ -110,6 +117,11 @@ def test_parts_of_several_machines_are_merged(tmp_path: Path, capsys: pytest.Cap
         main([common[0], str(tmp_path / "x"), "--part", "4/3"])
     assert "'4/3' is no part: write 1/8 to 8/8" in capsys.readouterr().err
     merge = ["index", str(tmp_path / "all"), "--merge", *map(str, parts)]
+    assert main(merge[:-1]) == 2 and "part 3 of 3 is not among the folders" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    videos.make(tmp_path / "other" / "x.mp4", frames=6)
+    assert main([str(tmp_path / "other"), str(tmp_path / "another"), *common[1:], "--part", "3/3"]) == 1
+    assert main([*merge[:-1], str(tmp_path / "another")]) == 2 and "of another list" in capsys.readouterr().err
     (tmp_path / "all").mkdir()
     (parts[0] / "shard-000000.tar").rename(tmp_path / "all" / "shard-000000.tar")  # as of a merge that was killed
     (parts[0] / "shard-000000.idx").rename(tmp_path / "all" / "shard-000000.idx")
