@@ -4,7 +4,9 @@ import argparse
 import dis
 import functools
 import io
+import os
 import pickle
+import select
 import sys
 import tarfile
 import zipfile
@@ -13,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FAILED = 2  # the exit code, as argparse's for a wrong option
+UNREAD = 141  # the exit code where nobody reads what is printed, as in `... | head`: that of SIGPIPE in a shell
 
 # What a missing or damaged file, a full or read-only disk, refused input or a missing library raises.
 _EXPECTED: tuple[type[BaseException], ...] = (
@@ -44,14 +47,35 @@ def reports_errors(main: Callable[[list[str]], int | None]) -> Callable[..., int
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
         words = [word for word in words[:end] if word != "--debug"] + words[end:]
         try:
-            return main(words) or 0
+            try:
+                return main(words) or 0
+            finally:
+                sys.stdout.flush()  # here, where an error can be caught
         except BaseException as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                return UNREAD
             if debug or not is_expected(error):
                 raise
             print(f"error: {sentence(error)}", file=sys.stderr)
             return FAILED
 
     return run
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of our output is gone; what is printed from now on is then dropped."""
+    try:
+        output = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):  # not a file, or closed
+        return False
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)
+    return True
 
 
 def is_expected(error: BaseException) -> bool:

@@ -72,9 +72,16 @@ def for_parser(words: list[str]) -> list[str]:
 
 def main() -> None:
     """The command; its parser and all packages are imported only if it needs more than this page."""
-    if answers_help(sys.argv[1:]):
-        return
-    from pretrain.cli import main as run
     from pretrain.errors import reports_errors
 
-    sys.exit(reports_errors(run)(for_parser(sys.argv[1:])))
+    if code := reports_errors(_run)():
+        sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    if answers_help(words):
+        return 0
+    from pretrain.cli import main as command
+
+    command(for_parser(words))
+    return 0

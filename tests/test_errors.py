@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
 from pretrain.cli import main
-from pretrain.errors import FAILED, is_expected, reports_errors, sentence
+from pretrain.errors import FAILED, UNREAD, is_expected, reports_errors, sentence
 from tests.helpers.paths import ROOT, TESTS
 from tests.helpers.videos import make
 
@@ -226,3 +226,32 @@ def test_words_after_two_dashes_are_another_commands(capsys: pytest.CaptureFixtu
 
     assert main(["a", "--debug", "--", "--debug"]) == 0
     assert capsys.readouterr().out == "['a', '--', '--debug']\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["-m", "pretrain", "fit", "--help"], id="help"),
+        pytest.param(
+            [
+                "-c",
+                "import sys; from pretrain.errors import reports_errors\n"
+                "main = reports_errors(lambda words: [print(i) for i in range(100_000)] and 0)\nsys.exit(main([]))",
+            ],
+            id="long",
+        ),
+    ],
+)
+def test_a_reader_that_leaves_ends_a_command_in_silence(words: list[str]) -> None:
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()  # as `| head` does at its last line
+    said = process.stderr.read()
+    assert process.wait(60) == UNREAD and said == b""
+
+
+def test_another_pipe_that_breaks_is_an_error(capsys: pytest.CaptureFixture) -> None:
+    def breaks(_: list[str]) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "a process")
+
+    assert reports_errors(breaks)([]) == FAILED and "Broken pipe: a process" in capsys.readouterr().err
