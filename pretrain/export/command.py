@@ -22,9 +22,10 @@ from models.uniformerv2 import UniFormerV2Classifier
 from pretrain.export import chat
 from pretrain.export.checksums import write_checksums
 from pretrain.export.load_run import load_objective
+from pretrain.export.model_card import write_model_card
 from pretrain.export.processors import READ_VIDEO, evaluation_of, save_processors
 from pretrain.export.shared import encoder_of, exported_module, exported_state, require_no_leftovers
-from pretrain.export.transformers import example, to_transformers
+from pretrain.export.transformers import to_transformers
 from pretrain.objectives import (
     UMT,
     UMT2,
@@ -71,7 +72,8 @@ def export(
     with whole_folder(out) as folder:
         note = write(model, folder, decoder, facts["model"])
         read, more = _processors(model, folder, facts["recipe"]) if to == "transformers" else ("", "")
-        (folder / "README.md").write_text(model_card(model, facts, to, read, more))
+        name = Path(out).name or Path(out).resolve().name
+        write_model_card(model, facts, to, _official_key(model), folder, name, read, more)
         write_checksums(folder)
     print(f"{out}: {note}" + (f"; {more}" if more else ""))
 
@@ -143,40 +145,3 @@ def to_safetensors(model: Objective, folder: Path, decoder: bool, settings: dict
     mean, std = model.normalize.values
     (folder / "config.json").write_text(json.dumps({**parts, **more, "mean": mean, "std": std}, indent=2) + "\n")
     return f"model.safetensors, {len(state)} tensors in our names"
-
-
-def model_card(model: Objective, facts: dict[str, Any], to: str, read: str, more: str) -> str:
-    """The README of an export: method, sizes, how to load it, and the whole recipe.
-
-    Args:
-        read: code that makes its input of a video.
-        more: what else is in the folder, or is not.
-    """
-    e, (mean, std) = encoder_of(model), model.normalize.values
-    parameters = sum(p.numel() for p in e.parameters()) / 1e6
-    load = {
-        "transformers": read + example(model),
-        "safetensors": 'import models\nreport = models.load_weights(model, "PATH")',
-        "official": f'torch.load("PATH/checkpoint.pth")["{_official_key(model)}"]',
-    }
-    return f"""---
-library_name: {"transformers" if to == "transformers" else "tubelet"}
-tags: [video, self-supervised, {type(model).__name__.lower()}]
----
-# {type(model).__name__} encoder, {parameters:.1f} M parameters
-
-Trained with Tubelet: {type(model).__name__}, {facts["step"]} steps, `{facts["checkpoint"].name}`.
-Input: {e.frames} frames of {e.size} x {e.size} pixels, normalised by mean {mean} and deviation {std};
-one token per tubelet of {e.tubelet} frames of {e.patch} x {e.patch} pixels, {e.width} channels.
-{f"Beside it: {more}." if more else ""}
-
-```python
-{load[to]}
-```
-
-The recipe:
-
-```yaml
-{facts["recipe"].strip()}
-```
-"""
