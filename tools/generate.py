@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--repeat", type=Path, metavar="JSON", help="make the film of this record again")
     parser.add_argument("--out", type=Path, required=True, help="the mp4, or with --prompts a folder")
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="folder of weights")
+    parser.add_argument(
+        "--weights", metavar="DIR", help="folder of weights; hf://OWNER/NAME; or lavie: the official ones, from the hub"
+    )
     parser.add_argument("--tiny", action="store_true", help="random tiny weights instead, to try the command")
     parser.add_argument("--stages", nargs="+", help="default: base interpolation vsr; without base with --source")
     parser.add_argument(
@@ -111,7 +113,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as place:
         if a.tiny:
             write_tiny(Path(place), stages=needed)
-        cascade = Cascade(Path(place) if a.tiny else a.weights, needed, device, getattr(torch, dtype), tile)
+        cascade = Cascade(place if a.tiny else a.weights, needed, device, getattr(torch, dtype), tile)
         for number, (film, request) in enumerate(films.items(), start=1):
             print(f"film {number} of {len(films)}: {request.prompt}", file=sys.stderr)
             made = cascade.film(request, film, a.repeat)

@@ -44,7 +44,7 @@ class Cascade:
     """Generates films; each stage's networks are read at their first use.
 
     Args:
-        weights: folder of weights, see `pretrain.generation.weights.find`.
+        weights: folder of weights or what stands for one, see `pretrain.generation.weights.find`.
         stages: that any film needs; their files are looked for at once.
         device, dtype: of the networks. VAE and text encoder stay in float32.
         tile: side of the VAE's tiles in pixels; 0: whole frames.
@@ -53,7 +53,7 @@ class Cascade:
 
     def __init__(
         self,
-        weights: Path,
+        weights: str | Path,
         stages: tuple[str, ...],
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,

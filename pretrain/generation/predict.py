@@ -105,7 +105,7 @@ class GenerateFilms(Objective):
     ) -> None:
         super().__init__(**base)
         self.weights = []  # they are the stages', not this module's
-        self.folder, self.out, self.stages = Path(folder), Path(out), tuple(stages or STAGES)
+        self.folder, self.out, self.stages = folder, Path(out), tuple(stages or STAGES)
         options = {"steps": steps, "guidance": guidance, "sampler": sampler, "negative": negative}
         self.settings = with_options(self.stages, {name: values or {} for name, values in options.items()})
         self.network_type, self.tile = getattr(torch, dtype), tile

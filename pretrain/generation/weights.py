@@ -14,7 +14,7 @@ from models import load_weights
 from models.diffusion.autoencoder import KLAutoencoder
 from models.diffusion.schedules import Kind, alpha_bar_of, linear_betas
 from models.diffusion.unet import UNET_SIZES, SpatioTemporalUNet
-from models.fetch import sha256
+from models.fetch import local_path, sha256
 from pretrain.engine.checkpoint import newest_checkpoint
 from pretrain.export.load_run import load_objective
 from pretrain.generation.autoencoder import FrameCodec
@@ -39,6 +39,9 @@ _VAE_SIZES = ("block_out_channels", "layers_per_block", "latent_channels", "norm
 _PARTS = ("vae", "text_encoder", "tokenizer")
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".distcp")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
+
+
+LAVIE = "lavie"  # the releases of all stages
 
 
 @dataclass
@@ -74,16 +77,20 @@ class Networks:
         return self
 
 
-def find(folder: Path, stages: Iterable[str]) -> dict[str, Places]:
+def find(folder: str | Path, stages: Iterable[str]) -> dict[str, Places]:
     """The places of all parts of the stages.
 
-    A stage's network is `lavie_STAGE.pt`, `lavie_STAGE.safetensors` or a folder `STAGE`: one of diffusers' layout (such
+    `folder` is a folder, a whole repository of the hub (`hf://OWNER/NAME`), or `lavie`: the official files and Stable
+    Diffusion's folders, from the hub. A stage's network is `lavie_STAGE.pt`, `lavie_STAGE.safetensors` or a folder `STAGE`: one of diffusers' layout (such
     as `python -m pretrain export` writes) or of a training run. The other parts lie in that folder, or in those of
     Stable Diffusion 1.4 and its x4 upscaler, as LaVie's own page says.
 
     Raises:
         FileNotFoundError: one sentence names all that is missing, and where it comes from.
     """
+    if str(folder) == LAVIE and not Path(folder).exists():
+        return {stage: _released(stage) for stage in stages}
+    folder = local_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder of weights: see --help for what it should hold")
     found, missing = {}, []
@@ -107,6 +114,12 @@ def find(folder: Path, stages: Iterable[str]) -> dict[str, Places]:
     if missing:
         raise FileNotFoundError(f"{folder} lacks {', '.join(dict.fromkeys(missing))}")
     return found
+
+
+def _released(stage: str) -> Places:
+    """The official network of a stage, and the folders that its page names, downloaded if they are not here."""
+    image = local_path(f"hf://{_ORIGINS[_IMAGE_MODELS[stage][0]].removeprefix('huggingface.co/')}")
+    return Places(local_path(f"lavie_{stage}"), {part: image / part for part in _PARTS})
 
 
 def load(stage: str, places: Places, tile: int = 512) -> Networks:
@@ -203,9 +216,13 @@ def load_unet(stage: str, place: Path) -> SpatioTemporalUNet:
     return unet.eval().requires_grad_(False)
 
 
-def fingerprints(places: Places, root: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a stage, by its path in the folder of weights."""
-    return {str(file.relative_to(root)): sha256(file) for file in places.files()}
+def fingerprints(places: Places, root: str | Path) -> dict[str, str]:
+    """The SHA-256 of each file of a stage, by its path in the folder of weights, or by its last parts in the hub's
+    cache."""
+    return {
+        str(file.relative_to(root)) if file.is_relative_to(root) else "/".join(file.parts[-2:]): sha256(file)
+        for file in places.files()
+    }
 
 
 def _config(folder: Path, name: str = "config.json", *needed: str) -> dict[str, Any]:
