@@ -153,7 +153,7 @@ def _word_pieces(source: str) -> "WordPieces":
     try:
         from transformers import BertTokenizerFast  # pyrefly: ignore[missing-module-attribute] a lazy alias in version 5
     except ImportError as error:
-        raise ImportError("BERT's tokenizer needs transformers: pip install 'tubelet[hf]'") from error
+        raise ImportError("BERT's tokenizer needs transformers: pip install -e '.[hf]'") from error
     place = local_path(source)
     if not source.endswith(".txt"):
         with contextlib.suppress(OSError):

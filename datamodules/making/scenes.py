@@ -1,7 +1,6 @@
 """A manifest of the scenes of your own videos, by PySceneDetect's content detector: InternVid's first step."""
 
 import math
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from datamodules.cores import usable_cores
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.making.crew import LIMIT, Crew
@@ -55,7 +55,7 @@ def find_scenes(path: str, threshold: float = THRESHOLD) -> list[dict]:
         from scenedetect import ContentDetector, SceneManager, StatsManager, open_video
         from scenedetect.video_stream import VideoOpenFailure
     except ImportError as error:
-        raise ImportError("cutting scenes needs PySceneDetect: pip install 'tubelet[scenes]'") from error
+        raise ImportError("cutting scenes needs PySceneDetect: pip install -e '.[scenes]'") from error
     with PyAV().open(path):
         pass  # PyAV gives better reasons than PySceneDetect
     stats = StatsManager()
@@ -101,7 +101,7 @@ def write_scenes(
     with Journal(Path(out), {"folder": str(where), "threshold": scenes.threshold}) as journal:
         waiting = [name for name in names if name not in journal.records]
         bar = tqdm(total=len(names), initial=len(names) - len(waiting), disable=not progress, unit="video")
-        with bar, Crew(partial(_work, threshold=scenes.threshold), workers or os.cpu_count() or 1, limit) as crew:
+        with bar, Crew(partial(_work, threshold=scenes.threshold), workers or usable_cores(), limit) as crew:
             for name, found in zip(waiting, crew.run(str(where / name) for name in waiting), strict=True):
                 journal.add(name, found)
                 bar.update()

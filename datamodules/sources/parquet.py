@@ -14,7 +14,7 @@ def parquet_rows(path: str | Path) -> Iterator[dict]:
     try:
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
-        raise ImportError(f"{path} needs `pip install pyarrow`, or convert it to jsonl") from error
+        raise ImportError(f"{path} needs `pip install -e '.[parquet]'`, or convert it to jsonl") from error
     try:
         with ParquetFile(path) as file:
             for batch in file.iter_batches():

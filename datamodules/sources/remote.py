@@ -156,7 +156,7 @@ class Url(Store):
                 fs, path = url_to_fs(self.folder, skip_instance_cache=True, **self.options)
             except ImportError as error:
                 raise ImportError(
-                    f"{self.folder} needs another package: pip install 'tubelet[remote]' ({error})"
+                    f"{self.folder} needs another package: pip install -e '.[remote]' ({error})"
                 ) from None
             self._opened = {process: (cast(_FileSystem, fs), path)}
         return self._opened[process]

@@ -40,7 +40,7 @@ class FlowTracker(Tracker):
         try:
             import cv2
         except ImportError as error:
-            raise ImportError("the tracker needs OpenCV: pip install opencv-python-headless") from error
+            raise ImportError("the tracker needs OpenCV: pip install -e '.[assistant]'") from error
         if side < 32 or window < 2:
             raise ValueError(f"a side of {side} pixels and a window of {window} frames: give 32 or more and 2 or more")
         self.side, self.window = side, window

@@ -1,6 +1,6 @@
 """Writes a UNet as a folder of diffusers, which loads where this project is not installed.
 
-It needs diffusers (`pip install tubelet[diffusion]`).
+It needs diffusers (`pip install -e '.[diffusion]'`).
 """
 
 import json

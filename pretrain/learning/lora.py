@@ -34,7 +34,7 @@ class LoRA:
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
-            raise ImportError("LoRA needs peft: pip install 'tubelet[diffusion]'") from error
+            raise ImportError("LoRA needs peft: pip install -e '.[diffusion]'") from error
         names = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
         if not any(re.fullmatch(self.layers, name) for name in names):
             raise ValueError(

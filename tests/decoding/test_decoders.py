@@ -195,6 +195,6 @@ def test_torchcodec_works_or_its_error_says_what_to_install(made: dict[str, str]
     try:
         video = TorchCodec().open(made["b-frames"])
     except ImportError as error:
-        assert "pip install torchcodec" in str(error)
+        assert "pip install -e '.[torchcodec]'" in str(error)
     else:
         assert [videos.number(f) for f in video.frames([5, 20])] == [5, 20]

@@ -16,7 +16,7 @@ from tests.helpers.runs import arguments, losses, run_together
 
 pytestmark = pytest.mark.slow
 ZERO = pytest.mark.skipif(
-    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install 'tubelet[deepspeed]'"
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install -e '.[deepspeed]'"
 )
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "down_proj", "lm_head"]}
 TRAINED = ["^encoder", "^qformer", "queries$", "^projector", "lora_"]
