@@ -413,6 +413,6 @@ class VideoData(LightningDataModule):
         if other:
             videos = f" ({changed})" if changed else ""
             raise MisconfigurationException(
-                f"The checkpoint was trained with {'; '.join(other)}{videos}: its order of samples cannot continue. Restore "
-                "these settings to resume, or start a new run from its weights (without --ckpt_path)."
+                f"The checkpoint was trained with {'; '.join(other)}{videos}: its order of samples cannot continue. "
+                "Restore these settings to resume, or start a new run from its weights (without --ckpt_path)."
             )

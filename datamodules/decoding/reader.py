@@ -197,7 +197,8 @@ class _TorchCodecVideo(Video):
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:  # the last two: it finds no FFmpeg that it can load
             raise ImportError(
-                f"TorchCodec needs `pip install -e '.[torchcodec]'` and FFmpeg's shared libraries, or choose the decoder PyAV: "
+                "TorchCodec needs `pip install -e '.[torchcodec]'` and FFmpeg's shared libraries, or choose the "
+                "decoder PyAV: "
                 f"{error}"
             ) from error
         self.name, self.limits, self.left = name, limits, left

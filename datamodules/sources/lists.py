@@ -55,8 +55,8 @@ def _check_kind(path: Path, number: int, row: dict, kinds: dict[type, int]) -> N
         if len(kinds) > 1:
             this, other = ("name", "number") if isinstance(label, str) else ("number", "name")
             raise ValueError(
-                f"{path}, line {number}: the class {label!r} is a {this}, and line {min(kinds.values())} has a {other}: "
-                "write names only, or numbers only"
+                f"{path}, line {number}: the class {label!r} is a {this}, and line {min(kinds.values())} has a "
+                f"{other}: write names only, or numbers only"
             )
 
 
@@ -165,8 +165,8 @@ def _clean(path: Path, number: int, row: dict) -> dict:
                 row[column] = _classes(given) if column == "labels" else _class(given)
             except (TypeError, ValueError, OverflowError):  # OverflowError: infinity
                 raise ValueError(
-                    f"{place}: {column} {_short(given)} is not an integer from 0, as classes are numbered, nor the name "
-                    "of a class"
+                    f"{place}: {column} {_short(given)} is not an integer from 0, as classes are numbered, nor the "
+                    "name of a class"
                 ) from None
     return row
 

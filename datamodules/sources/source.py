@@ -29,8 +29,8 @@ class Sample:
     `content` is a path, the bytes of a file, or a video that needs no decoder. `text` is one caption or several, of
     which training uses one at a time. `chat` is a conversation about the video. Clips come from the seconds `start` to
     `end`, by default from the whole video. `regions` gives the masks of what the conversation calls `<obj1>`, `<obj2>`,
-    ... at so many seconds, bool `[R, T, H, W]` of whole frames. `origin` is the video's own name where `name` is that of
-    a place, such as a member of a shard; a part of a video has its seconds behind it (`a.mp4#t=4,8`).
+    ... at so many seconds, bool `[R, T, H, W]` of whole frames. `origin` is the video's own name where `name` is that
+    of a place, such as a member of a shard; a part of a video has its seconds behind it (`a.mp4#t=4,8`).
     """
 
     name: str

@@ -44,7 +44,8 @@ _LOOKAHEAD = 1000  # samples searched for a video that is not at its expected nu
 class Hit:
     """A video that was found: its score and name, the rank that wrote its features, and the row of that rank.
 
-    `key` is its name in the source, where that is another one. `frames` are a few of the frames that the model encoded, `time` is their time; `error` is why there are none.
+    `key` is its name in the source, where that is another one. `frames` are a few of the frames that the model encoded,
+    `time` is their time; `error` is why there are none.
     """
 
     score: float

@@ -81,9 +81,9 @@ def find(folder: str | Path, stages: Iterable[str]) -> dict[str, Places]:
     """The places of all parts of the stages.
 
     `folder` is a folder, a whole repository of the hub (`hf://OWNER/NAME`), or `lavie`: the official files and Stable
-    Diffusion's folders, from the hub. A stage's network is `lavie_STAGE.pt`, `lavie_STAGE.safetensors` or a folder `STAGE`: one of diffusers' layout (such
-    as `python -m pretrain export` writes) or of a training run. The other parts lie in that folder, or in those of
-    Stable Diffusion 1.4 and its x4 upscaler, as LaVie's own page says.
+    Diffusion's folders, from the hub. A stage's network is `lavie_STAGE.pt`, `lavie_STAGE.safetensors` or a folder
+    `STAGE`: one of diffusers' layout (such as `python -m pretrain export` writes) or of a training run. The other parts
+    lie in that folder, or in those of Stable Diffusion 1.4 and its x4 upscaler, as LaVie's own page says.
 
     Raises:
         FileNotFoundError: one sentence names all that is missing, and where it comes from.
