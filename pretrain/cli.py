@@ -9,18 +9,14 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules import Files, Shards, Synthetic, VideoData  # noqa: F401 recipes name them by short names
 from models.convert.sharded import is_sharded, require_safe
-from pretrain import objectives
 from pretrain.engine.arguments import with_nulls, with_recipes
 from pretrain.engine.checkpoint import FinalCheckpoint, KeepRecipe
 from pretrain.engine.checkpoint_writer import checkpoint_io
-from pretrain.engine.ema import EMA
+from pretrain.engine.evaluated_source import leave_out_others
 from pretrain.engine.library_messages import without_known_messages
 from pretrain.engine.logger_versions import (
     DropLaterMetrics,
@@ -32,7 +28,7 @@ from pretrain.engine.logger_versions import (
     takes_new_version,
 )
 from pretrain.engine.metric_check import MetricCheck
-from pretrain.engine.monitoring import Progress, Reconstructions, Throughput  # noqa: F401 named in recipes
+from pretrain.engine.monitoring import Throughput
 from pretrain.engine.nonfinite_guard import Guard
 from pretrain.engine.option_errors import OptionParser, nearest
 from pretrain.engine.preemption import Preemption
@@ -42,37 +38,18 @@ from pretrain.engine.run_lock import RunLock
 from pretrain.engine.run_summary import RunSummary
 from pretrain.engine.short_options import run_name, written_out
 from pretrain.engine.step_lines import StepLines
-from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401 named in recipes
-from pretrain.engine.validate_at_start import ValidateAtStart  # noqa: F401 named in recipes
-from pretrain.export.interpolate import WiseFT  # noqa: F401 named in recipes
-from pretrain.features.watch import Watch  # noqa: F401 named in recipes
+from pretrain.engine.trainer_settings import complete
 from pretrain.features.writer import Features
-from pretrain.generation.predict import GenerateFilms, Prompts  # noqa: F401 named in recipes
-from pretrain.generation.samples import Samples  # noqa: F401 named in recipes
-from pretrain.metrics import (  # noqa: F401 named in recipes
-    CLIPSIM,
-    KNN,
-    Accuracy,
-    FeatureDistance,
-    MultipleChoice,
-    MultiView,
-    Retrieval,
-    ZeroShot,
-)
 from pretrain.metrics.report import Results
 from pretrain.objectives import Objective
 from pretrain.plan.step_flop import StepFlop
-from pretrain.questions.ask import AnswerQuestions  # noqa: F401 named in recipes
-from pretrain.questions.data import Questions  # noqa: F401 named in recipes
-from pretrain.questions.sets import MVBench, QuestionList  # noqa: F401 named in recipes
+from pretrain.short_names import METHODS
 
 # Recipes may refer to any of their keys, from any file, with the values of the command line.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 PARSER = {"parser_mode": "omegaconf+"}
 
-_SOURCES = {"validate": "val", "test": "test", "predict": "predict"}  # of the data, that a command goes through
 _OTHERS = ("export", "plan", "show", "replay", "weights")  # commands that have parsers of their own
-_SAVE_EVERY = 1000  # steps between checkpoints of a run whose recipe names no ModelCheckpoint
 
 _HELP = """Train, evaluate and export video foundation models.
 
@@ -136,15 +113,15 @@ class CLI(LightningCLI):
         assert isinstance(args, list)  # from `main`
         self.words = args
         self.command = shlex.join(["python", "-m", "pretrain", *args])
-        methods = {name: kind for name, kind in vars(objectives).items() if isinstance(kind, type)}
-        self.config = parser.parse_args(with_nulls(with_recipes(args, methods)))
+        self.config = parser.parse_args(with_nulls(with_recipes(args, METHODS)))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would build the model that the checkpoint's `hyper_parameters` name: a file decides no class."""
 
     def instantiate_classes(self) -> None:
         """Builds all objects; an error of one of them is raised without the parser's message around it."""
-        self._leave_out_sources()
+        command = str(self.subcommand)
+        leave_out_others(command, cast(Namespace, self.config)[command])
         try:
             super().instantiate_classes()
         except (ValueError, OSError) as error:
@@ -154,24 +131,6 @@ class CLI(LightningCLI):
             if isinstance(cause, ValueError | OSError | ImportError):
                 raise MisconfigurationException(str(cause)) from error
             raise cause from None
-
-    def _leave_out_sources(self) -> None:
-        """Evaluation builds only the source that it goes through: the training data need not be there.
-
-        KNN with the memory `train` goes through the training videos too.
-        """
-        command = str(self.subcommand)
-        if command not in _SOURCES:
-            return
-        settings = cast(Namespace, self.config)[command]
-        metrics = (settings.model.get("init_args") or {}).get("metrics") or {}
-        used = {_SOURCES[command]} | {(metric.get("init_args") or {}).get("memory") for metric in metrics.values()}
-        data = settings.data.get("init_args") or {}
-        for name in {"train", *_SOURCES.values()} - used:
-            if name in data:
-                data[name] = None
-            if name == "val" and data.get("val_sets"):
-                data["val_sets"] = None
 
     def instantiate_trainer(self, **kwargs: object) -> pl.Trainer:
         self._dump_config()
@@ -191,28 +150,7 @@ class CLI(LightningCLI):
             callbacks.append(Results(features.settings, self.command))
         self.trainer_defaults["callbacks"] = callbacks
         trainer = self._get(objects, "trainer")
-        if trainer.get("accumulate_grad_batches") not in (None, 1):
-            raise MisconfigurationException(
-                "trainer.accumulate_grad_batches follows from the batch: set data.micro_batch, the videos that a "
-                "device takes at a time; data.global_batch over it and the devices is the accumulation"
-            )
-        if trainer.get("default_root_dir") is None:  # without a logger, or with Lightning's own
-            trainer["default_root_dir"] = str(Path("runs", run_name(self.words)))
-        if trainer.get("max_epochs") is None:
-            trainer["max_epochs"] = -1  # the data module sets the length, in steps; Lightning would take 1000 epochs
-        given = trainer.get("callbacks") or []
-        given = given if isinstance(given, list) else [given]
-        if self.subcommand != "fit" and not any(isinstance(c, EMA) for c in given):
-            trainer["callbacks"] = [EMA(), *given]  # if the checkpoint holds averaged weights, they are evaluated
-        saves = trainer.get("enable_checkpointing") is not False and not trainer.get("fast_dev_run")
-        if self.subcommand == "fit" and saves and not any(isinstance(c, ModelCheckpoint) for c in given):
-            rank_zero_info(
-                f"trainer.callbacks has no ModelCheckpoint: one saves every {_SAVE_EVERY} steps and at the end"
-            )
-            newest = {"monitor": "step", "mode": "max", "save_top_k": 2, "filename": "{step:07d}"}
-            callbacks.append(ModelCheckpoint(every_n_train_steps=_SAVE_EVERY, **newest))
-        if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
-            callbacks.append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
+        callbacks += complete(trainer, str(self.subcommand), run_name(self.words))
         callbacks.append(Preemption())  # must be the last callback
         plugins = trainer.get("plugins") or []
         wanted = self._get(objects, "background_checkpoints", default=None)

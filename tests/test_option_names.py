@@ -17,11 +17,13 @@ ROOMS = ("models", "datamodules", "pretrain", "tools")
 ALLOWED = {
     "data.init_args.global_batch",
     "model.init_args.global_batch",
+    "--data.init_args.",
     "--data.init_args.val",
     "--model.init_args.weights",
     "model.init_args.encoder.init_args",
     "model.init_args.decoder.init_args",
     "model.init_args.optim",
+    "data.init_args",
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from models.convert.sharded import is_sharded, read_sharded
 from models.convert.torchscript import is_script, read_script
 from models.convert.zero import is_zero_step, read_zero_step
 from models.fetch import local_path
+from models.releases import RELEASES
 
 # The first that is present counts: `ema` are LaVie's weights; beside `state_dict` it is our own running average.
 _WRAPPERS = ("state_dict", "ema", "model", "module", "model_state_dict", "model_state")
@@ -22,12 +24,13 @@ _WEIGHT_FILES = (
     *("model.safetensors", "pytorch_model.bin"),
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
 )
+_INDEX = ".index.json"  # of weights in several files
 _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
-    folder of transformers' or diffusers', or a sharded training checkpoint; or one of these by a release's name or an
+    folder of transformers' or diffusers', the index of weights in several files, or a sharded training checkpoint; or one of these by a release's name or an
     address (see `models.fetch`).
 
     Wrappers (`model`, `module`, `state_dict`) and prefixes from compilation, wrappers or older code are removed.
@@ -38,7 +41,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = local_path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        near = get_close_matches(str(path), RELEASES, 1, 0.75)
+        raise FileNotFoundError(f"no checkpoint at {path}" + (f": did you mean the release {near[0]}?" if near else ""))
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"{path} is no regular file")
     if path.is_dir() and is_sharded(path):
@@ -47,7 +51,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         return strip_prefixes(read_sharded(path, lambda part: part == "state_dict")["state_dict"])
     if path.is_dir() and is_zero_step(path):
         return strip_prefixes(read_zero_step(path)["state_dict"])
-    files = _weight_files(path) if path.is_dir() else [path]
+    if path.is_dir():
+        files = _weight_files(path)
+    else:
+        files = [path.parent / name for name in _shard_names(path)] if path.name.endswith(_INDEX) else [path]
     state: dict[str, Tensor] = {}
     for file in files:
         state.update(_read_file(file))
@@ -57,7 +64,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def _weight_files(folder: Path) -> list[Path]:
     # transformers' names, diffusers' names
     for name in ("model.safetensors", "pytorch_model.bin", *_WEIGHT_FILES[2:]):
-        index = folder / f"{name}.index.json"
+        index = folder / f"{name}{_INDEX}"
         if index.exists():
             return [folder / name for name in _shard_names(index)]
     for name in _WEIGHT_FILES:

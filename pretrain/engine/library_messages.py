@@ -19,6 +19,10 @@ _WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (r"The `srun` command is available on your system but is not used", UserWarning),
     # our loader has no sampler of batches, and what we write has the videos' names
     (r"Couldn't infer the batch indices fetched from your dataloader", UserWarning),
+    # frozen parts are meant to be
+    (r"Found \d+ module\(s\) in eval mode at the start of training", UserWarning),
+    # a run without a validation set
+    (r"Total length of `list` across ranks is zero", UserWarning),
     # a resumed run; a new run in such a folder is refused
     (r"Checkpoint directory .* exists and is not empty", UserWarning),
 )

@@ -27,8 +27,9 @@ def takes_new_version(logger: Any) -> bool:
         logger = logger[0] if logger else False
     if logger is None or isinstance(logger, bool):
         return logger is not False
-    arguments = logger.get("init_args") or {}
-    return all(arguments.get(name) is None for name in _VERSION_ARGUMENTS)
+    arguments, of_wandb = logger.get("init_args") or {}, str(logger.get("class_path")).endswith("WandbLogger")
+    given = [arguments.get(name) for name in _VERSION_ARGUMENTS]
+    return not any(value if of_wandb else value is not None for value in given)  # W&B takes "" as no id
 
 
 def newest_of_run(trainer: pl.Trainer, all_versions: bool) -> Path | None:
@@ -85,6 +86,7 @@ def continue_run_ids(trainer: pl.Trainer) -> None:
     for logger in _wandb_loggers(trainer):
         if logger.version is None and file.is_file():
             logger._id = logger._wandb_init["id"] = file.read_text(encoding="utf-8").strip()
+            logger._wandb_init["resume"] = "allow"  # the parser passes wandb's own default: start the run anew
 
 
 class _AppendedMetrics(ExperimentWriter):

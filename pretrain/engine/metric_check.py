@@ -23,7 +23,7 @@ class MetricCheck(pl.Callback):
         sets = {name: source for name, source in sets.items() if source is not None}
         if not sets or trainer.limit_val_batches == 0:
             return
-        training = pl_module.training
+        modes = [(module, module.training) for module in pl_module.modules()]  # frozen parts stay in eval mode
         pl_module.eval()
         for name, metric in metrics.items():
             for place, source in sets.items():
@@ -32,7 +32,8 @@ class MetricCheck(pl.Callback):
             if check is not None:
                 with torch.no_grad():
                     check(pl_module)
-        pl_module.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _require_fields(metric: str, fields: tuple[str, ...], place: str, source: Any) -> None:

@@ -54,7 +54,9 @@ def said(message: str, options: Iterable[str] = ()) -> str:
         message: of jsonargparse: lines whose indentation tells what lies in what.
         options: names that the command takes, with their dashes.
     """
-    message = message.removeprefix('Parser key "config": ')
+    start = 'Parser key "config": '
+    if message.startswith(start):
+        return f"{said(message.removeprefix(start), options)} (in a recipe)"
     unknown = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
     if unknown:
         name = unknown[1].split()[0].partition("=")[0]
@@ -112,6 +114,8 @@ def _sentence(lines: list[_Line], at: int) -> str:
         names = dict.fromkeys(_plain(found[1] or found[2]) for found in types if found)
         value = match[3] if match[3] is not None else _value(lines, at)
         return f"{key} is {' or '.join(names)}, not {value}"
+    if "does not correspond to a subclass of Objective" in cause:
+        return f"{key}: {cause}: a method subclasses pretrain.objectives.Objective, as docs/own.md shows"
     if classes and cause.startswith("No module named"):
         return f"{key}: {cause}, of the class {classes[-1]}"
     return f"{key}: {cause}" if key and not cause.startswith("Parser key") else cause

@@ -4,6 +4,7 @@ import argparse
 
 from models.fetch import is_here, local_path
 from models.releases import RELEASES
+from pretrain.engine.option_errors import nearest
 
 _COLUMNS = ("name", "method", "size", "trained", "licence", "here")
 
@@ -20,7 +21,8 @@ def main(args: list[str]) -> None:
     names = parser.parse_args(args).names
     unknown = [name for name in names if name not in RELEASES]
     if unknown:
-        raise ValueError(f"no release {', '.join(unknown)}: `tubelet weights` lists those that have a name")
+        near = nearest(unknown[0], RELEASES)
+        raise ValueError(f"no release {unknown[0]}" + (near or ": `tubelet weights` lists those that have a name"))
     for name in names:
         print(f"{name}: {local_path(name)}")
     if not names:

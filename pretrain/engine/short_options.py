@@ -119,18 +119,39 @@ def written_out(words: list[str]) -> list[str]:
 
 
 def with_places(recipe: Any) -> Any:
-    """A recipe in which sources that are plain paths have their class, and files of ours the path at which they lie."""
+    """A recipe in which sources that are plain paths have their class, and files of ours the path at which they lie.
+
+    Sources are those of the data module, its `val_sets`, and what a source or a callback has as `source` or `sources`.
+    """
     recipe = _found_files(recipe)
-    data = recipe.get("data") if isinstance(recipe, dict) else None
-    if not isinstance(data, dict):
+    if not isinstance(recipe, dict):
         return recipe
-    settings = data.get("init_args", data)
-    plain = {name: settings[name] for name in _SOURCES if is_place((settings or {}).get(name))}
-    if not plain:
+    recipe = {name: _with_inner(part) if name in ("data", "trainer") else part for name, part in recipe.items()}
+    data = recipe.get("data")
+    settings = data.get("init_args", data) if isinstance(data, dict) else None
+    if not isinstance(settings, dict):
         return recipe
-    sources = {name: {"class_path": source_of(path), "init_args": {"path": path}} for name, path in plain.items()}
-    settings = settings | sources
-    return recipe | {"data": data | {"init_args": settings} if "init_args" in data else settings}
+    found = {name: _as_source(value) if name in _SOURCES else value for name, value in settings.items()}
+    if isinstance(settings.get("val_sets"), dict):
+        found["val_sets"] = {name: _as_source(value) for name, value in settings["val_sets"].items()}
+    return recipe | {"data": data | {"init_args": found} if "init_args" in data else found}
+
+
+def _with_inner(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_with_inner(value) for value in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: _with_inner(value) for name, value in part.items()}
+    if "source" in found:
+        found["source"] = _as_source(found["source"])
+    if isinstance(found.get("sources"), list):
+        found["sources"] = [_as_source(value) for value in found["sources"]]
+    return found
+
+
+def _as_source(value: Any) -> Any:
+    return {"class_path": source_of(value), "init_args": {"path": value}} if is_place(value) else value
 
 
 def _found_files(part: Any) -> Any:

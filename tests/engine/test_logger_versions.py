@@ -9,11 +9,12 @@ from uuid import uuid4
 
 import lightning.pytorch as pl
 import pytest
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from pretrain.cli import main
-from pretrain.engine.logger_versions import keep_metrics, takes_new_version
+from pretrain.engine.logger_versions import KeepRunId, continue_run_ids, keep_metrics, takes_new_version
 from tests.helpers.runs import SMALL, arguments, fit
 
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
@@ -183,13 +184,16 @@ def test_rows_are_appended_to_a_file_that_another_process_wrote(tmp_path: Path) 
 
 
 def test_a_version_is_new_unless_the_recipe_names_one() -> None:
+    wandb = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"version": ""}}
+    assert takes_new_version(wandb) and not takes_new_version({**wandb, "init_args": {"id": "mine"}})
     for logger in (None, True, {"init_args": {"version": None}}, {"class_path": "x"}, [{"init_args": {}}, False]):
         assert takes_new_version(logger)
     for logger in (False, [], {"init_args": {"version": ""}}, {"init_args": {"id": "a"}}, [{"init_args": {"id": "a"}}]):
         assert not takes_new_version(logger)
 
 
-@pytest.mark.parametrize("logger", ["false", pytest.param("true", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("logger", ["false", "true"])
 def test_without_a_logger_of_the_recipe_all_files_lie_in_the_run_s_folder(
     logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,10 +207,10 @@ def test_without_a_logger_of_the_recipe_all_files_lie_in_the_run_s_folder(
 
 
 class StandInRun:
-    """A run of W&B: its id, and what was logged."""
+    """A run of W&B: its id, whether it goes on, and the steps that were logged."""
 
-    def __init__(self, id: str) -> None:
-        self.id, self.name, self.steps = id, "run", []
+    def __init__(self, id: str, resume: str | None) -> None:
+        self.id, self.resume, self.name, self.steps = id, resume, "run", []
 
     def define_metric(self, name: str, step_metric: str | None = None, step_sync: bool | None = None) -> None: ...
 
@@ -214,7 +218,8 @@ class StandInRun:
         self.steps.append(data["trainer/global_step"])
 
 
-def stand_in_wandb(monkeypatch: pytest.MonkeyPatch) -> list[StandInRun]:
+@pytest.fixture
+def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[StandInRun]:
     """Puts a module in the place of `wandb`, which is not installed here; returns the runs that are begun.
 
     `init` has the parameters of wandb's own that Lightning's logger passes, so another name is an error here too.
@@ -229,8 +234,7 @@ def stand_in_wandb(monkeypatch: pytest.MonkeyPatch) -> list[StandInRun]:
         resume: str | None = None,
         anonymous: str | None = None,
     ) -> StandInRun:
-        assert resume == "allow"
-        runs.append(StandInRun(id or uuid4().hex[:8]))
+        runs.append(StandInRun(id or uuid4().hex[:8], resume))
         return runs[-1]
 
     wandb = types.ModuleType("wandb")
@@ -242,18 +246,32 @@ def stand_in_wandb(monkeypatch: pytest.MonkeyPatch) -> list[StandInRun]:
     return runs
 
 
+def test_a_run_of_wandb_is_kept_beside_the_checkpoints(tmp_path: Path, wandb_runs: list[StandInRun]) -> None:
+    for resumed in (False, True):
+        logger = WandbLogger(save_dir=str(tmp_path), resume=None)  # as the parser passes it
+        saver = ModelCheckpoint(dirpath=tmp_path / "run/checkpoints")
+        trainer = pl.Trainer(logger=[logger], callbacks=[saver], accelerator="cpu")
+        if resumed:
+            continue_run_ids(trainer)
+        assert logger.experiment.resume == ("allow" if resumed else None)
+        KeepRunId().on_train_start(trainer, pl.LightningModule())
+    first, second = wandb_runs
+    assert first.id == second.id
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["alone", "after TensorBoard"])
-def test_a_run_of_wandb_goes_on_under_its_id(first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_wandb_goes_on_under_its_id(first: bool, tmp_path: Path, wandb_runs: list[StandInRun]) -> None:
     wandb = f"{{class_path: WandbLogger, init_args: {{save_dir: {tmp_path}/run}}}}"
     own = f"{{class_path: TensorBoardLogger, init_args: {{save_dir: {tmp_path}, name: run, version: ''}}}}"
-    runs = stand_in_wandb(monkeypatch)
     path = tmp_path / "logger.yaml"
     path.write_text(f"trainer: {{logger: [{'' if first else own + ', '}{wandb}]}}")
     words = ["fit", *RECIPE, "-c", str(path), *SMALL, *SHORT]
     main(words)
     main([*words, "--trainer.max_steps=3", "--ckpt_path=last"])
-    assert len(runs) == 2 and runs[0].id == runs[1].id
-    assert max(runs[0].steps) == 1 and min(runs[1].steps) == 2, "no step is logged twice"
+    one, two = wandb_runs
+    assert one.id == two.id and two.resume == "allow"
+    assert max(one.steps) == 1 and min(two.steps) == 2, "no step is logged twice"
     if first:
         main(words)
-        assert runs[2].id != runs[0].id, "a new run has an id of its own"
+        assert wandb_runs[2].id != one.id, "a new run has an id of its own"

@@ -25,7 +25,7 @@ WRONG = {
     "--data my_videos": "data: there is neither a class nor a path my_videos",
     "--trainer.callbacks+=EMA --trainer.callbacks.dcay=3": "trainer.callbacks: EMA takes no dcay: did you mean decay?",
     "-c {trainer:{max_stps:3}}": "fit takes no trainer.max_stps in a recipe: did you mean trainer.max_steps",
-    "-c {model:{init_args:{encoder:{init_args:{widht:3}}}}}": "VideoViT takes no widht: did you mean width?",
+    "-c {model:{init_args:{encoder:{init_args:{widht:3}}}}}": "did you mean width? (in a recipe)",
 }
 
 
@@ -77,6 +77,13 @@ def test_the_parser_s_own_message_is_the_cause() -> None:
     with pytest.raises(OptionError) as error:
         main(["fit", "-c", "videomae_tiny", "--model.encoder.widht=3"])
     assert re.search(r"Union subtypes(.|\n)*'widht' is not accepted", str(error.value.__cause__))
+
+
+def test_a_class_that_is_no_objective_gets_the_remedy() -> None:
+    message = 'Parser key "model":\n  Import path plain.Plain does not correspond to a subclass of Objective'
+    assert said(message).endswith(
+        "subclass of Objective: a method subclasses pretrain.objectives.Objective, as docs/own.md shows"
+    )
 
 
 def test_a_message_of_another_form_stays() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,7 +10,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.cli import main
 from pretrain.engine import short_options
-from pretrain.engine.short_options import recipe_path, source_of, with_places, written_out
+from pretrain.engine.short_options import recipe_path, run_name, source_of, with_places, written_out
+from pretrain.engine.trainer_settings import complete
 from tests.helpers.methods import resolved
 from tests.helpers.paths import ROOT
 from tests.helpers.videos import make
@@ -32,6 +34,11 @@ def test_a_recipe_is_found_by_name_from_any_folder(elsewhere: Path) -> None:
     assert recipe_path("videomae_b") == "videomae_b"
     with pytest.raises(FileNotFoundError, match=r"no recipe viclip_bb: did you mean .*viclip_b"):
         recipe_path("viclip_bb")
+
+
+def test_a_run_without_a_logger_has_the_name_of_its_recipe() -> None:
+    assert run_name(["fit", "-c", "{a: 1}", "-c", "recipes/data/shards.yaml", "-c", "x"]) == "shards"
+    assert run_name(["test", "-c", "runs/mine/config.yaml"]) == "mine" and run_name(["fit"]) == "run"
 
 
 def test_recipes_of_an_installed_package_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,16 +107,32 @@ def test_a_recipe_may_name_plain_paths(elsewhere: Path, capsys: pytest.CaptureFi
     source = {"class_path": "Files", "init_args": {"path": "my/videos"}}
     assert with_places(recipe)["data"]["init_args"] == {"train": source, "val": None}
     Path("mine.yaml").write_text(yaml.safe_dump(recipe))
+    mixed = {"class_path": "Mixture", "init_args": {"sources": ["my/videos", source]}}
+    watch = [{"class_path": "Watch", "init_args": {"source": "my/videos"}}]
+    inner = {"data": {"init_args": {"train": mixed, "val_sets": {"own": "my/videos"}}}, "trainer": {"callbacks": watch}}
+    found = with_places(inner)
+    assert found["data"]["init_args"]["train"]["init_args"]["sources"] == [source, source]
+    assert (
+        found["data"]["init_args"]["val_sets"]["own"]
+        == found["trainer"]["callbacks"][0]["init_args"]["source"]
+        == source
+    )
     truth = resolved(capsys, ["-c", "videomae_tiny", "-c", "mine.yaml"])
     assert truth["data"]["init_args"]["train"]["class_path"] == "datamodules.Files"
 
 
-def test_options_are_not_abbreviated_and_accumulation_is_refused(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit):
+def test_options_are_not_abbreviated_and_settings_in_epochs_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no option --trainer\.max_step: did you mean --trainer\.max_steps"):
         main(["fit", "-c", "videomae_tiny", "--trainer.max_step=3", "--print_config"])
-    assert "max_step" in capsys.readouterr().err
-    with pytest.raises(MisconfigurationException, match=r"set data\.micro_batch"):
-        main(["fit", "-c", "videomae_tiny", "--trainer.accumulate_grad_batches=2"])
+    left_out: dict[str, Any] = {"enable_progress_bar": False}
+    complete(left_out, "validate", "mine")
+    assert left_out["default_root_dir"] == "runs/mine", "nothing is written into the current folder"
+    for refused, remedy in (
+        ({"accumulate_grad_batches": 2}, r"set data\.micro_batch"),
+        ({"val_check_interval": 0.5}, "every N-th"),
+    ):
+        with pytest.raises(MisconfigurationException, match=remedy):
+            complete(refused, "fit", "run")
 
 
 def test_weights_lists_the_releases(capsys: pytest.CaptureFixture) -> None:

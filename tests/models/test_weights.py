@@ -163,6 +163,8 @@ def test_unreadable_files_say_so(official: dict, tmp_path: Path) -> None:
     }.items():
         with pytest.raises((ValueError, FileNotFoundError), match=words):
             models.load_weights(objective(), tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="did you mean the release umt_b"):
+        models.load_weights(objective(), "umt_bb")
 
 
 class Trap:
