@@ -1,5 +1,6 @@
 """Monitoring of a run: throughput, MFU, share of time spent waiting for data, memory, pictures of reconstructions."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -140,7 +141,8 @@ class _Reconstructor(Protocol):
 class Reconstructions(pl.Callback):
     """Pictures of the input, its visible part and the reconstruction: a PNG in the run folder, and in TensorBoard.
 
-    They show the first validation batch, hence the same clips every time; without validation, a training batch.
+    They show the first validation batch, hence the same clips every time; without validation, a training batch. An
+    objective without `reconstruct`, which may stand in a recipe of another, has none.
 
     Args:
         clips, frames: clips to show, and frames of each.
@@ -151,6 +153,10 @@ class Reconstructions(pl.Callback):
         self.clips, self.frames, self.every_n_steps = clips, frames, every_n_steps
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not hasattr(pl_module, "reconstruct"):
+            rank_zero_info(f"no reconstructions are drawn: {type(pl_module).__name__} has no `reconstruct`")
+
         if batch_idx == 0 and not trainer.sanity_checking:
             self._show(trainer, pl_module, batch)
 
@@ -161,6 +167,8 @@ class Reconstructions(pl.Callback):
 
     def _show(self, trainer: pl.Trainer, pl_module: _Reconstructor, batch: dict) -> None:
         few = {name: value[: self.clips] for name, value in batch.items()}
+        if not hasattr(pl_module, "reconstruct"):
+            return
         pl_module.random_key = RandomKey("val")
         training = pl_module.training
         with run_precision(pl_module):
