@@ -42,9 +42,9 @@ def open_container(content: str | bytes, name: str, limits: Limits) -> tuple[Inp
     except av.ArgumentError:  # FFmpeg's answer to a kind that is not listed
         raise DecodeError(name, f"not a video in a container that is read ({_READ})") from None
     except (*DAMAGE, MemoryError) as error:
-        raise DecodeError(
-            name, f"no video that FFmpeg can open ({getattr(error, 'strerror', None) or error})"
-        ) from None
+        refused = DecodeError(name, f"no video that FFmpeg can open ({getattr(error, 'strerror', None) or error})")
+        refused.errno = getattr(error, "errno", None)
+        raise refused from None
     try:
         return container, _video_stream(container, name, limits)
     except DAMAGE as error:

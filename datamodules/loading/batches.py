@@ -1,16 +1,15 @@
-"""Map-style datasets whose items are whole micro-batches: the work of a worker process.
+"""Map-style datasets whose items are micro-batches, made row by row: the work of the worker processes.
 
 Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all videos' view 0, then view 1, ...).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from datamodules.clips import crops
 from datamodules.clips.augment import Augment
@@ -18,11 +17,13 @@ from datamodules.clips.eval_views import EvalView, Squares
 from datamodules.clips.sampling import Sampler
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder
-from datamodules.loading import buffers, heartbeat
+from datamodules.loading import reading
+from datamodules.loading.read_ahead import Read
+from datamodules.loading.rows import Memory, RowBatches
 from datamodules.sources.order import SampleOrder, SampleRng, mix, slots
 from datamodules.sources.source import Sample, Source
 
-Read = TypeVar("Read")
+T = TypeVar("T")
 ATTEMPTS = 8  # substitutes for one unreadable sample before the run stops
 
 
@@ -67,7 +68,7 @@ class Encode(Protocol):
         ...
 
 
-class TrainBatches(Dataset):
+class TrainBatches(RowBatches):
     """Training micro-batches of one rank; item k is a pure function of the arguments and k.
 
     Args:
@@ -94,29 +95,38 @@ class TrainBatches(Dataset):
         """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
         return -(-len(self.source) // (self.world * self.micro))
 
-    def numbers(self, index: int) -> list[int]:
+    def numbers(self, index: int) -> Sequence[int]:
         """Global numbers of the samples of micro-batch `index`."""
         return slots(index, self.rank, self.world, self.micro, self.accumulate)
 
-    def __getitem__(self, index: int) -> dict:
+    def rows(self, index: int) -> int:
+        return len(self.numbers(index))
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        return {"video": video_shape(self.clip.views, self.rows(index), self.clip)}
+
+    def reads(self, index: int, row: int) -> list[Read]:
+        return [Read(self.source, self.order(self.numbers(index)[row])[1])]
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        """Writes a sample's views; returns `sample` without its content, `skipped`, and the row of `encode`."""
+        clip, skipped, n = self.clip, [], self.numbers(index)[row]
+        out = memory["video"][:, row]
+        read = partial(self._read, out=out)
+        sample, (encoded_row, draws) = read_or_substitute(self.source, self.order, self.seed, n, read, skipped)
+        for view, rng in enumerate(draws):
+            if clip.flip > 0 and rng.python.random() < clip.flip:
+                crops.flip(out[view].numpy())
+            if clip.augment is not None:
+                clip.augment(out[view].numpy(), rng)
+        sample = replace(without_content(sample), text=self._caption(sample, n))
+        return {"sample": sample, "skipped": skipped, "chat": encoded_row}
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
         """`video` uint8 [B, C, T, H, W], `name`, `skipped`, and `text` and `label` if the source has them; with
         `encode`, `chat`, a row of each sample."""
-        clip, skipped, samples, rows = self.clip, [], [], []
-        numbers = self.numbers(index)
-        video = empty_video(clip.views, len(numbers), clip.frames, clip.size)
-        for i, n in enumerate(numbers):
-            read = partial(self._read, out=video[:, i])
-            sample, (row, draws) = read_or_substitute(self.source, self.order, self.seed, n, read, skipped)
-            for view, rng in enumerate(draws):
-                if clip.flip > 0 and rng.python.random() < clip.flip:
-                    crops.flip(video[view, i].numpy())
-                if clip.augment is not None:
-                    clip.augment(video[view, i].numpy(), rng)
-            sample = replace(sample, text=self._caption(sample, n))
-            samples.append(sample)
-            rows.append(row)
-        batch = {**collate(video, self.source, samples), "skipped": skipped}
-        return batch if self.encode is None else {**batch, "chat": rows * clip.views}
+        batch = {**collate(memory["video"], self.source, [row["sample"] for row in made]), "skipped": all_skipped(made)}
+        return batch if self.encode is None else {**batch, "chat": [row["chat"] for row in made] * self.clip.views}
 
     def _caption(self, sample: Sample, n: int) -> str | None:
         """One of the sample's captions."""
@@ -175,17 +185,15 @@ def read_or_substitute(
     order: SampleOrder,
     seed: int,
     n: int,
-    read: Callable[[Sample, int], Read],
+    read: Callable[[Sample, int], T],
     skipped: list[tuple[str, str]],
-) -> tuple[Sample, Read]:
+) -> tuple[Sample, T]:
     """Sample n of training and what `read` makes of it; if unreadable, a substitute that depends on (seed, n) only."""
     index = order(n)[1]
     for attempt in range(1 + ATTEMPTS):
         try:
-            heartbeat.begin(source.describe(index))
-            sample = source[index]
-            with heartbeat.decoding(sample.name):
-                return sample, read(sample, n)
+            sample = reading.read(source, index)
+            return sample, reading.decode(sample.name, reading.file_of(sample), partial(read, sample, n))
         except DecodeError as error:
             skipped.append((error.name, error.reason))
             index = mix(seed, n, attempt) % len(source)
@@ -193,7 +201,7 @@ def read_or_substitute(
     raise RuntimeError(f"sample {n} and {ATTEMPTS} substitutes for it cannot be read; is the storage there? {last}")
 
 
-class EvalBatches(Dataset):
+class EvalBatches(RowBatches):
     """Evaluation batches of one rank over a source in its own order.
 
     Sample i belongs to rank i % W, and all ranks have equally many batches. Rows beyond the end repeat earlier samples;
@@ -217,39 +225,53 @@ class EvalBatches(Dataset):
     def __len__(self) -> int:
         return -(-len(self.source) // (self.world * self.micro))
 
-    def __getitem__(self, index: int) -> dict:
+    def rows(self, index: int) -> int:
+        return self.micro
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        return {"video": video_shape(self.clips * self.crops, self.micro, self.clip)}
+
+    def reads(self, index: int, row: int) -> list[Read]:
+        return [Read(self.source, self._number(index, row) % len(self.source))]
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        """Writes a sample's views; returns `sample` without its content, `weight`, `skipped`, and a row of `encode`
+        for each clip."""
+        n, out = self._number(index, row), memory["video"][:, row]
+        number, weight, skipped = n % len(self.source), float(n < len(self.source)), []
+        sample, rows = Sample("", "", "", 0), []  # for a sample that the source cannot read either
+        try:
+            sample = reading.read(self.source, number)
+            rows = reading.decode(sample.name, reading.file_of(sample), partial(self._fill, out, sample))
+        except DecodeError as error:
+            if n < len(self.source):  # a padding row would be named twice
+                skipped.append((error.name, error.reason))
+            sample.name = error.name
+            out.zero_()
+            weight = 0.0
+            if self.encode is not None:
+                rows = [self.encode.blank(Shown([], crops.sides(self.clip.size), False))] * self.clips
+        return {"sample": without_content(sample), "weight": weight, "skipped": skipped, "chat": rows}
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
         """`video` uint8 [B, C, T, H, W] with V = clips * crops fixed views of each video, and `weight` float [B]."""
-        clip, skipped, samples, rows = self.clip, [], [], []
-        video = empty_video(self.clips * self.crops, self.micro, clip.frames, clip.size)
-        weight = torch.ones(self.clips * self.crops, self.micro)
-        for i in range(self.micro):
-            n = (index * self.micro + i) * self.world + self.rank
-            if n >= len(self.source):
-                weight[:, i] = 0
-            sample = Sample("", "", "", 0)  # for a sample that the source cannot read either
-            rows.append([])
-            try:
-                heartbeat.begin(self.source.describe(n % len(self.source)))
-                sample = self.source[n % len(self.source)]
-                rows[i] = self._fill(video[:, i], sample)
-            except DecodeError as error:
-                if n < len(self.source):  # a padding row would be named twice
-                    skipped.append((error.name, error.reason))
-                sample.name = error.name
-                video[:, i], weight[:, i] = 0, 0
-                if self.encode is not None:
-                    rows[i] = [self.encode.blank(Shown([], crops.sides(clip.size), False))] * self.clips
-            samples.append(sample)
-        batch = {**collate(video, self.source, samples), "weight": weight.flatten(), "skipped": skipped}
+        views = self.clips * self.crops
+        weight = torch.tensor([row["weight"] for row in made] * views)
+        batch = {**collate(memory["video"], self.source, [row["sample"] for row in made]), "weight": weight}
+        batch["skipped"] = all_skipped(made)
         if self.encode is None:
             return batch
-        return {**batch, "chat": [row[c] for c in range(self.clips) for _ in range(self.crops) for row in rows]}
+        return {**batch, "chat": [row["chat"][c] for c in range(self.clips) for _ in range(self.crops) for row in made]}
+
+    def _number(self, index: int, row: int) -> int:
+        """Beyond the source in a row that fills up the last batches."""
+        return (index * self.micro + row) * self.world + self.rank
 
     def _fill(self, out: torch.Tensor, sample: Sample) -> list[dict]:
         """Writes a sample's views to `out` [V, T, H, W, 3], clips outermost; returns the row of its texts for each
         clip."""
         clip = self.clip
-        with heartbeat.decoding(sample.name), sample.open(clip.decoder) as video:
+        with sample.open(clip.decoder) as video:
             (first, end), made = sample.part(video), range(self.clips)
             wanted = [first + clip.sampler.view(end - first, clip.frames, clip.stride, c, self.clips) for c in made]
             for times, frame in scaled_as_they_come(video, np.concatenate(wanted)):
@@ -261,9 +283,19 @@ class EvalBatches(Dataset):
         return [] if self.encode is None else [encoded(self.encode, sample, each, None) for each in about]
 
 
-def empty_video(views: int, micro: int, frames: int, size: crops.Size) -> torch.Tensor:
-    """uint8 [V, m, T, H, W, C], uninitialized; in a worker in shared memory, so that sending it copies nothing."""
-    return buffers.empty((views, micro, frames, *crops.sides(size), 3))
+def video_shape(views: int, micro: int, clip: Clip) -> tuple[int, ...]:
+    """[V, m, T, H, W, C]."""
+    return views, micro, clip.frames, *crops.sides(clip.size), 3
+
+
+def without_content(sample: Sample) -> Sample:
+    """What a batch needs of a sample besides its pixels, to be sent between processes."""
+    return replace(sample, content="", chat=None, regions=None)
+
+
+def all_skipped(made: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Names and reasons of the samples that could not be read for any row, in the order of the rows."""
+    return [entry for row in made for entry in row["skipped"]]
 
 
 def collate(video: torch.Tensor, source: Source, samples: list[Sample]) -> dict:
@@ -272,9 +304,11 @@ def collate(video: torch.Tensor, source: Source, samples: list[Sample]) -> dict:
 
 
 def annotations(source: Source, samples: list[Sample], views: int = 1) -> dict:
-    """`name`, and `text` and `label` if the source has them."""
+    """`name`, `origin` if it is another one, and `text` and `label` if the source has them."""
     total = len(source)
     batch: dict[str, object] = {"name": [s.name for s in samples] * views}
+    if any(s.origin for s in samples):
+        batch["origin"] = [s.origin or s.name for s in samples] * views
     if source.texts == total:
         batch["text"] = [s.text for s in samples] * views
     if source.labels == total:

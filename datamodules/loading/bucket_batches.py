@@ -3,15 +3,17 @@
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import Dataset
 
 from datamodules.clips.rectangles import CentreRectangle, Rectangle
 from datamodules.clips.sampling import Dense, Span
 from datamodules.loading.batches import Clip, Encode, TrainBatches
 from datamodules.loading.latent_batches import TrainLatents
+from datamodules.loading.read_ahead import Read
+from datamodules.loading.rows import Memory, RowBatches, by_rows
 from datamodules.sources.buckets import Bucket, check_members, digest, members, subset
 from datamodules.sources.mixture import MixedOrder
 from datamodules.sources.order import mix
@@ -111,7 +113,7 @@ def divide(source: Source, buckets: list[Bucket], sizes: np.ndarray, clip: Clip,
     """
     if source.latents and (clip.views > 1 or clip.flip or clip.augment):
         raise MisconfigurationException(
-            "latents are not augmented: leave data.init_args.views at 1, flip at 0 and augment unset"
+            "latents are not augmented: leave data.views at 1, flip at 0 and augment unset"
         )
     division = Division(source, buckets, sizes, clip)
     if resumed not in (None, division.digest()):
@@ -122,7 +124,7 @@ def divide(source: Source, buckets: list[Bucket], sizes: np.ndarray, clip: Clip,
     return division
 
 
-class BucketBatches(Dataset):
+class BucketBatches(RowBatches):
     """Training micro-batches of one rank; item k is a pure function of the arguments and k.
 
     A batch has `videos`, the number of them, besides the fields of `TrainBatches` or `TrainLatents`.
@@ -134,18 +136,39 @@ class BucketBatches(Dataset):
     """
 
     def __init__(self, parts: list[TrainBatches | TrainLatents], weights: list[float], accumulate: int) -> None:
-        self.parts, self.accumulate = parts, accumulate
+        self.parts, self.accumulate = [by_rows(part) for part in parts], accumulate
+        self.micro, self.lengths = [part.micro for part in parts], [len(part) for part in parts]
         self.steps = MixedOrder([part.order for part in parts], weights)
 
     def __len__(self) -> int:
         """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
-        return sum(len(part) for part in self.parts)
+        return sum(self.lengths)
 
-    def __getitem__(self, index: int) -> dict:
+    def rows(self, index: int) -> int:
+        batches, own = self._part(index)
+        return batches.rows(own)
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        batches, own = self._part(index)
+        return batches.shapes(own)
+
+    def reads(self, index: int, row: int) -> list[Read]:
+        batches, own = self._part(index)
+        return batches.reads(own, row)
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        batches, own = self._part(index)
+        return batches.make(own, row, memory)
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
+        batches, own = self._part(index)
+        return {**batches.batch(own, memory, made), "videos": self.micro[self.parts.index(batches)]}
+
+    def _part(self, index: int) -> tuple[RowBatches, int]:
+        """The batches of the bucket of a micro-batch, and its number among them."""
         step, part = divmod(index, self.accumulate)
         bucket, before = self.steps.place(step)
-        batches = self.parts[bucket]
-        return {**batches[before * self.accumulate + part], "videos": batches.micro}
+        return self.parts[bucket], before * self.accumulate + part
 
 
 def bucket_clip(clip: Clip, bucket: Bucket) -> Clip:
@@ -170,7 +193,7 @@ def check_batches(buckets: list[Bucket], global_batch: int, micro_batch: int | N
     """
     if micro_batch is None and any(bucket.micro_batch for bucket in buckets):
         raise MisconfigurationException(
-            "a bucket with a micro_batch of its own needs data.init_args.micro_batch too: a step of the bucket has "
+            "a bucket with a micro_batch of its own needs data.micro_batch too: a step of the bucket has "
             "global_batch * bucket's micro_batch / micro_batch videos"
         )
     parts = global_batch // (micro_batch or global_batch)  # micro-batches of a step, over all ranks

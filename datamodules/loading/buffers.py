@@ -1,91 +1,124 @@
-"""Anonymous shared memory that sends large tensors from a worker to the main process without a copy.
+"""Anonymous shared memory for batches: several workers write the rows of one, and the main process reads it without a
+copy.
 
-It is passed by file descriptor, and a buffer is reused once its tensor is freed (fresh memory costs as much as the
-crops that fill it). It is not in /dev/shm, which containers keep small, and it is freed with the last process that maps
-it, even if that is killed.
+It is passed by file descriptor, and a buffer is used again once its tensors are freed (fresh memory costs as much as
+the crops that fill it). It is not in /dev/shm, which containers keep small, and it is freed with the last process that
+maps it, even if that is killed.
 """
 
 import mmap
 import os
 import tempfile
 import weakref
+from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 
+_ALIGNMENT = 64  # bytes; each tensor begins at a multiple
 
-@dataclass
+
+@dataclass(frozen=True)
 class Buffer:
-    """Shared memory of a worker. `free`: no tensor uses it, here or in the main process."""
+    """Shared memory of the main process."""
 
     number: int
     descriptor: int
     memory: mmap.mmap
-    free: bool = False
-    sent: bool = False  # the main process has its descriptor
-    lent: bool = False  # a tensor of the main process uses it
-    uses: int = 0  # tensors made on it so far
 
 
 class Pool:
-    """The buffers of one process.
-
-    Each worker starts with a new pool: a forked child shares its parent's buffers (the memory is mapped, not copied),
-    so that two children with one pool would overwrite each other's batches.
-    """
+    """Buffers that the main process hands out; there are never more of them than were in use at one time."""
 
     def __init__(self) -> None:
-        self.buffers: list[Buffer] = []
-        self.by_address: dict[int, Buffer] = {}
+        self.buffers: dict[int, Buffer] = {}  # by number
+        self._free: list[int] = []
+        self._returned: deque[int] = deque()  # of freed tensors, by whatever thread freed them
+        self._next = 0
 
-    def empty(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """Uninitialized uint8 tensor with at least one element."""
-        size = torch.Size(shape).numel()
-        buffer = next((b for b in self.buffers if b.free and len(b.memory) == size), None) or self._new(size)
-        tensor = view(buffer.memory)
-        buffer.free, self.by_address[tensor.data_ptr()] = False, buffer
-        buffer.uses += 1
-        weakref.finalize(tensor.untyped_storage(), _freed, buffer, buffer.uses)
-        return tensor.view(shape)
+    def take(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Buffer, dict[str, torch.Tensor]]:
+        """A buffer for these uint8 tensors, and the tensors; it is in use as long as one of them, or a view, lives."""
+        size = size_of(shapes)
+        self._free += [self._returned.popleft() for _ in range(len(self._returned))]
+        fitting = [n for n in self._free if len(self.buffers[n].memory) >= size]
+        if fitting:
+            number = min(fitting, key=lambda n: len(self.buffers[n].memory))
+            self._free.remove(number)
+        else:
+            if self._free:  # all are too small: a larger one takes the place of one of them
+                self._discard(self._free.pop())
+            number = self._new(size)
+        buffer = self.buffers[number]
+        whole = view(buffer.memory)
+        weakref.finalize(whole.untyped_storage(), self._returned.append, number)
+        return buffer, lay_out(whole, shapes)
 
-    def lend(self, tensor: torch.Tensor) -> Buffer | None:
-        """The buffer of a tensor, in use until it is `returned`; None if `empty` did not make the tensor."""
-        buffer = self.by_address.get(tensor.untyped_storage().data_ptr())
-        if buffer is not None:
-            buffer.lent = True
-        return buffer
+    def bytes(self) -> int:
+        """Of all buffers."""
+        return sum(len(buffer.memory) for buffer in self.buffers.values())
 
-    def returned(self, numbers: list[int]) -> None:
-        """Marks buffers whose tensors the main process has freed as free."""
-        for number in numbers:
-            self.buffers[number].lent, self.buffers[number].free = False, True
+    def close(self) -> None:
+        """Lets go of all buffers; those in use live as long as their tensors."""
+        for number in list(self.buffers):
+            self._discard(number)
+        self._free.clear()
 
-    def _new(self, size: int) -> Buffer:
+    def _discard(self, number: int) -> None:
+        os.close(self.buffers.pop(number).descriptor)
+
+    def _new(self, size: int) -> int:
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("batch", os.MFD_CLOEXEC)
         else:
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
         os.ftruncate(descriptor, size)
-        self.buffers.append(Buffer(len(self.buffers), descriptor, mmap.mmap(descriptor, size)))
-        return self.buffers[-1]
+        number, self._next = self._next, self._next + 1
+        self.buffers[number] = Buffer(number, descriptor, mmap.mmap(descriptor, size))
+        return number
 
 
-pool: Pool | None = None  # set in workers only
+class Mapped:
+    """The buffers of the main process that a worker has mapped."""
+
+    def __init__(self) -> None:
+        self._memory: dict[int, mmap.mmap] = {}
+
+    def add(self, number: int, descriptor: int, size: int) -> None:
+        """Maps a buffer, and closes the descriptor."""
+        try:
+            self._memory[number] = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Lets go of all others, which the main process has discarded."""
+        self._memory = {number: memory for number, memory in self._memory.items() if number in numbers}
+
+    def tensors(self, number: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+        """The tensors in a buffer; see `Pool.take`."""
+        return lay_out(view(self._memory[number]), shapes)
 
 
-def empty(shape: tuple[int, ...]) -> torch.Tensor:
-    """Uninitialized uint8 tensor; in a worker in shared memory."""
-    return torch.empty(shape, dtype=torch.uint8) if pool is None or 0 in shape else pool.empty(shape)
+def size_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Bytes of a buffer for these uint8 tensors."""
+    return sum(_aligned(shape) for shape in shapes.values())
+
+
+def lay_out(whole: torch.Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Tensors of these shapes one after the other in a uint8 tensor of at least `size_of` bytes."""
+    tensors, at = {}, 0
+    for name, shape in shapes.items():
+        tensors[name] = whole[at : at + torch.Size(shape).numel()].view(shape)
+        at += _aligned(shape)
+    return tensors
+
+
+def _aligned(shape: tuple[int, ...]) -> int:
+    return -(-torch.Size(shape).numel() // _ALIGNMENT) * _ALIGNMENT
 
 
 def view(memory: mmap.mmap) -> torch.Tensor:
     """uint8 [size] on this memory, with its own storage, which lives as long as any tensor on it."""
     return torch.frombuffer(memory, dtype=torch.uint8)
-
-
-def _freed(buffer: Buffer, use: int) -> None:
-    """The worker's tensor is freed. The main process may still use the buffer, or a later tensor: the main process may
-    have returned it before the worker let go of the tensor that it sent."""
-    if use == buffer.uses:
-        buffer.free = not buffer.lent

@@ -6,7 +6,7 @@ DecodeError. The time limit holds for each stage of a sample; a slow read that m
 
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -58,11 +58,11 @@ note = Note()  # of this process; a worker replaces it by one in shared memory
 blocklist: dict[str, str] = {}  # reason by name of the sample
 
 
-def use_note(other: Note) -> None:
-    """Writes to another note from now on; slow reads that make progress renew it."""
+def use_note(other: Note, renew: Callable[[], None] | None = None) -> None:
+    """Writes to another note from now on; slow reads that make progress renew it, by `renew` if that is given."""
     global note
     note = other
-    progress.listen(other.renew)
+    progress.listen(renew or other.renew)
 
 
 def block(reasons: Mapping[str, str]) -> None:
@@ -78,6 +78,11 @@ def _cut(name: str) -> bytes:
 def begin(name: str) -> None:
     """Notes the sample that is read next, in case this hangs or the process dies; DecodeError if it is blocked."""
     note.write(name, READING, time.monotonic())
+    check(name)
+
+
+def check(name: str) -> None:
+    """DecodeError if a sample is blocked."""
     noted = _cut(name).decode("utf-8", "surrogateescape")
     if noted in blocklist:
         raise DecodeError(name, blocklist[noted])

@@ -1,20 +1,22 @@
 """Images beside the videos of training micro-batches, for methods that learn from both together."""
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from datamodules.clips.crops import Crop
 from datamodules.decoding.reader import Decoder
-from datamodules.loading import buffers
 from datamodules.loading.batches import read_or_substitute
+from datamodules.loading.read_ahead import Read
+from datamodules.loading.rows import Memory, RowBatches
 from datamodules.sources.order import SampleRng, mix, slots
 from datamodules.sources.source import Sample, Source
 
 _STREAM = 1 << 32  # keeps the order and the crops of images apart from those of videos
 
 
-class WithImages(Dataset):
+class WithImages(RowBatches):
     """Training micro-batches with `images` uint8 [B, C, I, H, W] and `image_text`, a list of I texts for each video.
 
     The images of a video depend on its number in the run, and not on the number of ranks or micro-batches. An image is
@@ -31,7 +33,7 @@ class WithImages(Dataset):
 
     def __init__(
         self,
-        batches: Dataset,
+        batches: RowBatches,
         images: Source,
         per_video: int,
         crop: Crop,
@@ -54,22 +56,37 @@ class WithImages(Dataset):
     def __len__(self) -> int:
         return len(self.batches)  # pyrefly: ignore[bad-argument-type] all of ours have a length
 
-    def __getitem__(self, index: int) -> dict:
-        batch = self.batches[index]
-        height, width = (int(side) for side in batch["video"].shape[3:])
-        numbers = slots(index, *self.place)
-        images = buffers.empty((len(numbers), self.per_video, height, width, 3))
-        texts, skipped = [], list(batch.get("skipped", []))
-        for i, video in enumerate(numbers):
-            texts.append([])
-            for j in range(self.per_video):
-                n = video * self.per_video + j
-                sample, frame = read_or_substitute(self.images, self.order, self.seed, n, self._frame, skipped)
-                rng = SampleRng(self.seed, n, 1)
-                images[i, j] = torch.from_numpy(np.ascontiguousarray(self.crop(frame, (height, width), rng)))[0]
-                text = sample.text or ""
-                texts[i].append(text if isinstance(text, str) else text[mix(self.seed, n, -1) % len(text)])
-        return {**batch, "images": images.permute(0, 4, 1, 2, 3), "image_text": texts, "skipped": skipped}
+    def rows(self, index: int) -> int:
+        return self.batches.rows(index)
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        inner = self.batches.shapes(index)
+        size = inner["video"][3:]  # H, W, C
+        return {**inner, "images": (self.rows(index), self.per_video, *size)}
+
+    def reads(self, index: int, row: int) -> list[Read]:
+        first = slots(index, *self.place)[row] * self.per_video
+        own = [Read(self.images, self.order(first + j)[1]) for j in range(self.per_video)]
+        return [*self.batches.reads(index, row), *own]
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        made, video = self.batches.make(index, row, memory), slots(index, *self.place)[row]
+        images, texts, skipped = memory["images"][row], [], []
+        height, width = (int(side) for side in images.shape[1:3])
+        for j in range(self.per_video):
+            n = video * self.per_video + j
+            sample, frame = read_or_substitute(self.images, self.order, self.seed, n, self._frame, skipped)
+            rng = SampleRng(self.seed, n, 1)
+            images[j] = torch.from_numpy(np.ascontiguousarray(self.crop(frame, (height, width), rng)))[0]
+            text = sample.text or ""
+            texts.append(text if isinstance(text, str) else text[mix(self.seed, n, -1) % len(text)])
+        return {**made, "image_text": texts, "skipped_images": skipped}
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
+        batch = self.batches.batch(index, memory, made)
+        skipped = [*batch.get("skipped", []), *(entry for row in made for entry in row["skipped_images"])]
+        texts = [row["image_text"] for row in made]
+        return {**batch, "images": memory["images"].permute(0, 4, 1, 2, 3), "image_text": texts, "skipped": skipped}
 
     def _frame(self, sample: Sample, n: int) -> np.ndarray:
         """uint8 [1, H, W, 3]."""

@@ -13,8 +13,9 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.decoding.contract import DecodeError
-from datamodules.loading import heartbeat
+from datamodules.loading import heartbeat, reading
 from datamodules.loading.batches import annotations, read_or_substitute
+from datamodules.loading.read_ahead import Read
 from datamodules.sources.buckets import Bucket
 from datamodules.sources.latents import Latent, read_latent
 from datamodules.sources.order import SampleOrder, mix, slots
@@ -36,6 +37,11 @@ class TrainLatents(Dataset):
     def __len__(self) -> int:
         """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
         return -(-len(self.source) // (self.world * self.micro))
+
+    def reads(self, index: int, row: int) -> list[Read]:
+        """The samples of micro-batch `index`, which is made as a whole."""
+        numbers = slots(index, self.rank, self.world, self.micro, self.accumulate)
+        return [Read(self.source, self.order(n)[1]) for n in numbers]
 
     def __getitem__(self, index: int) -> dict:
         skipped: list[tuple[str, str]] = []
@@ -75,8 +81,7 @@ class EvalLatents(Dataset):
             number = int(numbers[n % len(numbers)])
             sample, latent = Sample("", b"", "", 0), None
             try:
-                heartbeat.begin(self.source.describe(number))
-                sample = self.source[number]
+                sample = reading.read(self.source, number)
                 with heartbeat.decoding(sample.name):
                     sample, latent = _with_caption(sample, read(sample, self.source), 0)
             except DecodeError as error:
@@ -93,8 +98,7 @@ class EvalLatents(Dataset):
         """The first latent of a group that can be read, for the shape of a batch in which none can."""
         for number in numbers.tolist():
             try:
-                heartbeat.begin(self.source.describe(number))
-                sample = self.source[number]
+                sample = reading.read(self.source, number)
                 return _with_caption(sample, read(sample, self.source), 0)[1]
             except DecodeError:  # it is named with its own batch
                 continue
@@ -134,7 +138,7 @@ def latent_buckets(source: Source) -> list[Bucket]:
     if len(sizes) > 1:
         found = ", ".join(f"{row} ({count} samples)" for row, count in zip(sizes.tolist(), counts, strict=True))
         raise ValueError(
-            f"the latents are of several sizes (frames, height, width): {found}. Set data.init_args.buckets to a list "
+            f"the latents are of several sizes (frames, height, width): {found}. Set data.buckets to a list "
             "of those that the run shall use, each with a weight"
         )
     return [Bucket(*sizes[0].tolist())]

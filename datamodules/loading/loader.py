@@ -23,7 +23,8 @@ class Loader(DataLoader):
     training loop has waited for batches.
 
     Args:
-        arguments: those of torch's DataLoader.
+        arguments: those of torch's DataLoader; `prefetch_factor` is here the number of batches that are made ahead, by
+            all workers together (see `Workers`).
         limit: time limit in seconds for decoding one sample; None for no limit.
         options: those of torch's DataLoader.
     """
@@ -44,6 +45,7 @@ class Loader(DataLoader):
             if batch is None:
                 return
             yield batch
+            del batch  # else its memory would be in use until the next one is there
 
     def _batches(self) -> Iterator[dict]:
         assert self.prefetch_factor is not None  # torch sets 2 if there are workers
@@ -68,34 +70,36 @@ class Loader(DataLoader):
 
 def pinned(batches: Iterator[dict]) -> Iterator[dict]:
     """The same batches with tensors in pinned memory; a thread copies them one batch ahead."""
-    done, ready = threading.Event(), queue.Queue(maxsize=1)
-
-    def put(item: object) -> None:
-        while not done.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+    done, ready, wanted = threading.Event(), queue.SimpleQueue(), threading.Semaphore(1)
 
     def move() -> None:
         try:
-            for batch in batches:
-                put({k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
+            while True:
+                wanted.acquire()
                 if done.is_set():
                     return
-            put(None)
+                batch = next(batches, None)
+                if batch is not None:
+                    batch = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+                ready.put(batch)
+                if batch is None:
+                    return
+                del batch  # the reading thread may let go of it first
         except BaseException as error:  # raised again in the reading thread
-            put(error)
+            ready.put(error)
 
     thread = threading.Thread(target=move, daemon=True, name="tubelet-pin")
     thread.start()
     try:
         while (item := ready.get()) is not None:
+            wanted.release()
             if isinstance(item, BaseException):
                 raise item
             yield item
+            del item
     finally:
         done.set()
+        wanted.release()
         thread.join()  # it must not use the workers after they are closed or restarted
 
 

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
-from datamodules.loading import heartbeat
-from datamodules.sources.source import Source
+from datamodules.loading import reading
+from datamodules.sources.source import Sample, Source
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -49,15 +49,17 @@ class Survey(Dataset):
         """`found`, a `VideoInfo`, or `skipped`, the name of a video that cannot be read and the reason."""
         number = index * self.world + self.rank
         try:
-            heartbeat.begin(self.source.describe(number))
-            sample = self.source[number]
-            if self.done is not None and self.done(sample.name):
-                return {"found": VideoInfo(number, sample.name, done=True)}
-            with heartbeat.decoding(sample.name), sample.open(self.decoder) as video:
-                found = VideoInfo(number, sample.name, sample.length(video), float(video.fps), size=video.size)
-                return {"found": found}
+            sample = reading.read(self.source, number)
+            if self.done is not None and self.done(sample.origin or sample.name):
+                return {"found": VideoInfo(number, sample.origin or sample.name, done=True)}
+            return {"found": reading.decode(sample.name, reading.file_of(sample), lambda: self._open(number, sample))}
         except DecodeError as error:
             return {"skipped": (error.name, error.reason)}
+
+    def _open(self, number: int, sample: Sample) -> VideoInfo:
+        with sample.open(self.decoder) as video:
+            name = sample.origin or sample.name
+            return VideoInfo(number, name, sample.length(video), float(video.fps), size=video.size)
 
 
 def all_ranks(found: Iterable[VideoInfo]) -> list[VideoInfo]:

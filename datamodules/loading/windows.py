@@ -7,16 +7,17 @@ Letters: `B` windows in a batch, `T` frames of a window.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from datamodules.clips.crops import Size
 from datamodules.clips.eval_views import EvalView
 from datamodules.decoding.contract import DecodeError, Video
-from datamodules.loading import heartbeat
-from datamodules.loading.batches import Clip, collate, empty_video
+from datamodules.loading import reading
+from datamodules.loading.batches import Clip, collate, video_shape
+from datamodules.loading.rows import Memory, RowBatches
 from datamodules.loading.survey import VideoInfo
 from datamodules.sources.source import Sample, Source
 
@@ -36,7 +37,7 @@ def window(number: int, length: int, frames: int, stride: int, step: int) -> np.
     return np.minimum(number * step + stride * np.arange(frames), length - 1)
 
 
-class Windows(Dataset):
+class Windows(RowBatches):
     """Batches of one rank: `B` consecutive windows each, through the rank's videos in order.
 
     Args:
@@ -59,14 +60,24 @@ class Windows(Dataset):
     def __len__(self) -> int:
         return self.batches
 
-    def __getitem__(self, index: int) -> dict:
+    def rows(self, index: int) -> int:
+        """1: neighbouring windows share frames, so that one process makes all of a batch."""
+        return 1
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        return {"video": video_shape(1, self.micro, self.clip)}
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
         """`video` uint8 [B, C, T, H, W], `name`, `weight` float [B] (0 for padding and unreadable rows), and `window`.
 
         `window` int64 [B, 3]: number of the video in the source, number of the window in the video, and the middle of
-        the window in microseconds (-1 if the video has no frame rate).
+        the window in microseconds (-1 if the video has no times).
         """
-        clip, skipped, samples = self.clip, [], [Sample("", "")] * self.micro
-        video = empty_video(1, self.micro, clip.frames, clip.size)
+        fields = dict(made[0])
+        return {**collate(memory["video"], _BARE, fields.pop("samples")), **fields}
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        skipped, samples, video = [], [Sample("", "")] * self.micro, memory["video"]
         video.zero_()
         weight, place = torch.zeros(self.micro), torch.full((self.micro, 3), -1)
         end = min((index + 1) * self.micro, int(self.ends[-1])) if len(self.ends) else 0
@@ -86,23 +97,26 @@ class Windows(Dataset):
                 skipped.append((about.name, error.reason))
                 video[0, rows] = 0
             at = until
-        return {**collate(video, _BARE, samples), "weight": weight, "window": place, "skipped": skipped}
+        return {"samples": samples, "weight": weight, "window": place, "skipped": skipped}
 
     def _fill(self, out: torch.Tensor, about: VideoInfo, numbers: range) -> torch.Tensor:
         """Writes these windows of a video to `out` [n, T, H, W, 3]; returns their rows of `window`, [n, 3]."""
         clip = self.clip
         wanted = np.stack([window(n, about.frames, clip.frames, clip.stride, self.step) for n in numbers])  # [n, T]
-        with heartbeat.decoding(about.name):
-            reader = self._reader(about)
+
+        def pictures() -> np.ndarray:
             try:
+                reader = self._reader(about)
                 for index in np.unique(wanted).tolist():
                     picture = torch.from_numpy(reader.picture(index))
                     for row, t in np.argwhere(wanted == index).tolist():
                         out[row, t] = picture
-                middles = reader.middles(wanted[:, 0], wanted[:, -1])
+                return reader.middles(wanted[:, 0], wanted[:, -1])
             except DecodeError:
                 self.close()
                 raise
+
+        middles = reading.decode(about.name, self.source.place(about.number), pictures)
         rows = [np.full(len(numbers), about.number), np.array(numbers), middles]
         return torch.from_numpy(np.stack(rows, axis=1).astype(np.int64))
 
@@ -174,11 +188,6 @@ class Reader:
                 return read()
 
     def middles(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Middles of windows from frame `first` to frame `last`, in microseconds [n]; -1 without a frame rate.
-
-        A frame lasts until the next one is shown.
-        """
-        if not self.video.fps > 0:
-            return np.full(len(first), -1)
-        seconds = (self.video.seconds(first) + self.video.seconds(last) + 1 / self.video.fps) / 2
-        return np.round(1e6 * seconds)
+        """Middles of windows from frame `first` to frame `last`, in microseconds [n]; -1 if the video has no times."""
+        seconds = (self.video.seconds(first) + self.video.ends(last)) / 2
+        return np.where(np.isnan(seconds), -1, np.round(1e6 * seconds))

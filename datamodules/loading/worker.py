@@ -1,18 +1,22 @@
-"""The main loop of a worker: makes the requested items in shared memory and sends them, until its parent is gone."""
+"""The main loop of a worker: makes the requested rows in shared memory until its parent is gone."""
 
 import os
 import pickle
 import signal
+import socket
 import time
 import traceback
+from collections import deque
 from multiprocessing import connection, process
-from multiprocessing.reduction import send_handle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Dataset
 
-from datamodules.loading import buffers, heartbeat
+from datamodules.loading import heartbeat, reading
+from datamodules.loading.buffers import Mapped
+from datamodules.loading.read_ahead import ReadAhead
+from datamodules.loading.rows import RowBatches
+from datamodules.loading.tasks import Request
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -20,24 +24,20 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0  # seconds between checks that the parent still runs
 
 
-class TensorPlace:
-    """Shape, stride and offset of a tensor in shared memory."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.shape, self.stride, self.offset = tensor.shape, tensor.stride(), tensor.storage_offset()
-
-    def of(self, memory: torch.Tensor) -> torch.Tensor:
-        return memory.as_strided(self.shape, self.stride, self.offset)
-
-
 def work(
-    pipe: connection.Connection, dataset: Dataset, memory: "Buffer", blocklist: dict[str, str], parent: int
+    pipe: connection.Connection,
+    handles: socket.socket,
+    batches: RowBatches,
+    memory: "Buffer",
+    blocklist: dict[str, str],
+    parent: int,
 ) -> None:
     """Answers requests until the parent is gone.
 
     Args:
         pipe: to the parent.
-        dataset: makes the items.
+        handles: brings the descriptors of buffers.
+        batches: make the rows.
         memory: shared memory of the `heartbeat.Note`.
         blocklist: samples that must not be read, with reasons.
         parent: process id.
@@ -46,23 +46,28 @@ def work(
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # so does Slurm's warning before the time limit
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    pool = buffers.pool = buffers.Pool()
-    heartbeat.use_note(heartbeat.Note(memory))
+    mapped, requests = Mapped(), deque[Request]()
+    ahead = reading.ahead = ReadAhead()
+    heartbeat.use_note(heartbeat.Note(memory), ahead.progress)
     heartbeat.block(blocklist)
     heartbeat.note.write("")
     direct = os.getppid() == parent  # else a fork server has started this process
     while True:
-        while not pipe.poll(POLL_SECONDS):
-            if _is_orphan(parent, direct):  # the parent was killed without closing the pipe
+        while pipe.poll(0 if requests else POLL_SECONDS):
+            try:
+                request = pipe.recv()
+                if request.size:
+                    mapped.add(request.buffer, socket.recv_fds(handles, 1, 1)[1][0], request.size)
+            except (EOFError, ConnectionError, IndexError):  # the parent is gone, the last: before it sent a descriptor
                 return
-        try:
-            serial, number, returned = pipe.recv()
-        except EOFError:
+            mapped.keep(request.buffers)
+            heartbeat.block(request.blocklist)
+            _announce(batches, request, ahead)
+            requests.append(request)
+        if requests:
+            _answer(pipe, batches, requests.popleft(), mapped, ahead)
+        elif _is_orphan(parent, direct):  # the parent was killed without closing the pipe
             return
-        pool.returned(returned)
-        item = _make(dataset, number)
-        heartbeat.note.write("")  # sending may wait for the parent, which is busy with a step
-        _answer(pipe, pool, serial, item, parent)
 
 
 def _is_orphan(parent: int, direct: bool) -> bool:
@@ -70,33 +75,43 @@ def _is_orphan(parent: int, direct: bool) -> bool:
     return os.getppid() != parent if direct or owner is None else not owner.is_alive()
 
 
-def _make(dataset: Dataset, number: int) -> dict | Exception:
-    heartbeat.note.write("", since=time.monotonic())
-    try:
-        return dataset[number]
-    except Exception as error:
-        error.add_note(f"In a loading process, at item {number}:\n{traceback.format_exc()}")
+def _announce(batches: RowBatches, request: Request, ahead: ReadAhead) -> None:
+    for row in range(request.first, request.end):
         try:
-            pickle.loads(pickle.dumps(error))
-        except Exception as other:  # its attributes may be of any type
-            return RuntimeError(f"{type(error).__name__}: {error} (which cannot be pickled: {other})")
-        return error
+            reads = batches.reads(request.index, row)
+        except Exception:  # making the row raises it again, and it is answered
+            return
+        ahead.announce(reads, (request.serial, row))
 
 
-def _answer(pipe: connection.Connection, pool: buffers.Pool, serial: int, item: dict | Exception, parent: int) -> None:
-    """Sends an item; a tensor in shared memory (there is at most one) is sent as a `TensorPlace`."""
-    buffer: buffers.Buffer | None = None
-    if isinstance(item, dict):
-        for name, value in item.items():
-            if isinstance(value, torch.Tensor) and (buffer := pool.lend(value)) is not None:
-                item = {**item, name: TensorPlace(value)}
-                break
-    about = (None, 0) if buffer is None else (buffer.number, 0 if buffer.sent else len(buffer.memory))
+def _answer(
+    pipe: connection.Connection, batches: RowBatches, request: Request, mapped: Mapped, ahead: ReadAhead
+) -> None:
+    """Makes the rows of a request and sends what the batch needs of them, or the error."""
+    heartbeat.note.write("", since=time.monotonic())
+    made: list[dict[str, Any]] = []
+    answer: list[dict[str, Any]] | Exception = made
     try:
-        pipe.send_bytes(pickle.dumps((serial, *about, item)))
-        if buffer is not None and not buffer.sent:
-            send_handle(pipe, buffer.descriptor, parent)
-            os.close(buffer.descriptor)
-            buffer.sent = True
-    except BrokenPipeError:
+        memory = {} if request.buffer is None else mapped.tensors(request.buffer, batches.shapes(request.index))
+        for row in range(request.first, request.end):
+            made.append(batches.make(request.index, row, memory))
+            ahead.finish((request.serial, row))
+    except Exception as error:
+        error.add_note(f"In a loading process, at item {request.index}:\n{traceback.format_exc()}")
+        answer = _as_sent(error)
+        for row in range(request.first, request.end):
+            ahead.finish((request.serial, row))
+    heartbeat.note.write("")  # sending may wait for the parent, which is busy with a step
+    try:
+        pipe.send_bytes(pickle.dumps((request.serial, answer)))
+    except ConnectionError:
         os._exit(0)  # the parent is gone
+
+
+def _as_sent(error: Exception) -> Exception:
+    """The error, or its text if its attributes cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception as other:
+        return RuntimeError(f"{type(error).__name__}: {error} (which cannot be pickled: {other})")
+    return error

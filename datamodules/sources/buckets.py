@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.sources.mixture import Mixture
+from datamodules.sources.order import SampleOrder
+from datamodules.sources.shards import Shards
 from datamodules.sources.source import Sample, Source
 
 _NEAR = 1e-6  # aspect ratios that differ by less are the same
@@ -115,6 +117,11 @@ class Subset(Source):
 
     def place(self, index: int) -> str | None:
         return self.source.place(int(self.numbers[index]))
+
+    def order(self, seed: int, lanes: int) -> SampleOrder:
+        if isinstance(self.source, Shards):
+            self.source.reserve(seed, lanes)
+        return super().order(seed, lanes)
 
     def sizes(self) -> np.ndarray | None:
         sizes = self.source.sizes()

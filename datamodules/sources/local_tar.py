@@ -10,8 +10,8 @@ from datamodules.sources import progress
 
 T = TypeVar("T")
 # What reading gives while a server of files fails over or a network is interrupted; the file itself is not at fault.
-_PASSING = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
-_PASSING |= {errno.ECONNRESET, errno.ENOTCONN, errno.EREMOTEIO, errno.EAGAIN, errno.EINTR}
+PASSING = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
+PASSING |= {errno.ECONNRESET, errno.ENOTCONN, errno.EREMOTEIO, errno.EAGAIN, errno.EINTR}
 
 
 def persist(name: str, attempt: Callable[[], T], retries: int, backoff: float) -> T:
@@ -30,7 +30,7 @@ def persist(name: str, attempt: Callable[[], T], retries: int, backoff: float) -
         try:
             return attempt()
         except OSError as error:
-            if error.errno not in _PASSING:
+            if error.errno not in PASSING:
                 raise
             if number == retries:
                 tries = f"{number + 1} attempts" if number else "one attempt"

@@ -174,12 +174,12 @@ class Order:
         return self._epochs[epoch]
 
 
-def slots(k: int, rank: int, world: int, micro: int, accumulate: int) -> list[int]:
+def slots(k: int, rank: int, world: int, micro: int, accumulate: int) -> range:
     """Global numbers n of the `micro` samples of micro-batch k on a rank.
 
     Rank r takes numbers (a m + i) W + r of a step, so the micro-batches of the ranks interleave, and a step has the
     same G numbers for every factorisation of G into W, m and A.
     """
     step, a = divmod(k, accumulate)
-    first = step * world * micro * accumulate
-    return [first + (a * micro + i) * world + rank for i in range(micro)]
+    first = (step * accumulate + a) * micro * world + rank
+    return range(first, first + micro * world, world)

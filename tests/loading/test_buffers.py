@@ -5,9 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from datamodules.loading import buffers
+from datamodules.loading.buffers import Mapped, Pool
 from datamodules.loading.workers import Workers
 from tests.helpers.faulty_videos import batches, load, same
 
@@ -39,48 +38,46 @@ def test_referenced_batches_are_not_overwritten() -> None:
                 kept.append(part)
                 copies.append(part.clone())
         assert all((a == b).all() for a, b in zip(kept, copies, strict=True))
-        assert 10 < len(workers.workers[0].buffers) < 16  # ten referenced, and a few in rotation
+        assert len(workers.pool.buffers) <= 10 + 2 + 1  # ten referenced, two ahead, and the one of the loop
     finally:
         workers.close()
 
 
-def test_shared_memory_is_reused_when_nothing_references_it() -> None:
-    pool = buffers.Pool()
-    tensor = pool.empty((2, 3, 5))
-    part = tensor.flatten(0, 1)[1:]
-    assert pool.lend(torch.zeros(3)) is None
-    buffer = pool.lend(part)
-    del tensor, part
+def test_memory_is_used_again_when_nothing_references_it() -> None:
+    pool = Pool()
+    first, tensors = pool.take({"video": (2, 3, 5), "images": (7,)})
+    part = tensors["images"][1:]
+    del tensors
+    other, _ = pool.take({"video": (2, 3, 5)})
+    assert other is not first  # a part of a tensor references it
+    del part, _
     gc.collect()
-    assert not buffer.free  # a batch references it
-    other = pool.empty((2, 3, 5))
-    assert pool.lend(other) is not buffer
-    pool.returned([buffer.number])
-    again = pool.empty((5, 6))
-    assert pool.lend(again) is buffer
-    unsent = pool.empty((2, 3, 4))
-    place = unsent.data_ptr()
-    del unsent
-    assert pool.empty((24,)).data_ptr() == place
+    again, tensors = pool.take({"video": (5, 6)})
+    assert again is other and tensors["video"].shape == (5, 6)  # the smallest that is large enough
+    assert pool.take({"video": (100,)})[0] is first and pool.bytes() == len(first.memory) + len(other.memory)
 
 
-def test_workers_share_no_memory_that_their_parent_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forked workers inherit the buffers of their parent, not copies: two that fill the same one would mix batches."""
+def test_a_larger_buffer_takes_the_place_of_a_free_one() -> None:
+    """Batches of several sizes take turns in as many buffers as are in use at one time."""
+    pool, mapped = Pool(), Mapped()
+    small, _ = pool.take({"video": (10,)})
+    mapped.add(small.number, os.dup(small.descriptor), len(small.memory))
+    del _
+    for size in (20, 500, 10, 500):
+        buffer, tensors = pool.take({"video": (size,)})
+        del tensors
+        assert list(pool.buffers) == [buffer.number]
+    mapped.keep(pool.buffers)
+    with pytest.raises(KeyError):
+        mapped.tensors(small.number, {"video": (10,)})
+
+
+def test_no_memory_of_one_pool_is_written_by_the_workers_of_another() -> None:
+    """Forked workers inherit the memory of other loaders: what they write lies in their own."""
     expected = [batches({})[k] for k in range(10)]
-    monkeypatch.setattr(buffers, "pool", buffers.Pool())
-    used = buffers.empty((2 * 4 * 4 * 16 * 16 * 3,))
-    assert len(used) == expected[0]["video"].numel()
-    del used  # free: a worker would take it first
-    for _ in range(3):
+    pool = Pool()
+    buffer, tensors = pool.take({"video": tuple(expected[0]["video"].shape)})
+    tensors["video"].fill_(7)
+    for _ in range(2):
         same(load({}, 10), expected)
-
-
-def test_a_tensor_that_is_let_go_late_frees_no_later_one() -> None:
-    """The main process returns a buffer while the worker's variable still holds the tensor that it sent."""
-    pool = buffers.Pool()
-    sent = pool.empty((8,))
-    pool.returned([pool.lend(sent).number])
-    following = pool.empty((8,))  # on the same memory
-    assert following.data_ptr() == sent.data_ptr()
-    del sent
-    assert pool.lend(following) is not None and pool.empty((8,)).data_ptr() != following.data_ptr()
+    assert (tensors["video"] == 7).all() and len(buffer.memory) >= expected[0]["video"].numel()

@@ -46,7 +46,7 @@ def test_pinned_batches_are_one_ahead_and_end_with_the_iterator(monkeypatch: pyt
         assert time.monotonic() < deadline, "nothing is made ahead"
         time.sleep(0.01)
     time.sleep(0.2)
-    assert len(made) <= 4
+    assert made == [0, 1]
     got.close()
     with pytest.raises(DecodeError, match="the end"):
         list(pinned(source()))

@@ -4,11 +4,16 @@ import errno
 import os
 import resource
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import pytest
 
 from datamodules.decoding.contract import DecodeError
-from datamodules.sources.open_shards import check_cache, tars_to_keep_open
+from datamodules.sources import open_shards
+from datamodules.sources.buckets import subset
+from datamodules.sources.mixture import Mixture
+from datamodules.sources.open_shards import tars_to_keep_open
 from datamodules.sources.shards import Shards
 from datamodules.sources.tars import write_index, write_shard
 
@@ -37,25 +42,51 @@ def test_each_tar_is_opened_once_an_epoch(folder: Path, monkeypatch: pytest.Monk
     assert len(tars) == len(set(tars)) == SHARDS
 
 
+class Owner:
+    """Stands for a source."""
+
+
 def test_the_limit_of_open_files_is_raised_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = [(400, 1000)]
     monkeypatch.setattr(resource, "getrlimit", lambda kind: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: limits.append(pair))
-    assert tars_to_keep_open(20) == 64 and len(limits) == 1
-    assert tars_to_keep_open(200) == 252 and limits[-1] == (252 + 256, 1000)
-    with pytest.raises(ValueError, match=r"need 1258 open files, and this system allows 1000.*lanes to 558 or fewer"):
-        tars_to_keep_open(800)
+    monkeypatch.setattr(open_shards, "_open", WeakKeyDictionary())
+    one, other = Owner(), Owner()
+    assert tars_to_keep_open(one, 20) == 64 and len(limits) == 1
+    assert tars_to_keep_open(one, 200) == 252 and limits[-1] == (252 + 256, 1000)
+    assert tars_to_keep_open(other, 200) == 252 and limits[-1] == (2 * 252 + 256, 1000)
+    with pytest.raises(
+        ValueError, match=r"of 2 sources need 1510 open files, .* allows 1000.*lanes to 279"
+    ):
+        tars_to_keep_open(other, 800)
+    del one
+    with pytest.raises(ValueError, match=r"in use at once need 1258 open files, .*lanes to 558 or fewer"):
+        tars_to_keep_open(other, 800)
 
 
 def test_a_cache_that_would_thrash_is_refused(folder: Path, tmp_path: Path) -> None:
     """Each of 6 lanes has its shard; with room for 5, each sample would fetch a whole one."""
     largest = max(file.stat().st_size for file in folder.glob("*.tar"))
-    check_cache(6, largest, 6 * largest)
     options = {"cache": str(tmp_path / "cache"), "cache_bytes": 6 * largest}
     address = f"pipe:cat {folder}/{{}}"
-    assert len(Shards(address, **options).order(0, 6)) == SHARDS * EACH
+    source = Shards(address, **options)
+    assert len(source.order(0, 6)) == SHARDS * EACH
     with pytest.raises(ValueError, match=rf"7 lanes of shards of up to {largest} bytes need a cache of {7 * largest}"):
-        Shards(address, **options).order(0, 7)
+        source.order(0, 7)
+    source.order(0, 4)
+    with pytest.raises(ValueError, match=rf"8 lanes of shards of up to .* need a cache of {8 * largest}"):
+        subset(source, np.arange(9)).order(1, 4)  # a bucket beside another
+
+
+def test_sources_that_share_a_cache_fit_together(folder: Path, tmp_path: Path) -> None:
+    largest = max(file.stat().st_size for file in folder.glob("*.tar"))
+    options = {"cache": str(tmp_path / "cache"), "cache_bytes": 6 * largest}
+    mixed = Mixture([Shards(f"pipe:cat {folder}/{{}}", **options) for _ in range(2)])
+    mixed.order(0, 3)
+    with pytest.raises(
+        ValueError, match=rf"7 lanes of shards of 2 sources .* {7 * largest} .*to 3 or fewer"
+    ):
+        mixed.order(0, 4)
 
 
 @pytest.mark.parametrize("times, code", [(2, errno.ESTALE), (2, errno.EIO), (9, errno.EIO), (9, errno.EACCES)])

@@ -13,7 +13,6 @@ import torch
 from datamodules import Files, PyAV, Shards
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
-from datamodules.loading import buffers
 from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.making.encoding import Encoding
 from datamodules.making.prepare import prepare
@@ -67,7 +66,7 @@ def test_the_report(folder: Path, threads: int) -> None:
         row["seconds"] > 0 and row["clips_per_second"] == pytest.approx(2 / row["seconds"]) for row in report["rows"]
     )
     assert report["rows"][0]["speedup"] == 1 and report["where"][0]["decode"] > 0
-    assert torch.get_num_threads() == threads and buffers.pool is None  # the state of the process is restored
+    assert torch.get_num_threads() == threads  # the state of the process is restored
     text = as_markdown(report)
     assert text.count("\n| ") == 5 and "2 videos, 2 views of 4 frames" in text and "crops and batch" in text
 
