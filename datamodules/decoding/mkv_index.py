@@ -7,6 +7,7 @@ the heads of the blocks. The bytes between two heads are skipped.
 import io
 import os
 from collections.abc import Iterator
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
@@ -42,67 +43,77 @@ def read_mkv_index(content: str | bytes, first: Packet, limits: Limits) -> Packe
         return None
     try:
         with open(content, "rb", _WINDOW) if isinstance(content, str) else io.BytesIO(content) as file:
-            rows = np.array(list(_blocks(file, size, limits.packets)), np.int64).reshape(-1, 6)
+            rows = np.fromiter(chain.from_iterable(_blocks(file, size, first.pos, limits.packets)), np.int64)
     except _Unknown:
         return None
-    place, data = int(first.pos), rows[:, 0]
-    mine = rows[rows[:, 1] == rows[data == place, 1]] if (data == place).sum() == 1 else rows[:0]
-    if not len(mine) or mine[0, 0] != place or mine[0, 2] != first.pts or mine[:, 3].any():
+    if not len(rows) or rows[0] != first.pts:
         return None
-    last = mine[mine[:, 2].argmax(), 5]
-    return PacketIndex(
-        mine[:, 2].tolist(), mine[:, 4] != 0, np.zeros(len(mine), bool), int(last or first.duration or 0), True
-    )
+    times, keys, durations = rows.reshape(-1, 3).T
+    last = durations[times.argmax()] or first.duration or 0
+    return PacketIndex(times.tolist(), keys != 0, np.zeros(len(times), bool), int(last), True)
 
 
-def _blocks(file: BinaryIO, end: int, most: int) -> Iterator[list[int]]:
-    """Place, track, time, whether it is laced, whether it is a keyframe, and duration (0: not stated) of each block."""
-    at, time, group, found = 0, None, -1, 0
+def _blocks(file: BinaryIO, end: int, place: int, most: int) -> Iterator[list[int]]:
+    """Time, whether it is a keyframe, and duration (0: not stated) of each block of the track with one at `place`."""
+    time, track, others, group_end, found = -1, -1, set(), 0, 0
     row: list[int] = []  # of the last block
+    for kind, head, body, size in _elements(file, end):
+        if kind in (_SIMPLE, _BLOCK):
+            number, length = _number(head, 0, True)
+            if body == place:
+                track = number
+            if number != track:
+                others.add(number)
+                group_end = 0  # what follows in its group is not of our track
+                continue
+            found, flags = found + 1, head[length + 2] if len(head) > length + 2 else _LACED
+            if number in others or time < 0 or flags & _LACED or found > most:
+                raise _Unknown
+            if row:
+                yield row
+            moved = time + int.from_bytes(head[length : length + 2], "big", signed=True)
+            # Of a group, a block is a keyframe if the group states no reference.
+            row = [moved, int(kind == _BLOCK or flags & _KEY != 0), 0]
+        elif kind == _TIME:
+            time = _value(head, size)
+        elif kind == _GROUP:
+            group_end = body + size
+        elif kind == _REFERENCE and row and body < group_end:
+            row[1] = 0
+        elif kind == _DURATION and row and body < group_end:
+            row[2] = _value(head, size)
+    if row:
+        yield row
+
+
+def _elements(file: BinaryIO, end: int) -> Iterator[tuple[int, bytes, int, int]]:
+    """Kind, first bytes of the contents, their place and size, of the elements in the file, in clusters and groups."""
+    at = 0
     for _ in range(_MOST):
         if at >= end:
-            break
+            return
         file.seek(at)
         head = file.read(_HEAD)
         kind, width = _number(head, 0, False)
         size, more = _number(head, width, True)
         body = at + width + more
-        if kind == _EBML and at > 0:
-            raise _Unknown  # one file after another
-        if kind in (_SIMPLE, _BLOCK):
-            if time is None:
-                raise _Unknown
-            if row:
-                yield row
-            found += 1
-            if found > 4 * most:  # blocks of all tracks
-                raise _Unknown
-            track, length = _number(head, width + more, True)
-            offset = width + more + length
-            flags = head[offset + 2]
-            moved = time + int.from_bytes(head[offset : offset + 2], "big", signed=True)
-            is_key = bool(flags & _KEY) if kind == _SIMPLE else True  # of a group: if it states no reference
-            row = [body, track, moved, flags & _LACED, is_key, 0]
-        elif kind == _TIME or (kind == _DURATION and row and at < group):
-            if not 0 < size <= 8:
-                raise _Unknown
-            value = int.from_bytes(head[width + more : width + more + size], "big")
-            if kind == _TIME:
-                time = value
-            else:
-                row[5] = value
-        elif kind == _REFERENCE and row and at < group:
-            row[4] = False
-        if kind == _GROUP:
-            group = body + size
         is_open = size == (1 << 7 * more) - 1
-        if (is_open and kind not in (_SEGMENT, _CLUSTER)) or (not is_open and body + size > end):
-            raise _Unknown  # it is cut off
+        if (
+            (kind == _EBML and at)
+            or (is_open and kind not in (_SEGMENT, _CLUSTER))
+            or (not is_open and body + size > end)
+        ):
+            raise _Unknown  # one file after another, or cut off
+        yield kind, head[width + more :], body, size
         at = body if kind in _ENTERED else body + size
-    else:
+    raise _Unknown
+
+
+def _value(head: bytes, size: int) -> int:
+    value = int.from_bytes(head[:size], "big")
+    if not 0 < size <= 8 or value >= 1 << 60:
         raise _Unknown
-    if row:
-        yield row
+    return value
 
 
 def _number(head: bytes, at: int, is_size: bool) -> tuple[int, int]:

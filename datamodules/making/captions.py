@@ -107,10 +107,12 @@ def write_captions(
         progress: shows a progress bar.
 
     Returns:
-        `captioned` and `kept` (had a caption) are counts; `failed` is the reason by clip that has none.
+        `captioned` and `kept` (had a caption) are counts; `failed` is the reason by clip that has none, and by line
+        with invalid timestamps, which is left out.
     """
     videos = Folder(folder)
-    entries = list(read_manifest(manifest))
+    refused: list[dict] = []
+    entries = list(read_manifest(manifest, refused))
     with Journal(Path(out), {"manifest": manifest, "folder": folder, **(settings or {})}) as journal:
         open_entries = [e for e in entries if not e.text and e.name not in journal.records]
         bar = tqdm(total=len(entries), initial=len(entries) - len(open_entries), disable=not progress, unit="clip")
@@ -129,7 +131,8 @@ def write_captions(
         rows = [e.row if e.text else _captioned(e, new[e.name].get("caption")) for e in entries]
         journal.finish("".join(json_text(row) + "\n" for row in rows))
     failed = {name: record["failed"] for name, record in new.items() if "failed" in record}
-    return {"captioned": len(new) - len(failed), "kept": len(entries) - len(new), "failed": failed}
+    counts = {"captioned": len(new) - len(failed), "kept": len(entries) - len(new)}
+    return {**counts, "failed": {**failed, **{each["name"]: each["reason"] for each in refused}}}
 
 
 def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[str, np.ndarray | str]]:
@@ -149,6 +152,8 @@ def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[
             yield entry.name, video.frames(_middles(entry, video, frames))
         except DecodeError as error:
             yield entry.name, error.reason
+        except ValueError as error:  # several videos have its name
+            yield entry.name, str(error)
     if video is not None:
         video.close()
 
@@ -163,7 +168,7 @@ def _middles(entry: Entry, video: Video, frames: int) -> np.ndarray:
     return (first + (last - first) * (np.arange(frames) + 0.5) / frames).astype(np.int64)
 
 
-def join_captions(manifest: str, captions: str, out: str) -> tuple[int, int]:
+def join_captions(manifest: str, captions: str, out: str, refused: list[dict] | None = None) -> tuple[int, int]:
     """Writes the manifest with captions from a file; returns (clips with a caption, clips).
 
     Args:
@@ -171,10 +176,11 @@ def join_captions(manifest: str, captions: str, out: str) -> tuple[int, int]:
         captions: csv or jsonl with `name` (a clip's `VIDEO_START_END`, or a video, for all of its clips) and `caption`
             (or `text`).
         out: jsonl.
+        refused: see `read_manifest`.
     """
     by_name = _read_captions(Path(captions))
     found, rows = 0, []
-    for entry in read_manifest(manifest):
+    for entry in read_manifest(manifest, refused):
         caption = by_name.get(entry.name, by_name.get(entry.video))
         found += caption is not None or entry.text is not None
         rows.append(entry.row if caption is None else _captioned(entry, caption))

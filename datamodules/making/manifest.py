@@ -20,6 +20,7 @@ from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.making.subsets import at_least, diverse, top_share, within_seconds
 from datamodules.sources.lists import json_lines, unread_times
 from datamodules.sources.parquet import parquet_rows
+from datamodules.storage.counted import counted
 from datamodules.storage.json_text import json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import whole_file
@@ -192,7 +193,7 @@ def match(manifest: str, folder: str) -> tuple[list[dict], list[str], list[dict]
         row["cuts"].append({**cut, "text": entry.text} if entry.text else cut)
     if not rows:
         why = "".join(f"; {len(refused)} are refused, as {each['name']}: {each['reason']}" for each in refused[:1])
-        raise FileNotFoundError(f"none of the {len(missing)} clips of {manifest} has its video in {folder}{why}")
+        raise FileNotFoundError(f"none of {counted(len(missing), 'clip')} of {manifest} has its video in {folder}{why}")
     return [_whole(row) for row in rows.values()], missing, refused
 
 
@@ -233,15 +234,15 @@ def subset(kind: str, count: int | None = None, score: str = "UMT_Score") -> Rul
     return rules[kind]
 
 
-def select(manifest: str, out: str, rule: Rule) -> tuple[int, int]:
+def select(manifest: str, out: str, rule: Rule, refused: list[dict] | None = None) -> tuple[int, int]:
     """Writes the lines that `rule` keeps, unchanged and in order, as jsonl; returns (lines kept, lines).
 
-    Reads the manifest twice and holds only the columns that the rule needs in memory.
+    Reads the manifest twice and holds only the columns that the rule needs in memory. `refused`: see `read_manifest`.
     """
     columns = [pair[0] for pair in (rule.least, rule.share) if pair]
     scores: dict[str, list[float]] = {column: [] for column in columns}
     seconds, sources = [], []
-    for number, entry in enumerate(read_manifest(manifest), 1):
+    for number, entry in enumerate(read_manifest(manifest, refused), 1):
         for column in columns:
             scores[column].append(_score(manifest, number, entry, column))
         seconds.append(entry.end - entry.start)
@@ -255,7 +256,7 @@ def select(manifest: str, out: str, rule: Rule) -> tuple[int, int]:
         kept = kept[top_share(np.array(scores[rule.share[0]])[kept], rule.share[1])]
     if rule.count is not None:
         kept = np.sort(kept[diverse(np.array(sources)[kept], rule.count, rule.seed)])
-    _write_lines(manifest, out, set(kept.tolist()))
+    _write_lines(manifest, out, set(kept.tolist()), None if refused is None else [])
     return len(kept), len(seconds)
 
 
@@ -268,8 +269,8 @@ def _score(manifest: str, number: int, entry: Entry, column: str) -> float:
         ) from None
 
 
-def _write_lines(manifest: str, out: str, kept: set[int]) -> None:
+def _write_lines(manifest: str, out: str, kept: set[int], refused: list[dict] | None) -> None:
     with lock_file(Path(out)), whole_file(out) as file:
-        for i, entry in enumerate(read_manifest(manifest)):
+        for i, entry in enumerate(read_manifest(manifest, refused)):
             if i in kept:
                 file.write(json_text(entry.row) + "\n")

@@ -1,5 +1,6 @@
 """HDR video as ordinary video: FFmpeg's `scale` filter maps the brightness and colours of HDR to those of BT.709."""
 
+from fractions import Fraction
 from functools import lru_cache
 
 import av
@@ -23,10 +24,10 @@ def tone_mapped(frame: av.VideoFrame) -> av.VideoFrame:
     return made
 
 
-@lru_cache(maxsize=1)  # its table of colours takes longer to make than tens of frames
-def _graph(width: int, height: int, pixels: str, time_base: object) -> av.filter.Graph:
+@lru_cache(maxsize=4)  # FFmpeg makes a table of colours for each size, which takes seconds
+def _graph(width: int, height: int, pixels: str, time_base: Fraction | None) -> av.filter.Graph:
     graph = av.filter.Graph()
-    source = graph.add_buffer(width=width, height=height, format=pixels, time_base=time_base)
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat(pixels), time_base=time_base)
     try:
         scale = graph.add("scale", _MAPPING)
     except (av.FFmpegError, ValueError) as error:

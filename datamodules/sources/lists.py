@@ -45,7 +45,7 @@ def read_list(path: Path, limits: Limits | None = None, one_text: bool = False) 
             "Convert it, for example by `iconv -f latin1 -t utf-8`"
         ) from None
     except csv.Error as error:
-        raise ValueError(f"{path}, after line {number}: {error} (an unclosed quotation mark?)") from None
+        raise ValueError(f"{path}, after line {max(number, 1)}: {error} (an unclosed quotation mark?)") from None
 
 
 def _check_kind(path: Path, number: int, row: dict, kinds: dict[type, int]) -> None:

@@ -20,7 +20,8 @@ INSTRUCTION = (
     "which it was observed. Answer from these descriptions only, and say so if they do not tell."
 )
 _MOST_FRAMES = 256  # that a tool describes: a film of hours is described at longer intervals
-_BATCH = 8
+_BATCH = 8  # clips that a tool gets at once, at most,
+_BATCH_BYTES = 2**28  # and their frames: tools get them at full size
 _CHARACTERS = 6000  # of the descriptions of a video, about 1,500 tokens
 
 
@@ -63,9 +64,11 @@ def describe(video: Video, tools: Sequence[Tool]) -> list[Statement]:
     for tool in tools:
         every = lasts if tool.every is None else max(tool.every, lasts / _MOST_FRAMES)
         starts = np.arange(0, lasts, every)
+        frame_bytes = 3 * video.size[0] * video.size[1]
+        batch = min(_BATCH, max(1, _BATCH_BYTES // (tool.captioner.frames * frame_bytes)))
         said: list[str] = []
-        for first in range(0, len(starts), _BATCH):
-            middles = [_middles(start, every, tool) for start in starts[first : first + _BATCH]]
+        for first in range(0, len(starts), batch):
+            middles = [_middles(start, every, tool) for start in starts[first : first + batch]]
             clips = [video.frames(video.frames_at(m) if timed else m.astype(np.int64)) for m in middles]
             said += tool.captioner(clips)
         own: list[Statement] = []

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules.clips.chat_sampling import demo_centres
 from datamodules.clips.eval_views import BicubicSquare, bicubic
+from datamodules.clips.frame_by_frame import scaled_frames
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
 from models.chat.templates import Media
@@ -66,9 +67,9 @@ def read_clip(
             known = f"it lasts {lasts:.0f} s" if lasts == lasts else "its length in seconds is unknown"
             raise DecodeError(name, f"{known}, and {longest:g} s are allowed")
         indices = demo_centres(length, frames) if length > 1 else np.zeros(1, np.int64)
-        shown = _resized(video.frames(indices), size, tiles)
+        shown = scaled_frames(video, indices, lambda frame: _resized(frame, size, tiles))
         times = video.seconds(indices).tolist() if length > 1 else []
-    pixels = torch.from_numpy(np.ascontiguousarray(shown)).permute(3, 0, 1, 2).contiguous()
+    pixels = torch.from_numpy(shown).permute(3, 0, 1, 2).contiguous()
     known = times if all(map(math.isfinite, times)) else []
     kind: Media = "video" if length > 1 else "image"
     return Clip(name, kind, pixels, tuple(known), tuple(indices.tolist()), length)

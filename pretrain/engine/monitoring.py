@@ -124,7 +124,8 @@ def _memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 class _Reconstructor(Protocol):
@@ -152,11 +153,11 @@ class Reconstructions(pl.Callback):
     def __init__(self, clips: int = 4, frames: int = 6, every_n_steps: int = 100) -> None:
         self.clips, self.frames, self.every_n_steps = clips, frames, every_n_steps
 
-    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if not hasattr(pl_module, "reconstruct"):
             rank_zero_info(f"no reconstructions are drawn: {type(pl_module).__name__} has no `reconstruct`")
 
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch_idx == 0 and not trainer.sanity_checking:
             self._show(trainer, pl_module, batch)
 
@@ -166,9 +167,9 @@ class Reconstructions(pl.Callback):
             self._show(trainer, pl_module, batch)
 
     def _show(self, trainer: pl.Trainer, pl_module: _Reconstructor, batch: dict) -> None:
-        few = {name: value[: self.clips] for name, value in batch.items()}
         if not hasattr(pl_module, "reconstruct"):
             return
+        few = {name: value[: self.clips] for name, value in batch.items()}
         pl_module.random_key = RandomKey("val")
         training = pl_module.training
         with run_precision(pl_module):

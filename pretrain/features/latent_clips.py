@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
+from datamodules.clips.frame_by_frame import scaled_frames
 from datamodules.clips.rectangles import CentreRectangle
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError, Video
@@ -56,10 +58,10 @@ class Clips(Dataset):
         made = []
         for j in fitting:
             bucket = self.buckets[j]
+            scale = partial(CentreRectangle(), size=(bucket.height, bucket.width))
             for number in range(self.count):
                 indices = Dense().view(length, bucket.frames, self.stride, number, self.count)
-                clip = CentreRectangle()(video.frames(indices), (bucket.height, bucket.width))
-                made.append((j, clip))
+                made.append((j, scaled_frames(video, indices, scale)))
         return made
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datamodules.clips.chat_sampling import centres
 from datamodules.clips.eval_views import EvalView
+from datamodules.clips.frame_by_frame import scaled_frames
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.frame_folder import FrameFolder
 from datamodules.decoding.reader import Decoder
@@ -91,5 +92,5 @@ def load_clip(
         spoken = "" if question.subtitles is None else read_spoken(question.subtitles, video.seconds(indices))
         if control == "no_video":
             return nothing, spoken
-        pixels = video.frames(indices)
-    return torch.from_numpy(np.ascontiguousarray(view(pixels, size))).permute(3, 0, 1, 2), spoken
+        pixels = scaled_frames(video, indices, lambda frame: view(frame, size))
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2), spoken

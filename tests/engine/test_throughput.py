@@ -1,5 +1,6 @@
 """MFU on the progress line: FLOP of a step times steps, over the time and the peak of the device."""
 
+import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,13 @@ from pretrain.plan.step_flop import StepFlop
 from tests.helpers.runs import arguments
 
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
+
+
+def test_peak_memory_has_the_unit_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3_000_000))
+    for system, gigabytes in (("linux", 3.072), ("darwin", 0.003)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert monitoring._memory_gb(torch.device("cpu")) == pytest.approx(gigabytes)
 
 
 class Counted:

@@ -1,10 +1,13 @@
 """Loading processes of every start method outlast a pause of the training process."""
 
+import os
 import time
+from multiprocessing import reduction
 
 import pytest
 
 from datamodules import require_supported
+from datamodules.cores import usable_cores
 from datamodules.loading.worker import POLL_SECONDS
 from datamodules.loading.workers import Workers
 from tests.helpers.faulty_videos import LIMIT, batches, same
@@ -23,6 +26,20 @@ def test_an_idle_worker_stays(method: str) -> None:
         same([first, *found], [made[i] for i in range(3)])
     finally:
         crew.close()
+
+
+def test_macos_by_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what only Linux has; and multiprocessing answers each descriptor there, which must not mix with rows."""
+    for name in ("memfd_create", "posix_fadvise", "sched_getaffinity"):
+        monkeypatch.delattr(os, name)
+    monkeypatch.setattr(reduction, "ACKNOWLEDGE", True)
+    made = batches({})
+    crew = Workers(made, 2, 2, 20 * LIMIT, "fork")
+    try:
+        same(list(crew.run(range(6))), [made[i] for i in range(6)])
+    finally:
+        crew.close()
+    assert usable_cores() >= 1
 
 
 def test_windows_is_refused_by_a_sentence() -> None:

@@ -66,6 +66,7 @@ def test_they_are_counted(folder: Path, tmp_path: Path) -> None:
         assert "interlaced clips</th><td>1" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_tones_are_mapped(folder: Path, tmp_path: Path) -> None:
     report = prepare(str(folder), str(tmp_path / "out"), Encoding(tone_map=True, crf=8), workers=1, progress=False)
     assert report["marks"] == {"interlaced": 1, "hdr": 0} and report["frames"] == 12 + 4 + 8
@@ -79,6 +80,7 @@ def test_tones_are_mapped(folder: Path, tmp_path: Path) -> None:
         assert after.seconds(range(4)).tolist() == pytest.approx(before.seconds(range(4)).tolist(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_mapping_of_tones() -> None:
     """Of greys of 0 to 10,000 cd/m2 in PQ, with white at 203 (ITU-R BT.2408): dark ones stay, bright ones are pressed
     together, and none is lost."""

@@ -67,6 +67,27 @@ def test_captions_are_of_the_frames_between_the_times(tmp_path: Path) -> None:
     assert [row["Caption"] for row in rows] == ["6 18", "57 63"]
 
 
+def test_a_line_that_cannot_be_used_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    class Word(Captioner):
+        def __call__(self, clips: list[np.ndarray]) -> list[str]:
+            return ["word"] * len(clips)
+
+    for name in ("a.mp4", "one/b.mp4", "two/b.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        videos.make(tmp_path / name, frames=30)
+    rows = [{"path": "a.mp4", "start": 0, "end": 1}, {"path": "a.mp4", "start": 2, "end": 1}, {"YoutubeID": "b"}]
+    manifest, out = write(tmp_path / "m.jsonl", rows), str(tmp_path / "out.jsonl")
+    done = write_captions(manifest, str(tmp_path), out, Word(), progress=False)
+    assert done["captioned"] == 1 and list(done["failed"]) == ["b", "a.mp4 (line 2)"]
+    assert "two videos could be b" in done["failed"]["b"] and "is no clip" in done["failed"]["a.mp4 (line 2)"]
+    (tmp_path / "c.csv").write_text("name,caption\na.mp4,said\n")
+    for command in (["select", manifest, out], ["caption", manifest, out, "--captions", str(tmp_path / "c.csv")]):
+        assert internvid.main(command) == 0
+        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+        printed = capsys.readouterr()
+        assert "left out 1 line with invalid timestamps" in printed.out and "a.mp4 (line 2)" in printed.err
+
+
 def test_diversity_draws_as_the_official_script() -> None:
     case = json.loads(REFERENCE.read_text())
     sources = [source_of(video) for video in case["videos"]]
@@ -193,7 +214,7 @@ def test_bad_manifests_say_where(folder: Path, tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             list(read_manifest(write(tmp_path / "m.jsonl", rows)))
-    with pytest.raises(FileNotFoundError, match="none of the 1 clips"):
+    with pytest.raises(FileNotFoundError, match="none of 1 clip of"):
         match(write(tmp_path / "m.jsonl", [line("gone", 0, 1)]), str(folder))
     with pytest.raises(ValueError, match="is no manifest"):
         list(read_manifest(str(REFERENCE)))
@@ -223,10 +244,10 @@ def test_own_videos_become_scenes_captions_and_shards(tmp_path: Path, capsys: py
     assert "kept 3 of 3 scenes in 2 videos" in said.out and "left out no.mp4" in said.err
     (tmp_path / "by_name.csv").write_text("name,caption\nfilm_0.000_1.250,red\nfilm_1.250_2.958,blue\n")
     assert internvid.main(["caption", found, told, "--captions", str(tmp_path / "by_name.csv")]) == 0
-    assert "2 of 3 clips have a caption" in capsys.readouterr().out
+    assert "2 of 3 clips with a caption" in capsys.readouterr().out
     mine = ["--captioner", "tests.making.test_manifest:Brightness", "--videos", str(tmp_path / "in"), "--quiet"]
     assert internvid.main(["caption", told, str(tmp_path / "all.jsonl"), *mine]) == 0
-    assert "captioned 1 clips, 2 had a caption" in capsys.readouterr().out
+    assert "captioned 1 clip, 2 had a caption" in capsys.readouterr().out
     build = [
         "build",
         str(tmp_path / "all.jsonl"),

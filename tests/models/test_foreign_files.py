@@ -120,7 +120,7 @@ def test_shards_of_pickles_with_an_index(tmp_path: Path) -> None:
         torch.save({name: STATE[name]}, tmp_path / f"pytorch_model-0000{number}-of-00002.bin")
     where = {name: f"pytorch_model-0000{number}-of-00002.bin" for number, name in enumerate(STATE, 1)}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    assert same(tmp_path)
+    assert same(tmp_path) and same(tmp_path / "pytorch_model.bin.index.json")
     (tmp_path / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(ValueError, match=r"00002-of-00002\.bin is no regular file, or is not there"):
         read_tensors(tmp_path)

@@ -66,6 +66,9 @@ def test_an_unclosed_quotation_mark_swallows_no_rows(tmp_path: Path, rows: int, 
     (tmp_path / "l.csv").write_text("\n".join(["path,text,label", *lines]))
     with pytest.raises(ValueError, match=r"l\.csv, after line \d+: .*an unclosed quotation mark"):
         Files(str(tmp_path / "l.csv"))
+    (tmp_path / "l.csv").write_text('path,text\na.mp4,"open\nb.mp4,fine\n')
+    with pytest.raises(ValueError, match=r"l\.csv, after line 1: .*an unclosed quotation mark"):
+        Files(str(tmp_path / "l.csv"))
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
