@@ -30,11 +30,13 @@ def read_all(lines: list[str], place: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(place)
     patch.syspath_prepend(str(place))
     patch.setattr(sys, "dont_write_bytecode", True)
+    wrong = []
     for words in unique(lines):
         try:
             read_by_parser(words, patch)
         except (Exception, SystemExit) as error:
-            pytest.fail(f"{' '.join(words)}: {error}")
+            wrong.append(f"{' '.join(words)}: {error}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_commands_of_tools_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +49,7 @@ def test_the_commands_of_tools_are_read(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=[] if p.name == "finetuning.md" else pytest.mark.slow, id=p.stem) for p in PAGES],
+    [pytest.param(p, marks=pytest.mark.slow, id=p.stem) for p in PAGES],
 )
 def test_the_commands_of_a_page_are_read(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line for line in commands_of_page(page) if (words := words_of(line)) and words[0] == "pretrain"]

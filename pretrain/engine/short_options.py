@@ -75,7 +75,8 @@ def is_place(value: object) -> bool:
     """Whether the value of a source is a path or an address, not the name of a class."""
     if not isinstance(value, str) or not value or value.startswith(("${", "{", "[")):
         return False
-    return "://" in value or "/" in value or value.startswith(("pipe:", "~", ".")) or Path(value).exists()
+    named = value.startswith(("pipe:", "~", ".")) or value.lower().endswith(_LISTS)
+    return named or "://" in value or "/" in value or Path(value).exists()
 
 
 def written_out(words: list[str]) -> list[str]:

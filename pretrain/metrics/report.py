@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from datamodules.storage.counted import counted
 from datamodules.storage.json_text import Damaged, json_text, printable, read_json
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import whole_file, write_whole
@@ -180,7 +181,7 @@ def section(entry: dict[str, Any]) -> str:
         "changed": "; ".join(entry["changed"]),
         "data": _one_line(entry["data"]),
         "clip": _one_line(entry["clip"]),
-        "unreadable": f"{len(entry['unreadable'])} videos, left out" if entry["unreadable"] else "",
+        "unreadable": f"{counted(len(entry['unreadable']), 'video')}, left out" if entry["unreadable"] else "",
         "run": f"{entry['precision']} on {entry['devices']}; {entry['software']}; {entry['when']}",
         "command": f"`{entry['command']}`" if entry["command"] else "",
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
+from datamodules.storage.counted import counted
 from pretrain.metrics.vbench.plan import Plan
 from pretrain.metrics.vbench.prompts import FILE, package_folder
 from pretrain.metrics.vbench.totals import DIMENSIONS
@@ -31,15 +32,22 @@ class Facts:
     def lines(self) -> list[str]:
         """A sentence for each kind of video, and for what cannot be scored."""
         kinds = Counter(self.videos.values())
-        found = [f"{n} videos of {t} frames, {r:g} fps, {h} x {w}" for (t, r, (h, w)), n in kinds.most_common(5)]
+        found = [
+            f"{counted(n, 'video')} of {counted(t, 'frame')}, {r:g} fps, {h} x {w}"
+            for (t, r, (h, w)), n in kinds.most_common(5)
+        ]
         if len(kinds) > 5:
             found.append(f"and {len(kinds) - 5} further kinds of videos")
         unrated = [name for name, (_, rate, _) in self.videos.items() if not 0 < rate < float("inf")]
         if unrated:
-            found.append(f"{len(unrated)} videos have no frame rate, the first {unrated[0]!r}: no dynamic degree")
+            found.append(
+                f"{counted(len(unrated), 'video')} without a frame rate, the first {unrated[0]!r}: no dynamic degree"
+            )
         single = [name for name, (frames, _, _) in self.videos.items() if frames < 2]
         if single:
-            found.append(f"{len(single)} videos have one frame, the first {single[0]!r}: no score where frames compare")
+            found.append(
+                f"{counted(len(single), 'video')} of one frame, the first {single[0]!r}: no score where frames compare"
+            )
         return found + [f"cannot be opened: {reason}" for reason in self.broken]
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.cli import main
 from pretrain.engine import short_options
-from pretrain.engine.short_options import recipe_path, run_name, source_of, with_places, written_out
+from pretrain.engine.short_options import is_place, recipe_path, run_name, source_of, with_places, written_out
 from pretrain.engine.trainer_settings import complete
 from tests.helpers.methods import resolved
 from tests.helpers.paths import ROOT
@@ -142,3 +142,7 @@ def test_weights_lists_the_releases(capsys: pytest.CaptureFixture) -> None:
     assert "hf://OpenGVLab/VideoMAE2/distill/vit_b_k710_dl_from_giant.pth" in listed
     with pytest.raises(ValueError, match="no release clip_x"):
         main(["weights", "clip_x"])
+
+
+def test_a_list_that_is_not_there_is_no_class() -> None:
+    assert is_place("gone.csv") and is_place("gone.jsonl") and not is_place("mine.Source") and not is_place("Files")

@@ -42,7 +42,7 @@ def test_sample_properties(shards: Path) -> None:
     assert len(failed) == 1 and next(iter(failed)).endswith("000000000004")
     text = as_markdown(values)
     assert "| seconds | 1 | 1.15 | 1.75 | 2.5 | 3.25 | 3.85 | 4 | 2.5 |" in text
-    assert "5 samples in 1 shard, 0:12 long in all (" in totals(source, values, failed) and "1 unreadable" in totals(
+    assert "5 samples in 1 shard, 0:12 long in all; " in totals(source, values, failed) and "1 unreadable" in totals(
         source, values, failed
     )
 

@@ -150,7 +150,7 @@ def test_index_and_its_errors(folder: Path, tmp_path: Path) -> None:
     prepare(str(tmp_path / "list.csv"), str(tmp_path / "out"), root=str(folder), workers=1, progress=False)
     (tmp_path / "out" / "shards.csv").unlink()
     done = run("index", tmp_path / "out")
-    assert done.returncode == 0 and "indexed 2 samples in 1 shards" in done.stdout
+    assert done.returncode == 0 and "indexed 2 samples in 1 shard:" in done.stdout
     for arguments, message in [
         (("index", tmp_path / "in"), "no .tar in"),
         ((tmp_path / "gone", tmp_path / "x"), "no folder or list of videos at"),

@@ -114,7 +114,7 @@ def test_the_text_of_a_section(tmp_path: Path) -> None:
         "metrics": {"qa": {"kind": "Accuracy", "options": {}, "measured": {"questions": 3}, "values": {"": 1}}},
     }  # fmt: skip
     text = section(entry)
-    assert "## ViCLIP on Files, mine.csv" in text and "x\\|y.ckpt" in text and "| unreadable | 1 videos" in text
+    assert "## ViCLIP on Files, mine.csv" in text and "x\\|y.ckpt" in text and "| unreadable | 1 video" in text
     assert "Accuracy, questions 3" in text
     write_results(tmp_path, entry)
     write_results(tmp_path, {**entry, "id": "b"})

@@ -100,7 +100,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "._s.tar").write_bytes(b"mac")
     assert main(["index", str(tmp_path)]) == 0
     printed = capsys.readouterr()
-    assert "indexed 1 samples in 2 shards: 1 with a text, 0 with a label" in printed.out
+    assert "indexed 1 sample in 2 shards: 1 with a text, 0 with a label" in printed.out
     for line in (
         *("2 files of a sample without a video", "2 hidden files", "1 further files of the same name"),
         *("1 images beside a video", "1 files that are not read (.m4a)", "1 files without an ending"),

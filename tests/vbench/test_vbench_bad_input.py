@@ -65,8 +65,8 @@ def test_each_bad_video_is_named_and_the_others_are_scored(
     assert run(folder, "--interpolator", "rife", "--dimensions", *OF_ANY_VIDEO) == 1
     told = capsys.readouterr().out
     assert "names that differ in case only: A red cat-0.mp4, a red cat-0.mp4" in told
-    assert "1 videos have no frame rate, the first 'still-0.mp4': no dynamic degree" in told
-    assert "1 videos have one frame, the first 'still-0.mp4'" in told and "cannot be opened: broken-0.mp4: " in told
+    assert "1 video without a frame rate, the first 'still-0.mp4': no dynamic degree" in told
+    assert "1 video of one frame, the first 'still-0.mp4'" in told and "cannot be opened: broken-0.mp4: " in told
     found = not_scored(folder)
     assert found.keys() == {"broken-0.mp4", "still-0.mp4", "grows-0.mp4", "-0.mp4"}
     assert len(found["broken-0.mp4"]) == len(found["grows-0.mp4"]) == len(OF_ANY_VIDEO) - 1  # one has a stand-in

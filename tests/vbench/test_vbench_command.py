@@ -154,8 +154,8 @@ def test_a_plan_tells_facts_and_differences(folder: Path, tmp_path: Path) -> Non
     plan = plan_custom(folder, ["temporal_flickering", "imaging_quality"])
     facts = look_at(plan, PyAV())
     lines = facts.lines()
-    assert "1 videos of 10 frames, 8 fps, 32 x 48" in lines
-    assert any("1 videos have one frame, the first 'still-0.mp4'" in line for line in lines)
+    assert "1 video of 10 frames, 8 fps, 32 x 48" in lines
+    assert any("1 video of one frame, the first 'still-0.mp4'" in line for line in lines)
     assert any(line.startswith("cannot be opened: broken-0.mp4") for line in lines)
     named = deviations(plan, facts, ["temporal_flickering", "imaging_quality"], False, False, "shorter", {"scene": "X"})
     for part in ("mode custom", "14 of 16 dimensions", "broken-0", "static filter", "mode shorter", "scene by X"):
