@@ -11,6 +11,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from safetensors.torch import save_file
 
+from datamodules.clips.sampling import Sparse
+from datamodules.decoding.reader import PyAV
+from datamodules.sources.files import Files
 from datamodules.storage.lock import InUse
 from pretrain.cli import main
 from pretrain.export.load_run import load_objective
@@ -20,7 +23,7 @@ from pretrain.features.videos import read_features, select
 from tests.helpers.locks import hold
 from tests.helpers.methods import METHODS
 from tests.helpers.runs import ROOT, arguments, fit, run
-from tests.helpers.videos import make
+from tests.helpers.videos import make, number, two_rates
 from tools.search import main as tool
 
 RECIPE = ["-c", str(ROOT / "recipes/viclip_tiny.yaml")]
@@ -57,6 +60,16 @@ def index(trained: Path, videos: Path, tmp_path_factory: pytest.TempPathFactory)
     return predict(
         trained, tmp_path_factory.mktemp("index"), videos, "--features.rows=2", "--data.init_args.micro_batch=2"
     )
+
+
+def test_times_of_hits_are_those_of_their_frames(tmp_path: Path) -> None:
+    two_rates(tmp_path / "v.mkv")
+    viewer = object.__new__(Viewer)  # as read from an index
+    viewer.folder, viewer.source, viewer.decoder = tmp_path, Files(str(tmp_path)), PyAV()
+    viewer.sampler, viewer.frames, viewer.stride = Sparse(), 6, 1
+    hit = Hit(1.0, "v.mkv", 0, 0, 1)
+    viewer.load_frames(hit)
+    assert hit.time == "0:00.2-0:10.0 of 0:11.7" and [number(frame) for frame in hit.frames] == [6, 32, 71]
 
 
 def test_texts_find_videos(index: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
