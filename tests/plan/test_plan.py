@@ -15,7 +15,7 @@ from pretrain.export.load_run import build
 from pretrain.learning.randomness import RandomKey
 from pretrain.plan.devices import DEVICES, Device
 from pretrain.plan.dry_run import DryRun, FixedLengthTokenizer
-from pretrain.plan.estimate import Assumptions, Plan
+from pretrain.plan.estimate import Assumptions, Plan, _length
 from pretrain.plan.memory import Sizes, Strategy, memory_use
 from pretrain.plan.tracer import MicroBatchCost
 from tests.helpers.allocations import peak
@@ -113,7 +113,7 @@ def test_recompute_takes_a_forward_pass_more_and_less_memory() -> None:
 def test_memory_of_each_strategy() -> None:
     """Weights, gradients and moments add up to 16 bytes a parameter, whole or sharded (ZeRO, arXiv 1910.02054)."""
     sizes, traced = Sizes(10**9, 0, 10**7, 10**7, 0, 0), MicroBatchCost(backward_peaks=[(0, 10**9), (4 * 10**9, 0)])
-    of = lambda kind, **k: memory_use(Strategy(kind, **k), sizes, traced, 64, True, True, False, True).parts_alone  # noqa: E731
+    of = lambda kind, **k: memory_use(Strategy(kind, **k), sizes, traced, 8e9, 64, True, True, False, True).parts_alone  # noqa: E731
     kept = lambda parts: sum(parts[name] for name in ("weights", "gradients", "optimiser")) / 1e9  # noqa: E731
     assert kept(of("ddp")) == 16 and of("ddp")["exchange"] == 4e9 and of("ddp", bucket_view=True)["exchange"] == 0
     assert kept(of("fsdp")) == pytest.approx(16 / 64)
@@ -177,7 +177,8 @@ def test_memory_is_what_a_run_allocates(name: str, more: list[str], spread: str,
 
 
 def test_the_peak_of_sampling_is_what_predict_allocates() -> None:
-    truth = recipe("lavie_base_tiny", "--model.init_args.sampling.steps=2")
+    large = ["--data.init_args.size=32", "--data.init_args.frames=8"]  # enough to outweigh a kernel's copies of weights
+    truth = recipe("lavie_base_tiny", "--model.init_args.sampling.steps=2", *large)
     planned = DryRun(truth, gpu=False).sampling()
     objective = build(truth["model"]).eval()
     data = truth["data"]["init_args"]
@@ -222,8 +223,16 @@ def test_a_plan_that_does_not_fit_names_remedies(monkeypatch: pytest.MonkeyPatch
     whole = Plan(truth, 2, "a100-80g", Assumptions()).memory().total
     monkeypatch.setitem(DEVICES, "small", Device(whole - 1e6, 1e12, 1e12, "a test"))
     plan = Plan(truth, 2, "small")
-    (warning,) = plan.warnings(plan.memory())
+    hint, warning = plan.warnings(plan.memory())
+    assert hint == "trainer.precision is 32-true: bf16-mixed takes less memory and time"
     assert "do not fit" in warning and "recompute: true" in warning and "micro_batch: 16" in warning
+
+
+@pytest.mark.parametrize(
+    ("days", "length"), [(4.5, "4.5 days"), (0.5, "12.0 hours"), (0.01, "14.4 minutes"), (1e-5, "0.0 minutes")]
+)
+def test_lengths_below_a_day_are_hours_or_minutes(days: float, length: str) -> None:
+    assert _length(days) == length
 
 
 @pytest.mark.parametrize(("max_steps", "videos", "steps"), [(-1, 11, 5), (-1, None, None), (7, 11, 7)])
