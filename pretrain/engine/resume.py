@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -153,10 +154,12 @@ class Resumed(pl.Callback):
 
     A checkpoint is saved before the validation of its step, hence a resumed run validates first. A checkpoint found by
     `last` or `auto` is later deleted like any other; otherwise every stop would leave one. And it is not saved again
-    during the micro-batches of the first step.
+    during the micro-batches of the first step. Steps of a run that had ended, and is made longer, are logged without a
+    gap: Lightning counts the step before the checkpoint twice.
     """
 
     found = False  # whether `last` or `auto` found the checkpoint
+    counted = False  # whether the steps before this start are counted right
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.found:
@@ -169,3 +172,11 @@ class Resumed(pl.Callback):
             # So that Lightning runs the validation that is due here, from its first batch.
             epoch.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
             epoch.val_loop.batch_progress.current.reset()
+        self.counted = False
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.counted:
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self.counted = True

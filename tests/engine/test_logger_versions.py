@@ -4,6 +4,7 @@ import csv
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from pretrain.cli import main
 from pretrain.engine.logger_versions import KeepRunId, continue_run_ids, keep_metrics, takes_new_version
+from pretrain.engine.resume import Resumed
 from tests.helpers.runs import SMALL, arguments, fit
 
 RECIPE = ["-c", "recipes/videomae_tiny.yaml"]
@@ -181,6 +183,16 @@ def test_rows_are_appended_to_a_file_that_another_process_wrote(tmp_path: Path) 
         logger.log_metrics({"val/loss": value} if value == 1 else {"val/loss": value, "val/top1": 0.5}, step=int(value))
         logger.save()
     assert rows(tmp_path / "run/mine/metrics.csv") == [("1", "1.0"), ("2", "2.0")]
+
+
+def test_steps_of_a_run_that_is_made_longer_are_logged_without_a_gap() -> None:
+    loop = SimpleNamespace(_batches_that_stepped=3)  # as Lightning counts after two steps and an end
+    trainer: Any = SimpleNamespace(global_step=2, fit_loop=SimpleNamespace(epoch_loop=loop))
+    resumed = Resumed()
+    for step in (2, 3):
+        resumed.on_train_batch_start(trainer, pl.LightningModule(), None, 0)
+        assert loop._batches_that_stepped == step
+        trainer.global_step, loop._batches_that_stepped = step + 1, step + 1
 
 
 def test_a_version_is_new_unless_the_recipe_names_one() -> None:
