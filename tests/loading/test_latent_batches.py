@@ -103,7 +103,7 @@ def test_buckets_of_latents_resume_with_other_workers_and_micro_batches(tmp_path
 
 def test_several_sizes_without_buckets_are_refused_with_the_sizes(tmp_path: Path) -> None:
     folder = write(tmp_path / "l", [A, B, A])
-    with pytest.raises(ValueError, match=r"\[1, 8, 4\] \(1 samples\), \[2, 4, 4\] \(2 samples\). Set data.init_args"):
+    with pytest.raises(ValueError, match=r"\[1, 8, 4\] \(1 samples\), \[2, 4, 4\] \(2 samples\). Set data.buckets"):
         trainer(max_steps=1).fit(Recorder(), datamodule=data(folder))
     with pytest.raises(ValueError, match="no sample belongs to the bucket 3x4x4"):
         trainer(max_steps=1).fit(Recorder(), datamodule=data(folder, buckets=[[3, 4, 4]]))
