@@ -41,7 +41,7 @@ def read_fragments(content: str | bytes, track: VideoStream, first: Packet, limi
     try:
         with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
             parts = list(_fragments(file, track.id, limits))
-    except (_Unknown, KeyError, ValueError):
+    except (LookupError, ValueError):  # a box is missing, or shorter than it says
         return None
     if not parts:
         return None
@@ -104,6 +104,13 @@ def _defaults(moov: bytes, track: int) -> dict[str, int]:
     return found
 
 
+def _wide(number: bytes) -> int:
+    """An unsigned number of up to 64 bits."""
+    if (value := int.from_bytes(number, "big")) >= 1 << 60:
+        raise _Unknown  # sums of it would leave 64 bits
+    return value
+
+
 def _samples(
     traf: list[tuple[bytes, bytes]], track: int, moof: int, defaults: dict[str, int], time: int
 ) -> Iterator[tuple[np.ndarray, ...]]:
@@ -114,7 +121,7 @@ def _samples(
         return
     base, at, default = moof, 8, dict(defaults)
     if given & _PLACE:
-        base, at = int.from_bytes(head[8:16], "big"), 16
+        base, at = _wide(head[8:16]), 16
     at += 4 * bool(given & _DESCRIPTION)
     for flag, name in ((_DURATION, "duration"), (_SIZE, "size"), (_FLAGS, "flags")):
         if given & flag:
@@ -122,7 +129,7 @@ def _samples(
     place = None
     for kind, body in traf:
         if kind == b"tfdt":
-            time = int.from_bytes(body[4 : 12 if body[0] else 8], "big")
+            time = _wide(body[4 : 12 if body[0] else 8])
         if kind != b"trun":
             continue
         given, count, at = int.from_bytes(body[1:4], "big"), int.from_bytes(body[4:8], "big"), 8

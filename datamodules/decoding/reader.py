@@ -155,8 +155,8 @@ class PyAV(Decoder):
     frame rate.
 
     Args:
-        keep: files of up to this many bytes are read once and their packets kept; larger ones are read again from the
-            nearest keyframe.
+        keep: files without an index of their frames (ts, avi, mkv below 1 MB) of up to this many bytes are read once
+            and their packets kept; larger ones are read again from the nearest keyframe.
         corrupt: use frames that FFmpeg marks as corrupt, with parts that it has filled in; by default a clip with such
             a frame counts as unreadable.
         limits: what a file may cost; by default those of `Limits`.

@@ -15,9 +15,11 @@ import pytest
 from datamodules import Decord, Files, PyAV
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
+from datamodules.decoding import mkv_index
 from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.decoding.reader import Decoder
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.loader import Loader
 from datamodules.sources.order import Order
 from datamodules.sources.source import Source
@@ -72,7 +74,7 @@ def run(folder: Path, clips: Path, workers: int, limit: float, decoder: Decoder)
     """One pass over the videos: unreadable ones by kind of damage, their reasons, and the seconds it took."""
     source = WithIntact(Files(str(folder)), Files(str(clips)))
     clip = Clip(8, 4, 64, 1, 0.0, Dense(), MultiScaleCrop(), decoder)
-    batches = TrainBatches(source, Order(len(source), 0), clip, 0, 0, 1, 4, 1)
+    batches = TrainBatches(source, Order(len(source), 0), clip, 0, GlobalBatch(0, 1, 4, 1))
     count = -(-len(source) // 4)
     loader = Loader(batches, batch_size=None, sampler=range(count), num_workers=workers, limit=limit)
     began, kinds, reasons, names = time.perf_counter(), Counter(), Counter(), Counter()
@@ -90,7 +92,8 @@ def run(folder: Path, clips: Path, workers: int, limit: float, decoder: Decoder)
 
 
 @pytest.mark.parametrize("decoder", [PyAV(), Decord()], ids=lambda d: type(d).__name__)
-def test_sixty_mutations(tmp_path: Path, decoder: Decoder) -> None:
+def test_sixty_mutations(tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mkv_index, "SMALL", 0)
     clips, damaged = tmp_path / "clips", tmp_path / "damaged"
     clips.mkdir(), damaged.mkdir()
     made = [
@@ -101,6 +104,7 @@ def test_sixty_mutations(tmp_path: Path, decoder: Decoder) -> None:
         videos.make(clips / "e.avi", frames=60, codec="mpeg4", b_frames=0),
         videos.make(clips / "f.mov", frames=60),
         videos.make(clips / "g.webm", frames=60, codec="libvpx", b_frames=0),
+        videos.make(clips / "h.mp4", frames=60, options={"movflags": "frag_keyframe+empty_moov"}),
     ]
     write([Path(path) for path in made], damaged, 60)
     kinds, reasons, _ = run(damaged, clips, 2, 20.0, decoder)
@@ -109,12 +113,16 @@ def test_sixty_mutations(tmp_path: Path, decoder: Decoder) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "webm", "avi"])
-def test_a_thousand_mutations(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("kind", ["mp4", "mp4 in fragments", "mov", "mkv", "webm", "avi"])
+def test_a_thousand_mutations(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mkv_index, "SMALL", 0)
+    ending, _, fragments = kind.partition(" ")
     clips, damaged = tmp_path / "clips", tmp_path / "damaged"
     clips.mkdir(), damaged.mkdir()
     codec = {"webm": "libvpx", "avi": "mpeg4"}.get(ending, "libx264")
-    made = videos.make(clips / f"a.{ending}", frames=60, codec=codec, b_frames=2 if codec == "libx264" else 0)
+    options = {"movflags": "frag_keyframe+empty_moov"} if fragments else {}
+    b_frames = 2 if codec == "libx264" else 0
+    made = videos.make(clips / f"a.{ending}", frames=60, codec=codec, b_frames=b_frames, options=options)
     write([Path(made)], damaged, 1000)
     kinds, reasons, _ = run(damaged, clips, 2, 20.0, PyAV())
     assert kinds.total() >= 50
