@@ -404,10 +404,10 @@ class VideoData(LightningDataModule):
         if self.train is None or (self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING):
             self._number_like(state_dict.get("classes"))
             return
-        self._resumed = state_dict.get("division")
+        self._resumed, before = state_dict.get("division"), state_dict.get("names")
         now, state_dict = self._order_state(self.train), {"buckets": [], "packs": None, **state_dict}
         other = [f"{key} {state_dict[key]}, now {now[key]}" for key in now if state_dict.get(key, now[key]) != now[key]]
-        changed = changed_names(state_dict.get("names"), joined_names(self.train))
+        changed = changed_names(before, joined_names(self.train))
         if changed and not other:
             log.warning("as many training videos as before, but others, which take the places of the old: %s", changed)
         if other:

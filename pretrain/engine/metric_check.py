@@ -1,11 +1,10 @@
 """What the metrics of a run lack is said before its first step, not at the first validation."""
 
-from typing import Any, cast
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import nn
 
 
 class MetricCheck(pl.Callback):
@@ -17,7 +16,7 @@ class MetricCheck(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data = getattr(trainer, "datamodule", None)
-        metrics = cast(nn.ModuleDict, getattr(pl_module, "metrics", nn.ModuleDict()))
+        metrics: Any = getattr(pl_module, "metrics", {})
         sets = {"data.val": getattr(data, "val", None)}
         sets |= {f"data.val_sets.{name}": source for name, source in (getattr(data, "val_sets", None) or {}).items()}
         sets = {name: source for name, source in sets.items() if source is not None}

@@ -135,7 +135,7 @@ def with_places(recipe: Any) -> Any:
     found = {name: _as_source(value) if name in _SOURCES else value for name, value in settings.items()}
     if isinstance(settings.get("val_sets"), dict):
         found["val_sets"] = {name: _as_source(value) for name, value in settings["val_sets"].items()}
-    return recipe | {"data": data | {"init_args": found} if "init_args" in data else found}
+    return {**recipe, "data": {**data, "init_args": found} if "init_args" in data else found}
 
 
 def _with_inner(part: Any) -> Any:
