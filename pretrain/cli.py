@@ -232,7 +232,7 @@ class _ParseOnly(CLI):
 
 def settings_of(args: list[str]) -> dict[str, Any]:
     """The resolved recipe, with all defaults, that `fit` would use with these arguments."""
-    cli = _start(_ParseOnly, ["fit", *args])
+    cli = _start(_ParseOnly, written_out(["fit", *args]))
     return yaml.safe_load(cli._parser("fit").dump(cast(Namespace, cli.config)["fit"], skip_none=False))
 
 

@@ -14,8 +14,8 @@ RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 
 
 def unique(lines: list[str]) -> list[list[str]]:
-    """The words of each command that is ours, once."""
-    found = {tuple(words): words for line in lines if (words := words_of(line)) and len(words) > 1}
+    """The words of each command that is ours, once; not of names of commands alone."""
+    found = {tuple(words): words for line in lines if (words := words_of(line)) and len(words) > 2}
     return list(found.values())
 
 

@@ -124,13 +124,13 @@ class Scaled(models.VideoViT):
 @pytest.mark.slow
 def test_an_encoder_of_ones_own_from_another_folder(place: Path) -> None:
     (place / "my_encoder.py").write_text(ENCODER)
-    command = [sys.executable, "-m", "pretrain", "fit", "-c", "finetune_tiny"]
-    own = ["--model.model.encoder", "my_encoder.Scaled", *QUICK, "--data.train.samples=4", "--data.val.samples=2"]
+    command = [sys.executable, "-m", "pretrain", "fit", "-c", "videomae_tiny"]
+    own = ["--model.encoder", "my_encoder.Scaled", *QUICK, "--data.train.samples=4", "--data.val.samples=2"]
     done = subprocess.run(
         [*command, *own], capture_output=True, text=True, check=False, env=environment(ROOT), timeout=300
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "class_path: my_encoder.Scaled" in (place / "runs/finetune_tiny/config.yaml").read_text()
+    assert "class_path: my_encoder.Scaled" in (place / "runs/videomae_tiny/config.yaml").read_text()
 
 
 @pytest.mark.slow

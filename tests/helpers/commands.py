@@ -100,7 +100,7 @@ def read_by_parser(words: list[str], patch: pytest.MonkeyPatch) -> None:
         patch.setattr(command, "Plan", _read)
         with pytest.raises(Read):
             main(words)
-    elif words[0] == "export":
+    elif words[0] == "export" and "--ckpt" in words:
         from pretrain.export import command
 
         patch.setattr(command, "export", functools.wraps(command.export)(_read))
@@ -110,7 +110,7 @@ def read_by_parser(words: list[str], patch: pytest.MonkeyPatch) -> None:
         at = words.index("--step")
         settings_of([*words[1:at], *words[at + 2 :]])
     else:
-        assert words[0] in ("weights", "replay", "--help"), words
+        assert words[0] in ("export", "weights", "replay", "--help"), words
 
 
 def _read(*_: object, **__: object) -> None:
