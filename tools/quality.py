@@ -1,4 +1,5 @@
-"""Quality of features on moving shapes: pretrains each method, probes and fine-tunes it, and writes a table."""
+"""What pretraining buys: trains each method on the same videos, probes and fine-tunes its features, and writes tables
+and curves."""
 
 import argparse
 import shlex
@@ -8,21 +9,29 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
+from datamodules.storage.json_text import read_json
 from datamodules.storage.lock import lock_folder
 from pretrain.errors import reports_errors
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
-    """Runs the tool; existing results are reused, also those of a killed run."""
+    """Runs the tool; existing records are kept, and killed runs go on."""
     from pretrain.cli import main as command
     from pretrain.export.embedded_recipe import TRUST
-    from pretrain.studies.quality import METHODS, Size, Study
-    from pretrain.studies.quality_report import write_results
+    from pretrain.studies.quality.methods import METHODS
+    from pretrain.studies.quality.report import write_results
+    from pretrain.studies.quality.study import SHARES, Size, Study
+    from pretrain.studies.quality.videos import VIDEOS
 
     parser = argparse.ArgumentParser(prog="quality.py", description=__doc__)
+    parser.add_argument("--data", choices=VIDEOS, default="actions", help="videos (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="output folder (default %(default)s)")
+    parser.add_argument("--records", type=Path, help="file of results to go on with (default OUT/DATA/records.json)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--parts", nargs="+", choices=("probes", "tuning"), default=["probes", "tuning"])
+    parser.add_argument("--tune-shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
     parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help=TRUST)
     for field in fields(Size):
         option = f"--{field.name.replace('_', '-')}"
@@ -33,10 +42,19 @@ def main(arguments: list[str]) -> int:
         print(f"$ python -m pretrain {shlex.join(words)}", flush=True)
         command([*words, "--trainer.enable_progress_bar=false"])
 
-    with lock_folder(a.out):
-        study = Study(a.out, Size(**{field.name: getattr(a, field.name) for field in fields(Size)}), run, a.trust)
-        rows = [study.row(name) for name in a.methods]
-        print(write_results(a.out, rows, study.size))
+    folder = a.out / a.data
+    records = a.records or folder / "records.json"
+    size = Size(**{field.name: getattr(a, field.name) for field in fields(Size)})
+    with lock_folder(folder):
+        study = Study(folder, records, a.data, size, run, a.trust)
+        for part in a.parts:  # a study that is cut has seed 0 of all methods first
+            for seed in a.seeds:
+                for name in a.methods:
+                    if part == "probes":
+                        study.probe_features(name, seed)
+                    else:
+                        study.fine_tune(name, seed, a.tune_shares)
+        print(write_results(folder, read_json(records)))
     return 0
 
 

@@ -19,7 +19,7 @@ from pretrain.errors import reports_errors
 from pretrain.export.embedded_recipe import instantiate_embedded
 from pretrain.export.load_run import load_objective
 from pretrain.objectives import Objective
-from pretrain.studies.quality import Size, Study
+from pretrain.studies.quality.study import Size, Study
 from tests.helpers.hub import hub
 from tests.helpers.paths import ROOT, TESTS
 from tools.search import main as search
@@ -162,7 +162,8 @@ def go_through(door: str, attack: str, canary: Path, folder: Path) -> int:
     if door == "search":
         return search(["a dog", "--index", str(index_in(folder)), "--ckpt", str(file)])
     if door == "quality":
-        return reports_errors(lambda _: bool(Study(folder, Size(), lambda words: None).recipe("videomae")))([])
+        study = Study(folder, folder / "records.json", "shapes", Size(), lambda words: None)
+        return reports_errors(lambda _: bool(study.objective("videomae", 0, 600)))([])
     # Lightning takes a class from `hyper_parameters`.
     saved = torch.load(file, weights_only=True)
     torch.save({**saved, "hyper_parameters": {"_class_path": STARTED, "file": str(canary)}}, file)

@@ -1,61 +1,81 @@
-"""Probes of frozen features: accuracy of logistic regression and of nearest neighbours, from few labelled samples."""
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+"""Probes of frozen features: class scores by logistic regression, by attention pooling, and by nearest neighbours."""
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from pretrain.metrics.knn import knn_accuracy
+from models.probe import Pooler
 
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
-
-_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
-
-
-def random_subsets(labels: Tensor, count: int, draws: int) -> Iterator[Tensor]:
-    """`draws` random sets of `count` distinct indices into `labels` `[n]`; classes are not balanced."""
-    for draw in range(draws):
-        yield torch.randperm(len(labels), generator=torch.Generator().manual_seed(draw))[:count]
+_DECAYS = (1e-3, 1e-2, 1e-1)
+_K = 5
+_STEPS, _BATCH, _RATE = 200, 64, 1e-3  # of attention pooling
 
 
-def accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Share of rows whose highest score is that of their class."""
-    return (scores.argmax(dim=1) == labels).double().mean().item()
+def labelled_rows(count: int, share: float, seed: int) -> Tensor:
+    """The indices of a share of `count` videos, at random by `seed`; a smaller share is part of a larger one."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[: max(1, round(share * count))]
 
 
-def linear_probe(features: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> float:
-    """Accuracy on `test` `[m, D]`, whose classes are `truth` `[m]`, of logistic regression on `features` `[n, D]`.
+def linear_scores(features: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
+    """Scores `[M, classes]` of `test` `[M, D]` by logistic regression on `features` `[N, D]` with classes `[N]`.
 
     scikit-learn's multinomial regression by L-BFGS. Channels are standardised by the mean and deviation of `features`.
     The loss is the mean cross-entropy plus `decay` times the squared weights (the bias is free). `decay` is the best of
-    1e-4 to 1e-1 on the last quarter of `features`, the strongest of equals; the regression is then fitted to all of
-    them. `test` has no part in the choice.
+    1e-3 to 1e-1 on the last quarter of `features`, the strongest of equals; the regression is then fitted to all of
+    them. `test` has no part in the choice. Classes without a labelled video score minus infinity.
     """
     mean, std = features.mean(0), features.std(0).clamp(min=1e-6)
     features, test = (features - mean) / std, (test - mean) / std
-    split = len(features) * 3 // 4
-    found = []
+    split, found = len(features) * 3 // 4, []
     for decay in _DECAYS:
-        regression = _regression(features[:split], labels[:split], decay)
-        found.append((_right(regression, features[split:], labels[split:]), decay))
-    return _right(_regression(features, labels, max(found)[1]), test, truth)
+        scores = _regression(features[:split], labels[:split], features[split:], decay, classes)
+        found.append(((scores.argmax(dim=1) == labels[split:]).double().mean().item(), decay))
+    return _regression(features, labels, test, max(found)[1], classes)
 
 
-def _regression(features: Tensor, labels: Tensor, decay: float) -> "LogisticRegression":
+def _regression(features: Tensor, labels: Tensor, test: Tensor, decay: float, classes: int) -> Tensor:
     """`C` weighs the summed cross-entropy against half of the squared weights, hence 1 / (2 n decay)."""
     from sklearn.linear_model import LogisticRegression
 
-    regression = LogisticRegression(C=1 / (2 * len(features) * decay), tol=1e-6, max_iter=1000)
-    return regression.fit(features.double().numpy(), labels.numpy())
+    scores = torch.full((len(test), classes), -torch.inf)
+    known = labels.unique()
+    if len(known) == 1:
+        scores[:, known] = 0.0
+        return scores
+    regression = LogisticRegression(C=1 / (2 * len(features) * decay), tol=1e-4, max_iter=300)
+    regression.fit(features.double().numpy(), labels.numpy())
+    scores[:, torch.from_numpy(regression.classes_)] = torch.from_numpy(
+        regression.predict_log_proba(test.double().numpy())
+    ).float()
+    return scores
 
 
-def _right(regression: "LogisticRegression", features: Tensor, labels: Tensor) -> float:
-    return regression.score(features.double().numpy(), labels.numpy())
+def knn_scores(features: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:
+    """Votes `[M, classes]` of the five nearest of `features`, weighted by cosine similarity; both are centred on the
+    mean of `features`."""
+    centre = features.mean(dim=0)
+    cosine = F.normalize(test - centre, dim=1) @ F.normalize(features - centre, dim=1).t()
+    near, index = cosine.topk(min(_K, len(features)), dim=1)
+    return torch.zeros(len(test), classes).scatter_add_(1, labels[index], near.clamp(min=0) + 1e-6)
 
 
-def knn_probe(features: Tensor, labels: Tensor, test: Tensor, truth: Tensor, k: int = 5) -> float:
-    """Accuracy on `test` of a vote of the k nearest of `features`, weighted by cosine similarity; both are centred on
-    the mean of `features`."""
-    return knn_accuracy(test, truth, k, memory=(features, labels)).item()
+def attentive_scores(tokens: Tensor, labels: Tensor, test: Tensor, classes: int, seed: int) -> Tensor:
+    """Scores `[M, classes]` of `test` `[M, K, D]` by the head of `AttentiveProbe`, trained on `tokens` `[N, K, D]`:
+    200 steps of AdamW on 64 videos, at a rate that falls linearly from 1e-3."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = tokens.shape[2]
+        pool = Pooler(width, num_heads=8, mlp_ratio=1.0, norm_layer=nn.LayerNorm)
+        model = nn.Sequential(nn.LayerNorm(width, 1e-6), pool, nn.Linear(width, classes))
+        optimizer = torch.optim.AdamW(model.parameters(), _RATE, weight_decay=0.05)
+        for step in range(_STEPS):
+            rows = torch.randint(len(tokens), (_BATCH,))
+            loss = F.cross_entropy(model(tokens[rows].float()), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = _RATE * (1 - step / _STEPS)
+            optimizer.step()
+    with torch.no_grad():
+        return torch.cat([model(part.float()) for part in test.split(256)])

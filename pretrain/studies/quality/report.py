@@ -1,7 +1,8 @@
-"""The study of feature quality as a table, JSON and a picture."""
+"""The records of the study as tables and pictures of curves."""
 
-import json
-from dataclasses import asdict
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +11,104 @@ import numpy as np
 from datamodules.storage.whole_files import write_whole
 from pretrain.plots.bars import figure_to_array
 from pretrain.plots.contact_sheet import write_png
-from pretrain.studies.quality import TASKS, Size
+from pretrain.studies.quality.methods import METHODS
+from pretrain.studies.quality.study import PROBES, SHARES, Record
+from pretrain.studies.quality.videos import VIDEOS
 
-CHANCE = 25.0  # percent: four shapes and four directions, equally frequent
-PROTOCOLS = ("linear", "k-NN", "fine-tuned", "as trained")  # a method has one of the last two
-_COLOURS = dict(zip(PROTOCOLS, ("#285aaa", "#78afdc", "#e18228", "#5a5a5a"), strict=True))
+PROTOCOLS = (*PROBES, "fine-tuned")
+Values = dict[tuple[str, str, str, float], dict[int, list[float]]]  # (run, task, protocol, share): by step, over seeds
 
 
-def write_results(folder: Path, rows: list[dict[str, Any]], size: Size) -> str:
-    """Writes `quality.md`, `quality.json` and `quality.png`; returns the table."""
-    text = as_markdown(rows)
+def write_results(folder: Path, saved: dict[str, Any]) -> str:
+    """Writes `quality.md` and one picture of curves for each protocol; returns the tables."""
+    values = collect(saved["records"])
+    text = as_markdown(values, saved["data"])
     write_whole(folder / "quality.md", text + "\n")
-    results = {"chance": CHANCE, "size": asdict(size), "rows": rows}
-    write_whole(folder / "quality.json", json.dumps(results, indent=1) + "\n")
-    write_png(folder / "quality.png", picture(rows))
+    for protocol in PROBES:
+        write_png(folder / f"quality_{saved['data']}_{protocol}.png", picture(values, saved["data"], protocol))
     return text
 
 
-def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """A table with a row for each method; of repetitions, mean and standard deviation."""
-    columns = [f"{task}: {protocol}" for task in TASKS for protocol in PROTOCOLS[:3]]
-    head = ["method", "encoder", "learns from", *columns]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * 3}{'---:|' * (len(head) - 3)}"]
-    for row in rows:
-        learns_from = [part for part in ("pixels" if row["recipe"] else "", row["supervision"]) if part]
-        cells = [row["title"], row["kind"], " and ".join(learns_from) or "nothing"]
-        for task in TASKS:
-            cells += [_cell(row[task].get(protocol, [])) for protocol in PROTOCOLS[:2]]
-            last = "fine-tuned" if "fine-tuned" in row[task] else "as trained"
-            cells.append(_cell(row[task].get(last, [])) + (" (all labels)" if row[task].get("as trained") else ""))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def collect(records: Iterable[Record]) -> Values:
+    """Percent right by run, task, protocol, share and step: one figure for each seed, in the order of the seeds."""
+    values: Values = defaultdict(lambda: defaultdict(list))
+    for record in sorted(records, key=lambda r: r["seed"]):
+        for task, accuracy in record["accuracy"].items():
+            key = record["method"], task, record["protocol"], record["share"]
+            values[key][record["step"]].append(accuracy)
+    return values
 
 
-def _cell(accuracies: list[float]) -> str:
-    if not accuracies:
-        return ""
-    spread = f" ± {np.std(accuracies):.1f}" if len(accuracies) > 1 else ""
-    return f"{np.mean(accuracies):.1f}{spread}"
+def as_markdown(values: Values, data: str) -> str:
+    """For each task a table: a row for each run and step, a column for each protocol and share of labels; of several
+    seeds mean and standard deviation, and in brackets their number."""
+    parts = []
+    for task in VIDEOS[data].tasks:
+        columns = [(p, s) for p in PROTOCOLS for s in SHARES if any(k[1:] == (task, p, s) for k in values)]
+        rows = sorted({(_rank(k[0]), k[0], step) for k in values if k[1] == task for step in values[k]})
+        if not rows:
+            continue
+        parts += [f"### {task} (chance {VIDEOS[data].chance(task):.1f})", ""]
+        head = ["method", "steps", *(f"{p}, {s:.0%}" for p, s in columns)]
+        parts += [f"| {' | '.join(head)} |", f"|---|---:|{'---:|' * len(columns)}"]
+        for _, run, step in rows:
+            cells = [_cell(values.get((run, task, p, s), {}).get(step, [])) for p, s in columns]
+            parts.append(f"| {title(run)} | {step} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
 
 
-def picture(rows: list[dict[str, Any]]) -> np.ndarray:
-    """uint8 `[H, W, 3]`: a panel for each task, bars for each method, a line at chance."""
+def title(run: str) -> str:
+    """The title of a run's method, and the labels that it is trained with."""
+    name, _, label = run.partition("-")
+    return METHODS[name].title + (f" ({label})" if label else "")
+
+
+def _rank(run: str) -> int:
+    return list(METHODS).index(run.partition("-")[0])
+
+
+def _cell(found: list[float]) -> str:
+    if len(found) < 2:
+        return f"{found[0]:.1f}" if found else ""
+    return f"{statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} ({len(found)})"
+
+
+def gains(values: Values) -> list[tuple[str, str, str, float, float, float]]:
+    """Of every run, task, protocol and share with two seeds or more: the mean gain of the last step over step 0, in
+    points, and its deviation over seeds."""
+    found = []
+    for key, steps in values.items():
+        first, last = steps.get(0, []), steps[max(steps)]
+        if max(steps) and len(first) == len(last) > 1:
+            gain = [b - a for a, b in zip(first, last, strict=True)]
+            found.append((*key, statistics.mean(gain), statistics.stdev(gain)))
+    return found
+
+
+def picture(values: Values, data: str, protocol: str) -> np.ndarray:
+    """uint8 `[H, W, 3]`: a panel for each task and share of labels, a curve over steps for each run."""
     from matplotlib.figure import Figure
 
-    figure = Figure((9, 1 + 0.5 * len(rows)), dpi=100, layout="constrained")
-    panels = figure.subplots(1, len(TASKS), sharey=True, squeeze=False)[0]
-    names = [f"{row['title']}\n{row['kind']}" for row in rows]
-    for task, panel in zip(TASKS, panels, strict=True):
-        for protocol, offset in zip(PROTOCOLS, (-0.28, 0, 0.28, 0.28), strict=True):
-            means = [np.mean(row[task][protocol]) if row[task].get(protocol) else np.nan for row in rows]
-            label = "all labels" if protocol == "as trained" else protocol
-            bars = panel.barh(np.arange(len(rows)) + offset, means, 0.26, color=_COLOURS[protocol], label=label)
-            panel.bar_label(bars, ["" if np.isnan(mean) else f"{mean:.0f}" for mean in means], padding=2, fontsize=7)
-        panel.axvline(CHANCE, color="red", linewidth=1, label="chance")
-        panel.set(title=task, xlabel="% right", xlim=(0, 112))
-        panel.set_yticks(range(len(rows)), names, fontsize=8)
-    panels[0].invert_yaxis()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
+    tasks = list(VIDEOS[data].tasks)
+    figure = Figure((10, 2.4 * len(tasks) + 0.8), dpi=100, layout="constrained")
+    panels = figure.subplots(len(tasks), len(SHARES), sharex=True, squeeze=False)
+    runs = sorted({key[0] for key in values}, key=lambda run: (_rank(run), run))
+    for row, task in zip(panels, tasks, strict=True):
+        for panel, share in zip(row, SHARES, strict=True):
+            panel.axhline(VIDEOS[data].chance(task), color="grey", linewidth=0.8, linestyle=":")
+            panel.set_title(f"{task}, {share:.0%} of labels", fontsize=9)
+            panel.tick_params(labelsize=8)
+            for number, run in enumerate(runs):
+                steps = sorted(values.get((run, task, protocol, share), {}))
+                means = [statistics.mean(values[run, task, protocol, share][step]) for step in steps]
+                if steps == [0]:  # a model that is not trained here has no curve
+                    panel.axhline(means[0], color=f"C{number}", linewidth=1, linestyle="--", label=title(run))
+                elif steps:
+                    panel.plot(steps, means, color=f"C{number}", marker=".", label=title(run))
+        row[0].set_ylabel("% right", fontsize=8)
+    for panel in panels[-1]:
+        panel.set_xlabel("pretraining steps", fontsize=8)
+    lines = {line.get_label(): line for panel in panels.flat for line in panel.get_legend_handles_labels()[0]}
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     return figure_to_array(figure)

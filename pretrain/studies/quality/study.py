@@ -1,272 +1,290 @@
-"""Feature quality on moving shapes: each method's tiny recipe, then probes and fine-tuning with few labels.
+"""Runs what the study still lacks: training, features of checkpoints, probes, fine-tuning; every figure is a record.
 
-Every training and every feature extraction is one `python -m pretrain` command; existing results are reused.
+Training is `python -m pretrain fit` with a tiny recipe. A killed study goes on where it was: trained runs resume from
+their checkpoints, and records that exist are kept.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
 
-from datamodules.sources.synthetic import SHAPES, Synthetic
-from datamodules.storage.json_text import Damaged, read_json
+from datamodules.storage.json_text import read_json
 from datamodules.storage.whole_files import write_whole
-from pretrain.export.load_run import load_objective
-from pretrain.features.videos import read_features
-from pretrain.studies.probes import accuracy, knn_probe, linear_probe, random_subsets
+from pretrain.export.load_run import build, load_objective
+from pretrain.objectives import Objective
+from pretrain.studies.quality.encoding import encode
+from pretrain.studies.quality.frames import frame_features
+from pretrain.studies.quality.methods import METHODS
+from pretrain.studies.quality.probes import attentive_scores, knn_scores, labelled_rows, linear_scores
+from pretrain.studies.quality.teacher import make_teacher
+from pretrain.studies.quality.videos import VIDEOS, accuracies
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
-Task = Literal["shape", "direction"]
-TASKS: tuple[Task, ...] = ("shape", "direction")
-SEEDS = {"gallery": 3, "test": 4}  # of the videos whose labels the probes are fitted to, and of the test videos
-_FINE_TUNING_SEED = 5  # of the videos to fine-tune on; repetition i has 5 + i
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the table.
-
-    Args:
-        title: name of the method in the table.
-        recipe: of its pretraining; None: the encoder stays as initialised.
-        encoder_of: the method whose encoder is initialised, where there is no recipe.
-        task: the task whose labels it is trained with; None: it is pretrained without labels.
-        supervision: what it learns from besides pixels.
-        head: class of the classifier that fine-tunes its encoder.
-    """
-
-    title: str
-    recipe: str | None = None
-    encoder_of: str | None = None
-    task: Task | None = None
-    supervision: str = ""
-    head: str = "VideoClassifier"
-
-
-METHODS = {
-    "random": Method("random initialisation", encoder_of="videomae"),
-    "videomae": Method("VideoMAE V2", "videomae_tiny"),
-    "random_umt": Method("random initialisation", encoder_of="umt"),
-    "umt": Method("UMT stage 1", "umt_tiny", supervision="features of a random network"),
-    "random_viclip": Method("random initialisation", encoder_of="viclip"),
-    "viclip": Method("ViCLIP", "viclip_tiny", supervision="captions"),
-    "vilp": Method("ViLP", "vilp_tiny", supervision="captions"),
-    "random_internvideo": Method("random initialisation", encoder_of="internvideo", head="UniFormerV2Classifier"),
-    "internvideo": Method(
-        "InternVideo, multimodal", "internvideo_mm_tiny", supervision="captions", head="UniFormerV2Classifier"
-    ),
-    "supervised_shape": Method("supervised", "finetune_tiny", task="shape", supervision="labels: shape"),
-    "supervised_direction": Method("supervised", "finetune_tiny", task="direction", supervision="labels: direction"),
-}
+ROOT = Path(__file__).parents[3]
+SHARES = (0.01, 0.1, 1.0)  # of the training videos that are labelled
+PROBES = ("linear", "attentive", "k-NN")
+_CLIPS_AT_ONCE = 64
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Size:
-    """Numbers of steps, videos and repetitions.
+    """Numbers of steps and videos.
 
     Args:
         steps: of pretraining, 32 clips each.
-        samples: videos to pretrain on.
-        gallery: videos from which each probe's labelled subset is drawn: `probe_labels` videos, `draws` times.
-        test: test videos.
-        labels: labelled videos for fine-tuning, which takes `tune_steps` steps of 32 clips, `tunings` times.
+        points: evaluated checkpoints of a run, equally far apart; the first is that after steps / points.
+        train, test: videos. The training videos are those to pretrain on, and shares of them are labelled.
+        tune_steps: of fine-tuning, 32 clips each.
     """
 
-    steps: int = 600
-    samples: int = 8192
-    gallery: int = 2048
+    steps: int = 400
+    points: int = 2
+    train: int = 2048
     test: int = 1024
-    probe_labels: int = 1024
-    draws: int = 3
-    labels: int = 256
-    tune_steps: int = 120
-    tunings: int = 1
+    tune_steps: int = 150
 
 
 class Study:
-    """Runs what a table still lacks and reads the rest from its folder.
+    """The study on one set of videos.
 
     Args:
-        folder: of all runs and results.
+        folder: of runs; drawn videos and the teacher lie in its parent.
+        records: the file of all results, json; those in it are kept.
+        data: a name in `VIDEOS`.
         size: of the study.
         command: runs `python -m pretrain` with these arguments.
         trust: full names of classes that the recipes in the study's checkpoints may use besides ours.
 
     Raises:
-        ValueError: the folder holds a study of another size.
+        ValueError: the file holds records of a study of another size.
     """
 
     def __init__(
-        self, folder: Path, size: Size, command: Callable[[list[str]], None], trust: Sequence[str] = ()
+        self,
+        folder: Path,
+        records: Path,
+        data: str,
+        size: Size,
+        command: Callable[[list[str]], None],
+        trust: Sequence[str] = (),
     ) -> None:
-        self.folder, self.size, self.command, self.trust = folder, size, command, trust
-        file = folder / "size.json"
-        if file.is_file() and read_json(file) != asdict(size):
-            raise ValueError(f"{folder} was begun with other numbers ({file}): repeat them, or choose another folder")
-        write_whole(file, json.dumps(asdict(size)) + "\n")
+        self.folder, self.file, self.videos, self.size = folder, records, VIDEOS[data], size
+        self.command, self.trust = command, trust
+        about = {"data": data, "size": vars(size)}
+        saved = read_json(records) if records.is_file() else {**about, "records": []}
+        if {key: saved[key] for key in about} != about:
+            raise ValueError(f"{records} is of a study with other numbers: repeat them, or choose another file")
+        self.about, self.records = about, {_key(record): record for record in saved["records"]}
+        self._clips: dict[str, Tensor] = {}
+        self._labels: dict[tuple[str, str], Tensor] = {}
+        self._frames: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def row(self, name: str) -> dict[str, Any]:
-        """Results of one method: accuracies in percent, for each task and protocol a list over repetitions."""
-        method = METHODS[name]
-        tasks: dict[Task, dict[str, list[float]]] = {}
-        if method.recipe is not None:
-            self.pretrain(name)
-        outputs = {part: self.outputs(name, part) for part in SEEDS}
-        features = {part: tensors["features"] for part, tensors in outputs.items()}
-        for task in TASKS:
-            labels = {part: class_labels(task, SEEDS[part], len(rows)) for part, rows in features.items()}
-            tasks[task] = self.probe(features, labels)
-            if method.task is None:
-                tasks[task]["fine-tuned"] = [self.fine_tune(name, task, i) for i in range(self.size.tunings)]
-            elif method.task == task:
-                tasks[task]["as trained"] = [100 * accuracy(outputs["test"]["scores"], labels["test"])]
-        return {
-            "name": name,
-            **asdict(method),
-            "kind": self.encoder(name)["class_path"].rpartition(".")[2],
-            "seconds": self.seconds(name),
-            **tasks,
-        }
+    # What is measured
 
-    def pretrain(self, name: str) -> None:
-        """Trains the method's tiny recipe on the study's videos."""
-        self._fit(name, self._recipe_options(name), self.size.steps)
+    def steps(self) -> list[int]:
+        """The evaluated steps of a run; 0 is the encoder as initialised."""
+        return [self.size.steps * i // self.size.points for i in range(self.size.points + 1)]
 
-    def outputs(self, name: str, part: str) -> dict[str, Tensor]:
-        """An encoder's `features` `[n, D]` of a set of videos, and class `scores` `[n, K]`, which are random for a
-        method that is trained without labels."""
-        if METHODS[name].task:
-            options = [*self._recipe_options(name), f"--ckpt_path={self.checkpoint(name, self.size.steps)}"]
-        else:
-            options = [*_config("quality/features"), *self._model(name, "LinearProbe")]
-        count = self.size.gallery if part == "gallery" else self.size.test
-        return self._predict(name, part, options, SEEDS[part], count)
+    def probe_features(self, name: str, seed: int) -> None:
+        """Probes the frozen features of a method at all steps of its curve."""
+        for run, label in self._runs(name, seed):
+            labels = [label] if label else list(self.videos.classes)
+            for step in [0] if METHODS[name].recipe is None else self.steps():
+                wanted = [key for key in self._probe_keys(run, seed, step, labels) if key not in self.records]
+                if not wanted:
+                    continue
+                start = time.process_time()
+                features = {part: self.features(run, name, seed, step, label, part) for part in ("train", "test")}
+                seconds = time.process_time() - start
+                for key in wanted:
+                    self._probe(key, features, seconds)
 
-    def probe(self, features: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, list[float]]:
-        """Accuracies of a linear probe and of k-NN on frozen features, for each draw of labelled videos."""
-        found: dict[str, list[float]] = {"linear": [], "k-NN": []}
-        for rows in random_subsets(labels["gallery"], self.size.probe_labels, self.size.draws):
-            data = features["gallery"][rows], labels["gallery"][rows], features["test"], labels["test"]
-            found["linear"].append(100 * linear_probe(*data))
-            found["k-NN"].append(100 * knn_probe(*data))
-        return found
-
-    def fine_tune(self, name: str, task: Task, repetition: int) -> float:
-        """Accuracy on the test videos after fine-tuning all weights on few labels."""
-        size, run = self.size, f"{name}/tuned-{task}-{repetition}"
-        options = [*_config("finetune_tiny"), *_config("quality/tune"), *self._model(name, METHODS[name].head)]
-        options.append(f"--seed_everything={repetition}")
-        train = _source_options("train", samples=size.labels, seed=_FINE_TUNING_SEED + repetition, label=task)
-        self._fit(run, [*options, *train], size.tune_steps)
-        options.append(f"--ckpt_path={self.checkpoint(run, size.tune_steps)}")
-        outputs = self._predict(run, "test", options, SEEDS["test"], size.test)
-        return 100 * accuracy(outputs["scores"], class_labels(task, SEEDS["test"], size.test))
-
-    def recipe(self, name: str) -> dict[str, Any]:
-        """The arguments of a method's objective, from the recipe in its checkpoint."""
-        method = METHODS[name]
-        if method.encoder_of:
-            return self.recipe(method.encoder_of)
-        self.pretrain(name)
-        file = self.checkpoint(name, self.size.steps)
-        # Its model is built once, by the rules for recipes in files, before a command is given a part of the recipe.
-        return load_objective(str(file), trust=self.trust)[1]["model"]["init_args"]
-
-    def encoder(self, name: str) -> dict[str, Any]:
-        """The class and arguments of a method's encoder."""
-        recipe = self.recipe(name)
-        return recipe["encoder"] if "encoder" in recipe else recipe["model"]["init_args"]["encoder"]
-
-    def checkpoint(self, run: str, steps: int) -> Path:
-        """Path of a run's checkpoint after `steps` steps."""
-        return self.folder / run / "checkpoints" / f"step={steps:07d}.ckpt"
-
-    def _recipe_options(self, name: str) -> list[str]:
-        method = METHODS[name]
-        options = [*_config(str(method.recipe)), *(_config("quality/tune") if method.task else [])]
-        options += _config("quality/shapes")
-        options += _config(f"quality/{name}") if (ROOT / f"recipes/quality/{name}.yaml").is_file() else []
-        train = {"samples": self.size.samples, **({"label": method.task} if method.task else {})}
-        return [*options, *_source_options("train", **train)]
-
-    def _model(self, name: str, head: str) -> list[str]:
-        """The method's encoder under a head, with its weights and the statistics that normalise its videos."""
-        recipe, encoder = self.recipe(name), self.encoder(name)
-        arguments = {key: value for key, value in encoder["init_args"].items() if value is not None}
-        model: dict[str, Any] = {"classes": len(SHAPES), "encoder": {**encoder, "init_args": arguments}}
-        if head == "UniFormerV2Classifier":  # it takes no projection to texts, and its default has dropout
-            arguments["out"], model["dropout"] = None, 0.0
-        objective = {"model": {"class_path": head, "init_args": model}, "mean": recipe["mean"], "std": recipe["std"]}
-        file = self.folder / name / f"{head}.yaml"
-        write_whole(file, yaml.safe_dump({"model": {"init_args": objective}}))
-        options = ["-c", str(file)]
-        if METHODS[name].recipe:
-            options.append(f"--model.init_args.weights={self.checkpoint(name, self.size.steps)}")
-        else:
-            options.append("--allow_untrained=true")  # the random baseline
-        return options
-
-    def _fit(self, run: str, options: list[str], steps: int) -> None:
-        if self.checkpoint(run, steps).is_file():
+    def fine_tune(self, name: str, seed: int, shares: Sequence[float] = SHARES) -> None:
+        """Fine-tunes all weights, from the initialised and from the last encoder of a method."""
+        if METHODS[name].recipe is None or METHODS[name].labels:
             return
-        logger = {"save_dir": self.folder, "name": run}
-        more = [f"--trainer.logger.init_args.{key}={value}" for key, value in logger.items()]
-        # No workers: making these videos is faster than learning from them, and one process has one random state.
-        more += ["--data.init_args.workers=0", f"--trainer.max_steps={steps}", "--ckpt_path=auto"]
-        self._run(run, ["fit", *options, *more])
+        for label in self.videos.classes:
+            for share in shares:
+                for step in (self.size.steps, 0):
+                    key = (name, seed, step, "fine-tuned", label, share)
+                    if key not in self.records:
+                        self._fine_tune(*key)
 
-    def _predict(self, run: str, part: str, options: list[str], seed: int, count: int) -> dict[str, Tensor]:
-        file = self.folder / run / part / "features-00000.safetensors"
-        if not file.is_file():
-            more = [*_source_options("predict", samples=count, seed=seed), "--data.init_args.workers=0"]
-            more += ["--trainer.logger=false", f"--features.folder={file.parent}"]
-            self._run(f"{run}/{part}", ["predict", *options, *more, "--features.outputs=[features,scores]"])
-        names, tensors = read_features(file)
-        videos = _videos(count, seed)
-        if names != [videos[i].name for i in range(count)]:
-            raise ValueError(f"{file} is of other videos: delete it")
-        return {key: torch.from_numpy(value) for key, value in tensors.items()}
+    def _runs(self, name: str, seed: int) -> Iterator[tuple[str, str | None]]:
+        """Names of a method's runs, and the labels each is trained with."""
+        if METHODS[name].labels:
+            yield from ((f"{name}-{label}", label) for label in self.videos.classes)
+        else:
+            yield name, None
 
-    def _run(self, run: str, arguments: list[str]) -> None:
+    def _probe_keys(self, run: str, seed: int, step: int, labels: list[str]) -> Iterator[tuple]:
+        for label in labels:
+            for share in SHARES:
+                yield from ((run, seed, step, probe, label, share) for probe in PROBES)
+
+    def _probe(self, key: tuple, features: dict[str, tuple[Tensor, Tensor]], seconds: float) -> None:
+        _, seed, _, probe, label, share = key
+        classes = len(self.videos.classes[label])
+        rows = labelled_rows(self.size.train, share, seed)
+        truth = self.labels("train", label)[rows]
         start = time.process_time()
-        self.command([*arguments, "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"])
-        name = run.partition("/")[0]
-        seconds = self.seconds(name)
-        seconds[run] = round(seconds.get(run, 0) + time.process_time() - start, 1)
-        write_whole(self.folder / name / "seconds.json", json.dumps(seconds, indent=1) + "\n")
+        if probe == "attentive":
+            tokens, test = features["train"][1][rows], features["test"][1]
+            scores = attentive_scores(tokens, truth, test, classes, seed)
+        else:
+            fit = linear_scores if probe == "linear" else knn_scores
+            scores = fit(features["train"][0][rows], truth, features["test"][0], classes)
+        self._add(key, scores, seconds=time.process_time() - start, encoding_seconds=seconds)
 
-    def seconds(self, name: str) -> dict[str, float]:
-        """Processor seconds of a method's runs, by run."""
-        file = self.folder / name / "seconds.json"
-        try:
-            return read_json(file) if file.is_file() else {}
-        except Damaged as error:
-            log.warning("%s: its seconds are lost", error)
-            return {}
+    def _fine_tune(self, name: str, seed: int, step: int, protocol: str, label: str, share: float) -> None:
+        run, start = f"{name}-{seed}/tuned/{label}-{share}-{step}", time.process_time()
+        count = max(1, round(share * self.size.train))
+        options = [*_config("finetune_tiny"), *_config(f"quality/{self.videos.name}"), *_config("quality/tune")]
+        source = self.videos.make("train", label, self._shared, self.size.train)
+        if count < self.size.train:
+            path = self.folder / f"{run}.txt"
+            rows = labelled_rows(self.size.train, share, seed)
+            write_whole(path, "".join(f"{row}\n" for row in sorted(rows.tolist())))
+            source = {"class_path": "Subset", "init_args": {"source": source, "rows": str(path)}}
+        options += [*self._classifier(name, seed, step, label), f"--data.train={json.dumps(source)}"]
+        self._fit(run, options, self.size.tune_steps, seed, self.size.tune_steps)
+        model, _ = load_objective(str(self._checkpoint(run, self.size.tune_steps)), trust=self.trust)
+        with torch.no_grad():
+            parts = self.clips("test").split(_CLIPS_AT_ONCE)
+            scores = torch.cat([model.predict({"video": part})["scores"] for part in parts])
+        self._add((name, seed, step, protocol, label, share), scores, seconds=time.process_time() - start)
+
+    def _add(self, key: tuple, scores: Tensor, **facts: float) -> None:
+        name, seed, step, protocol, label, share = key
+        found = accuracies(self.videos, label, scores, self.labels("test", label))
+        record = dict(zip(_KEYS, key, strict=True)) | {"accuracy": {t: round(a, 2) for t, a in found.items()}}
+        self.records[key] = record | {fact: round(value, 1) for fact, value in facts.items()}
+        self._save()
+        tasks = ", ".join(f"{task} {value:.1f}" for task, value in found.items())
+        print(f"{name}, seed {seed}, step {step}, {protocol}, {share:.0%} of labels: {tasks}", flush=True)
+
+    def _save(self) -> None:
+        rows = ",\n".join(json.dumps(record) for record in self.records.values())
+        head = json.dumps(self.about)[:-1]
+        write_whole(self.file, f'{head}, "records": [\n{rows}\n]}}\n')
+
+    # Training and features
+
+    def pretrain(self, run: str, name: str, seed: int, label: str | None) -> None:
+        """Trains the method's tiny recipe on the study's videos, unless that is done."""
+        source = self.videos.make("train", label or next(iter(self.videos.classes)), self._shared, self.size.train)
+        if name == "umt" and self.videos.name == "actions":
+            make_teacher(self._shared / "teacher")
+        options = [*_config(str(METHODS[name].recipe)), *_config(f"quality/{self.videos.name}")]
+        for fragment in (f"quality/{name}", f"quality/{self.videos.name}_{name}"):
+            options += _config(fragment) if (ROOT / f"recipes/{fragment}.yaml").is_file() else []
+        if label:
+            classes = len(self.videos.classes[label])
+            options += [*_config("quality/tune"), f"--model.model.classes={classes}"]
+        options.append(f"--data.train={json.dumps(source)}")
+        start = time.process_time()
+        if self._fit(f"{run}-{seed}", options, self.size.steps, seed, self.size.steps // self.size.points):
+            seconds = round(time.process_time() - start, 1)
+            write_whole(self.folder / f"{run}-{seed}/seconds.json", json.dumps({"seconds": seconds}) + "\n")
+
+    def features(
+        self, run: str, name: str, seed: int, step: int, label: str | None, part: str
+    ) -> tuple[Tensor, Tensor]:
+        """A vector `[N, D]` and float16 tokens `[N, K, D]` of each video, by the encoder after `step` steps."""
+        if METHODS[name].recipe is None:
+            if part not in self._frames:  # the same for all seeds
+                self._frames[part] = frame_features(self.clips(part))
+            return self._frames[part]
+        self.pretrain(run, name, seed, label)
+        objective: Any = self.objective(f"{run}-{seed}", seed, step)
+        encoder = objective.model.encoder if METHODS[name].labels else objective.encoder
+        return encode(encoder, objective.normalize, self.clips(part))
+
+    def objective(self, run: str, seed: int, step: int) -> Objective:
+        """The objective of a run after `step` steps, in eval mode; after none, with the seed's initial weights."""
+        if step:
+            return load_objective(str(self._checkpoint(run, step)), trust=self.trust)[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build(self._settings(run)).eval()
+
+    def clips(self, part: str) -> Tensor:
+        """The clips of the training or the test videos, uint8 `[N, 3, T, H, W]`."""
+        if part not in self._clips:
+            count = self.size.train if part == "train" else self.size.test
+            self._clips[part] = self.videos.clips(part, self._shared, count)
+        return self._clips[part]
+
+    def labels(self, part: str, label: str) -> Tensor:
+        """The classes of the training or the test videos, `[N]`."""
+        if (part, label) not in self._labels:
+            count = self.size.train if part == "train" else self.size.test
+            self._labels[part, label] = self.videos.labels(part, label, self._shared, count)
+        return self._labels[part, label]
+
+    @property
+    def _shared(self) -> Path:
+        return self.folder.parent
+
+    def _checkpoint(self, run: str, step: int) -> Path:
+        return self.folder / run / "checkpoints" / f"step={step:07d}.ckpt"
+
+    def _settings(self, run: str) -> dict[str, Any]:
+        """The arguments of a run's objective, from the recipe in its last checkpoint."""
+        return load_objective(str(self._checkpoint(run, self.size.steps)), trust=self.trust)[1]["model"]
+
+    def _classifier(self, name: str, seed: int, step: int, label: str) -> list[str]:
+        """Options for a method's encoder under a head, with its weights and the statistics of its pixels."""
+        self.pretrain(name, name, seed, None)
+        settings = self._settings(f"{name}-{seed}")["init_args"]
+        encoder = settings["encoder"]
+        arguments = {key: value for key, value in encoder["init_args"].items() if value is not None}
+        model: dict[str, Any] = {
+            "classes": len(self.videos.classes[label]),
+            "encoder": {**encoder, "init_args": arguments},
+        }
+        if (
+            METHODS[name].head == "UniFormerV2Classifier"
+        ):  # it takes no projection to texts, and its default has dropout
+            arguments["out"], model["dropout"] = None, 0.0
+        objective = {"model": {"class_path": METHODS[name].head, "init_args": model}}
+        objective |= {"mean": settings["mean"], "std": settings["std"]}
+        file = self.folder / f"{name}-{seed}" / f"tuned-{label}.yaml"
+        write_whole(file, yaml.safe_dump({"model": {"init_args": objective}}))
+        weights = f"--model.weights={self._checkpoint(f'{name}-{seed}', step)}"
+        return ["-c", str(file), *([weights] if step else [])]
+
+    def _fit(self, run: str, options: list[str], steps: int, seed: int, every: int) -> bool:
+        """Trains, unless the last checkpoint is there; whether it did."""
+        if self._checkpoint(run, steps).is_file():
+            return False
+        saving = {"every_n_train_steps": every, "monitor": "step", "mode": "max", "save_top_k": -1}
+        callback = {"class_path": "ModelCheckpoint", "init_args": {**saving, "filename": "{step:07d}"}}
+        more = {"logger.init_args.save_dir": self.folder, "logger.init_args.name": run, "max_steps": steps}
+        more |= {"accelerator": "cpu", "enable_model_summary": "false", "callbacks": json.dumps([callback])}
+        options = [*options, *(f"--trainer.{key}={value}" for key, value in more.items())]
+        # No workers: one process has one random state, and frames are ready.
+        options += ["--data.workers=0", f"--seed_everything={seed}", "--ckpt_path=auto"]
+        self.command(["fit", *options])
+        return True
 
 
-def class_labels(task: Task, seed: int, count: int) -> Tensor:
-    """The class of each video of a set, `[count]`."""
-    videos = _videos(count, seed, task)
-    return torch.tensor([videos[i].label for i in range(count)])
+_KEYS = ("method", "seed", "step", "protocol", "label", "share")
 
 
-def _videos(count: int, seed: int, label: Literal[Task, "combination"] = "combination") -> Synthetic:
-    return Synthetic(count, size=64, seed=seed, label=label, texture=0, noise=2)
+def _key(record: Record) -> tuple:
+    return tuple(record[name] for name in _KEYS)
 
 
 def _config(name: str) -> list[str]:
     return ["-c", str(ROOT / f"recipes/{name}.yaml")]
-
-
-def _source_options(part: str, **arguments: object) -> list[str]:
-    return [f"--data.init_args.{part}.init_args.{key}={value}" for key, value in arguments.items()]
