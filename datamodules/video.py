@@ -23,6 +23,7 @@ from datamodules.loading.batches import Clip, Encode, EvalBatches, TrainBatches
 from datamodules.loading.bucket_batches import BucketBatches, Division, bucket_clip, check_batches, divide
 from datamodules.loading.defaults import accumulation, cores_per_device, default_lanes
 from datamodules.loading.failures import Failures
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.image_batches import WithImages
 from datamodules.loading.latent_batches import EvalLatents, latent_buckets
 from datamodules.loading.loader import BatchNumbers, Loader, align_progress
@@ -245,7 +246,7 @@ class VideoData(LightningDataModule):
         check_length(self._attached, len(train), self.global_batch)
         self._attached.accumulate_grad_batches = self.accumulate
         self.intervals.apply(self._attached, self.accumulate)
-        needed = getattr(self._attached.lightning_module, "needs", ())
+        needed: Any = getattr(self._attached.lightning_module, "needs", ())
         for field, has in (("text", train.texts), ("label", train.labels)):
             if 0 < has < len(train):
                 first = train.lacks(field)
@@ -265,7 +266,7 @@ class VideoData(LightningDataModule):
         """Micro-batches from the trainer's step to the end of the run."""
         train, trainer = self._train_source, self._attached
         micro = self.global_batch // (self.world * self.accumulate)
-        place = self.rank, self.world, micro, self.accumulate
+        part = GlobalBatch(self.rank, self.world, micro, self.accumulate)
         batches: TrainBatches | BucketBatches | WithImages
         if buckets := self.buckets or latent_buckets(train):
             sizes = size_table(train, self.sizes, lambda: self._survey(train, "train"))
@@ -273,20 +274,20 @@ class VideoData(LightningDataModule):
             folder = trainer.log_dir if trainer.loggers else None  # on all ranks: a collective call
             if self.rank == 0:
                 self.division.report(folder)
-            batches = self.division.batches(self.seed, self.lanes, *place, self._encode)
+            batches = self.division.batches(self.seed, self.lanes, part, self._encode)
         else:
             order = train.order(self.seed, self.lanes)
-            batches = TrainBatches(train, order, self.clip, self.seed, *place, self._encode)
+            batches = TrainBatches(train, order, self.clip, self.seed, part, self._encode)
             if self.pack_steps is not None:
                 if self._encode is None:
                     raise MisconfigurationException("pack_steps is for chat models: leave it out of this recipe")
                 counts = token_counts(train, self._encode, self.clip, self.token_counts)
-                packed = *place, self._encode, counts, self.pack_steps
+                packed = part, self._encode, counts, self.pack_steps
                 batches = PackedBatches(train, order, self.clip, self.seed, *packed)
         if self.images is not None:
             lanes = default_lanes(self.images, self.global_batch)
             crop, decoder = self.clip.crop, self.clip.decoder
-            batches = WithImages(batches, self.images, self.images_per_video, crop, decoder, self.seed, lanes, *place)
+            batches = WithImages(batches, self.images, self.images_per_video, crop, decoder, self.seed, lanes, part)
         align_progress(trainer, self.accumulate)
 
         def position() -> int:

@@ -87,7 +87,7 @@ class Synthetic(Source):
         value = {"shape": shape, "colour": colour, "direction": direction, "combination": _sentence(*combination)}
         name = f"synthetic-{self.seed}-{index:08d}"
         video = _Shapes(self, name, combination, mix(self.seed, index))
-        return Sample(name, video, f"a {_sentence(*combination)}", self.classes.index(value[self.label]))
+        return Sample(name, video, f"a {_sentence(*combination)}", (self.classes or []).index(value[self.label]))
 
 
 def _sentence(shape: str, colour: str, direction: str) -> str:

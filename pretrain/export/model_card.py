@@ -8,7 +8,7 @@ import yaml
 from datamodules.storage.counted import counted
 from pretrain.export.shared import encoder_of
 from pretrain.export.transformers import example
-from pretrain.objectives import Objective
+from pretrain.objectives import Classify, Objective
 
 RECIPE = "recipe.yaml"
 # How each method trains: a tag of the hub, and in words.
@@ -71,7 +71,7 @@ def _card(
         f"token per tubelet of {e.tubelet} frames of {e.patch} x {e.patch} pixels, {e.width} channels.",
         *([f"Beside it: {more}."] if more else []),
     ]
-    names = getattr(model, "names", None)
+    names = model.names if isinstance(model, Classify) else None
     if names:
         shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
         lines += ["", f"Classes: {shown}."]

@@ -119,7 +119,7 @@ class Classify(Objective):
         """ValueError if data that number classes by their names have more or fewer than the model."""
         trainer: Any = self._trainer
         stage = "test" if trainer is not None and trainer.testing else "train" if self.training else "val"
-        source = getattr(getattr(trainer, "datamodule", None), stage, None)
+        source: Any = getattr(getattr(trainer, "datamodule", None), stage, None)
         names = source.classes if getattr(source, "numbered_here", False) else None
         if names and len(names) != self.model.classes:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
