@@ -18,9 +18,10 @@ from datamodules.clips.sampling import Sampler
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder
 from datamodules.loading import reading
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.read_ahead import Read
 from datamodules.loading.rows import Memory, RowBatches
-from datamodules.sources.order import SampleOrder, SampleRng, mix, slots
+from datamodules.sources.order import SampleOrder, SampleRng, mix
 from datamodules.sources.source import Sample, Source
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class TrainBatches(RowBatches):
     """Training micro-batches of one rank; item k is a pure function of the arguments and k.
 
     Args:
+        part: of each step, what this rank makes.
         encode: makes a row of each sample's texts; None: the batch has the texts themselves.
     """
 
@@ -81,23 +83,19 @@ class TrainBatches(RowBatches):
         order: SampleOrder,
         clip: Clip,
         seed: int,
-        rank: int,
-        world: int,
-        micro: int,
-        accumulate: int,
+        part: GlobalBatch,
         encode: Encode | None = None,
     ) -> None:
         self.source, self.order, self.clip, self.seed = source, order, clip, seed
-        self.rank, self.world, self.micro, self.accumulate = rank, world, micro, accumulate
-        self.encode = encode
+        self.part, self.encode = part, encode
 
     def __len__(self) -> int:
         """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
-        return -(-len(self.source) // (self.world * self.micro))
+        return self.part.micro_batches(len(self.source))
 
     def numbers(self, index: int) -> Sequence[int]:
         """Global numbers of the samples of micro-batch `index`."""
-        return slots(index, self.rank, self.world, self.micro, self.accumulate)
+        return self.part.numbers(index)
 
     def rows(self, index: int) -> int:
         return len(self.numbers(index))

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules.clips.rectangles import CentreRectangle, Rectangle
 from datamodules.clips.sampling import Dense, Span
 from datamodules.loading.batches import Clip, Encode, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.latent_batches import TrainLatents
 from datamodules.loading.read_ahead import Read
 from datamodules.loading.rows import Memory, RowBatches, by_rows
@@ -62,24 +63,21 @@ class Division:
         self,
         seed: int,
         lanes: int,
-        rank: int,
-        world: int,
-        micro: int,
-        accumulate: int,
+        part: GlobalBatch,
         encode: Encode | None = None,
     ) -> "BucketBatches":
-        """The micro-batches of one rank; a bucket without a `micro_batch` of its own has `micro` videos in one."""
+        """The micro-batches of one rank; a bucket with a `micro_batch` of its own has so many videos in one."""
         parts: list[TrainBatches | TrainLatents] = []
         for j, (bucket, numbers) in enumerate(zip(self.buckets, self.members, strict=True)):
             source, own = subset(self.source, numbers), mix(seed, j)
-            order, place = source.order(own, lanes), (own, rank, world, bucket.micro_batch or micro, accumulate)
+            order, share = source.order(own, lanes), replace(part, micro=bucket.micro_batch or part.micro)
             latents = self.source.latents is not None
             parts.append(
-                TrainLatents(source, order, *place)
+                TrainLatents(source, order, own, share)
                 if latents
-                else TrainBatches(source, order, bucket_clip(self.clip, bucket), *place, encode)
+                else TrainBatches(source, order, bucket_clip(self.clip, bucket), own, share, encode)
             )
-        return BucketBatches(parts, [bucket.weight for bucket in self.buckets], accumulate)
+        return BucketBatches(parts, [bucket.weight for bucket in self.buckets], part.accumulate)
 
     def report(self, folder: str | None) -> None:
         """Logs the number of samples of each bucket, and writes them to `buckets.json` with those that have none."""
@@ -112,9 +110,7 @@ def divide(source: Source, buckets: list[Bucket], sizes: np.ndarray, clip: Clip,
         MisconfigurationException: that was another one, or latents are to be augmented.
     """
     if source.latents and (clip.views > 1 or clip.flip or clip.augment):
-        raise MisconfigurationException(
-            "latents are not augmented: leave data.views at 1, flip at 0 and augment unset"
-        )
+        raise MisconfigurationException("latents are not augmented: leave data.views at 1, flip at 0 and augment unset")
     division = Division(source, buckets, sizes, clip)
     if resumed not in (None, division.digest()):
         raise MisconfigurationException(
@@ -137,7 +133,7 @@ class BucketBatches(RowBatches):
 
     def __init__(self, parts: list[TrainBatches | TrainLatents], weights: list[float], accumulate: int) -> None:
         self.parts, self.accumulate = [by_rows(part) for part in parts], accumulate
-        self.micro, self.lengths = [part.micro for part in parts], [len(part) for part in parts]
+        self.micro, self.lengths = [batches.part.micro for batches in parts], [len(part) for part in parts]
         self.steps = MixedOrder([part.order for part in parts], weights)
 
     def __len__(self) -> int:

@@ -8,9 +8,10 @@ import torch
 from datamodules.clips.crops import Crop
 from datamodules.decoding.reader import Decoder
 from datamodules.loading.batches import read_or_substitute
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.read_ahead import Read
 from datamodules.loading.rows import Memory, RowBatches
-from datamodules.sources.order import SampleRng, mix, slots
+from datamodules.sources.order import SampleRng, mix
 from datamodules.sources.source import Sample, Source
 
 _STREAM = 1 << 32  # keeps the order and the crops of images apart from those of videos
@@ -28,7 +29,7 @@ class WithImages(RowBatches):
         per_video: I.
         crop, decoder: as for videos.
         seed, lanes: of the order.
-        rank, world, micro, accumulate: see `TrainBatches`.
+        part: see `TrainBatches`.
     """
 
     def __init__(
@@ -40,10 +41,7 @@ class WithImages(RowBatches):
         decoder: Decoder,
         seed: int,
         lanes: int,
-        rank: int,
-        world: int,
-        micro: int,
-        accumulate: int,
+        part: GlobalBatch,
     ) -> None:
         if images.texts < len(images):
             raise ValueError(f"{len(images) - images.texts} of {len(images)} images have no text: leave them out")
@@ -51,7 +49,7 @@ class WithImages(RowBatches):
         self.batches, self.images, self.per_video = batches, images, per_video
         self.order = images.order(self.seed, lanes)
         self.crop, self.decoder = crop, decoder
-        self.place = rank, world, micro, accumulate
+        self.part = part
 
     def __len__(self) -> int:
         return len(self.batches)  # pyrefly: ignore[bad-argument-type] all of ours have a length
@@ -65,12 +63,12 @@ class WithImages(RowBatches):
         return {**inner, "images": (self.rows(index), self.per_video, *size)}
 
     def reads(self, index: int, row: int) -> list[Read]:
-        first = slots(index, *self.place)[row] * self.per_video
+        first = self.part.numbers(index)[row] * self.per_video
         own = [Read(self.images, self.order(first + j)[1]) for j in range(self.per_video)]
         return [*self.batches.reads(index, row), *own]
 
     def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
-        made, video = self.batches.make(index, row, memory), slots(index, *self.place)[row]
+        made, video = self.batches.make(index, row, memory), self.part.numbers(index)[row]
         images, texts, skipped = memory["images"][row], [], []
         height, width = (int(side) for side in images.shape[1:3])
         for j in range(self.per_video):

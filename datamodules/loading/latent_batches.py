@@ -15,10 +15,11 @@ from torch.utils.data import Dataset
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading import heartbeat, reading
 from datamodules.loading.batches import annotations, read_or_substitute
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.read_ahead import Read
 from datamodules.sources.buckets import Bucket
 from datamodules.sources.latents import Latent, read_latent
-from datamodules.sources.order import SampleOrder, mix, slots
+from datamodules.sources.order import SampleOrder, mix
 from datamodules.sources.source import Sample, Source
 
 
@@ -28,25 +29,21 @@ class TrainLatents(Dataset):
     The arguments are those of `TrainBatches`.
     """
 
-    def __init__(
-        self, source: Source, order: SampleOrder, seed: int, rank: int, world: int, micro: int, accumulate: int
-    ) -> None:
-        self.source, self.order, self.seed = source, order, seed
-        self.rank, self.world, self.micro, self.accumulate = rank, world, micro, accumulate
+    def __init__(self, source: Source, order: SampleOrder, seed: int, part: GlobalBatch) -> None:
+        self.source, self.order, self.seed, self.part = source, order, seed, part
 
     def __len__(self) -> int:
         """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
-        return -(-len(self.source) // (self.world * self.micro))
+        return self.part.micro_batches(len(self.source))
 
     def reads(self, index: int, row: int) -> list[Read]:
         """The samples of micro-batch `index`, which is made as a whole."""
-        numbers = slots(index, self.rank, self.world, self.micro, self.accumulate)
-        return [Read(self.source, self.order(n)[1]) for n in numbers]
+        return [Read(self.source, self.order(n)[1]) for n in self.part.numbers(index)]
 
     def __getitem__(self, index: int) -> dict:
         skipped: list[tuple[str, str]] = []
         rows = []
-        for n in slots(index, self.rank, self.world, self.micro, self.accumulate):
+        for n in self.part.numbers(index):
             sample, latent = read_or_substitute(self.source, self.order, self.seed, n, self._read, skipped)
             rows.append(_with_caption(sample, latent, mix(self.seed, n, -1)))
         return {**collate_latents(self.source, rows), "skipped": skipped}

@@ -10,6 +10,7 @@ import numpy as np
 from datamodules.clips.crops import sides
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading.batches import Clip, Encode, Shown, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import SampleOrder, mix
 from datamodules.sources.source import Source
 from datamodules.storage.whole_files import whole_file
@@ -27,7 +28,7 @@ class PackedBatches(TrainBatches):
     Args:
         counts: tokens of every sample of the source.
         block: steps of a block.
-        others: see `TrainBatches`; `micro` is the number of samples of a pack on average.
+        others: see `TrainBatches`; `part.micro` is the number of samples of a pack on average.
     """
 
     def __init__(
@@ -36,28 +37,24 @@ class PackedBatches(TrainBatches):
         order: SampleOrder,
         clip: Clip,
         seed: int,
-        rank: int,
-        world: int,
-        micro: int,
-        accumulate: int,
+        part: GlobalBatch,
         encode: Encode | None,
         counts: np.ndarray,
         block: int,
     ) -> None:
-        super().__init__(source, order, clip, seed, rank, world, micro, accumulate, encode)
+        super().__init__(source, order, clip, seed, part, encode)
         self.counts, self.block = counts, block
 
     def numbers(self, index: int) -> list[int]:
-        step, part = divmod(index, self.accumulate)
-        block, inside = divmod(step, self.block)
-        return self._packs(block)[(inside * self.accumulate + part) * self.world + self.rank]
+        (block, inside), part = divmod(index, self.block * self.part.accumulate), self.part
+        return self._packs(block)[inside * part.world + part.rank]
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 lives as long as the loading process
     def _packs(self, block: int) -> list[list[int]]:
         """The numbers of the samples in each pack of a block, in the order of the steps."""
-        bins = self.block * self.accumulate * self.world
-        first = block * bins * self.micro
-        lengths = {n: int(self.counts[self.order(n)[1]]) for n in range(first, first + bins * self.micro)}
+        bins = self.block * self.part.accumulate * self.part.world
+        count = bins * self.part.micro
+        lengths = {n: int(self.counts[self.order(n)[1]]) for n in range(block * count, (block + 1) * count)}
         packs: list[list[int]] = [[] for _ in range(bins)]
         least = [(0, i) for i in range(bins)]
         for n in sorted(lengths, key=lambda n: (-lengths[n], n)):

@@ -21,6 +21,7 @@ from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.loader import Loader
 from datamodules.sources.order import Order, SampleRng
 from datamodules.sources.shards import Shards
@@ -158,7 +159,7 @@ class _Load:
 
 
 def _batches(source: Source, clip: Clip, micro: int) -> TrainBatches:
-    return TrainBatches(source, Order(len(source), shuffle=False), clip, 0, 0, 1, micro, 1)
+    return TrainBatches(source, Order(len(source), shuffle=False), clip, 0, GlobalBatch(0, 1, micro, 1))
 
 
 def decode(sample: Sample, clip: Clip, n: int) -> np.ndarray:

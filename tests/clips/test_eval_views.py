@@ -17,6 +17,7 @@ from datamodules.clips.eval_views import BicubicSquare, RandomResizedCrop, Squar
 from datamodules.clips.sampling import every_nth, per_second, sparse, sparse_first
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order, SampleRng
 from datamodules.sources.source import Sample
 from tests.helpers import videos
@@ -148,7 +149,7 @@ class FirstHalfSecond(Files):
 def test_clips_come_from_the_first_seconds(tmp_path) -> None:
     videos.make(tmp_path / "a.mp4", frames=60, fps=24, height=48, width=48)
     source, clip = FirstHalfSecond(str(tmp_path)), Clip(6, 1, 48, 1, 0.0, Segments(), CentreCrop(), PyAV())
-    train = TrainBatches(source, Order(1), clip, 0, 0, 1, 1, 1)
+    train = TrainBatches(source, Order(1), clip, 0, GlobalBatch(0, 1, 1, 1))
     batches = [EvalBatches(source, clip, 2, 1, 0, 1, 1)[0], *(train[k] for k in range(8))]
     drawn = {videos.number(f.permute(1, 2, 0).numpy()) for b in batches for v in b["video"] for f in v.transpose(0, 1)}
     assert drawn <= set(range(12)) and len(drawn) > 8

@@ -12,6 +12,7 @@ from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.workers import Workers
 from datamodules.sources.order import Order
 from datamodules.sources.source import Sample
@@ -70,7 +71,7 @@ class FaultyVideos(Synthetic):
 def batches(trouble: dict[int, str]) -> TrainBatches:
     source = FaultyVideos(trouble)
     clip = Clip(4, 4, 16, 2, 0.5, Dense(), CentreCrop(), PyAV())
-    return TrainBatches(source, Order(len(source), 0), clip, 0, 0, 1, 4, 1)
+    return TrainBatches(source, Order(len(source), 0), clip, 0, GlobalBatch(0, 1, 4, 1))
 
 
 def load(trouble: dict[int, str], count: int = 6, workers: int = 2, limit: float | None = LIMIT) -> list[dict]:

@@ -9,6 +9,7 @@ from datamodules import PyAV, Synthetic
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order
 from datamodules.sources.source import Source
 from tests.helpers.ranks import in_ranks
@@ -18,7 +19,7 @@ from tests.helpers.recording import RecordingModule, by_name, data, trainer
 def test_step_one_hundred_thousand_costs_no_more() -> None:
     source = Synthetic(1000, size=32)
     clip = Clip(16, 4, 32, 1, 0.0, Dense(), MultiScaleCrop(), PyAV())
-    batches = TrainBatches(source, Order(source.counts, 0), clip, seed=0, rank=0, world=1, micro=2, accumulate=3)
+    batches = TrainBatches(source, Order(source.counts, 0), clip, seed=0, part=GlobalBatch(0, 1, 2, 3))
     times = []
     for k in (0, 300_000) * 5:
         began = time.process_time()  # CPU time: other processes run on this machine
@@ -30,7 +31,9 @@ def test_step_one_hundred_thousand_costs_no_more() -> None:
 def worlds_batches(world: int, steps: range, source: Source) -> list[tuple[str, int]]:
     clip, micro = Clip(4, 4, 16, 1, 0.0, Dense(), MultiScaleCrop(), PyAV()), 2
     a = 8 // (world * micro)
-    parts = [TrainBatches(source, Order(source.counts, 7, 2), clip, 7, r, world, micro, a) for r in range(world)]
+    parts = [
+        TrainBatches(source, Order(source.counts, 7, 2), clip, 7, GlobalBatch(r, world, micro, a)) for r in range(world)
+    ]
     rows = []
     for k in range(steps.start * a, steps.stop * a):
         for part in parts:

@@ -17,6 +17,7 @@ from datamodules import PyAV, Shards
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.loader import Loader
 from datamodules.sources.tars import write_index, write_shard
 from tests.helpers import videos
@@ -93,7 +94,7 @@ def stretch(folder: str, world: int, micro: int, workers: int, steps: range) -> 
     for rank in range(world):
         source = Shards(folder)
         clip = Clip(2, 1, 8, 1, 0.0, Dense(), CentreCrop(), PyAV())
-        batches = TrainBatches(source, source.order(5, 4), clip, 5, rank, world, micro, accumulate)
+        batches = TrainBatches(source, source.order(5, 4), clip, 5, GlobalBatch(rank, world, micro, accumulate))
         ks = range(steps.start * accumulate, steps.stop * accumulate)
         loader = Loader(
             batches, batch_size=None, sampler=ks, num_workers=workers, prefetch_factor=2 if workers else None

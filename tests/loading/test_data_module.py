@@ -16,6 +16,7 @@ from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip, TrainBatches
 from datamodules.loading.defaults import accumulation, default_lanes
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order
 from tests.helpers import videos
 from tests.helpers.paths import ROOT
@@ -216,7 +217,7 @@ def test_lanes_mix_shards_by_default() -> None:
 def test_batches_can_be_pickled_for_workers() -> None:
     clip = Clip(16, 4, 32, 1, 0.0, Dense(), CentreCrop(), PyAV())
     source = Synthetic(5)
-    batches = TrainBatches(source, Order(source.counts), clip, 0, 0, 1, 1, 1)
+    batches = TrainBatches(source, Order(source.counts), clip, 0, GlobalBatch(0, 1, 1, 1))
     assert (pickle.loads(pickle.dumps(batches))[3]["video"] == batches[3]["video"]).all()
 
 

@@ -10,6 +10,7 @@ from datamodules.clips.eval_views import Squares
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.reader import Decord, PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.files import Files
 from datamodules.sources.order import Order, SampleRng
 from tests.helpers import videos
@@ -20,6 +21,7 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.reader import PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.files import Files
 from datamodules.sources.order import Order
 import datamodules.decoding.pyav
@@ -28,7 +30,8 @@ clip = Clip(40, 1, 32, 2, 0.5, Dense(), MultiScaleCrop(), PyAV())
 """
 
 
-TRAIN, EVALUATION = "TrainBatches(source, Order(1, 0), clip, 0, 0, 1, 1, 1)", "EvalBatches(source, clip, 1, 1, 0, 1, 1)"
+TRAIN = "TrainBatches(source, Order(1, 0), clip, 0, GlobalBatch(0, 1, 1, 1))"
+EVALUATION = "EvalBatches(source, clip, 1, 1, 0, 1, 1)"
 
 
 @pytest.mark.slow
@@ -48,7 +51,7 @@ def test_clips_are_those_of_whole_frames(tmp_path: Path, decoder: PyAV | Decord)
     source, crop = Files(str(tmp_path)), MultiScaleCrop()
     clip = Clip(8, 2, 32, 2, 0.5, Dense(), crop, decoder)
     order = Order(2, 0)
-    batch = TrainBatches(source, order, clip, 0, 0, 1, 2, 1)[0]
+    batch = TrainBatches(source, order, clip, 0, GlobalBatch(0, 1, 2, 1))[0]
     for row, name in enumerate(batch["name"]):
         view, n = divmod(row, 2)
         with source[order(n)[1]].open(decoder) as video:

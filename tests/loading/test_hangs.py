@@ -19,6 +19,7 @@ from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading import heartbeat, worker, workers
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.survey import Survey
 from datamodules.loading.workers import Workers
 from datamodules.sources import progress
@@ -90,7 +91,7 @@ def load(batches: Dataset, count: int) -> list[dict]:
 
 
 def test_a_hang_while_reading_costs_its_sample_in_training(stuck: Stuck) -> None:
-    got = load(TrainBatches(stuck, Order(8, 0), clip(), 0, 0, 1, 2, 1), 4)
+    got = load(TrainBatches(stuck, Order(8, 0), clip(), 0, GlobalBatch(0, 1, 2, 1)), 4)
     assert {entry for batch in got for entry in batch["skipped"]} == {
         (f"sample {BAD} ({stuck.pipe})", f"given up after {LIMIT:g} s of reading")
     }
@@ -136,7 +137,7 @@ def test_a_hang_while_reading_costs_its_video_in_a_survey(stuck: Stuck) -> None:
 
 def test_a_hang_while_processing_is_noticed() -> None:
     source = Synthetic(8, size=16)
-    batches = TrainBatches(source, Order(8, 0), clip(), 0, 0, 1, 2, 1)
+    batches = TrainBatches(source, Order(8, 0), clip(), 0, GlobalBatch(0, 1, 2, 1))
     batches.clip.sampler = First()
     batches.clip.augment = StuckAugment(BAD)
     skipped = {entry for batch in load(batches, 4) for entry in batch["skipped"]}

@@ -8,15 +8,16 @@ from datamodules.clips.rectangles import Patch
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.reader import PyAV
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.image_batches import WithImages
 from datamodules.sources.synthetic import Synthetic
 
 
 def batches(rank: int, world: int, micro: int, accumulate: int, images: Synthetic | None = None) -> WithImages:
-    source, place = Synthetic(12, size=24, length=20), (rank, world, micro, accumulate)
+    source, part = Synthetic(12, size=24, length=20), GlobalBatch(rank, world, micro, accumulate)
     clip = Clip(4, 1, 16, 1, 0.0, Dense(), MultiScaleCrop(), PyAV())
-    videos = TrainBatches(source, source.order(0, 1), clip, 0, *place)
-    return WithImages(videos, images or Synthetic(7, size=24, seed=5), 3, Patch(), PyAV(), 0, 1, *place)
+    videos = TrainBatches(source, source.order(0, 1), clip, 0, part)
+    return WithImages(videos, images or Synthetic(7, size=24, seed=5), 3, Patch(), PyAV(), 0, 1, part)
 
 
 def by_video(made: list[dict]) -> dict[str, tuple[bytes, tuple[str, ...]]]:

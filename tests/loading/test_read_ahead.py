@@ -18,6 +18,7 @@ from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading import heartbeat, read_ahead, reading
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.read_ahead import Read, ReadAhead, prefetch_file
 from datamodules.sources.order import Order
 from datamodules.sources.source import Sample, Source
@@ -155,7 +156,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 def both(folder: Path) -> list[TrainBatches | EvalBatches]:
     source, clip = Files(str(folder)), Clip(2, 1, 16, 1, 0.0, Dense(), CentreCrop(), PyAV())
     return [
-        TrainBatches(source, Order(2, shuffle=False), clip, 0, 0, 1, 2, 1),
+        TrainBatches(source, Order(2, shuffle=False), clip, 0, GlobalBatch(0, 1, 2, 1)),
         EvalBatches(source, clip, 1, 1, 0, 1, 2),
     ]
 

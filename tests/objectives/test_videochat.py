@@ -10,6 +10,7 @@ import torch
 import models
 from datamodules import ShapeQuestions
 from datamodules.loading.batches import Shown
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.pack_batches import PackedBatches, token_counts
 from models.chat.qformer import QFormer
 from models.tokenizers import BertTokenizer
@@ -264,7 +265,9 @@ def test_parts_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def packs(world: int, rank: int, accumulate: int, steps: range, seed: int = 4) -> dict[int, list[list[int]]]:
     source = ShapeQuestions(50, size=32, length=8)
     counts = torch.randint(5, 200, (50,), generator=torch.Generator().manual_seed(0)).numpy()
-    made = PackedBatches(source, source.order(seed, 1), None, seed, rank, world, 3, accumulate, None, counts, 4)
+    made = PackedBatches(
+        source, source.order(seed, 1), None, seed, GlobalBatch(rank, world, 3, accumulate), None, counts, 4
+    )
     return {step: [made.numbers(step * accumulate + part) for part in range(accumulate)] for step in steps}
 
 

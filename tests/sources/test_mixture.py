@@ -21,6 +21,7 @@ from datamodules import DecodeError, Files, Mixture, PyAV, Shards, Synthetic, Vi
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense, Segments, Spaced, Span
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.mixture import MixedOrder
 from datamodules.sources.order import Order, SampleRng, slots
 from datamodules.sources.tars import index_folder
@@ -217,7 +218,7 @@ def test_tars_hold_images_and_thumbnails_are_ignored(images: Path, tmp_path: Pat
 def test_videos_and_images_share_batches(images: Path) -> None:
     source = Mixture([Synthetic(20, size=32), Files(str(images / "a.png"))], [3, 1])
     clip = Clip(4, 4, 16, 2, 0.5, Dense(), CentreCrop(), PyAV())
-    batches = TrainBatches(source, source.order(0, 1), clip, 0, 0, 1, 4, 1)
+    batches = TrainBatches(source, source.order(0, 1), clip, 0, GlobalBatch(0, 1, 4, 1))
     batch = batches[0]
     assert batch["video"].shape == (8, 3, 4, 16, 16) and Counter(batch["name"])["a.png"] == 2
 

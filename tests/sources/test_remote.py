@@ -15,6 +15,7 @@ from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order
 from datamodules.sources.remote import store
 from datamodules.sources.shards import Shards
@@ -180,7 +181,7 @@ def test_failures_reach_the_batch_and_are_named(tmp_path: Path, server: Server) 
     source = shards(server.url, tmp_path, retries=0)
     server.trouble = lambda name: "drop" if name == "s-2.tar" else None
     clip = Clip(4, 1, 16, 1, 0.0, Dense(), CentreCrop(), PyAV())
-    batches = TrainBatches(source, Order(source.counts, lanes=2), clip, 0, 0, 1, 6, 1)
+    batches = TrainBatches(source, Order(source.counts, lanes=2), clip, 0, GlobalBatch(0, 1, 6, 1))
     rows = [batches[k] for k in range(4)]
     skipped = [entry for batch in rows for entry in batch["skipped"]]
     assert len(skipped) >= EACH and {name.split("/")[0] for name, _ in skipped} == {"s-2.tar"}

@@ -14,6 +14,7 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.reader import PyAV
 from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order
 from datamodules.sources.sample_json import read_annotation
 from datamodules.sources.shards import Shards
@@ -92,7 +93,7 @@ def test_each_kind_of_wrong_json_is_named(folder: Path) -> None:
 def test_batches_keep_their_texts_and_labels(folder: Path) -> None:
     source = all_have_fields(folder)
     clip = Clip(4, 1, 16, 1, 0.0, Dense(), CentreCrop(), PyAV())
-    train = TrainBatches(source, Order(len(source), 0), clip, 0, 0, 1, 4, 1)
+    train = TrainBatches(source, Order(len(source), 0), clip, 0, GlobalBatch(0, 1, 4, 1))
     skipped = set()
     for k in range(len(train)):
         batch = train[k]

@@ -14,6 +14,7 @@ from datamodules import Files, PyAV, Shards
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.making.encoding import Encoding
 from datamodules.making.prepare import prepare
 from datamodules.sources.order import Order
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_baseline_gives_the_clips_of_the_loader(folder: Path) -> None:
     source = Files(str(folder))
     clip = Clip(8, 4, 64, 3, 0.0, Dense(), MultiScaleCrop(), PyAV())
-    loader = TrainBatches(source, Order(2, shuffle=False), clip, 0, 0, 1, 1, 1)
+    loader = TrainBatches(source, Order(2, shuffle=False), clip, 0, GlobalBatch(0, 1, 1, 1))
     for n in range(2):
         ours, theirs = loader[n]["video"], baseline_views(source[n], loader, n)
         mean, std = (np.array(values).reshape(3, 1, 1, 1) for values in (MEAN, STD))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from datamodules import Annotated, Instructions, Join, Mixture, RandomResizedCrop, Sparse, Squash, Table, VideoData
 from datamodules.loading.batches import EvalBatches, TrainBatches
+from datamodules.loading.global_batch import GlobalBatch
 from pretrain.cli import main
 from tests.helpers import videos
 from tests.helpers.methods import resolved
@@ -381,7 +382,7 @@ def test_batches_of_captions_and_labels(place) -> None:
     batch = EvalBatches(data.test, data.clip, 1, 1, 0, 1, 2)[0]
     assert batch["text"] == [["one", "two"], ["three"]] and batch["label"].tolist() == [0, 1]
     assert batch["video"].shape == (2, 3, 4, 16, 16) and data.test.classes == ["x", "y"]
-    train = TrainBatches(made, made.order(0, 1), data.clip, 0, 0, 1, 2, 1)
+    train = TrainBatches(made, made.order(0, 1), data.clip, 0, GlobalBatch(0, 1, 2, 1))
     seen = {text for k in range(12) for text in train[k]["text"]}
     assert seen == {"one", "two", "three"}
     assert torch.equal(train[3]["video"], train[3]["video"]) and train[3]["text"] == train[3]["text"]
@@ -430,7 +431,7 @@ def test_videos_and_pictures_mixed(place, tmp_path: Path, caplog: pytest.LogCapt
     assert [s.text for s in coco] == [["photo 9 0", "photo 9 1"], ["photo 25 0", "photo 25 1"]]
     mixed = Mixture([webvid, coco], strip=2)
     data = VideoData(mixed, global_batch=2, frames=4, size=16, workers=0, sampler=Sparse(), crop=RandomResizedCrop())
-    batches = TrainBatches(mixed, mixed.order(0, data.lanes), data.clip, 0, 0, 1, 2, 1)
+    batches = TrainBatches(mixed, mixed.order(0, data.lanes), data.clip, 0, GlobalBatch(0, 1, 2, 1))
     kinds = [{"photo" in text for text in batches[k]["text"]} for k in range(6)]
     assert all(len(kind) == 1 for kind in kinds) and {True} in kinds and {False} in kinds
     still = next(batches[k]["video"] for k in range(6) if kinds[k] == {True})
