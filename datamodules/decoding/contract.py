@@ -8,7 +8,22 @@ import numpy as np
 from datamodules.decoding.limits import Limits
 
 _CHUNK = 16  # frames that `stream` and `each` keep in memory unless a decoder overrides them
+_RATE_TOLERANCE = 0.02  # of a stated rate; times in milliseconds and what the last frame lasts change it by less
 _ROUNDING = 1e-3  # seconds: mkv and lists round times to milliseconds
+
+
+def mean_rate(stated: float, frames: int, seconds: float) -> float:
+    """Frames a second: as a container states it, or by the times of the frames where that is wrong or missing.
+
+    Args:
+        stated: 0 if it is not.
+        frames: their number.
+        seconds: of all of them; NaN if unknown.
+    """
+    if frames < 2 or not seconds > 0:
+        return stated
+    measured = frames / seconds
+    return stated if abs(stated - measured) <= _RATE_TOLERANCE * measured else measured
 
 
 class DecodeError(Exception):

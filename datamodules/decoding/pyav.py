@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from datamodules.decoding.containers import DAMAGE, open_container
-from datamodules.decoding.contract import DecodeError, Video
+from datamodules.decoding.contract import DecodeError, Video, mean_rate
 from datamodules.decoding.display_matrix import read_orientation
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.mkv_index import read_mkv_index
@@ -26,7 +26,6 @@ from datamodules.decoding.rgb import NotBefore, ToRgb
 # Codecs in which a frame marked as a non-reference frame never is one, so that skipping it changes no other frame.
 # (HEVC's mark holds only within a temporal layer; AV1 and VP9 hide frames inside packets.)
 _SKIPPABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
-_RATE_TOLERANCE = 0.02  # of a stated rate; times in milliseconds and what the last frame lasts change it by less
 _PACKET_BYTES = 512  # memory that a kept packet takes besides its data
 
 
@@ -44,7 +43,6 @@ class PyAVVideo(Video):
             self.fps, stored = float(self.track.average_rate or 0), (context.height, context.width)
             self.to_rgb, self.size = ToRgb(stored, orientation), orientation.size(*stored)
             self.index = self._index(keep)
-            self.fps = self._mean_rate(self.fps)
         except DAMAGE as error:
             self.close()
             raise DecodeError(name, error) from None
@@ -52,6 +50,8 @@ class PyAVVideo(Video):
             self.close()
             raise
         self.count = self.index.count
+        if self.index.timestamped and self.time_base is not None:
+            self.fps = mean_rate(self.fps, self.count, self.duration)
 
     def _index(self, keep: int) -> PacketIndex:
         """The packets, without decoding them: by the container's tables, or by reading all of them once."""
@@ -80,13 +80,6 @@ class PyAVVideo(Video):
         if size > keep:
             self.packets = []
         return PacketIndex(stamps, np.array(keys, bool), np.array(hidden, bool), last[1], trusted)
-
-    def _mean_rate(self, stated: float) -> float:
-        """Frames a second: as the container states it, or by the times of the frames where it is wrong or missing."""
-        if not self.index.timestamped or self.time_base is None or self.index.span <= 0 or self.index.count < 2:
-            return stated
-        measured = self.index.count / (self.index.span * self.time_base)
-        return stated if abs(stated - measured) <= _RATE_TOLERANCE * measured else measured
 
     def _own_index(self, first: av.Packet) -> PacketIndex | None:
         """The packets by what the container says of them; None if it does not say enough."""

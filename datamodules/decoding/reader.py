@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.decoding.contract import DecodeError, Video
+from datamodules.decoding.contract import DecodeError, Video, mean_rate
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.orientation import Orientation
 
@@ -120,7 +120,7 @@ class _DecordVideo(Video):
             source = content if isinstance(content, str) else io.BytesIO(content)
             self.reader = decord.VideoReader(source, ctx=decord.cpu(0), num_threads=1)
             self.count = len(self.reader)
-            self.fps = float(self.reader.get_avg_fps())
+            self.fps = mean_rate(float(self.reader.get_avg_fps()), self.count, self.duration if self.count else 0.0)
         except Exception as error:  # decord raises RuntimeError, DECORDError and others for the same file
             raise DecodeError(name, error) from None
 
