@@ -7,7 +7,7 @@ from pathlib import Path
 from datamodules.making.crew import LIMIT
 from datamodules.making.encoding import CODECS, RECOMMENDED, Encoding
 from datamodules.making.prepare import MISSING, PAGE, REPORT
-from datamodules.storage.counted import counted
+from datamodules.storage.counted import clock, counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def print_summary(report: dict, out: Path) -> int:
     print(
         f"kept {counted(report['kept'], 'clip')} in {counted(report['shards'], 'shard')}: "
         f"{counted(report['frames'], 'frame')}, "
-        f"{report['seconds']:.0f} s of video, {report['bytes'] / 1e6:.1f} MB ({report['elapsed']} s of work)"
+        f"{clock(round(report['seconds']))} of video, {report['bytes'] / 1e6:.1f} MB ({report['elapsed']} s of work)"
     )
     for mark, count in report["marks"].items():
         if count:
@@ -72,7 +72,7 @@ def print_summary(report: dict, out: Path) -> int:
 def print_dry_run(found: dict, missing: list[str], refused: list[dict]) -> int:
     """Prints what `dry_run` has found; returns the exit code: 0 if a clip would be kept."""
     kept = f"{counted(found['clips'], 'clip')} of {counted(found['videos'], 'video')}"
-    print(f"would keep {kept}: {found['seconds']:.0f} s of video")
+    print(f"would keep {kept}: {clock(round(found['seconds']))} of video")
     for size, count in list(found["sizes"].items())[:20]:
         print(f"{counted(count, 'clip')} of {size}")
     for reason, count in found["reasons"].items():

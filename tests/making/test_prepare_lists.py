@@ -45,7 +45,7 @@ def test_a_list_of_timestamps_cuts_clips(folder: Path, tmp_path: Path, capsys: p
     arguments = [str(tmp_path / "clips.csv"), str(tmp_path / "out"), "--root", str(folder), "--workers", "1", "--quiet"]
     assert main([*arguments, "--dry-run"]) == 0 and not (tmp_path / "out").exists()
     printed = capsys.readouterr().out
-    assert "would keep 3 clips of 2 videos: 3 s of video" in printed and "3 clips of 80x48" in printed
+    assert "would keep 3 clips of 2 videos: 0:03 of video" in printed and "3 clips of 80x48" in printed
     assert "would drop 1: it starts after the end of its video" in printed and "missing 1" in printed
     assert "would drop a.mp4 (line 4): from 3 to 2 is no clip" in printed and "'soon' is no timestamp" in printed
     assert main(arguments) == 0
@@ -62,7 +62,7 @@ def test_a_dry_run_counts_equal_parts(folder: Path, tmp_path: Path, capsys: pyte
     arguments = [str(folder), str(tmp_path / "out"), "--clip-seconds", "1", "--short-side", "32", "--workers", "1"]
     assert main([*arguments, "--quiet", "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "would keep 7 clips of 2 videos: 7 s of video" in printed and "7 clips of 54x32" in printed
+    assert "would keep 7 clips of 2 videos: 0:07 of video" in printed and "7 clips of 54x32" in printed
     assert "would drop 1: no video that FFmpeg can open" in printed
     assert main(arguments) == 0
     shown = capsys.readouterr()
