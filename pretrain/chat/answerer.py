@@ -47,12 +47,14 @@ class Writing:
     temperature: 0 always takes the likeliest token.
     top_p: the likeliest tokens of this total probability are drawn from.
     seed: of the draws.
+    schema: JSON schema, as text, that a streamed answer keeps to; see `pretrain.chat.structured`.
     """
 
     most: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    schema: str | None = None
 
     def __post_init__(self) -> None:
         if self.most < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:

@@ -22,6 +22,7 @@ from models.layers import Normalize
 from models.tokenizers import Tokenizer
 from pretrain.chat.answerer import Answerer, Request, Writing, Written
 from pretrain.chat.stopping import Pieces, Stops, end_tokens, until_stop
+from pretrain.chat.structured import Structured
 
 
 class Assistant(Answerer):
@@ -186,17 +187,24 @@ class Assistant(Answerer):
         stops: list[Any] = [Stops(self.tokenizer, self.template.stops)]
         if streamer is not None:
             stops.append(streamer.stopped)
-        how = {"eos_token_id": ends or None, "stopping_criteria": stops, "streamer": streamer, **sampling(writing)}
+        how = {
+            "eos_token_id": ends or None,
+            "stopping_criteria": stops,
+            "streamer": streamer,
+            **sampling(writing, self.tokenizer),
+        }
         ids = self.model.generate(batch, visual, self.pad, **how)
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def sampling(writing: Writing) -> dict[str, Any]:
-    """Options of transformers' `generate`; seeds torch where it draws."""
+def sampling(writing: Writing, tokenizer: Any) -> dict[str, Any]:
+    """Options of transformers' `generate`, of one conversation if it has a schema; seeds torch where it draws."""
     options: dict[str, Any] = {"max_new_tokens": writing.most, "do_sample": writing.temperature > 0, "num_beams": 1}
     if writing.temperature > 0:
         torch.manual_seed(writing.seed)
         options |= {"temperature": writing.temperature, "top_p": writing.top_p, "top_k": 0}
+    if writing.schema is not None:
+        options["logits_processor"] = [Structured(tokenizer, writing.schema)]
     return options
 
 

@@ -47,7 +47,7 @@ class TextModel(Answerer):
             "attention_mask": torch.ones_like(ids),
             "pad_token_id": self.pad,
             "eos_token_id": ends,
-            **sampling(writing),
+            **sampling(writing, self.tokenizer),
         }
         self.llm.generate(ids, streamer=after, stopping_criteria=[after], **how)
         text = pieces.finish()

@@ -38,10 +38,12 @@ class Listens(Known):
     def __init__(self) -> None:
         super().__init__(frames=4, size=64)
         self.requests: list[Request] = []
+        self.writings: list[Writing] = []
         self.says = "It waits."
 
     def stream(self, request: Request, writing: Writing, write: Callable[[str], bool]) -> Written:
         self.requests.append(request)
+        self.writings.append(writing)
         write(self.says)
         return Written(self.says, 1, 1, True)
 
@@ -156,16 +158,26 @@ def test_a_region_is_described_by_a_marked_picture_and_its_crop(
     listener[0].says = "It waits."
 
 
-def test_a_model_plans_through_the_server(assistant: Assistant, listener: tuple[Listens, str]) -> None:
-    """The server knows no response_format: it is asked again without."""
+def test_a_model_plans_through_the_server(
+    assistant: Assistant, listener: tuple[Listens, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps to the schema where the server can, and is asked without where it cannot."""
     assistant.point(click(crossing(LENGTH), 0))
     assistant.planner = LanguagePlanner(Door(listener[1]))
     listener[0].says = json.dumps({"calls": [{"tool": "track", "arguments": {"objects": ["obj1"]}}]})
     answer = assistant.ask("go after it", ["obj1"])
     assert answer.planner == "listens" and answer.calls[0].made == ("track1",)
+    schema = json.loads(listener[0].writings[-1].schema or "")
+    assert "track" in [each["properties"]["tool"]["const"] for each in schema["properties"]["calls"]["items"]["anyOf"]]
+
+    def refuse(schema: str) -> str:
+        raise ImportError("answers of a JSON schema need llguidance")
+
+    monkeypatch.setattr("pretrain.chat.server.messages.grammar_of", refuse)
     listener[0].says = "no plan"
     answer = assistant.ask("track it", ["obj1"])
     assert answer.planner == "rules" and len(assistant.turns[-1].notes) == 3
+    assert listener[0].writings[-1].schema is None
     listener[0].says = "It waits."
 
 

@@ -1,5 +1,6 @@
 """A chat model's answers: no batch and no padding changes them, streams equal them, and where they end."""
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from models.chat.weight_layout import store_by_input
 from pretrain.chat.answerer import Request, Writing
 from pretrain.chat.assistant import Assistant
 from pretrain.chat.stopping import Stops, end_tokens, shown, until_stop
+from pretrain.chat.structured import grammar_of
 from tests.helpers import chat
 
 FEW = Writing(most=12)
@@ -138,3 +140,20 @@ def test_a_weight_that_an_embedding_shares_stays_as_it_is() -> None:
     output.weight = embedding.weight
     store_by_input(nn.ModuleList([embedding, output, other]))
     assert embedding.weight.is_contiguous() and other.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_answer_keeps_to_a_schema(assistant: Assistant, temperature: float) -> None:
+    colours = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 2, "maxItems": 3}
+    schema = {"type": "object", "properties": {"colours": colours}, "required": ["colours"]}
+    writing = Writing(most=80, temperature=temperature, schema=json.dumps(schema | {"additionalProperties": False}))
+    pieces: list[str] = []
+    written = assistant.stream(REQUESTS[0], writing, lambda piece: pieces.append(piece) or True)
+    found = json.loads("".join(pieces))
+    assert list(found) == ["colours"] and 2 <= len(found["colours"]) <= 3 and {*found["colours"]} <= {"red", "blue"}
+    assert written.finished and written.text == "".join(pieces)
+
+
+def test_a_schema_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match="this JSON schema cannot be kept to"):
+        grammar_of('{"type": "no such type"}')

@@ -330,3 +330,16 @@ def test_regions_of_a_medium_are_masks_of_its_frames(
             ask(regions)
     with pytest.raises(openai.BadRequestError, match="names <obj2>, and 1 regions are given"):
         ask([left], "what is <obj2>?")
+
+
+def test_a_response_format_is_a_schema_that_is_known(running: Running) -> None:
+    def form(schema: object) -> dict:
+        return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+    asked: list[object] = [{"type": "text"}, {"type": "json_object"}, form({"type": "string"})]
+    for given in asked:
+        running.ask("red", response_format=given)
+    wrong = [{"type": "xml"}, {"type": "json_schema"}, form("no schema"), form({"type": "no such type"})]
+    for given in wrong:
+        with pytest.raises(openai.BadRequestError, match="response_format"):
+            running.ask("red", response_format=given)

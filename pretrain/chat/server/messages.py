@@ -1,5 +1,6 @@
 """OpenAI's messages, checked: roles that take turns, texts, and places of media."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from datamodules.storage.json_text import is_utf8, parse_json
 from pretrain.chat.answerer import Writing
 from pretrain.chat.server.limits import Refused, ServerLimits
 from pretrain.chat.server.regions import Region, read_regions
+from pretrain.chat.structured import grammar_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Completion:
 
 
 _IGNORED = {"model", "user", "metadata", "store", "n", "frequency_penalty", "presence_penalty", "service_tier"}
-_KNOWN = {"messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed"}
+_KNOWN = {
+    *("messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed"),
+    "response_format",
+}
 
 
 def read_completion(body: bytes, limits: ServerLimits) -> Completion:
@@ -72,6 +77,7 @@ def read_completion(body: bytes, limits: ServerLimits) -> Completion:
             temperature=_number(given.get("temperature") or 0, "temperature", 0, 2),
             top_p=_number(1 if given.get("top_p") is None else given["top_p"], "top_p", 0, 1),
             seed=int(_number(given.get("seed") or 0, "seed", -(2**63), 2**63 - 1)),
+            schema=_schema(given.get("response_format")),
         )
     except ValueError as error:
         raise Refused(400, str(error)) from None
@@ -140,6 +146,26 @@ def _content(content: Any, number: int) -> tuple[str, tuple[Medium, ...]]:
         else:
             places.append(Medium(value, regions))
     return "\n".join(texts), tuple(places)
+
+
+def _schema(given: Any) -> str | None:
+    """The JSON schema that an answer is to have."""
+    if given is None or given == {"type": "text"}:
+        return None
+    kind = given.get("type") if isinstance(given, dict) else None
+    if kind == "json_object":
+        schema: Any = {"type": "object"}
+    else:
+        asked = given.get("json_schema") if kind == "json_schema" else None
+        schema = asked.get("schema") if isinstance(asked, dict) else None
+    if not isinstance(schema, dict):
+        raise Refused(400, "response_format is text, json_object, or json_schema with a schema")
+    text = json.dumps(schema)
+    try:
+        grammar_of(text)
+    except (ImportError, ValueError) as error:
+        raise Refused(400, f"response_format: {error}") from None
+    return text
 
 
 def _number(value: Any, name: str, low: float, high: float) -> float:
