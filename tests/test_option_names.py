@@ -32,6 +32,8 @@ def texts(path: Path) -> Iterator[str]:
     content = path.read_text(encoding="utf-8")
     if path.suffix == ".yaml":
         yield from (line.partition("#")[2] for line in content.splitlines())
+    elif "init_args" not in content:
+        return
     elif path.suffix == ".py":
         found = (node.value for node in ast.walk(ast.parse(content)) if isinstance(node, ast.Constant))
         yield from (each for each in found if isinstance(each, str) and each not in ALLOWED)

@@ -30,8 +30,8 @@ _PREFIXES = ("_orig_mod.", "module.", "_forward_module.", "model.", "backbone.")
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The state dict in `path`: a `.safetensors`, a `.pt`/`.pth`/`.ckpt`/`.bin` file (TorchScript too), or a
-    folder of transformers' or diffusers', the index of weights in several files, or a sharded training checkpoint; or one of these by a release's name or an
-    address (see `models.fetch`).
+    folder of transformers' or diffusers', the index of weights in several files, or a sharded training checkpoint; or
+    one of these by a release's name or an address (see `models.fetch`).
 
     Wrappers (`model`, `module`, `state_dict`) and prefixes from compilation, wrappers or older code are removed.
 
@@ -72,6 +72,8 @@ def _weight_files(folder: Path) -> list[Path]:
             return [folder / name]
     if (folder / "unet").is_dir():  # a pipeline of diffusers
         return _weight_files(folder / "unet")
+    if checkpoint := max(folder.glob("checkpoints/*.ckpt"), default=None):
+        raise FileNotFoundError(f"{folder} is the folder of a run: name one of its checkpoints, such as {checkpoint}")
     raise FileNotFoundError(
         f"{folder} has neither {', '.join(_WEIGHT_FILES[:-1])} nor {_WEIGHT_FILES[-1]}, and is no sharded training "
         "checkpoint"

@@ -26,7 +26,7 @@ class MetricCheck(pl.Callback):
         pl_module.eval()
         for name, metric in metrics.items():
             for place, source in sets.items():
-                _require_fields(name, getattr(metric, "fields", ()), place, source)
+                require_fields(name, getattr(metric, "fields", ()), place, source)
             check = getattr(metric, "check", getattr(metric, "attach", None))
             if check is not None:
                 with torch.no_grad():
@@ -35,7 +35,13 @@ class MetricCheck(pl.Callback):
             module.training = training
 
 
-def _require_fields(metric: str, fields: tuple[str, ...], place: str, source: Any) -> None:
+def require_fields(metric: str, fields: tuple[str, ...], place: str, source: Any) -> None:
+    """MisconfigurationException if not every sample of a source has the fields that a metric reads.
+
+    Args:
+        metric, place: names of the metric and of the source.
+        fields: `text` or `label`.
+    """
     counts = {"text": getattr(source, "texts", None), "label": getattr(source, "labels", None)}
     for field in fields:
         has = counts[field]

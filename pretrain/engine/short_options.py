@@ -19,7 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 _INSTALLED = Path("share", "tubelet", "recipes")  # of the folders that pip installs data files in
 _FLAGS = ("-h", "--help", "--debug", "--print_config")  # options without a value
 _SOURCES = ("train", "val", "test", "predict", "images")  # of the data module
-_GOES_THROUGH = {"fit": "train", "plan": "train", "validate": "val", "test": "test", "predict": "predict"}
+_GOES_THROUGH = {
+    "fit": "train",
+    "plan": "train",
+    "show": "train",
+    "validate": "val",
+    "test": "test",
+    "predict": "predict",
+}
 _LISTS = (".csv", ".tsv", ".jsonl", ".txt", ".parquet")
 
 
@@ -129,9 +136,9 @@ def with_places(recipe: Any) -> Any:
         return recipe
     recipe = {name: _with_inner(part) if name in ("data", "trainer") else part for name, part in recipe.items()}
     data = recipe.get("data")
-    settings = data.get("init_args", data) if isinstance(data, dict) else None
-    if not isinstance(settings, dict):
+    if not isinstance(data, dict) or not isinstance(data.get("init_args", {}), dict):
         return recipe
+    settings = data.get("init_args", data)
     found = {name: _as_source(value) if name in _SOURCES else value for name, value in settings.items()}
     if isinstance(settings.get("val_sets"), dict):
         found["val_sets"] = {name: _as_source(value) for name, value in settings["val_sets"].items()}

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from datamodules.sources.files import Files
+from pretrain.engine.metric_check import require_fields
 from tests.helpers.methods import METHODS
 from tests.helpers.runs import fit
 from tests.helpers.videos import make
@@ -21,6 +24,13 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_first_video_without_a_caption_is_named(videos: Path) -> None:
+    source = Files(str(videos / "captions.csv"))
+    with pytest.raises(MisconfigurationException, match=r"1 of 2 have none, the first is row 2 \(b\.mp4\)"):
+        require_fields("own", ("text",), "data.val", source)
+    require_fields("own", ("label",), "data.val", Files(str(videos / "labels.csv")))
+
+
 def _slow(*values: str | None):
     return pytest.param(*values, marks=pytest.mark.slow)
 
@@ -28,7 +38,12 @@ def _slow(*values: str | None):
 @pytest.mark.parametrize(
     ("method", "metric", "place", "words"),
     [
-        ("viclip", "ZeroShot", ".", r"the metric own reads a `label` of each video of data\.val, and 2 of 2 have none"),
+        _slow(
+            "viclip",
+            "ZeroShot",
+            ".",
+            r"the metric own reads a `label` of each video of data\.val, and 2 of 2 have none",
+        ),
         (
             "viclip",
             "ZeroShot",

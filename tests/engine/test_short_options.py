@@ -89,6 +89,8 @@ def test_data_and_weights_by_path(elsewhere: Path) -> None:
     assert kept[1:3] == ["--data.val=Files", "--data.val.path=my/videos"] and "--data.val=null" not in kept
     found = written_out(["predict", "-c", "viclip_b", "my/videos", "--out", "my-index"])
     assert found[3:] == ["--features.folder", "my-index", "--data.predict=Files", "--data.predict.path=my/videos"]
+    shown = written_out(["show", "-c", "videomae_tiny", "--step", "2", "--out", "page"])
+    assert shown[2:] == [str(ROOT / "recipes/videomae_tiny.yaml"), "--step", "2", "--out", "page"]
     with pytest.raises(ValueError, match="predict takes one place of data, not my/videos and more"):
         written_out(["predict", "my/videos", "more"])
 

@@ -165,6 +165,10 @@ def test_unreadable_files_say_so(official: dict, tmp_path: Path) -> None:
             models.load_weights(objective(), tmp_path / name)
     with pytest.raises(FileNotFoundError, match="did you mean the release umt_b"):
         models.load_weights(objective(), "umt_bb")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/step=4.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"folder of a run: name .* such as .*step=4\.ckpt"):
+        models.load_weights(objective(), tmp_path / "run")
 
 
 class Trap:
