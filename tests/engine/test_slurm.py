@@ -44,7 +44,7 @@ class Node:
     def submit(self, folder: Path, *options: str) -> str:
         """Submit `tools/slurm.sbatch` with two processes; returns the job number."""
         python = str(ROOT / ".venv/bin/python")
-        more = {"GPUS": "0", "TASKS": "2", "PYTHON": python, "GRACE": "30", "OMP_NUM_THREADS": "1"}
+        more = {"GPUS": "0", "TASKS": "2", "CPUS": "1", "PYTHON": python, "GRACE": "30", "OMP_NUM_THREADS": "1"}
         more |= {"SBATCH_OUTPUT": str(folder / "out.txt"), "TIME": "10"}
         said = self.run("bash", "tools/slurm.sbatch", *arguments(folder, METHODS["videomae"], *options)[1:], **more)
         return said.split()[-1]
