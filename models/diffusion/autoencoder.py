@@ -44,11 +44,16 @@ class Autoencoder(nn.Module):
 
 
 class PixelAutoencoder(Autoencoder):
-    """Each square of `factor` x `factor` pixels becomes the channels of one latent pixel: exact, without weights."""
+    """Each square of `factor` x `factor` pixels becomes the channels of one latent pixel: exact, without weights.
 
-    def __init__(self, factor: int = 2) -> None:
+    Args:
+        factor: of height and width.
+        scale: the factor on latents; 1 / their deviation gives them the unit variance that noise schedules assume.
+    """
+
+    def __init__(self, factor: int = 2, scale: float = 1.0) -> None:
         super().__init__()
-        self.factor, self.channels, self.scale = factor, 3 * factor**2, 1.0
+        self.factor, self.channels, self.scale = factor, 3 * factor**2, scale
 
     def encode(self, video: Tensor) -> Tensor:
         """See `Autoencoder`; the variance is zero."""

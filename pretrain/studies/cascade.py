@@ -21,11 +21,11 @@ from datamodules.storage.whole_files import write_whole
 from pretrain.export.load_run import load_objective
 from pretrain.objectives import Objective
 from pretrain.plots.contact_sheet import contact_sheet, write_png
-from pretrain.studies.shape_classifier import ShapeClassifier, accuracies, real_clips, train_classifier
+from pretrain.studies.shape_classifier import FRAMES, SIZE, ShapeClassifier, accuracies, real_clips, train_classifier
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("base", "interpolation", "vsr")
-FRAMES, SIZE, FACTOR = 8, 32, 4  # of the recipes: frames of the base, pixels, factor of rate and size
+FACTOR = 4  # of the frame rate and of height and width, as in the recipes
 PROMPTS = (
     "a red circle moves right",
     "a green square moves down",
@@ -129,7 +129,7 @@ def interpolate(network: Objective, clip: Tensor, texts: list[str]) -> Tensor:
 
 
 def enlarge(network: Objective, clip: Tensor, texts: list[str]) -> Tensor:
-    """Clips `[n, 3, T, H, W]` at four times the height and width, eight frames at a time, as LaVie."""
+    """Clips `[n, 3, T, H, W]` at four times the height and width, as many frames at a time as it learnt from."""
     parts = []
     for start in range(0, clip.shape[2], FRAMES):
         part = clip[:, :, start : start + FRAMES].float()
@@ -140,11 +140,14 @@ def enlarge(network: Objective, clip: Tensor, texts: list[str]) -> Tensor:
 
 
 def draw(networks: dict[str, Objective], prompts: tuple[str, ...]) -> Any:
-    """A picture: of each prompt the base's frames, the first interpolated ones, and the enlarged ones."""
+    """A picture: of each prompt the base's frames, the enlarged ones, and the interpolated ones."""
     texts = list(prompts)
     base = generate(networks["base"], texts, "film")
     long = interpolate(networks["interpolation"], base, texts)
-    shown = {"base": base, "interpolated": long[:, :, :FRAMES], "enlarged": enlarge(networks["vsr"], base, texts)}
-    size = (FRAMES, FACTOR * SIZE, FACTOR * SIZE)
-    videos = {name: F.interpolate(clip.float() / 255, size, mode="nearest") for name, clip in shown.items()}
-    return contact_sheet(videos, texts, frames=FRAMES)
+    shown = {"base": base, "enlarged": enlarge(networks["vsr"], base, texts), "interpolated": long}
+    size, places = (FACTOR * SIZE, FACTOR * SIZE), torch.arange(long.shape[2])
+    videos = {}
+    for name, clip in shown.items():
+        every = places // FACTOR if clip.shape[2] == FRAMES else places  # a frame stays until the next
+        videos[name] = F.interpolate(clip[:, :, every].float() / 255, (len(places), *size), mode="nearest")
+    return contact_sheet(videos, texts, frames=len(places))

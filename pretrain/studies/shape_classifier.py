@@ -1,7 +1,7 @@
 """A classifier of moving shapes, trained on real ones: the colour, the shape and the direction of a clip."""
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from datamodules.decoding.contract import Video
 from datamodules.sources.synthetic import COLOURS, DIRECTIONS, SHAPES, Synthetic
 
 QUESTIONS: dict[str, tuple[str, ...]] = {"colour": tuple(COLOURS), "shape": SHAPES, "direction": tuple(DIRECTIONS)}
+# Of the tiny recipes: frames of a clip, frames of the video from one to the next, pixels; and what the videos show.
+FRAMES, STRIDE, SIZE = 4, 8, 16
+SHOWN: dict[str, Any] = {"length": 26, "noise": 0, "texture": 0, "radius": (0.28, 0.34), "spread": 0.125}
 _NOISE = 0.05  # added to pixels in -1 to 1 while training, so that traces of a generator are no clue
 
 
@@ -58,15 +61,15 @@ def _pooled(x: Tensor) -> Tensor:
     return torch.cat((x.flatten(2).mean(dim=2), x.flatten(2).amax(dim=2)), dim=1)
 
 
-def real_clips(count: int, seed: int, frames: int = 8, stride: int = 4, size: int = 32) -> tuple[Tensor, list[str]]:
-    """uint8 clips `[count, 3, T, H, W]` of moving shapes, drawn at twice the size, and their captions."""
-    source = Synthetic(count, length=64, size=2 * size, seed=seed, texture=0, noise=0)
-    starts = np.random.RandomState(seed).randint(64 - (frames - 1) * stride, size=count)
+def real_clips(count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """uint8 clips `[count, 3, FRAMES, SIZE, SIZE]` of moving shapes, drawn at twice the size, and their captions."""
+    source = Synthetic(count, size=2 * SIZE, seed=seed, **SHOWN)
+    starts = np.random.RandomState(seed).randint(source.length - (FRAMES - 1) * STRIDE, size=count)
     clips, texts = [], []
     for i, start in enumerate(starts):
         sample = source[i]
         video = cast(Video, sample.content)
-        clip = torch.from_numpy(video.frames(start + stride * np.arange(frames)))  # [T, 2H, 2W, 3]
+        clip = torch.from_numpy(video.frames(start + STRIDE * np.arange(FRAMES)))  # [T, 2H, 2W, 3]
         clips.append(F.avg_pool2d(clip.permute(3, 0, 1, 2).float(), 2).round().to(torch.uint8))
         texts.append(cast(str, sample.text))
     return torch.stack(clips), texts
@@ -81,12 +84,12 @@ def answers(texts: list[str]) -> dict[str, Tensor]:
     }
 
 
-def train_classifier(clips: int = 3000, epochs: int = 8, seed: int = 11, size: int = 32) -> ShapeClassifier:
+def train_classifier(clips: int = 3000, epochs: int = 8, seed: int = 11) -> ShapeClassifier:
     """A classifier trained on `clips` real clips, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ShapeClassifier()
-        video, texts = real_clips(clips, seed, size=size)
+        video, texts = real_clips(clips, seed)
         labels = answers(texts)
         optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
         batches = max(1, clips // 32)
