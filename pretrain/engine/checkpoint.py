@@ -123,6 +123,7 @@ class KeepRecipe(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         entry: dict[str, Any] = {"yaml": self.recipe, "model": yaml.safe_dump(self.model)}
+        entry["processes"] = trainer.world_size  # `replay` needs as many
         classes = getattr(getattr(getattr(trainer, "datamodule", None), "train", None), "classes", None)
         if classes:
             entry["classes"] = list(classes)  # their names, in the order of their numbers

@@ -4,14 +4,16 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from datamodules.storage.counted import counted
 from models.convert.sharded import is_sharded, read_sharded
 from pretrain.engine.checkpoint import is_complete, load_plain
 
@@ -38,8 +40,10 @@ def main(args: list[str], run: Callable[[list[str]], None]) -> None:
     start = checkpoint_before(options.ckpt_path, options.step)
     first = 0 if start is None else saved_step(start)
     more = "" if first == options.step else f", which takes the {options.step - first} steps before it"
-    print(f"step {options.step}, from {start or 'the start of the run'}{more}")
+    if rank_zero_only.rank == 0:  # ranks that Lightning starts run this command again
+        print(f"step {options.step}, from {start or 'the start of the run'}{more}")
     replay = {"step": options.step, "profile": None if options.profile is None else str(options.profile)}
+    replay["processes"] = processes_of(options.ckpt_path if start is None else start)
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, Any] = {
             "callbacks": [{"class_path": "pretrain.engine.replay.ReplayStep", "init_args": replay}],
@@ -78,8 +82,21 @@ def checkpoint_before(path: Path, step: int) -> Path | None:
 
 def saved_step(path: Path) -> int:
     """The steps before a checkpoint."""
-    saved = read_sharded(path, lambda part: False) if path.is_dir() else load_plain(path, str(path), "cpu", mmap=True)
-    return int(saved["global_step"])
+    return int(_saved(path)["global_step"])
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """A checkpoint without its tensors, which stay in a file until they are used."""
+    return read_sharded(path, lambda part: False) if path.is_dir() else load_plain(path, str(path), "cpu", mmap=True)
+
+
+def processes_of(path: Path) -> int | None:
+    """In how many processes a run wrote a checkpoint, or any checkpoint of its folder; None: unknown."""
+    if path.is_file() or is_sharded(path):
+        found = [path]
+    else:
+        found = [file for file in path.rglob("*.ckpt") if is_complete(file)]
+    return _saved(found[0]).get("recipe", {}).get("processes") if found else None
 
 
 class ReplayStep(pl.Callback):
@@ -88,11 +105,21 @@ class ReplayStep(pl.Callback):
     Args:
         step: so many steps before it.
         profile: file for the trace of the profiler; None: it is not profiled.
+        processes: of the run; None: unknown.
     """
 
-    def __init__(self, step: int, profile: str | None = None) -> None:
-        self.step, self.profile = step, profile
+    def __init__(self, step: int, profile: str | None = None, processes: int | None = None) -> None:
+        self.step, self.profile, self.processes = step, profile, processes
         self.profiler: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.processes not in (None, trainer.world_size):
+            of_run = counted(cast(int, self.processes), "process", "processes")
+            rank_zero_warn(
+                f"the run had {of_run} and this replay has {trainer.world_size}: the samples are the same, the "
+                "losses are of other shares of them than the log's. Start as many, as the run was started (--trainer.devices, "
+                "torchrun)"
+            )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

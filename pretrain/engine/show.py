@@ -84,10 +84,11 @@ class ShowStep(pl.Callback):
         objective.random_key = RandomKey("train", self.step, 0, trainer.accumulate_grad_batches)
         torch.manual_seed(objective.derive_seed(0, objective.global_rank))
         masks, tokens = _record(objective)
+        levels = _record_noise(objective)
         with torch.no_grad():
             losses = objective(batch)
         title = f"step {self.step}, " + ", ".join(f"{name} {float(loss):.4g}" for name, loss in losses.items())
-        sections = [_section(objective, batch, row, masks, tokens) for row in range(len(batch["name"]))]
+        sections = [_section(objective, batch, row, masks, tokens, levels) for row in range(len(batch["name"]))]
         with whole_file(self.out) as file:
             file.write(
                 f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
@@ -133,21 +134,47 @@ def _record(objective: Any) -> tuple[dict[str, Recorder], list[Tensor]]:
     return masks, tokens
 
 
-def _section(objective: Any, batch: Any, row: int, masks: dict[str, Recorder], masked: list[Tensor]) -> str:
+def _record_noise(objective: Any) -> dict[str, Any]:
+    """What a denoiser draws for its step: the time steps, texts that are dropped, and the noise of a condition."""
+    levels: dict[str, Any] = {}
+    for method, name in (("errors", "timestep"), ("dropped_texts", "dropped"), ("conditions", "condition")):
+        call = getattr(objective, method, None)
+        if call is None:
+            return {}
+
+        def kept(*given: Any, call: Any = call, name: str = name) -> Any:
+            made = call(*given)
+            levels[name] = given[2] if name == "timestep" else made
+            return made
+
+        setattr(objective, method, kept)
+    return levels
+
+
+def _section(
+    objective: Any,
+    batch: Any,
+    row: int,
+    masks: dict[str, Recorder],
+    masked: list[Tensor],
+    levels: dict[str, Any] | None = None,
+) -> str:
     """What the step sees of one row of the batch."""
     lines = [f"<h2>{html.escape(str(batch['name'][row]))}</h2>"]
     if "label" in batch:
         lines.append(f"<p>label {html.escape(str(batch['label'][row].tolist()))}</p>")
     if isinstance(batch.get("text"), list):
         lines.append(f"<p>{html.escape(str(batch['text'][row]))}</p>")
-    if "ids" in batch:
+    if levels:
+        lines += _noise_levels(objective, batch, row, levels)
+    elif "ids" in batch:
         hidden = masked[-1][row].tolist() if masked else []
         names = _names(objective, batch["ids"][row].tolist())
         hidden += [False] * (len(names) - len(hidden))
         lines.append(f"<p>tokens, masked ones in red: {_spans(names, hidden[: len(names)])}</p>")
     if "chat" in batch:
         lines += _chat(objective.row_encoder, batch["chat"][row])
-    for field in ("images", "latents", "text_states"):
+    for field in ("latents", "text_states"):
         if field in batch:
             lines.append(f"<p>{field}: {html.escape(_shape(batch[field][row]))}</p>")
     if isinstance(batch.get("video"), Tensor):
@@ -160,12 +187,33 @@ def _section(objective: Any, batch: Any, row: int, masks: dict[str, Recorder], m
                 kinds[name] = _only(video, index, objective.encoder)
                 lines.append(f"<p>{name}: {len(index)} tokens</p>")
         lines.append(_picture(kinds))
+    if "images" in batch:
+        lines.append(_picture({"images": batch["images"][row : row + 1].cpu().float() / 255}))
     if "latents" in batch:
         latents = batch["latents"][row : row + 1].cpu().float()  # [1, C, T, h, w]; of moments, means come first
         shown = torch.cat((latents, *[latents[:, :1]] * 2), dim=1)[:, :3] if latents.shape[1] < 3 else latents[:, :3]
         large = _stretched(shown).repeat_interleave(_LATENT_PIXELS, 3).repeat_interleave(_LATENT_PIXELS, 4)
         lines.append(_picture({"latents": large}))
     return f"<section>{''.join(lines)}</section>"
+
+
+def _noise_levels(objective: Any, batch: Any, row: int, levels: dict[str, Any]) -> list[str]:
+    """Time step and texts of a row of a denoiser, and the noise of its condition."""
+    lines = [f"<p>time step {int(levels['timestep'][row])} of {len(objective.alpha_bar)}</p>"]
+    given, level = levels["condition"] or (None, None)
+    if given is not None:
+        noise = "" if level is None else f", noised to level {int(level[row])}"
+        lines.append(f"<p>condition {tuple(given.shape[1:])}{noise}</p>")
+    dropped = levels["dropped"][row].tolist()
+    if "text_states" not in batch:
+        ids = objective.text_ids(batch, len(dropped) - 1)[row, :, :-1]  # without the place that only tells what is cut
+        for number, (tokens, drop) in enumerate(zip(ids.tolist(), dropped, strict=True)):
+            spans = _spans(objective.prompts.tokenizer.pieces(tokens), [drop] * len(tokens))
+            read = f"dropped, {html.escape(repr(objective.null_text))} is read instead" if drop else "tokens"
+            lines.append(f"<p>{f'image {number}, ' if number else ''}{read}: {spans}</p>")
+    elif dropped[0]:
+        lines.append(f"<p>the text is dropped, {html.escape(repr(objective.null_text))} is read instead</p>")
+    return lines
 
 
 def _picture(kinds: dict[str, Tensor]) -> str:

@@ -118,8 +118,13 @@ class Optim:
             return warmup_stable_decay(*place, self.decay_share)
         return SCHEDULES[self.schedule](*place)
 
-    def build(self, model: nn.Module, global_batch: int = 256, fused: bool = True) -> torch.optim.Optimizer:
-        """The optimiser over the trained parameters of `model`; each group carries `lr_scale` and `decays`.
+    def build(
+        self,
+        model: nn.Module | Iterable[tuple[str, nn.Parameter]],
+        global_batch: int = 256,
+        fused: bool = True,
+    ) -> torch.optim.Optimizer:
+        """The optimiser over the trained ones of the (named) parameters; each group carries `lr_scale` and `decays`.
 
         Args:
             fused: use torch's fused kernel of AdamW, one pass over memory; False: torch's default.

@@ -1,8 +1,13 @@
-"""Captions and prompts to the states of a frozen text encoder; what does not fit is cut with a warning."""
+"""Captions and prompts to the states of a frozen text encoder; what does not fit is cut with a warning.
 
+Letters in shapes: B texts, L tokens that the encoder reads, D its width.
+"""
+
+import copy
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,18 +38,32 @@ class Prompts(nn.Module):
 
     def forward(self, texts: Sequence[str], device: torch.device) -> Tensor:
         """States `[B, L, D]`."""
-        ids = self.tokenizer(texts)
-        last = ids[:, -1].tolist()
-        for text, token, before in zip(texts, last, ids[:, -2].tolist(), strict=True):
-            if token == self.tokenizer.end and before != self.tokenizer.end:  # full: perhaps cut
-                self._count(text)
-        states = self.encoder(to_device(ids, device))
+        ids = prompt_ids(self.tokenizer, texts)
+        self.count_cut(ids, texts)
+        return self.states(ids, device)
+
+    def states(self, ids: np.ndarray, device: torch.device) -> Tensor:
+        """States `[B, L, D]` of the ids of `prompt_ids`."""
+        read = ids[:, :-1].copy()
+        read[self._is_cut(ids), -1] = self.tokenizer.end
+        states = self.encoder(to_device(torch.from_numpy(read), device))
         return states[1] if isinstance(self.encoder.model, CLIPText) else states
 
-    def _count(self, text: str) -> None:
-        length, context = self.tokenizer.length(text), self.tokenizer.context
-        if length <= context:
-            return
-        self.cut += 1
-        if str(self.cut).strip("0") == "1":  # the first, the tenth, the hundredth, ...
-            log.warning("a text of %d tokens is cut to %d (%d so far): %r", length, context, self.cut, text)
+    def count_cut(self, ids: np.ndarray, texts: Sequence[str]) -> None:
+        """Counts texts that are longer than the encoder's context; names the first, the tenth, the hundredth, ..."""
+        for i in np.flatnonzero(self._is_cut(ids)).tolist():
+            self.cut += 1
+            if str(self.cut).strip("0") == "1":
+                length, context = self.tokenizer.length(texts[i]), self.tokenizer.context
+                log.warning("a text of %d tokens is cut to %d (%d so far): %r", length, context, self.cut, texts[i])
+
+    def _is_cut(self, ids: np.ndarray) -> np.ndarray:
+        """Whether texts are longer than L: their end token is at the place that the encoder does not read."""
+        return (ids[:, -1] == self.tokenizer.end) & (ids[:, -2] != self.tokenizer.end)
+
+
+def prompt_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> np.ndarray:
+    """Token ids, int64 `[B, L + 1]`: one place more than the encoder reads, which tells what is cut."""
+    longer = copy.copy(tokenizer)
+    longer.context += 1
+    return longer(texts).numpy()

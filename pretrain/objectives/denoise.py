@@ -1,9 +1,10 @@
 """Denoise: latent video diffusion from text, as LaVie's base, interpolation and super-resolution (arXiv 2309.15103)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from pretrain.learning.conditions import Condition
 from pretrain.learning.encoder_names import check_encoders
 from pretrain.learning.generating import Sampling
 from pretrain.learning.lora import LoRA, train_only
-from pretrain.learning.prompts import Prompts
+from pretrain.learning.prompts import Prompts, prompt_ids
 from pretrain.learning.row_noise import NOISE, POSTERIOR, SAMPLE, row_choices, seed_of_name, unit_noise
 from pretrain.learning.teachers import Frozen
 from pretrain.learning.transfer import to_device
@@ -202,24 +203,43 @@ class Denoise(Objective):
     def text_states(self, batch: Batch, images: int = 0, choices: Sequence[Any] = ()) -> Tensor:
         """States `[B, 1 + images, L, D]` of the video's and the images' texts; `choices` drop some of them."""
         device = (batch["video"] if "video" in batch else batch["latents"]).device
-        count = rows_of(batch)
-        dropped = [[choice.random_sample() < self.text_dropout for _ in range(1 + images)] for choice in choices]
-        dropped = dropped or [[False] * (1 + images)] * count
+        dropped = self.dropped_texts(rows_of(batch), images, choices)
         if "text_states" in batch:
             states = batch["text_states"]
-            if not any(row[0] for row in dropped):
+            if not dropped[:, 0].any():
                 return states[:, None]
             null = self.prompts([self.null_text], device)[0]
-            drop = to_device(torch.tensor([row[0] for row in dropped]), device)
-            return replace_texts(states, null, drop)[:, None]
-        texts = [text if isinstance(text, str) else text[0] for text in batch["text"]]
-        rows = [[text, *(cast(Any, batch)["image_text"][i] if images else [])] for i, text in enumerate(texts)]
-        flat = [
-            self.null_text if drop else text
-            for row, drops in zip(rows, dropped, strict=True)
-            for text, drop in zip(row, drops, strict=True)
-        ]
-        return self.prompts(flat, device).unflatten(0, (count, 1 + images))
+            return replace_texts(states, null, to_device(torch.from_numpy(dropped[:, 0]), device))[:, None]
+        ids = self.text_ids(batch, images)
+        ids = np.where(dropped[..., None], self.null_ids, ids)
+        return self.prompts.states(ids.reshape(-1, ids.shape[-1]), device).unflatten(0, dropped.shape)
+
+    def dropped_texts(self, rows: int, images: int, choices: Sequence[Any]) -> np.ndarray:
+        """Whether each text of a row becomes the null text, bool `[B, 1 + images]`, by the rows' `choices`, if any."""
+        dropped = [[choice.random_sample() < self.text_dropout for _ in range(1 + images)] for choice in choices]
+        return np.array(dropped or np.zeros((rows, 1 + images)), bool)
+
+    def text_ids(self, batch: Batch, images: int) -> np.ndarray:
+        """Ids `[B, 1 + images, L + 1]` of the video's and the images' texts, made here if the batch has none."""
+        fields = cast(Any, batch)
+        texts = [text if isinstance(text, str) else text[0] for text in fields["text"]]
+        ids = fields["ids"] if "ids" in fields else self.token_encoder()(texts)
+        self.prompts.count_cut(ids, texts)
+        if not images:
+            return ids[:, None]
+        texts = [text for row in fields["image_text"] for text in row]
+        more = fields["image_ids"] if "image_ids" in fields else self.token_encoder()(texts)
+        more = more.reshape(len(texts), -1)
+        self.prompts.count_cut(more, texts)
+        return np.concatenate((ids[:, None], more.reshape(len(ids), images, -1)), axis=1)
+
+    def token_encoder(self) -> Callable[[list[str]], np.ndarray]:
+        return functools.partial(prompt_ids, self.prompts.tokenizer)
+
+    @functools.cached_property
+    def null_ids(self) -> np.ndarray:
+        """Ids `[L + 1]` of the null text."""
+        return prompt_ids(self.prompts.tokenizer, [self.null_text])[0]
 
     def conditions(self, batch: Batch, x0: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor | None] | None:
         """What the network is given besides the text, and its noise level; None: nothing."""

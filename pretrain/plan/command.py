@@ -9,8 +9,9 @@ from typing import Any
 
 from datamodules.storage.whole_files import write_whole
 from pretrain.plan.devices import DEVICES
-from pretrain.plan.estimate import Assumptions, Plan, as_text
+from pretrain.plan.estimate import Assumptions, Plan
 from pretrain.plan.memory import CONTEXT, FRAGMENTATION
+from pretrain.plan.report import as_text
 from pretrain.plots.contact_sheet import write_png
 
 _UNKNOWN = """What this does not know:

@@ -20,6 +20,7 @@ from pretrain.export.load_run import build
 from pretrain.learning.randomness import RandomKey
 from pretrain.learning.teachers import Frozen
 from pretrain.objectives import Converse, Denoise, Objective
+from pretrain.plan.optimiser_state import state_bytes
 from pretrain.plan.tracer import MicroBatchCost, to_fake_tensors, trace, trace_call
 
 _HALF_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -75,6 +76,14 @@ class DryRun:
             cost = trace(objective, batch, mode, self.gpu, self.half_dtype)
         self.costs[*key, world if cost.communicates or world == 1 else None] = cost
         return cost
+
+    @functools.cache  # noqa: B019 lives as long as the plan
+    def optimiser_state(self, half_weights: bool) -> float | None:
+        """Bytes of the state of the recipe's optimiser, whose weights are in half precision or in float32; None: it
+        cannot take a step here."""
+        objective, _ = self.objective()
+        half = self.half_dtype if half_weights else None
+        return state_bytes(objective.optim, objective.named_parameters(), half or torch.float32)
 
     def sampling(self) -> MicroBatchCost | None:
         """Cost of one step of sampling one video, and of its decoding; None: the objective does not generate."""

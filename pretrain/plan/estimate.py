@@ -1,4 +1,4 @@
-"""Cost of a recipe on a number of devices: FLOP, memory, time and data rate, as numbers, text and a picture."""
+"""Cost of a recipe on a number of devices: FLOP, memory, time and data rate, as numbers and a picture."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 
 from datamodules.loading.defaults import accumulation
+from datamodules.storage.counted import counted
 from pretrain.plan.devices import DEVICES, Device
 from pretrain.plan.dry_run import DryRun
 from pretrain.plan.memory import MemoryUse, Sizes, Strategy, memory_use
 from pretrain.plots.bars import stacked_bars
+
+ANSWERED = 8  # conversations at a time, as in evaluation
+_RATES = ("videos_per_second", "clips_per_second", "read_mb_per_second", "to_devices_mb_per_second", "cpu_cores")
 
 
 @dataclass
@@ -71,12 +75,18 @@ class Plan:
         run = self.dry_run
         cost = run.cost(videos, devices, recompute, sharding.half_weights)
         return memory_use(
-            *(sharding, self.sizes, cost, devices),
+            *(sharding, self.sizes, cost, self.optimiser_state(sharding), devices),
             accumulated=self.data["global_batch"] > videos * devices,
             half=run.half_dtype is not None,
             half_weights=run.keeps_half_weights,
             gpu=self.device.is_gpu,
         )
+
+    def optimiser_state(self, sharding: Strategy) -> float:
+        """Bytes of the optimiser's state; two numbers a parameter, as AdamW's, of one that takes no step here."""
+        half = self.dry_run.keeps_half_weights and not sharding.kind.startswith("zero")  # which updates float32 copies
+        found = self.dry_run.optimiser_state(half)
+        return 2 * (2 if half else 4) * self.sizes.trained if found is None else found
 
     def fits(self, use: MemoryUse) -> bool:
         return self.device.memory is None or use.total <= self.device.memory
@@ -98,7 +108,7 @@ class Plan:
 
     def numbers(self) -> dict[str, Any]:
         """All results, for JSON."""
-        data, trainer, run, sizes = self.data, self.recipe["trainer"], self.dry_run, self.sizes
+        data, run, sizes = self.data, self.dry_run, self.sizes
         half_weights = self.sharding.half_weights
         plain, recomputed = (run.cost(self.videos, self.devices, on, half_weights) for on in (False, True))
         micro_batches = data["global_batch"] // self.videos  # of a step, over all devices
@@ -112,7 +122,7 @@ class Plan:
             "device_type": self.device_type,
             "device_source": self.device.source,
             "strategy": self.sharding.kind,
-            "precision": str(trainer.get("precision") or "32-true"),
+            "precision": _precision(self.recipe),
             "recompute": self.recompute,
             "parameters": {"trained": sizes.trained, "frozen": sizes.frozen, "teachers_bytes": sizes.teachers},
             "batch": {
@@ -174,7 +184,7 @@ class Plan:
         token, tokens = found
         half = self.dry_run.half_dtype is not None
         weights = (2 if half else 4) * (self.sizes.trained + self.sizes.frozen) + self.sizes.buffers
-        kept = _ANSWERED * tokens * token
+        kept = ANSWERED * tokens * token
         return {"bytes_a_token": token, "tokens": tokens, "keys_and_values": kept, "weights": weights}
 
     def _loading(self, step_seconds: float | None) -> dict[str, float | None]:
@@ -201,17 +211,25 @@ class Plan:
         precision = str(self.recipe["trainer"].get("precision"))
         if not self.device.has_bfloat16 and run.half_dtype is not None and "bf16" in precision:
             found.append(f"{self.device_type} has no bfloat16: set trainer.precision to 16-mixed")
+        if self.device.is_gpu and run.half_dtype is None:
+            half = "bf16-mixed" if self.device.has_bfloat16 else "16-mixed"
+            found.append(f"trainer.precision is {_precision(self.recipe)}: {half} takes less memory and time")
+        if run.optimiser_state(run.keeps_half_weights) is None:
+            found.append(
+                f"{run.objective()[0].optim.optimizer} takes no step on this machine: its state is assumed to be "
+                "AdamW's, two numbers a parameter"
+            )
         if self.device.memory is None or self.fits(use):
             return found
         remedies = []
         if not self.recompute and self.fits(self.memory(recompute=True)):
-            remedies.append("model.init_args.recompute: true")
+            remedies.append("model.recompute: true")
         cost = run.cost(self.videos, self.devices, self.recompute, self.sharding.half_weights)
         note = (
             " (which compares fewer samples with each other, and so changes this method)" if cost.communicates else ""
         )
         if most := self.largest_micro_batch():
-            remedies.append(f"data.init_args.micro_batch: {most}{note}")
+            remedies.append(f"data.micro_batch: {most}{note}")
         elif not self.recompute and (most := self.largest_micro_batch(recompute=True)):
             remedies.append(f"recompute: true with micro_batch: {most}{note}")
         if self.sharding.kind in ("single", "ddp") and self.devices > 1:
@@ -233,7 +251,7 @@ class Plan:
             if videos and total % (videos * devices) == 0:
                 use = self.memory(videos, devices, sharding=self.sharding if devices > 1 else Strategy())
                 parts = {**use.parts_at_peak, "allowance": use.allowance}
-                bars[f"{devices}\n({videos} videos)"] = {name: value / 1e9 for name, value in parts.items()}
+                bars[f"{devices}\n({counted(videos, 'video')})"] = {name: value / 1e9 for name, value in parts.items()}
         return bars
 
     def picture(self) -> np.ndarray:
@@ -244,78 +262,5 @@ class Plan:
         return stacked_bars(title, self.memory_by_devices(), limit, "GB", "devices (videos on each at a time)")
 
 
-_ANSWERED = 8  # conversations at a time, as in evaluation
-_RATES = ("videos_per_second", "clips_per_second", "read_mb_per_second", "to_devices_mb_per_second", "cpu_cores")
-
-
-def as_text(n: dict[str, Any]) -> str:
-    """The numbers of `Plan.numbers`, for a terminal."""
-    p, b, f, m, load = n["parameters"], n["batch"], n["flop_a_step"], n["memory_bytes"], n["loading"]
-    recompute = "recompute" if n["recompute"] else "no recompute"
-    lines = [
-        f"{n['devices']} x {n['device_type']}, {n['strategy']}, {n['precision']}, {recompute}",
-        f"  parameters        {p['trained'] / 1e6:.1f} M trained, {p['frozen'] / 1e6:.1f} M frozen"
-        + (f", teachers of {_gb(p['teachers_bytes'])}" if p["teachers_bytes"] else ""),
-        f"  a step            {b['global_videos']} videos x {b['views']} views = {b['clips_a_step']} clips; "
-        f"{b['micro_videos']} videos on a device at a time, {b['accumulate']} time(s)",
-        f"  FLOP a step       {_flop(f['model'])} of the model, {_flop(f['hardware'])} done "
-        f"(without recompute {_flop(f['hardware_without_recompute'])}, with {_flop(f['hardware_with_recompute'])})",
-        f"  FLOP a clip       {_flop(f['model'] / b['clips_a_step'])}",
-        "",
-        f"  memory of a device{'alone':>12}{'at the peak':>14}",
-    ]
-    for part, value in m["parts_at_peak"].items():
-        lines.append(f"    {part:<16}{_gb(m['parts_alone'][part]):>12}{_gb(value):>14}")
-    lines += [
-        f"    {'allowance':<16}{'':>12}{_gb(m['allowance']):>14}",
-        f"    {'all':<16}{'':>12}{_gb(m['peak']):>14}   in the {m['moment']}"
-        + (
-            "" if m["device"] is None else f", of {m['device'] / 1e9:.0f} GB: {'fits' if n['fits'] else 'DOES NOT FIT'}"
-        ),
-        f"    activations without recompute {_gb(m['activations_without_recompute'])}, with "
-        f"{_gb(m['activations_with_recompute'])}",
-        "    largest micro-batch that fits: "
-        + (
-            "unknown, since a CPU's memory is the machine's"
-            if n["largest_micro_videos"] is None
-            else f"{n['largest_micro_videos']} videos"
-        ),
-        "",
-    ]
-    if n["sampling"]:
-        s = n["sampling"]
-        lines += [
-            f"  generating one video takes {_gb(s['peak'])}, {_gb(s['activations'])} of them activations "
-            f"of the network or the decoder; a step and the decoding {_flop(s['flop_of_a_step'])}",
-            "",
-        ]
-    if n["answering"]:
-        a = n["answering"]
-        lines += [
-            f"  answering {_ANSWERED} conversations of {a['tokens']} tokens takes {_gb(a['keys_and_values'])} of keys "
-            f"and values ({a['bytes_a_token'] / 1e3:.0f} kB a token) beside {_gb(a['weights'])} of weights",
-            "",
-        ]
-    if n["step_seconds"] is None:
-        return "\n".join([*lines, "  no time: the rate of a CPU is the machine's"])
-    length = "for the days, give the number of videos by --videos"
-    if n["days"] is not None:
-        length = f"{n['days']:.1f} days for {n['steps']} steps"
-    return "\n".join(
-        [
-            *lines,
-            f"  time at MFU {n['mfu_assumed']:.0%}   {n['step_seconds']:.2f} s a step, {length}",
-            f"  loaders give      {load['videos_per_second']:.0f} videos/s, {load['clips_per_second']:.0f} clips/s; "
-            f"{load['read_mb_per_second']:.0f} MB/s read, {load['to_devices_mb_per_second']:.0f} MB/s to the devices",
-            f"  which takes       {load['cpu_cores']:.0f} CPU cores ({load['cpu_cores'] / n['devices']:.1f} a device)",
-        ]
-    )
-
-
-def _flop(value: float) -> str:
-    unit, name = next((u, s) for u, s in ((1e15, "P"), (1e12, "T"), (1e9, "G")) if value >= u or s == "G")
-    return f"{value / unit:.3f} {name}"
-
-
-def _gb(value: float) -> str:
-    return f"{value / 1e9:.2f} GB" if value >= 1e7 else f"{value / 1e6:.2f} MB"
+def _precision(recipe: dict[str, Any]) -> str:
+    return str(recipe["trainer"].get("precision") or "32-true")

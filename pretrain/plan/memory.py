@@ -2,11 +2,11 @@
 
 All of it is arithmetic. T trained and F frozen parameters of the objective, n devices that share one copy.
 
-single, ddp: whole weights and gradients, AdamW's two moments in the weights' type; ddp adds its gradient buckets.
+single, ddp: whole weights and gradients, and the optimiser's state; ddp adds its gradient buckets.
 fsdp: all three in n shards. Whole at a time: the block that computes, the block that is prefetched, everything outside
     blocks, and the gradients of one block before they are sharded.
-zero 1, 2, 3: weights in half precision, moments and a float32 copy of the weights in n shards; from stage 2 on sharded
-    gradients, at stage 3 sharded weights; DeepSpeed's buckets by the recipe's options or Lightning's defaults.
+zero 1, 2, 3: weights in half precision, the state and a float32 copy of the weights in n shards; from stage 2 on
+    sharded gradients, at stage 3 sharded weights; DeepSpeed's buckets by the recipe's options or Lightning's defaults.
 """
 
 from dataclasses import dataclass, field
@@ -115,6 +115,7 @@ def memory_use(
     strategy: Strategy,
     sizes: Sizes,
     cost: MicroBatchCost,
+    states: float,
     world: int,
     accumulated: bool,
     half: bool,
@@ -125,6 +126,7 @@ def memory_use(
 
     Args:
         cost: of the micro-batch, traced with weights as `strategy.half_weights` says.
+        states: bytes of the optimiser's state of all trained parameters (`optimiser_state`).
         accumulated: gradients of an earlier micro-batch are in memory.
         half: the precision is a half one. half_weights: the weights are kept in it as well.
         gpu: add an allowance for what a GPU holds besides tensors.
@@ -136,13 +138,12 @@ def memory_use(
     parameters = sizes.trained + sizes.frozen
     weights = weight_bytes * parameters * (sharded if s.kind in ("fsdp", "zero3") else 1) + sizes.teachers
     weights += sizes.buffers
-    moments = 2 * (4 if zero else weight_bytes) * sizes.trained * sharded
     master = 4 * sizes.trained * sharded if zero else 0
-    optimiser = 0.0 if s.offload else moments + master
+    optimiser = 0.0 if s.offload else states * sharded + master
     gradient_share = sharded if s.kind in ("fsdp", "zero2", "zero3") else 1.0
     gradients = weight_bytes * sizes.trained * gradient_share
     exchange = _exchange(s, sizes, weight_bytes, half)
-    stepping = 4 * sizes.trained * sharded if zero and not s.offload else 0.0  # gradients in float32; AdamW is fused
+    stepping = 4 * sizes.trained * sharded if zero and not s.offload else 0.0  # gradients in float32
 
     accumulated |= s.bucket_view  # buckets, and so gradients, stay allocated from the start of the run
     scale = gradients / max(cost.backward_peaks[-1][0], 1)

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pretrain.cli import main
 from tests.helpers.methods import METHODS
-from tests.helpers.runs import arguments
+from tests.helpers.runs import arguments, run_together
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,36 @@ def test_a_step_has_the_logged_loss(run: Path, step: int, start: str, capsys: py
     found = [float(loss) for loss in re.findall(r"train/loss (\S+)", said)]
     assert found[-1] == pytest.approx(logged(run, step), rel=1e-6), "the log has the last micro-batch's"
     assert content(run) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lavie", "align", "converse"])
+def test_a_step_of_a_guest_has_the_logged_loss(method: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "run", "version": ""}}
+    keep = {"every_n_train_steps": 2, "save_top_k": -1, "monitor": "step", "mode": "max", "filename": "{step:07d}"}
+    callbacks = [{"class_path": "ModelCheckpoint", "init_args": keep}]
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"logger": logger, "callbacks": callbacks}}))
+    args = [arg for arg in arguments(tmp_path, METHODS[method]) if "trainer.logger" not in arg]
+    main([*args, "-c", str(tmp_path / "more.yaml"), "--trainer.max_steps=4", "--trainer.val_check_interval=4"])
+    main(["replay", "--ckpt_path", str(tmp_path / "run"), "--step", "3"])
+    (loss,) = re.findall(r"micro-batch 1 of 1: .*?train/loss (\S+)", capsys.readouterr().out)
+    assert float(loss) == pytest.approx(logged(tmp_path / "run", 3), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_step_of_two_processes_is_replayed_in_two(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """The loss of pairs over all processes; one process says what differs."""
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "run", "version": ""}}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"trainer": {"logger": logger, "strategy": "ddp"}}))
+    args = [arg for arg in arguments(tmp_path, METHODS["viclip"]) if "trainer.logger" not in arg]
+    args += ["-c", str(tmp_path / "more.yaml"), "--trainer.devices=2", "--trainer.max_steps=3"]
+    again = ["replay", "--ckpt_path", str(tmp_path / "run"), "--step", "2"]
+    run_together([[*args, "--trainer.val_check_interval=3"], again])
+    said = capfd.readouterr()
+    (loss,) = re.findall(r"micro-batch 1 of 1: .*?train/loss (\S+)", said.out)
+    assert float(loss) == pytest.approx(logged(tmp_path / "run", 2), rel=1e-6) and "this replay has" not in said.err
+    with pytest.warns(UserWarning, match="the run had 2 processes and this replay has 1"):
+        main([*again, "--trainer.devices=1", "--trainer.strategy=auto"])
 
 
 @pytest.mark.slow

@@ -30,14 +30,17 @@ class Seen(pl.Callback):
 
     batch: dict
     masks: dict
+    levels: dict
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.global_step == STEP:
             Seen.batch, (self.recorders, _) = batch, show._record(pl_module)
+            self.recorded = show._record_noise(pl_module)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == STEP + 1:  # before the validation draws masks too
             Seen.masks = {name: recorder.found for name, recorder in self.recorders.items()}
+            Seen.levels = dict(self.recorded)
 
 
 class Images(HTMLParser):
@@ -65,7 +68,7 @@ def test_a_page_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatc
     page = Images()
     page.feed(out.read_text())
     assert page.pictures == len(sections) == 4 * (4 if method == "videomae" else 1)  # views
-    _, batch, _, masks, _ = sections[0]
+    _, batch, _, masks, *_ = sections[0]
     assert batch["name"] == Seen.batch["name"] and torch.equal(batch["video"], Seen.batch["video"])
     assert masks.keys() == Seen.masks.keys() and "mask" in masks
     for name, recorder in masks.items():
@@ -75,6 +78,36 @@ def test_a_page_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatc
         shown = re.findall(r'<span class="t( m)?">([^<]*)</span>', out.read_text())
         words = [word.removesuffix("&lt;/w&gt;") for _, word in shown]
         assert set(batch["text"][0].lower().split()) <= set(words) and any(hidden for hidden, _ in shown)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lavie", "align", "converse"])
+def test_a_page_of_a_guest_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatch) -> None:
+    """Texts as tokens, dropped ones too, the time steps of a denoiser, and a chat model's rows."""
+    few = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
+    main([*arguments(tmp_path, METHODS[method]), *few, "--trainer.callbacks+=tests.engine.test_show.Seen"])
+    sections, section = [], show._section
+    monkeypatch.setattr(show, "_section", lambda *given: sections.append(given) or section(*given))
+    out = tmp_path / "step.html"
+    main(["show", "--step", str(STEP), "--out", str(out), *METHODS[method], *SMALL])
+    _, batch, *_, levels = sections[0]
+    page = out.read_text()
+    assert len(sections) == 4 and batch["name"] == Seen.batch["name"]
+    assert torch.equal(batch["video"], Seen.batch["video"])
+    if method == "converse":
+        for ours, theirs in zip(batch["chat"], Seen.batch["chat"], strict=True):
+            assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+        assert page.count("conversation, learnt tokens in red") == 4
+        return
+    assert batch["ids"].tolist() == Seen.batch["ids"].tolist() and batch["text"] == Seen.batch["text"]
+    if method == "lavie":
+        assert torch.equal(levels["timestep"], Seen.levels["timestep"])
+        assert np.array_equal(levels["dropped"], Seen.levels["dropped"])
+        shown = [int(step) for step in re.findall(r"time step (\d+) of 1000", page)]
+        assert shown == levels["timestep"].tolist()
+        assert page.count("is read instead") == int(levels["dropped"].sum())
+    words = [word.removesuffix("&lt;/w&gt;") for word in re.findall(r'<span class="t[^>]*>([^<]*)</span>', page)]
+    assert set(batch["text"][0].lower().split()[:4]) <= set(words)
 
 
 def test_only_the_tokens_of_a_mask_are_left() -> None:

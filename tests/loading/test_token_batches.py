@@ -18,14 +18,14 @@ TEXTS = ["a red circle moves left", "a blue square", "a red circle moves left", 
 class Batches:
     """One micro-batch of two views of two videos."""
 
-    def __init__(self, text: list) -> None:
-        self.text = text
+    def __init__(self, text: list, **more: object) -> None:
+        self.text, self.more = text, more
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, index: int) -> dict:
-        return {"text": self.text, "name": list("abcd")}
+        return {"text": self.text, "name": list("abcd"), **self.more}
 
 
 def test_rows_of_one_text_are_made_once() -> None:
@@ -38,6 +38,10 @@ def test_rows_of_one_text_are_made_once() -> None:
     made = WithTokens(Batches(TEXTS), tokenize)[0]
     assert asked == [[TEXTS[0], TEXTS[1], TEXTS[3]]] and made["ids"][:, 0].tolist() == [len(text) for text in TEXTS]
     assert "ids" not in WithTokens(Batches([["two", "texts"]] * 4), tokenize)[0]
+    assert "ids" not in WithTokens(Batches(TEXTS, text_states=torch.zeros(4, 2, 3)), tokenize)[0]
+    images = [["ab", "c"], ["c", "ab"], ["", "abc"], ["ab", "ab"]]
+    made = WithTokens(Batches(TEXTS, image_text=images), tokenize)[0]
+    assert made["image_ids"][..., 0].tolist() == [[2, 1], [1, 2], [0, 3], [2, 2]] and made["ids"].shape == (4, 1)
 
 
 def test_padding_rows_are_removed_from_ids_too() -> None:

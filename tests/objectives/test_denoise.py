@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import models
+from datamodules.loading.token_batches import WithTokens
 from models.diffusion import SpatioTemporalUNet
 from models.diffusion.autoencoder import KLAutoencoder, PixelAutoencoder
 from models.text import CLIPText
@@ -203,6 +204,23 @@ def test_data_that_cannot_be_learnt_from_are_refused() -> None:
         objective(network(condition_channels=3))
     with pytest.raises(ValueError, match="predicts v or x0"):
         objective(zero_snr=True)
+
+
+def test_a_step_with_ids_needs_no_tokenizer() -> None:
+    """Ids from the loading processes give the loss of the texts, also of dropped texts, of cut ones and of images."""
+    images = torch.randint(0, 256, (4, 3, 2, 16, 16), dtype=torch.uint8)
+    long = "a long text of more tokens than the encoder reads, whose end is cut and counted by the step"
+    texts = [["a", long], ["b", ""], ["c", "d"], ["d", "e"]]
+    method, batch = objective(text_dropout=0.5), batch_of(rows=4, images=images, image_text=texts)
+    batch["text"][1] = long
+    right = method(batch)
+    assert method.prompts.cut == 2
+    batch |= WithTokens([batch], method.token_encoder())[0]
+    assert method.null_ids.shape == batch["ids"].shape[1:] == batch["image_ids"].shape[2:] == (17,)
+    method.token_encoder = lambda: pytest.fail("the step tokenizes")
+    found = method(batch)
+    assert torch.equal(found["video"], right["video"]) and torch.equal(found["images"], right["images"])
+    assert method.prompts.cut == 4
 
 
 def test_long_texts_are_cut_with_a_counted_warning(caplog: pytest.LogCaptureFixture) -> None:

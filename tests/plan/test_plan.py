@@ -15,8 +15,9 @@ from pretrain.export.load_run import build
 from pretrain.learning.randomness import RandomKey
 from pretrain.plan.devices import DEVICES, Device
 from pretrain.plan.dry_run import DryRun, FixedLengthTokenizer
-from pretrain.plan.estimate import Assumptions, Plan, _length
+from pretrain.plan.estimate import Assumptions, Plan
 from pretrain.plan.memory import Sizes, Strategy, memory_use
+from pretrain.plan.report import _length
 from pretrain.plan.tracer import MicroBatchCost
 from tests.helpers.allocations import peak
 from tests.helpers.runs import ROOT, run_script
