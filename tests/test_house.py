@@ -123,6 +123,7 @@ HEAVY = (
 )
 # These are imported where they are used themselves; the last four are only copied, beside exported weights.
 LAZY = {
+    "datamodules/decoding/avi_index.py",
     "datamodules/decoding/containers.py",
     "datamodules/decoding/display_matrix.py",
     "datamodules/decoding/mkv_index.py",

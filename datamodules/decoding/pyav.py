@@ -13,6 +13,7 @@ from typing import cast
 import av
 import numpy as np
 
+from datamodules.decoding.avi_index import read_avi_index
 from datamodules.decoding.containers import DAMAGE, open_container
 from datamodules.decoding.contract import DecodeError, Video, mean_rate
 from datamodules.decoding.display_matrix import read_orientation
@@ -86,6 +87,8 @@ class PyAVVideo(Video):
         name = self.container.format.name
         if "mp4" in name:
             return self._mp4_index(first) or read_fragments(self.content, self.track, first, self.limits)
+        if name == "avi":
+            return read_avi_index(self.content, self.track, len(self.track.index_entries), self.limits)
         return read_mkv_index(self.content, first, self.limits) if "matroska" in name else None
 
     def _mp4_index(self, first: av.Packet) -> PacketIndex | None:

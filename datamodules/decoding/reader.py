@@ -155,7 +155,7 @@ class PyAV(Decoder):
     frame rate.
 
     Args:
-        keep: files without an index of their frames (ts, avi, mkv below 1 MB) of up to this many bytes are read once
+        keep: files without an index of their frames (ts; mkv and avi below 1 MB) of up to this many bytes are read once
             and their packets kept; larger ones are read again from the nearest keyframe.
         corrupt: use frames that FFmpeg marks as corrupt, with parts that it has filled in; by default a clip with such
             a frame counts as unreadable.

@@ -15,7 +15,7 @@ import pytest
 from datamodules import Decord, Files, PyAV
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
-from datamodules.decoding import mkv_index
+from datamodules.decoding import avi_index, mkv_index
 from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.decoding.reader import Decoder
 from datamodules.loading.batches import Clip, TrainBatches
@@ -91,9 +91,15 @@ def run(folder: Path, clips: Path, workers: int, limit: float, decoder: Decoder)
     return kinds, reasons, time.perf_counter() - began
 
 
+def use_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexes of small files are read as those of large ones."""
+    monkeypatch.setattr(mkv_index, "SMALL", 0)
+    monkeypatch.setattr(avi_index, "SMALL", 0)
+
+
 @pytest.mark.parametrize("decoder", [PyAV(), Decord()], ids=lambda d: type(d).__name__)
 def test_sixty_mutations(tmp_path: Path, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mkv_index, "SMALL", 0)
+    use_indexes(monkeypatch)
     clips, damaged = tmp_path / "clips", tmp_path / "damaged"
     clips.mkdir(), damaged.mkdir()
     made = [
@@ -115,7 +121,7 @@ def test_sixty_mutations(tmp_path: Path, decoder: Decoder, monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mp4", "mp4 in fragments", "mov", "mkv", "webm", "avi"])
 def test_a_thousand_mutations(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mkv_index, "SMALL", 0)
+    use_indexes(monkeypatch)
     ending, _, fragments = kind.partition(" ")
     clips, damaged = tmp_path / "clips", tmp_path / "damaged"
     clips.mkdir(), damaged.mkdir()

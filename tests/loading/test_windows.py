@@ -14,13 +14,22 @@ from datamodules.loading.batches import Clip
 from datamodules.loading.survey import VideoInfo, assign_to_ranks
 from datamodules.loading.windows import Windows, count, window
 from datamodules.sources.source import Sample, Source
-from tests.helpers.videos import hide_first, make, number
+from tests.helpers.videos import hide_first, make, number, two_rates
 
 
 def windows(source: Source, frames: int, micro: int, step: int = 4, decoder: Decoder | None = None) -> Windows:
     clip = Clip(8, 1, 32, 1, 0.0, Dense(), CentreCrop(), decoder or PyAV(keep=0))
     total = count(frames, 8, 1, step)
     return Windows(source, clip, step, [VideoInfo(0, source[0].name, frames)], micro, -(-total // micro))
+
+
+def test_windows_of_two_rates_have_their_own_times(tmp_path: Path) -> None:
+    path, times = two_rates(tmp_path / "v.mkv")
+    source = Files(path)
+    found = [row for batch in windows(source, 78, 8) for row in batch["window"].tolist() if row[0] >= 0]
+    assert [place for _, place, _ in found] == list(range(18))
+    for _, place, middle in found[:-1]:
+        assert middle / 1e6 == pytest.approx((times[4 * place] + times[4 * place + 8]) / 2, abs=2e-3)
 
 
 @pytest.mark.parametrize("decoder", [PyAV(), PyAV(keep=0), Decord()], ids=["kept", "read again", "decord"])
