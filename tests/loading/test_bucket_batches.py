@@ -17,6 +17,7 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.loading.batches import Clip
 from datamodules.loading.bucket_batches import Division
+from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.size_table import size_table
 from datamodules.sources.buckets import parse_buckets
 from pretrain.engine.monitoring import Throughput
@@ -38,7 +39,7 @@ def division(samples: int = 30, rows: list[list[float]] = BUCKETS) -> Division:
 def rows_of(world: int, micro: int, steps: range, total: int = 8) -> list[list[tuple]]:
     """By step: the sorted rows (shape, name, pixel sum) of all ranks and micro-batches."""
     accumulate = total // (world * micro)
-    ranks = [division().batches(5, 1, r, world, micro, accumulate) for r in range(world)]
+    ranks = [division().batches(5, 1, GlobalBatch(r, world, micro, accumulate)) for r in range(world)]
     every = []
     for step in steps:
         rows = []
@@ -65,14 +66,14 @@ def test_weights_are_shares_of_steps_and_each_bucket_has_epochs_of_its_own() -> 
 
 
 def test_clips_are_cut_in_the_shape_of_the_bucket() -> None:
-    parts = division().batches(5, 1, 0, 1, 2, 1)
+    parts = division().batches(5, 1, GlobalBatch(0, 1, 2, 1))
     batch = parts[0]
     height, width = batch["video"].shape[3:]
     assert all(name.endswith("16x24x48" if width > height else "20x48x24") for name in batch["name"])
 
 
 def test_a_micro_batch_of_a_bucket_changes_the_videos_of_its_steps() -> None:
-    parts = division(rows=[[4, 16, 32, 1, 4], [4, 32, 16, 1]]).batches(5, 1, 0, 2, 2, 2)
+    parts = division(rows=[[4, 16, 32, 1, 4], [4, 32, 16, 1]]).batches(5, 1, GlobalBatch(0, 2, 2, 2))
     sizes = {tuple(parts[k]["video"].shape) for k in range(8)}
     assert sizes == {(4, 3, 4, 16, 32), (2, 3, 4, 32, 16)}
     with pytest.raises(MisconfigurationException, match="a micro_batch of its own needs"):
@@ -83,7 +84,9 @@ def test_a_video_has_the_same_place_in_the_global_batch_in_every_world() -> None
     def places(world: int, accumulate: int) -> dict[str, int]:
         found: dict[str, int] = {}
         for rank in range(world):
-            batches = division(150, [[4, 16, 32, 1, 4], [4, 32, 16, 1]]).batches(5, 1, rank, world, 2, accumulate)
+            batches = division(150, [[4, 16, 32, 1, 4], [4, 32, 16, 1]]).batches(
+                5, 1, GlobalBatch(rank, world, 2, accumulate)
+            )
             for k in range(6 * accumulate):
                 batch = batches[k]
                 rows = global_rows(len(batch["name"]), batch["videos"], rank, world, k % accumulate, accumulate)
