@@ -125,7 +125,8 @@ class Scaled(models.VideoViT):
 def test_an_encoder_of_ones_own_from_another_folder(place: Path) -> None:
     (place / "my_encoder.py").write_text(ENCODER)
     command = [sys.executable, "-m", "pretrain", "fit", "-c", "videomae_tiny"]
-    own = ["--model.encoder", "my_encoder.Scaled", *QUICK, "--data.train.samples=4", "--data.val.samples=2"]
+    size = ["--model.encoder.frames=4", "--model.encoder.size=32"]
+    own = ["--model.encoder", "my_encoder.Scaled", *size, *QUICK, "--data.train.samples=4", "--data.val.samples=2"]
     done = subprocess.run(
         [*command, *own], capture_output=True, text=True, check=False, env=environment(ROOT), timeout=300
     )

@@ -39,6 +39,7 @@ def _prepare(arguments: list[str]) -> int:
     )
     add_arguments(parser)
     parser.add_argument("--root", help="folder that relative paths of a list start from (default: that of the list)")
+    parser.add_argument("--labels", choices=["folders"], help="a folder holds a folder for each class")
     parser.add_argument("--clip-seconds", type=float, help="cut each video into equal clips of about this length")
     parser.add_argument(
         "--part", type=_part, default=(1, 1), metavar="I/N", help="make part I of N; see `index --merge`"
@@ -47,10 +48,11 @@ def _prepare(arguments: list[str]) -> int:
     a = parser.parse_args(arguments)
     encoding = replace(encoding_of(a), clip_seconds=a.clip_seconds)
     if a.dry_run:
-        rows, missing, refused = inputs(a.videos, a.root)
+        rows, missing, refused = inputs(a.videos, a.root, a.labels)
         found = dry_run(rows, encoding, a.workers or usable_cores(), a.limit, not a.quiet)
         return print_dry_run(found, missing, refused)
-    report = prepare(a.videos, a.out, encoding, a.root, a.shard_samples, a.workers, not a.quiet, a.limit, a.part)
+    options = a.root, a.shard_samples, a.workers, not a.quiet, a.limit, a.part, a.labels
+    report = prepare(a.videos, a.out, encoding, *options)
     return print_summary(report, Path(a.out))
 
 

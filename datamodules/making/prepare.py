@@ -26,7 +26,7 @@ from datamodules.making.encoding import Encoding
 from datamodules.making.manifest import match
 from datamodules.making.report import write_page
 from datamodules.making.shard_progress import ShardProgress
-from datamodules.sources.class_names import is_class_name, number_rows
+from datamodules.sources.class_names import class_of_folder, is_class_name, number_rows
 from datamodules.sources.files import find_videos
 from datamodules.sources.lists import has_times, read_list
 from datamodules.sources.shards import Shards
@@ -63,6 +63,7 @@ def prepare(
     progress: bool = True,
     limit: float = LIMIT,
     part: tuple[int, int] = (1, 1),
+    labels: str | None = None,
 ) -> dict:
     """Makes shards, their index, `report.json` and `report.html` in `out`; returns the report.
 
@@ -78,12 +79,13 @@ def prepare(
         limit: time limit in seconds for one video; 0 for no limit.
         part: (i, n): makes every n-th shard of the list, from the i-th on, so that n machines share the work, each with
             a folder of its own; see `parts.merge`.
+        labels: "folders": in a folder, each video has the class of the folder under it that it lies in.
 
     Raises:
         FileNotFoundError: there is no video to prepare.
         ValueError: `out` was begun with other settings or another list, or another process writes it.
     """
-    rows, missing, refused = inputs(videos, root)
+    rows, missing, refused = inputs(videos, root, labels)
     options = encoding or Encoding(), shard_samples, workers, progress, limit
     return prepare_rows(rows, out, *options, missing, refused, part)
 
@@ -135,12 +137,23 @@ def prepare_rows(
 
 def _with_numbers(rows: Sequence[dict]) -> tuple[Sequence[dict], list[str] | None]:
     """The rows with numbers in the place of names of classes, and the names; None if there are none."""
-    named = [each for row in rows for each in row.get("cuts", [row]) if is_class_name(each.get("label"))]
+    named = [each for row in rows for each in row.get("cuts", [row]) if _has_name(each)]
     if not named:
         return rows, None
+    labelled = sum(each.get("label") not in (None, "") for row in rows for each in row.get("cuts", [row]))
+    if labelled > len(named):
+        raise ValueError(
+            f"some classes are names, such as {named[0]['label']!r}, and others numbers: write names only, or numbers"
+        )
     rows = [{**row, "cuts": [dict(cut) for cut in row["cuts"]]} if "cuts" in row else dict(row) for row in rows]
-    copies = [each for row in rows for each in row.get("cuts", [row]) if is_class_name(each.get("label"))]
+    copies = [each for row in rows for each in row.get("cuts", [row]) if _has_name(each)]
     return rows, number_rows(copies, "")
+
+
+def _has_name(row: dict) -> bool:
+    """Whether the label of a row or a cut is a name; in cuts, whose values are not read yet, numbers are text too."""
+    label = row.get("label")
+    return isinstance(label, str) and ("start" not in row or is_class_name(label))
 
 
 def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
@@ -156,7 +169,7 @@ def _groups(rows: Sequence[dict], shard_samples: int) -> list[list[dict]]:
     return groups
 
 
-def inputs(videos: str, root: str | None = None) -> tuple[list[dict], list[str], list[dict]]:
+def inputs(videos: str, root: str | None = None, labels: str | None = None) -> tuple[list[dict], list[str], list[dict]]:
     """Rows for `prepare_rows` in a fixed order, with the columns of a list; the names of clips without a video, and
     lines that are refused, as `match` gives them."""
     where = Path(videos)
@@ -164,6 +177,8 @@ def inputs(videos: str, root: str | None = None) -> tuple[list[dict], list[str],
         raise FileNotFoundError(f"no folder or list of videos at {videos}")
     if where.is_dir():
         rows = [{"path": str(file), "name": file.relative_to(where).as_posix()} for file in find_videos(where)]
+        if labels == "folders":
+            rows = [{**row, "label": class_of_folder(Path(row["path"]), where)} for row in rows]
     else:
         base = Path(root) if root is not None else where.parent
         if has_times(where):

@@ -2,16 +2,29 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 _NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.I)
 _LONGEST = 200  # characters of a class's name
+_LARGEST = 2**24  # bytes of a file of names; 710 names of Kinetics take 12,000
 
 
 def is_class_name(given: object) -> bool:
     """Whether a label is the name of a class: text that is no number, of at most 200 characters."""
     return isinstance(given, str) and 0 < len(given.strip()) <= _LONGEST and not _NUMBER.fullmatch(given.strip())
+
+
+def class_of_folder(file: Path, folder: Path) -> str:
+    """The class of a video in a folder of folders: the one under `folder`; ValueError if it lies in none."""
+    inside = file.relative_to(folder).parts
+    if len(inside) < 2:
+        raise ValueError(
+            f"{file} lies in no folder of a class: with `labels: folders`, {folder} holds a folder for each class, "
+            "with its videos"
+        )
+    return inside[0]
 
 
 def read_class_names(given: Sequence[str] | str) -> list[str]:
@@ -22,13 +35,15 @@ def read_class_names(given: Sequence[str] | str) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: there is no name, or one twice.
+        ValueError: there is no name, or one twice; or the file is too large, or no UTF-8.
     """
     if isinstance(given, str):
         if not Path(given).is_file():
             raise FileNotFoundError(f"no list of classes at {given}: give a file with one name per line, or the names")
+        if Path(given).stat().st_size > _LARGEST:
+            raise ValueError(f"{given} is larger than {_LARGEST} bytes: it is no list of classes")
         given = [line.strip() for line in Path(given).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    twice = sorted({name for name in given if list(given).count(name) > 1})
+    twice = sorted(name for name, times in Counter(given).items() if times > 1)
     if twice or not given:
         raise ValueError(f"classes: the class {twice[0]!r} is named twice" if twice else "classes: there is no name")
     return list(given)

@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.decoding.endings import VIDEO_SUFFIXES, is_hidden
 from datamodules.decoding.images import IMAGE_SUFFIXES
 from datamodules.decoding.limits import Limits
-from datamodules.sources.class_names import number_rows, renumbered
+from datamodules.sources.class_names import class_of_folder, number_rows, renumbered
 from datamodules.sources.list_cache import shared_columns
 from datamodules.sources.list_columns import NO_LABEL, Columns, read_columns
 from datamodules.sources.lists import check_size, is_time_column, read_list
@@ -66,7 +66,7 @@ class Files(Source):
                 raise FileNotFoundError(f"no video in {path}: no file name ends in {' '.join(sorted(suffixes))}")
             rows: list[dict] = [{"path": str(file)} for file in found]
             if labels == "folders":
-                rows = [{**row, "label": _class_of(file, where)} for row, file in zip(rows, found, strict=True)]
+                rows = [{**row, "label": class_of_folder(file, where)} for row, file in zip(rows, found, strict=True)]
             self.classes = number_rows(rows, path, classes)
             columns = _columns(rows, path)
             names = Strings(file.relative_to(where).as_posix() for file in found)
@@ -108,17 +108,6 @@ class Files(Source):
             without = np.all(self.targets < 0, axis=-1) if self.targets.ndim == 2 else self.targets == NO_LABEL
         first = np.flatnonzero(without)[:1].tolist()
         return f"row {first[0] + 1} ({self.names[first[0]]})" if first else ""
-
-
-def _class_of(file: Path, folder: Path) -> str:
-    """The class of a video in a folder of folders."""
-    inside = file.relative_to(folder).parts
-    if len(inside) < 2:
-        raise ValueError(
-            f"{file} lies in no folder of a class: with `labels: folders`, {folder} holds a folder for each class, "
-            "with its videos"
-        )
-    return inside[0]
 
 
 def _read_columns(

@@ -8,6 +8,7 @@ import pytest
 from datamodules import Files, Mixture, Shards, VideoData
 from datamodules.making.prepare import prepare
 from tests.helpers import videos
+from tools.prepare import main as prepare_tool
 
 
 def listed(file: Path, *rows: str) -> str:
@@ -53,6 +54,10 @@ def test_given_names_number_the_classes(tmp_path: Path) -> None:
     assert Files(numbers, classes=["a", "b", "c"])[1].label == 2
     with pytest.raises(ValueError, match=r"y\.mp4 has the class 2, and 2 classes have names"):
         Files(numbers, classes=["a", "b"])
+    with open(tmp_path / "names.txt", "r+b") as file:  # a file of another kind, in little space
+        file.truncate(2**25)
+    with pytest.raises(ValueError, match="it is no list of classes"):
+        Files(path, classes=str(tmp_path / "names.txt"))
     with pytest.raises(ValueError, match="'a' is named twice"):
         Files(numbers, classes=["a", "a"])
 
@@ -88,6 +93,17 @@ def test_shards_keep_names(tmp_path: Path) -> None:
     assert shards.classes == ["run", "walk"] and labels(shards) == [1, 0, 1] and shards.labels == 3
     VideoData(Files(listed(tmp_path / "t.csv", "a.mp4,run", "b.mp4,swim", "c.mp4,walk")), shards, global_batch=1)
     assert labels(shards) == [2, 0, 2] and shards.classes == ["run", "swim", "walk"]
+
+
+def test_shards_are_made_of_folders_of_classes(tmp_path: Path) -> None:
+    for name in ("walk/a.mp4", "run/b.mp4"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True)
+        videos.make(tmp_path / "videos" / name, frames=2)
+    options = [str(tmp_path / "videos"), str(tmp_path / "out"), "--labels", "folders", "--workers", "1", "--quiet"]
+    assert prepare_tool(options) == 0
+    shards = Shards(str(tmp_path / "out"))
+    assert shards.classes == ["run", "walk"]
+    assert {shards[k].origin: shards[k].label for k in range(2)} == {"run/b.mp4": 0, "walk/a.mp4": 1}
 
 
 def test_a_sample_without_text_or_label_is_named(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_video_with_several_classes(folder: Path, tmp_path: Path) -> None:
         ("a.jsonl", '{"video": "x"}\n', "no column `path`: its columns are 'video'"),
         ("a.jsonl", "{\n", "line 1 is not valid JSON"),
         ("a.txt", "x.mp4\n", "neither a .csv nor a .jsonl"),
-        ("a.csv", 'path,text\nx.mp4,"' + "a" * 200_000 + "\n", "after line 0: field larger than field limit"),
+        ("a.csv", 'path,text\nx.mp4,"' + "a" * 200_000 + "\n", "after line 1: field larger than field limit"),
         ("a.csv", b"path,text\nx.mp4,a\ny.mp4,caf\xe9\n", "line 3 is not UTF-8 text"),
         ("a.csv", "path,label\nx.mp4,99999999999999999999\n", "line 2: label '99999999999999999999' is not an integer"),
         ("a.jsonl", '{"path": 3}\n', "line 1: the path is not that of a file: 3"),
