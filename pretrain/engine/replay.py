@@ -40,7 +40,7 @@ def main(args: list[str], run: Callable[[list[str]], None]) -> None:
     start = checkpoint_before(options.ckpt_path, options.step)
     first = 0 if start is None else saved_step(start)
     more = "" if first == options.step else f", which takes the {options.step - first} steps before it"
-    if rank_zero_only.rank == 0:  # ranks that Lightning starts run this command again
+    if getattr(rank_zero_only, "rank", 0) == 0:  # ranks that Lightning starts run this command again
         print(f"step {options.step}, from {start or 'the start of the run'}{more}")
     replay = {"step": options.step, "profile": None if options.profile is None else str(options.profile)}
     replay["processes"] = processes_of(options.ckpt_path if start is None else start)
@@ -116,9 +116,8 @@ class ReplayStep(pl.Callback):
         if self.processes not in (None, trainer.world_size):
             of_run = counted(cast(int, self.processes), "process", "processes")
             rank_zero_warn(
-                f"the run had {of_run} and this replay has {trainer.world_size}: the samples are the same, the "
-                "losses are of other shares of them than the log's. Start as many, as the run was started (--trainer.devices, "
-                "torchrun)"
+                f"the run had {of_run} and this replay has {trainer.world_size}: the samples are the same, the losses "
+                "are of other shares of them than the log's. Start as many as the run had (--trainer.devices, torchrun)"
             )
 
     def on_train_batch_start(

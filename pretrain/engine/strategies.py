@@ -101,7 +101,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             return save_sharded(path, write)
         writer.wait()  # no more than one copy is held
         if self._writers is None:
-            self._writers = dist.new_group(backend="gloo", timeout=self._timeout)
+            group = dist.new_group(backend="gloo", timeout=self._timeout)
+            self._writers = cast(dist.ProcessGroup, group)  # every process is a member
         group = self._writers
         draft = create_draft(path, group)
         files = dcp.FileSystemWriter(draft, per_thread_copy_ahead=0)  # all tensors will be on the host

@@ -148,12 +148,12 @@ def memory_use(
     accumulated |= s.bucket_view  # buckets, and so gradients, stay allocated from the start of the run
     scale = gradients / max(cost.backward_peaks[-1][0], 1)
     before = gradients if accumulated or not zero else 0.0  # Lightning frees a step's after the next forward pass
-    states = [(before, cost.forward_peak)]
-    states += [(gradients if accumulated else g * scale, peak) for g, peak in cost.backward_peaks]
-    at_peak, activations = max(states, key=sum)
+    passing = [(before, cost.forward_peak)]
+    passing += [(gradients if accumulated else g * scale, peak) for g, peak in cost.backward_peaks]
+    at_peak, activations = max(passing, key=sum)
     passes: dict[str, float] = {"gradients": at_peak, "activations": activations, "batch": cost.batch}
     step = {"gradients": gradients, "activations": stepping, "batch": 0.0}
-    moment, largest = "forward pass" if (at_peak, activations) == states[0] else "backward pass", passes
+    moment, largest = "forward pass" if (at_peak, activations) == passing[0] else "backward pass", passes
     if sum(step.values()) > sum(passes.values()):
         moment, largest = "optimiser step", step
     peak = {"weights": weights, "gradients": largest["gradients"], "optimiser": optimiser}
