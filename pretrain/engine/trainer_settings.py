@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from pretrain.engine.ema import EMA
+from pretrain.engine.model_table import ModelTable
 from pretrain.engine.monitoring import Progress
 
 _SAVE_EVERY = 1000  # steps between checkpoints of a run whose recipe names no ModelCheckpoint
@@ -40,6 +41,9 @@ def complete(trainer: Any, command: str, name: str) -> list[pl.Callback]:
         rank_zero_info(f"trainer.callbacks has no ModelCheckpoint: one saves every {_SAVE_EVERY} steps and at the end")
         newest = {"monitor": "step", "mode": "max", "save_top_k": 2, "filename": "{step:07d}"}
         more.append(ModelCheckpoint(every_n_train_steps=_SAVE_EVERY, **newest))
+    shows = trainer.get("enable_model_summary") is not False and not trainer.get("barebones")
+    if shows and not any(isinstance(c, ModelSummary) for c in given):
+        more.append(ModelTable())
     if trainer.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given):
         more.append(Progress(refresh_rate=1 if sys.stderr.isatty() else 50))
     return more

@@ -6,6 +6,8 @@ import warnings
 import pytest
 
 from pretrain.engine.library_messages import without_known_messages
+from pretrain.engine.model_table import ModelTable
+from pretrain.engine.trainer_settings import complete
 
 SUMMARY = "\n  | Name\n5.5 M     Trainable params\n0         Total Flops"
 
@@ -37,6 +39,16 @@ def _say(log: logging.Logger) -> None:
     log.warning("💡 Tip: For seamless cloud")  # no warning is left out
     warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use another", FutureWarning, stacklevel=1)
     warnings.warn("a user's own", FutureWarning, stacklevel=1)
+
+
+def test_the_table_of_a_model_has_no_flops(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (table,) = complete({"enable_progress_bar": False}, "validate", "run")
+    assert isinstance(table, ModelTable) and not complete({"enable_model_summary": False}, "validate", "run")[1:]
+    columns = [("", ["0"]), ("Name", ["encoder"]), ("FLOPs", ["0"])]
+    with without_known_messages():
+        table.summarize(columns, 3, 3, 0.1, {"train": 1, "eval": 0}, 0)
+    assert "encoder" in caplog.text and "flops" not in caplog.text.lower()
 
 
 def test_a_summary_of_a_model_has_no_flops_that_were_not_counted(caplog: pytest.LogCaptureFixture) -> None:
