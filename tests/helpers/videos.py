@@ -69,7 +69,7 @@ def make(
 
 
 def two_rates(path: Path | str) -> tuple[str, np.ndarray]:
-    """Write a video of two seconds at 24 frames a second and ten at 3; returns its path, and when each frame is shown."""
+    """Write a video of two seconds at 24 frames a second and ten at 3; returns its path and the times of its frames."""
     stamps = [*range(48), *range(48, 288, 8)]
     return make(path, frames=len(stamps), stamps=stamps, b_frames=0), np.array(stamps) / 24
 
