@@ -27,7 +27,7 @@ class Read(NamedTuple):
 
 class _Entry:
     def __init__(self, read: Read, ticket: Ticket | None) -> None:
-        self.read, self.ticket, self.urgent = read, ticket, False
+        self.read, self.ticket = read, ticket
         self.result: Sample | BaseException | None = None
 
     def size(self) -> int:
@@ -52,7 +52,7 @@ class ReadAhead:
         self._entries: deque[_Entry] = deque()  # in their order
         self._reading: _Entry | None = None
         self._since = 0.0  # when that began, or was last heard of
-        self._waits = False  # the decoder waits
+        self._waited_for: _Entry | None = None  # by the decoder
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True, name="tubelet-reader")
         self._thread.start()
@@ -71,13 +71,13 @@ class ReadAhead:
             if entry is None:
                 entry = _Entry(wanted, None)
                 self._entries.appendleft(entry)
-            entry.urgent = self._waits = True
+            self._waited_for = entry
             self._changed.notify_all()
             while entry.result is None:
                 if self._reading is not None:
                     heartbeat.note.write(_describe(self._reading.read), heartbeat.READING, self._since)
                 self._changed.wait()
-            self._waits = False
+            self._waited_for = None
             self._entries.remove(entry)
             self._changed.notify_all()
         if isinstance(entry.result, BaseException):
@@ -85,9 +85,10 @@ class ReadAhead:
         return entry.result
 
     def finish(self, ticket: Ticket) -> None:
-        """What was announced for this row and not taken is not needed any more."""
+        """What was announced for this row, the first of all, and not taken is not needed any more."""
         with self._changed:
-            self._entries = deque(entry for entry in self._entries if entry.ticket != ticket)
+            while self._entries and self._entries[0].ticket == ticket:
+                self._entries.popleft()
             self._changed.notify_all()
 
     def progress(self) -> None:
@@ -96,7 +97,7 @@ class ReadAhead:
             heartbeat.note.renew()
             return
         self._since = time.monotonic()
-        if self._waits:
+        if self._waited_for is not None:
             heartbeat.note.renew()
 
     def waiting(self) -> tuple[int, int]:
@@ -107,12 +108,16 @@ class ReadAhead:
 
     def _next(self) -> _Entry | None:
         """What is to be read now; the caller holds the lock."""
-        missing = [entry for entry in self._entries if entry.result is None]
-        if urgent := next((entry for entry in missing if entry.urgent), None):
-            return urgent
-        read = [entry for entry in self._entries if entry.result is not None]
-        full = len(read) >= self.samples or sum(entry.size() for entry in read) >= self.size
-        return None if full or not missing else missing[0]
+        if self._waited_for is not None and self._waited_for.result is None:
+            return self._waited_for
+        held = 0
+        for read, entry in enumerate(self._entries):
+            if read >= self.samples or held >= self.size:
+                return None
+            if entry.result is None:
+                return entry
+            held += entry.size()
+        return None
 
     def _run(self) -> None:
         while True:
