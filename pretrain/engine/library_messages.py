@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 _TIPS = (
     "💡 Tip: For seamless cloud",  # Lightning's other products
+    "Trainer already configured with model summary callbacks",  # ours, see `model_table`
     "`weights_only` was not set, defaulting to",  # checkpoints are read as plain values, whatever it is
 )
 _WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
