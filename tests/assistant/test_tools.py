@@ -19,8 +19,8 @@ from pretrain.assistant.prompts import Points
 from pretrain.assistant.toolbox import toolbox
 from pretrain.assistant.tools import describing, generating, reading, recognising
 from pretrain.assistant.tracker import Cancelled
+from tests.helpers import videos
 from tests.helpers.scenes import click, crossing, write_scene
-from tests.helpers.videos import number, two_rates
 
 LENGTH = 10
 
@@ -85,12 +85,12 @@ def test_a_film_is_cropped_and_shown(assistant: Assistant) -> None:
 
 
 def test_films_of_two_rates_are_cropped_by_time(tmp_path: Path) -> None:
-    path, times = two_rates(tmp_path / "v.mkv")
+    path, times = videos.two_rates(tmp_path / "v.mkv")
     made = open_assistant(tmp_path, Path(path))
     assert made.film is not None and made.film.seconds(60) == pytest.approx(times[60], abs=2e-3)
     answer = made.ask("crop from 2 to 6 s")
     with PyAV().open(str(made.artefact(answer.calls[0].made[0]).path)) as video:
-        assert [number(frame) for frame in video.frames(range(len(video)))] == list(range(48, 60))
+        assert [videos.number(frame) for frame in video.frames(range(len(video)))] == list(range(48, 60))
     made.close()
 
 
