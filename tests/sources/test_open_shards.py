@@ -55,9 +55,7 @@ def test_the_limit_of_open_files_is_raised_or_named(monkeypatch: pytest.MonkeyPa
     assert tars_to_keep_open(one, 20) == 64 and len(limits) == 1
     assert tars_to_keep_open(one, 200) == 252 and limits[-1] == (252 + 256, 1000)
     assert tars_to_keep_open(other, 200) == 252 and limits[-1] == (2 * 252 + 256, 1000)
-    with pytest.raises(
-        ValueError, match=r"of 2 sources need 1510 open files, .* allows 1000.*lanes to 279"
-    ):
+    with pytest.raises(ValueError, match=r"of 2 sources need 1510 open files, .* allows 1000.*lanes to 279"):
         tars_to_keep_open(other, 800)
     del one
     with pytest.raises(ValueError, match=r"in use at once need 1258 open files, .*lanes to 558 or fewer"):
@@ -83,9 +81,7 @@ def test_sources_that_share_a_cache_fit_together(folder: Path, tmp_path: Path) -
     options = {"cache": str(tmp_path / "cache"), "cache_bytes": 6 * largest}
     mixed = Mixture([Shards(f"pipe:cat {folder}/{{}}", **options) for _ in range(2)])
     mixed.order(0, 3)
-    with pytest.raises(
-        ValueError, match=rf"7 lanes of shards of 2 sources .* {7 * largest} .*to 3 or fewer"
-    ):
+    with pytest.raises(ValueError, match=rf"7 lanes of shards of 2 sources .* {7 * largest} .*to 3 or fewer"):
         mixed.order(0, 4)
 
 
