@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.multiprocessing import ProcessExitedException
@@ -63,7 +64,14 @@ class Writer:
 
 def in_order(rank: int, folder: Path) -> None:
     writer = Writer(rank, folder)
-    opened = writer.gate()
+    opened, write = writer.gate(), FileSystemWriter.write_data
+
+    def wait(*given: object) -> object:
+        while not opened.exists():
+            time.sleep(0.01)
+        return write(*given)
+
+    FileSystemWriter.write_data = wait  # tensors, too, are read after the step below
     first = writer.save("1.ckpt")
     writer.step()  # after the copy
     dist.barrier()
@@ -72,6 +80,10 @@ def in_order(rank: int, folder: Path) -> None:
         opened.touch()
     second = writer.save("2.ckpt")  # waits for the first
     assert is_complete(first)
+    saved = read_sharded(first)
+    assert saved["loops"] == {"step": 0} and saved["state_dict"]["weight"].unique().tolist() == [0]
+    assert [saved["state_dict"][name].item() for name in ("replica", "scalar")] == [0, 0]
+    dist.barrier()
     writer.strategy.remove_checkpoint(first)
     writer.strategy.checkpoint_io.teardown()
     dist.barrier()
