@@ -92,7 +92,7 @@ def picture(values: Values, data: str, protocol: str) -> np.ndarray:
 
     tasks = list(VIDEOS[data].tasks)
     figure = Figure((10, 2.4 * len(tasks) + 0.8), dpi=100, layout="constrained")
-    panels = figure.subplots(len(tasks), len(SHARES), sharex=True, squeeze=False)
+    panels = figure.subplots(len(tasks), len(SHARES), sharex=True, sharey="row", squeeze=False)
     runs = sorted({key[0] for key in values}, key=lambda run: (_rank(run), run))
     for row, task in zip(panels, tasks, strict=True):
         for panel, share in zip(row, SHARES, strict=True):
