@@ -324,7 +324,7 @@ class Objective(pl.LightningModule):
         self.weights = None
         if stage == "fit" and self.optim.warmup_passes is not None:
             self.optim.resolve_warmup(getattr(self.trainer.datamodule, "pass_steps", None))  # pyrefly: ignore[missing-attribute]
-            rank_zero_info(f"the learning rate rises for {self.optim.warmup_steps:,} steps")
+            rank_zero_info(f"warm-up steps of the learning rate: {self.optim.warmup_steps:,}")
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":
                 module.load()

@@ -91,7 +91,7 @@ def test_lengths_in_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         ["Lion", "0.001"],
     ]
     assert "1.5 passes over 10 videos, 2 steps of 4 each: a run of 3 steps" in caplog.text
-    assert "the learning rate rises for 2 steps" in caplog.text
+    assert "warm-up steps of the learning rate: 2" in caplog.text
     assert (tmp_path / "run/checkpoints/step=0000003.ckpt").exists()
 
 

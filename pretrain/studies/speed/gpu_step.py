@@ -22,6 +22,7 @@ from pretrain.learning import parallel
 from pretrain.learning.teachers import Frozen
 from pretrain.objectives import Objective
 from pretrain.plan.memory import Sizes, Strategy, memory_use
+from pretrain.plan.optimiser_state import state_bytes
 from pretrain.plan.tracer import to_fake_tensors, trace
 from pretrain.studies.speed import METHODS, umt, viclip, videomae
 from pretrain.studies.speed.race import MatmulRate, machine_facts
@@ -128,7 +129,9 @@ def plan(model: Callable[[Setting], Objective], setting: Setting) -> tuple[float
     batch = {**viclip.random_pairs(replace(setting, device="cpu", pixels=1)), "video": video}
     cost = trace(objective.train(), batch, mode, autocast=torch.bfloat16)
     half = {"accumulated": False, "half": True, "half_weights": False}
-    use = memory_use(Strategy("single"), Sizes.of(objective), cost, 1, **half, gpu=True)
+    states = state_bytes(objective.optim, objective.named_parameters())
+    assert states is not None  # AdamW's are known
+    use = memory_use(Strategy("single"), Sizes.of(objective), cost, states, 1, **half, gpu=True)
     return cost.model_flop, sum(use.parts_at_peak.values())
 
 
