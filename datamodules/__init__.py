@@ -12,7 +12,7 @@ _HOMES = {
     "ShapeQuestions": "sources.shape_questions",
     "Actions": "sources.actions",
     "Rendered": "sources.rendered",
-    "Subset": "sources.subset",
+    "Listed": "sources.listed",
     "Files": "sources.files",
     "Annotated": "sources.annotated.annotations",
     "Instructions": "sources.annotated.instructions",

@@ -1,6 +1,6 @@
 """Classes that recipes name by their short names: the parser knows those that are imported."""
 
-from datamodules import Actions, Files, Rendered, Shards, Subset, Synthetic, VideoData  # noqa: F401
+from datamodules import Actions, Files, Listed, Rendered, Shards, Synthetic, VideoData  # noqa: F401
 from pretrain import objectives
 from pretrain.engine.monitoring import Reconstructions  # noqa: F401
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401

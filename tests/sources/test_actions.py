@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules import Actions, Rendered, Subset
+from datamodules import Actions, Listed, Rendered
 from datamodules.sources import motion_capture
 from datamodules.sources.motion_capture import ACTIONS, humanoid
 from datamodules.sources.ray_casting import Camera, Floor, cast
@@ -135,13 +135,13 @@ def test_frames_are_drawn_once_and_those_of_others_refused(tmp_path: Path) -> No
             Rendered(other, file, every=4)
 
 
-def test_a_subset_has_the_listed_samples(tmp_path: Path) -> None:
+def test_a_list_selects_samples(tmp_path: Path) -> None:
     rows = tmp_path / "rows.txt"
     rows.write_text("4\n0\n")
-    few = Subset(Actions(6), str(rows))
+    few = Listed(Actions(6), str(rows))
     assert [few[i].name for i in range(len(few))] == [Actions(6)[i].name for i in (4, 0)]
     assert few.labels == few.texts == 2
     for text, problem in (("", "it is empty"), ("7\n", "'7' is not the number of one of 6"), ("-1", "'-1' is not")):
         rows.write_text(text)
         with pytest.raises(ValueError, match=problem):
-            Subset(Actions(6), str(rows))
+            Listed(Actions(6), str(rows))

@@ -40,7 +40,7 @@ def test_a_toy_study(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert out.count("$ python -m pretrain fit") == 7  # one of VideoMAE, one for each kind of label, 2 x 2 fine-tuned
     saved = json.loads((tmp_path / "shapes/records.json").read_text())
     found = {(r["method"], r["step"], r["protocol"]) for r in saved["records"]}
-    assert len(saved["records"]) == 2 * 2 * 9 + 2 * 9 + 4 and ("videomae", 2, "fine-tuned") in found
+    assert len(saved["records"]) == 2 * 2 * 9 + 2 * 2 * 9 + 4 and ("videomae", 2, "fine-tuned") in found
     assert {r["label"] for r in saved["records"] if r["method"] == "supervised-shape"} == {"shape"}
     assert Image.open(tmp_path / "shapes/quality_shapes_linear.png").size[0] == 1000
 

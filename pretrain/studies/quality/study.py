@@ -155,7 +155,7 @@ class Study:
             path = self.folder / f"{run}.txt"
             rows = labelled_rows(self.size.train, share, seed)
             write_whole(path, "".join(f"{row}\n" for row in sorted(rows.tolist())))
-            source = {"class_path": "Subset", "init_args": {"source": source, "rows": str(path)}}
+            source = {"class_path": "Listed", "init_args": {"source": source, "rows": str(path)}}
         options += [*self._classifier(name, seed, step, label), f"--data.train={json.dumps(source)}"]
         self._fit(run, options, self.size.tune_steps, seed, self.size.tune_steps)
         model, _ = load_objective(str(self._checkpoint(run, self.size.tune_steps)), trust=self.trust)

@@ -5,12 +5,12 @@ from pathlib import Path
 from datamodules.sources.source import Sample, Source
 
 
-class Subset(Source):
+class Listed(Source):
     """The samples of a source whose numbers a file lists.
 
     Args:
         source: all samples.
-        rows: a text file with a number per line, from 0; their order is that of the subset.
+        rows: a text file with a number per line, from 0; they are taken in this order.
 
     Raises:
         ValueError: a line is no number of a sample, or there is none.
