@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from pretrain.cli import main
 from pretrain.errors import FAILED, UNREAD, is_expected, reports_errors, sentence
+from pretrain.parser import Parser
 from tests.helpers.paths import ROOT, TESTS
 from tests.helpers.videos import make
 
@@ -115,7 +116,7 @@ def test_a_failure_is_one_sentence(name: str, place: Path, tmp_path: Path, capsy
     assert code == FAILED and word in said, said[-2000:]
     assert "Traceback" not in said
     last = said.strip().splitlines()[-1]
-    assert last.startswith("error: ") or "usage: " in said, said[-2000:]
+    assert last.partition("error: ")[0] in ("", f"{words[0]}.py: "), said
 
 
 @pytest.mark.parametrize("more", [[], pytest.param(["--debug"], marks=pytest.mark.slow)], ids=["plain", "debug"])
@@ -255,3 +256,25 @@ def test_another_pipe_that_breaks_is_an_error(capsys: pytest.CaptureFixture) -> 
         raise BrokenPipeError(errno.EPIPE, "Broken pipe", "a process")
 
     assert reports_errors(breaks)([]) == FAILED and "Broken pipe: a process" in capsys.readouterr().err
+
+
+def test_a_tools_wrong_option_is_one_line_with_the_nearest_name(capsys: pytest.CaptureFixture) -> None:
+    parser = Parser(prog="tool.py")
+    parser.add_argument("--model")
+    parser.add_subparsers().add_parser("answers").add_argument("--tokens")
+    for words, near in ((["--modle=x"], "--model"), (["answers", "--tokns=3"], "--tokens"), (["--mode=x"], "--model")):
+        with pytest.raises(SystemExit) as left:
+            parser.parse_args(words)
+        option = words[-1].partition("=")[0]
+        expected = f"tool.py: error: there is no option {option}: did you mean {near}? (--help lists all options)\n"
+        assert (left.value.code, capsys.readouterr().err) == (2, expected)
+
+
+def test_every_tool_has_that_parser() -> None:
+    for tool in sorted((ROOT / "tools").glob("*.py")):
+        assert "argparse.ArgumentParser(" not in tool.read_text(), tool.name
+
+
+def test_a_wrong_option_of_plan_is_named_with_the_nearest(capsys: pytest.CaptureFixture) -> None:
+    assert run(["pretrain", "plan", "-c", "videomae_tiny", "--devcies=2"]) == 2
+    assert capsys.readouterr().err == "error: there is no option --devcies: did you mean --devices?\n"

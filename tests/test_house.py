@@ -39,6 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "datamodules/timing": (*ALL_DATA, CORES, "datamodules/loading", "datamodules/making"),
     "datamodules/video.py": (*ALL_DATA, "datamodules/loading"),
     "pretrain/errors.py": (),
+    "pretrain/parser.py": (),
     "pretrain/plots": (STORAGE, LETTERING),
     "pretrain/learning": MODELS,
     "pretrain/objectives": (*MODELS, "pretrain/learning", "datamodules/sources/annotated/classes.py"),
@@ -55,7 +56,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(STORAGE, "datamodules/decoding", "pretrain/plots"),
         *("pretrain/metrics/bootstrap.py", "pretrain/metrics/vbench"),
     ),
-    "pretrain/engine": ("models", "models/convert", STORAGE, "pretrain/learning", "pretrain/plots"),
+    "pretrain/engine": (
+        *("models", "models/convert", STORAGE),
+        *("pretrain/parser.py", "pretrain/learning", "pretrain/plots"),
+    ),
     "pretrain/export": (*MODELS, STORAGE, "pretrain/learning", "pretrain/objectives", "pretrain/engine"),
     "pretrain/features": (
         *MODELS,
@@ -85,7 +89,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "pretrain/plan": (
         *MODELS,
-        *(STORAGE, "datamodules/loading/defaults.py"),
+        *(STORAGE, "datamodules/loading/defaults.py", "pretrain/parser.py"),
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/engine", "pretrain/export"),
     ),
     "pretrain/studies": ("models", "datamodules", "pretrain"),

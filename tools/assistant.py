@@ -6,7 +6,6 @@ comes from TUBELET_MODEL_KEY in the environment) questions are answered by that 
 moving shapes there, trains a tiny chat model on such shapes once, in minutes, and uses both.
 """
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -20,12 +19,13 @@ sys.path.insert(0, str(ROOT))  # also from a checkout that is not installed
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
 
 from pretrain.errors import reports_errors  # noqa: E402 found by the line above
+from pretrain.parser import Parser  # noqa: E402
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Serves the page until it is interrupted."""
-    parser = argparse.ArgumentParser(prog="assistant.py", description=__doc__)
+    parser = Parser(prog="assistant.py", description=__doc__)
     parser.add_argument("--allow", action="append", default=[], metavar="DIR", help="films may be read from here")
     parser.add_argument("--demo", type=Path, metavar="DIR", help="films and a tiny chat model of moving shapes")
     parser.add_argument("--model", help="run, checkpoint or export of a chat model")

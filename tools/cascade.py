@@ -1,6 +1,5 @@
 """LaVie's cascade at a tiny size: trains its three recipes on moving shapes, judges the clips and draws a picture."""
 
-import argparse
 import shlex
 import sys
 from dataclasses import fields
@@ -10,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 from datamodules.storage.lock import lock_folder
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     from pretrain.cli import main as command
     from pretrain.studies.cascade import Size, study
 
-    parser = argparse.ArgumentParser(prog="cascade.py", description=__doc__)
+    parser = Parser(prog="cascade.py", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/cascade"), help="output folder (default %(default)s)")
     for option in fields(Size):
         parser.add_argument(f"--{option.name}", type=int, default=option.default, help="(default %(default)s)")

@@ -4,19 +4,19 @@ DIR is a run or a checkpoint of VideoChat, or an export of one for transformers.
 `--way text` describes the film in words with time stamps, by tools, for a language model without eyes (VideoChat-Text).
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs the conversation."""
-    parser = argparse.ArgumentParser(prog="chat.py", description=__doc__)
+    parser = Parser(prog="chat.py", description=__doc__)
     parser.add_argument("media", nargs="*", help="videos and pictures that the first question is about")
     parser.add_argument("--model", required=True, help="run or checkpoint of VideoChat (--way text: a language model)")
     parser.add_argument("--way", choices=("video", "text"), default="video", help="how the model gets to know a video")

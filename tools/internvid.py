@@ -26,6 +26,7 @@ from datamodules.making.prepare import prepare_rows
 from datamodules.making.scenes import THRESHOLD, Scenes, write_scenes
 from datamodules.storage.counted import counted
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 _MANIFEST = "jsonl, csv or parquet as published by InternVid or WebVid, or with `path` instead of `YoutubeID`"
 _CAPTIONER = "datamodules.making.captions:ImageToText"
@@ -35,9 +36,7 @@ _SHOWN = 10  # lines of a manifest that are named where they are left out; the r
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs the tool; returns 0 if at least one clip was kept, 2 on an error."""
-    parser = argparse.ArgumentParser(
-        prog="internvid.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="internvid.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_build, _add_select, _add_scenes, _add_caption):
         add(commands)

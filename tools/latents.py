@@ -8,12 +8,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs the tool; returns 0 if at least one clip was kept, 2 on an error."""
-    parser = argparse.ArgumentParser(prog="latents.py", description=__doc__)
+    parser = Parser(prog="latents.py", description=__doc__)
     parser.add_argument("videos", help="a folder, a csv or jsonl list with a column `path`, or shards of videos")
     parser.add_argument("out", type=Path, help="folder for the shards; run again to continue after a kill")
     parser.add_argument("--vae", required=True, help="folder of diffusers' AutoencoderKL, or of a pipeline with `vae`")

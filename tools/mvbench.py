@@ -3,7 +3,6 @@
 `python -m pretrain test -c recipes/eval/mvbench.yaml` asks the questions and writes the answers that these read.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -12,13 +11,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs a command."""
     commands = {"rescore": rescore, "compare": compare, "judge": judge, "synthetic": synthetic}
-    parser = argparse.ArgumentParser(prog="mvbench.py", description=__doc__)
+    parser = Parser(prog="mvbench.py", description=__doc__)
     parser.add_argument("command", choices=commands)
     a = parser.parse_args(arguments[:1])
     return commands[a.command](arguments[1:])
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
 
 def rescore(arguments: list[str]) -> int:
     """`rescore DIR`: the counts of each scorer, of the answers that a run wrote; nothing is asked again."""
-    parser = argparse.ArgumentParser(prog="mvbench.py rescore", description=rescore.__doc__)
+    parser = Parser(prog="mvbench.py rescore", description=rescore.__doc__)
     parser.add_argument("answers", type=Path, help="folder of answers-*.jsonl, or one such file")
     parser.add_argument("--json", action="store_true", help="print JSON")
     a = parser.parse_args(arguments)
@@ -44,7 +44,7 @@ def rescore(arguments: list[str]) -> int:
 
 def compare(arguments: list[str]) -> int:
     """`compare A B`: two folders of answers, paired by question; B less A with an interval over videos."""
-    parser = argparse.ArgumentParser(prog="mvbench.py compare", description=compare.__doc__)
+    parser = Parser(prog="mvbench.py compare", description=compare.__doc__)
     parser.add_argument("a", type=Path, metavar="A")
     parser.add_argument("b", type=Path, metavar="B")
     parser.add_argument("--scorer", default="strict", help="official, strict (default), lmms or likelihood")
@@ -63,7 +63,7 @@ def compare(arguments: list[str]) -> int:
 
 def judge(arguments: list[str]) -> int:
     """`judge DIR`: open answers, judged by a language model that you name; verdicts are kept in verdicts.jsonl."""
-    parser = argparse.ArgumentParser(prog="mvbench.py judge", description=judge.__doc__)
+    parser = Parser(prog="mvbench.py judge", description=judge.__doc__)
     parser.add_argument("answers", type=Path, help="folder of answers-*.jsonl")
     parser.add_argument("--model", required=True, help="folder of a language model, or its name at --url")
     parser.add_argument("--url", help="of a server of OpenAI's protocol, with /v1; its key is JUDGE_API_KEY, if set")
@@ -86,7 +86,7 @@ def judge(arguments: list[str]) -> int:
 
 def synthetic(arguments: list[str]) -> int:
     """`synthetic DIR`: a small MVBench of moving shapes in the published layout."""
-    parser = argparse.ArgumentParser(prog="mvbench.py synthetic", description=synthetic.__doc__)
+    parser = Parser(prog="mvbench.py synthetic", description=synthetic.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--questions", type=int, default=4, help="of each task (default %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="of the frames in pixels (default %(default)s)")

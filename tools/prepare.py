@@ -20,6 +20,7 @@ from datamodules.sources.tars import CLASSES, index_folder
 from datamodules.storage.counted import counted
 from datamodules.storage.whole_files import write_whole
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _prepare(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prepare.py", description=__doc__)
+    parser = Parser(prog="prepare.py", description=__doc__)
     parser.add_argument(
         "videos",
         help="a folder, or a csv or jsonl list with a column `path` (and `text`, `label`; `start` and `end` of clips)",
@@ -66,7 +67,7 @@ def _part(text: str) -> tuple[int, int]:
 def _compare(arguments: list[str]) -> int:
     from datamodules.making.compare import as_markdown, compare  # here, because it imports torch
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="prepare.py compare",
         description="Encodes videos with several settings; prints size, quality and time to decode 16 frames.",
     )
@@ -85,7 +86,7 @@ def _compare(arguments: list[str]) -> int:
 
 
 def _index(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="prepare.py index", description="Indexes the WebDataset tars in a folder.")
+    parser = Parser(prog="prepare.py index", description="Indexes the WebDataset tars in a folder.")
     parser.add_argument("folder", help="a folder, or an address: s3://bucket/set, https://host/set/{000..127}.tar")
     parser.add_argument("out", nargs="?", type=Path, help="local folder for the index of an address: Shards(index=OUT)")
     parser.add_argument(

@@ -1,7 +1,6 @@
 """What pretraining buys: trains each method on the same videos, probes and fine-tunes its features, and writes tables
 and curves."""
 
-import argparse
 import shlex
 import sys
 from dataclasses import fields
@@ -12,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 from datamodules.storage.json_text import read_json
 from datamodules.storage.lock import lock_folder
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     from pretrain.studies.quality.study import SHARES, Size, Study
     from pretrain.studies.quality.videos import VIDEOS
 
-    parser = argparse.ArgumentParser(prog="quality.py", description=__doc__)
+    parser = Parser(prog="quality.py", description=__doc__)
     parser.add_argument("--data", choices=VIDEOS, default="actions", help="videos (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="output folder (default %(default)s)")
     parser.add_argument("--records", type=Path, help="file of results to go on with (default OUT/DATA/records.json)")

@@ -1,18 +1,18 @@
 """Weak scaling: `scaling.py measure -c RECIPE` times a step in 1 and 2 processes, `estimate` calculates for many."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Runs the tool."""
-    parser = argparse.ArgumentParser(prog="scaling.py", description=__doc__)
+    parser = Parser(prog="scaling.py", description=__doc__)
     parser.add_argument("command", choices=("measure", "estimate"))
     parser.add_argument(
         "-c", "--config", action="append", required=True, help="a recipe, then fragments that override it"

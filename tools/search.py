@@ -4,13 +4,13 @@ The folder is an index that `python -m pretrain predict` wrote with a video-text
 videos.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     """Runs the tool; returns 1 if videos that were found cannot be read, 2 if the index cannot be searched."""
     from pretrain.export.embedded_recipe import TRUST
 
-    parser = argparse.ArgumentParser(prog="search.py", description=__doc__)
+    parser = Parser(prog="search.py", description=__doc__)
     parser.add_argument("query", nargs="+", help="search text; put each of several queries in quotes")
     parser.add_argument("--index", type=Path, required=True, help="index folder")
     parser.add_argument("--top", type=int, default=10, help="videos per query (default %(default)s)")

@@ -5,7 +5,6 @@ of the hosts of --allow-host) and `file`. It listens on this machine only, unles
 key: --api-key-file FILE, or TUBELET_API_KEY in the environment.
 """
 
-import argparse
 import asyncio
 import os
 import sys
@@ -14,12 +13,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
 def main(arguments: list[str]) -> int:
     """Serves until it is interrupted."""
-    parser = argparse.ArgumentParser(prog="serve.py", description=__doc__)
+    parser = Parser(prog="serve.py", description=__doc__)
     parser.add_argument(
         "--model", required=True, help="run, checkpoint or export of VideoChat, or the folder of a language model alone"
     )

@@ -5,13 +5,13 @@ differs from the official protocol. A run that is stopped goes on from its table
 `compare A B` (paired by prompt), `explain OURS PUBLISHED`, and `agreement LABELS` with one's own human votes.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     commands = {"compare": compare, "explain": explain, "agreement": agreement}
     if arguments and arguments[0] in commands:
         return commands[arguments[0]](arguments[1:])
-    parser = argparse.ArgumentParser(prog="vbench.py", description=__doc__)
+    parser = Parser(prog="vbench.py", description=__doc__)
     parser.add_argument("videos", type=Path, help="folder of videos")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table of scores and the results")
     parser.add_argument("--name", default="vbench", help="first part of the result files' names (default %(default)s)")
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
 
 def compare(arguments: list[str]) -> int:
     """`compare A B`: two NAME_eval_results.json, paired by prompt."""
-    parser = argparse.ArgumentParser(prog="vbench.py compare", description=compare.__doc__)
+    parser = Parser(prog="vbench.py compare", description=compare.__doc__)
     parser.add_argument("a", type=Path, metavar="A")
     parser.add_argument("b", type=Path, metavar="B")
     a = parser.parse_args(arguments)
@@ -109,7 +109,7 @@ def compare(arguments: list[str]) -> int:
 
 def explain(arguments: list[str]) -> int:
     """`explain OURS PUBLISHED`: a NAME_eval_results.json and a json of published scores: what may explain the gap."""
-    parser = argparse.ArgumentParser(prog="vbench.py explain", description=explain.__doc__)
+    parser = Parser(prog="vbench.py explain", description=explain.__doc__)
     parser.add_argument("ours", type=Path)
     parser.add_argument("published", type=Path)
     a = parser.parse_args(arguments)
@@ -125,7 +125,7 @@ def explain(arguments: list[str]) -> int:
 
 def agreement(arguments: list[str]) -> int:
     """`agreement LABELS --results MODEL=FILE ...`: a json list of votes against the models' NAME_eval_results.json."""
-    parser = argparse.ArgumentParser(prog="vbench.py agreement", description=agreement.__doc__)
+    parser = Parser(prog="vbench.py agreement", description=agreement.__doc__)
     parser.add_argument("labels", type=Path)
     parser.add_argument("--results", nargs="+", required=True, metavar="MODEL=FILE")
     a = parser.parse_args(arguments)

@@ -1,12 +1,12 @@
 """Interpolates two checkpoints (WiSE-FT): `python tools/wise.py RUN CLIP.pt --alpha 0.5 --out mixed.ckpt`."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
+from pretrain.parser import Parser
 
 
 @reports_errors
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     from pretrain.export.embedded_recipe import TRUST
     from pretrain.export.interpolate import write_interpolated
 
-    parser = argparse.ArgumentParser(prog="wise.py", description=__doc__)
+    parser = Parser(prog="wise.py", description=__doc__)
     parser.add_argument("tuned", help="a checkpoint of `fit`, or a run folder (its newest)")
     parser.add_argument("start", help="the initial weights: any checkpoint that the model accepts as `weights`")
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the tuned weights (default %(default)s)")

@@ -1,10 +1,9 @@
 """`tubelet weights`: the official releases that have a name, and which of them are on this machine."""
 
-import argparse
-
 from models.fetch import is_here, local_path
 from models.releases import RELEASES
 from pretrain.engine.option_errors import nearest
+from pretrain.parser import Parser
 
 _COLUMNS = ("name", "method", "size", "trained", "licence", "here")
 
@@ -16,7 +15,7 @@ def main(args: list[str]) -> None:
         ValueError: an unknown name.
         FileNotFoundError: a release cannot be downloaded.
     """
-    parser = argparse.ArgumentParser("tubelet weights", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser("tubelet weights", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", help="releases to download, by name; by default all are listed")
     names = parser.parse_args(args).names
     unknown = [name for name in names if name not in RELEASES]

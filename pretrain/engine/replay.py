@@ -1,6 +1,5 @@
 """`python -m pretrain replay`: runs one step of a run again, alone, if wanted with a profiler or for anomalies."""
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from datamodules.storage.counted import counted
 from models.convert.sharded import is_sharded, read_sharded
 from pretrain.engine.checkpoint import is_complete, load_plain
+from pretrain.parser import Parser
 
 
 def main(args: list[str], run: Callable[[list[str]], None]) -> None:
@@ -25,7 +25,7 @@ def main(args: list[str], run: Callable[[list[str]], None]) -> None:
         args: arguments after `replay`.
         run: runs a command of the command line.
     """
-    parser = argparse.ArgumentParser(prog="python -m pretrain replay", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m pretrain replay", description=__doc__)
     parser.add_argument("--ckpt_path", type=Path, required=True, help="a run folder, or one of its checkpoints")
     parser.add_argument(
         "--step", type=int, required=True, help="number of the step in the log: so many steps before it"

@@ -1,6 +1,5 @@
 """`python -m pretrain show`: a page of what a step of a run sees: names, frames and crops, masks, labels, tokens."""
 
-import argparse
 import base64
 import html
 import io
@@ -20,6 +19,7 @@ from torch import Tensor
 from datamodules.storage.whole_files import whole_file
 from pretrain.learning.masking import Mask
 from pretrain.learning.randomness import RandomKey
+from pretrain.parser import Parser
 from pretrain.plots.contact_sheet import contact_sheet
 
 _STYLE = "body{font:14px sans-serif;margin:2em}img{max-width:100%}.t{background:#eee;margin:1px;padding:0 3px}"
@@ -35,7 +35,7 @@ def main(args: list[str], run: Callable[[list[str]], None], settings_of: Callabl
         run: runs a command of the command line.
         settings_of: resolves a recipe's arguments to the settings that `fit` would use.
     """
-    parser = argparse.ArgumentParser(prog="python -m pretrain show", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m pretrain show", description=__doc__)
     parser.add_argument("--step", type=int, required=True, help="so many optimiser steps before it")
     parser.add_argument("--videos", type=int, default=4, help="shown of the step's first ones (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("step.html"), help="(default %(default)s)")

@@ -1,13 +1,14 @@
 """`python -m pretrain plan`: estimates the memory and time of a recipe before machines are booked."""
 
-import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from datamodules.storage.whole_files import write_whole
+from pretrain.parser import Parser
 from pretrain.plan.devices import DEVICES
 from pretrain.plan.estimate import Assumptions, Plan
 from pretrain.plan.memory import CONTEXT, FRAGMENTATION
@@ -30,11 +31,10 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         args: arguments after `plan`.
         settings_of: resolves a recipe's arguments to the settings that `fit` would use.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m pretrain plan",
         description=__doc__,
         epilog="All else is as in `fit`: -c recipe.yaml -c fragment.yaml --data.micro_batch 16 ...",
-        allow_abbrev=False,
     )
     defaults = Assumptions()
     parser.add_argument("--devices", type=int, default=8, help="number over all nodes (default %(default)s)")
@@ -57,7 +57,14 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         return
     options, rest = parser.parse_known_args(args)
     assumptions = Assumptions(options.mfu, options.videos_per_core, options.video_mb, options.words, options.videos)
-    plan = Plan(settings_of(rest), options.devices, options.device_type, assumptions, options.strategy)
+    try:
+        settings = settings_of(rest)
+    except ValueError as error:  # the parser of `fit` does not know this command's options
+        wrong = re.search(r"no option (--\S+)$", str(error))
+        if wrong is None:
+            raise
+        raise ValueError(f"{error}{parser.nearest(wrong[1])}") from None
+    plan = Plan(settings, options.devices, options.device_type, assumptions, options.strategy)
     numbers = plan.numbers()
     print(as_text(numbers))
     tokens = assumptions.caption_tokens
