@@ -103,8 +103,7 @@ class Benchmark:
         """FileNotFoundError with the manifest if a task or a video is missing."""
         if self.absent or self.lost:
             raise FileNotFoundError(
-                f"{self.manifest()}\nPut what is missing in its place, or ask what is there: "
-                "--data.partial true"
+                f"{self.manifest()}\nPut what is missing in its place, or ask what is there: --data.partial true"
             )
 
 
