@@ -1,7 +1,9 @@
 """What all tests share: reference cases, an environment without ranks, and a summary of what was skipped and why."""
 
+import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("skipped, and why", sep="-")
     for reason, count in sorted(reasons.items()):
         terminalreporter.line(f"{count:4d}  {reason}")
+
+
+@pytest.fixture(autouse=True)
+def lightnings_loudness() -> Iterator[None]:
+    """Restore the level of Lightning's logger, which some tests raise: later ones read what it says."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

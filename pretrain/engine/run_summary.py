@@ -27,7 +27,7 @@ class RunSummary(pl.Callback):
         regular, writer = regular_checkpoint(trainer), trainer.strategy.checkpoint_io
         if isinstance(writer, BackgroundCheckpointIO):
             writer.wait()
-        recipe = Path(os.path.relpath(trainer.log_dir or "."), "config.yaml")  # a collective call
+        recipe = Path(_from_here(trainer.log_dir or "."), "config.yaml")  # a collective call
         debugging = trainer.fast_dev_run  # pyrefly: ignore[missing-attribute] Lightning sets it from outside the class
         if trainer.is_global_zero and regular is not None and not debugging:
             rank_zero_info("\n".join(self.lines(trainer, pl_module, regular, recipe)))
@@ -38,7 +38,7 @@ class RunSummary(pl.Callback):
         """The summary, a line each; `recipe` is the run's own."""
         figures = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         folder = checkpoint_folder(trainer)
-        run = Path(os.path.relpath(folder.parent if folder.name == "checkpoints" else folder))
+        run = Path(_from_here(folder.parent if folder.name == "checkpoints" else folder))
         newest = Path(step_path(regular, trainer.global_step))
         found = [f"the run has ended at step {trainer.global_step}"]
         if figures:
@@ -47,10 +47,10 @@ class RunSummary(pl.Callback):
             )
         found.append(f"  folder       {run}")
         if newest.exists():
-            found.append(f"  checkpoint   {os.path.relpath(newest)}")
+            found.append(f"  checkpoint   {_from_here(newest)}")
         for each in trainer.checkpoint_callbacks:
             if isinstance(each, ModelCheckpoint) and each.monitor not in (None, "step") and each.best_model_path:
-                found.append(f"  best         {os.path.relpath(each.best_model_path)} by {each.monitor}")
+                found.append(f"  best         {_from_here(each.best_model_path)} by {each.monitor}")
         found += [f"  {name.ljust(12)} {words}" for name, words in self._next(trainer, pl_module, run, recipe).items()]
         return found
 
@@ -85,3 +85,9 @@ def _short(file: str) -> str:
     ours = recipes_folder()
     path = Path(file).resolve()
     return path.relative_to(ours).with_suffix("").as_posix() if path.is_relative_to(ours) else file
+
+
+def _from_here(path: str | Path) -> str:
+    """A path as one would type it: relative below the current folder, else absolute."""
+    relative = os.path.relpath(path)
+    return os.path.abspath(path) if relative.startswith("..") else relative

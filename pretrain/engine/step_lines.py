@@ -19,9 +19,17 @@ class StepLines(pl.Callback):
     ) -> None:
         step, every = trainer.global_step, cast(Any, trainer).log_every_n_steps  # which Lightning's connector sets
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if stepped and every and (step % every == 0 or step == trainer.max_steps):
-            shown = cast(set[str], getattr(pl_module, "shown_in_training", set()))  # see `Objective.log`
-            self._say(trainer, f"step {step}/{trainer.max_steps}", {"train/loss", "lr", *shown})
+        if stepped and every and step % every == 0:
+            self._say_step(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        every = cast(Any, trainer).log_every_n_steps
+        if every and trainer.global_step % every:
+            self._say_step(trainer, pl_module)
+
+    def _say_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        shown = cast(set[str], getattr(pl_module, "shown_in_training", set()))  # see `Objective.log`
+        self._say(trainer, f"step {trainer.global_step}/{trainer.max_steps}", {"train/loss", "lr", *shown})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:

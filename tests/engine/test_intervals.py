@@ -99,7 +99,7 @@ def test_lengths_in_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def test_steps_take_precedence_over_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         fit(tmp_path, RECIPE, "--trainer.max_steps=1", "--data.init_args.passes=1.5", "--trainer.val_check_interval=1")
-    assert "trainer.max_steps 1 takes the place of data.init_args.passes 1.5" in caplog.text
+    assert "trainer.max_steps 1 takes the place of data.passes 1.5" in caplog.text
     assert (tmp_path / "run/checkpoints/step=0000001.ckpt").exists()
 
 

@@ -360,7 +360,7 @@ def test_what_is_missing_is_named_with_where_it_comes_from(
     for config in parts:
         with pytest.raises(FileNotFoundError, match=r"no annotation file data/[\w/.-]+.*It comes from .*https?://"):
             source(config)
-    if path.stem not in ("files", "latents", "mixture", "shards", "synthetic", "test_only"):
+    if path.stem not in ("actions", "files", "latents", "mixture", "shards", "synthetic", "test_only"):
         assert parts
 
 
