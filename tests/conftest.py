@@ -3,7 +3,6 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,12 +41,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def lightnings_loudness() -> Iterator[None]:
-    """Restore the level of Lightning's logger, which some tests raise: later ones read what it says."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    yield
-    logger.setLevel(level)
+def lightnings_loudness() -> None:
+    """Lightning's own level of its logger, which other tests and fixtures raise: some tests read what it says."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
 
 
 @pytest.fixture(autouse=True)
