@@ -93,9 +93,7 @@ class Language:
         """The tokenizer, read at the first use. FileNotFoundError if its folder is not there."""
         folder = self.tokenizer or self.weights
         if folder is None:
-            raise ValueError(
-                "a language model of random weights needs a tokenizer: set model.language.tokenizer"
-            )
+            raise ValueError("a language model of random weights needs a tokenizer: set model.language.tokenizer")
         return _tokenizer(folder, self.pad)
 
 

@@ -97,9 +97,7 @@ class Dies(Dataset):
 def test_workers_that_keep_dying_without_a_sample_end_the_run() -> None:
     workers = Workers(Dies(), 2, 2, None)
     try:
-        with pytest.raises(
-            RuntimeError, match=r"its worker ended with 3, before its first sample.*data.work"
-        ):
+        with pytest.raises(RuntimeError, match=r"its worker ended with 3, before its first sample.*data.work"):
             next(workers.run(range(3)))
     finally:
         workers.close()
