@@ -144,7 +144,10 @@ class FlowTracker(Tracker):
         mask = cv2.resize(prompt.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
         if not mask.any():  # thinner than a pixel at this size
             mask = cv2.resize(prompt.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) > 0
-        return inside(frame.rgb, mask) if prompt.loose else mask
+        if not prompt.loose:
+            return mask
+        found = inside(frame.rgb, mask)
+        return found if found.any() else mask  # where nothing stands out in a lasso, it is what was meant itself
 
     def _pixel(self, xy: tuple[float, float]) -> tuple[int, int]:
         """Whole pixels at working size."""

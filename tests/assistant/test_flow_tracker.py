@@ -117,6 +117,14 @@ def test_a_negative_point_in_a_mask_of_one_colour_takes_the_nearer_pixels() -> N
     assert iou(mask, scene.masks(0)[0]) > 0.9
 
 
+def test_a_lasso_in_which_nothing_stands_out_is_meant_itself() -> None:
+    scene = Scene((), 1, noise=0)
+    outline = lasso(0, [(20, 20), (70, 20), (70, 60), (20, 60)], scene.size)
+    tracker = FlowTracker()
+    tracker.start(scene)
+    assert iou(tracker.add("a", outline), outline.mask) > 0.95
+
+
 def test_a_lasso_and_a_box_take_what_stands_out_inside() -> None:
     scene = crossing()
     tracker = FlowTracker()
