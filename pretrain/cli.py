@@ -30,7 +30,7 @@ from pretrain.engine.logger_versions import (
 from pretrain.engine.metric_check import MetricCheck
 from pretrain.engine.monitoring import Throughput
 from pretrain.engine.nonfinite_guard import Guard
-from pretrain.engine.option_errors import OptionParser, nearest
+from pretrain.engine.option_errors import OptionParser
 from pretrain.engine.preemption import Preemption
 from pretrain.engine.resume import KeepJob, Resumed, resolve, resolve_trained, restarted
 from pretrain.engine.resume_changes import ResumeChanges
@@ -42,6 +42,7 @@ from pretrain.engine.trainer_settings import complete
 from pretrain.features.writer import Features
 from pretrain.metrics.report import Results
 from pretrain.objectives import Objective
+from pretrain.parser import nearest
 from pretrain.plan.step_flop import StepFlop
 from pretrain.short_names import METHODS
 

@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 
@@ -17,17 +17,19 @@ class Parser(argparse.ArgumentParser):
         head, _, words = message.partition("unrecognized arguments: ")
         if not head and (wrong := next((word for word in words.split() if word.startswith("-")), None)):
             option = wrong.partition("=")[0]
-            message = f"there is no option {option}{self.nearest(option)}"
+            message = f"there is no option {option}{nearest(option, long_options(self), 1)}"
         self.exit(2, f"{self.prog}: error: {message} (--help lists all options)\n")
 
-    def nearest(self, option: str) -> str:
-        """`: did you mean --this?`, or nothing."""
-        near = difflib.get_close_matches(option, set(self._names()), 1)
-        return f": did you mean {near[0]}?" if near else ""
 
-    def _names(self) -> Iterator[str]:
-        """Long options, and those of subcommands."""
-        for action in self._actions:
-            yield from (name for name in action.option_strings if name.startswith("--"))
-            for parser in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
-                yield from parser._names()
+def nearest(name: str, known: Iterable[str], most: int = 2, alike: float = 0.6) -> str:
+    """`: did you mean A or B?` with up to `most` names that are `alike` at least (0 to 1), or nothing."""
+    found = difflib.get_close_matches(name, sorted(set(known)), most, alike)
+    return f": did you mean {' or '.join(found)}?" if found else ""
+
+
+def long_options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The long options of a parser and of its commands."""
+    for action in parser._actions:
+        yield from (name for name in action.option_strings if name.startswith("--"))
+        for command in (action.choices or {}).values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from long_options(command)

@@ -101,7 +101,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("models", "datamodules"),
         *("pretrain/plots", "pretrain/learning", "pretrain/objectives", "pretrain/metrics", "pretrain/engine"),
         *("pretrain/export", "pretrain/features", "pretrain/generation", "pretrain/chat", "pretrain/questions"),
-        *("pretrain/plan", "pretrain/short_names.py"),
+        *("pretrain/plan", "pretrain/short_names.py", "pretrain/parser.py"),
     ),
     "pretrain/help.py": ("pretrain/errors.py", "pretrain/cli.py"),
 }

@@ -18,6 +18,7 @@ from pretrain.assistant.flow_tracker import FlowTracker
 from pretrain.assistant.page import page_app, serve
 from pretrain.assistant.planners.language import LanguagePlanner
 from pretrain.assistant.toolbox import load_toolbox
+from pretrain.assistant.tools.describing import TOLD
 from pretrain.assistant.tracker import Tracker
 from pretrain.assistant.visitors import Visitors
 from pretrain.chat.server.app import LOOPBACK
@@ -57,7 +58,7 @@ class Options:
     model_key: str | None = None
     model_sees: bool = True
     model_plans: bool = False
-    pointing: tuple[str, ...] = ("marks", "text")
+    pointing: tuple[str, ...] = TOLD
     tools: dict[str, str | None] = field(default_factory=dict)
 
 

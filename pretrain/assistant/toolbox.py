@@ -31,7 +31,7 @@ def load_toolbox(
     lavie: str | None = None,
     editor: str | None = None,
     device: str = "cpu",
-    pointing: Sequence[str] = ("marks", "text"),
+    pointing: Sequence[str] = describing.TOLD,
 ) -> Mapping[str, Tool]:
     """Tools with the models of files.
 

@@ -42,6 +42,7 @@ class Structured:
         return scores.masked_fill(~allowed.to(scores.device), float("-inf"))
 
 
+@lru_cache(maxsize=16)  # the server checks a schema before its answer keeps to it
 def grammar_of(schema: str) -> str:
     """The grammar of a JSON schema; see `Structured`."""
     try:

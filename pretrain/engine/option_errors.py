@@ -5,7 +5,6 @@ jsonargparse prints its usage of some sixty lines, and for each class inside a c
 
 import argparse
 import contextlib
-import difflib
 import importlib
 import re
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 from lightning.pytorch.cli import LightningArgumentParser
 
 from pretrain.engine.model_class import parameters
+from pretrain.parser import long_options, nearest
 
 _KEY = re.compile(r'Parser key "([^"]*)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']*)'")
@@ -37,14 +37,7 @@ class OptionParser(LightningArgumentParser):
         """Raises the sentence for a message of the parser; a parser of a class inside a class raises its own error."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise OptionError(said(message, self._names())) from (ex or argparse.ArgumentError(None, message))
-
-    def _names(self) -> Iterator[str]:
-        """The options, and those of the commands."""
-        for action in self._actions:
-            yield from (each for each in action.option_strings if each.startswith("--"))
-            for parser in (action.choices or {}).values() if isinstance(action, argparse._SubParsersAction) else ():
-                yield from parser._names()
+        raise OptionError(said(message, long_options(self))) from (ex or argparse.ArgumentError(None, message))
 
 
 def said(message: str, options: Iterable[str] = ()) -> str:
@@ -73,12 +66,6 @@ def said(message: str, options: Iterable[str] = ()) -> str:
         return " ".join(message.split())
     deepest = max(causes, key=lambda at: lines[at].depth)  # the first of several
     return _sentence(lines, deepest)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`: did you mean A or B?`, or nothing."""
-    found = difflib.get_close_matches(name, sorted(set(known)), 2, 0.6)
-    return f": did you mean {' or '.join(found)}?" if found else ""
 
 
 def _nearest_key(name: str, known: Iterable[str]) -> str:

@@ -2,8 +2,7 @@
 
 from models.fetch import is_here, local_path
 from models.releases import RELEASES
-from pretrain.engine.option_errors import nearest
-from pretrain.parser import Parser
+from pretrain.parser import Parser, nearest
 
 _COLUMNS = ("name", "method", "size", "trained", "licence", "here")
 

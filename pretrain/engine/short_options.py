@@ -4,7 +4,6 @@ tubelet fit -c videomae_b --data my/videos --weights umt_b
 tubelet predict -c viclip_b my/videos --weights viclip_l --out my-index
 """
 
-import difflib
 import itertools
 import os
 import site
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from pretrain.parser import nearest
 
 ROOT = Path(__file__).resolve().parents[2]
 _INSTALLED = Path("share", "tubelet", "recipes")  # of the folders that pip installs data files in
@@ -55,8 +56,7 @@ def recipe_path(name: str) -> str:
     if (folder / f"{stem}.yaml").is_file():
         return str(folder / f"{stem}.yaml")
     known = sorted(path.relative_to(folder).as_posix().removesuffix(".yaml") for path in folder.rglob("*.yaml"))
-    near = difflib.get_close_matches(stem, known, 3, 0.5)
-    raise FileNotFoundError(f"no recipe {name}" + (f": did you mean {' or '.join(near)}?" if near else f" in {folder}"))
+    raise FileNotFoundError(f"no recipe {name}" + (nearest(stem, known, 3, 0.5) or f" in {folder}"))
 
 
 def run_name(words: list[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.storage.whole_files import write_whole
-from pretrain.parser import Parser
+from pretrain.parser import Parser, long_options, nearest
 from pretrain.plan.devices import DEVICES
 from pretrain.plan.estimate import Assumptions, Plan
 from pretrain.plan.memory import CONTEXT, FRAGMENTATION
@@ -63,7 +63,7 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         wrong = re.search(r"no option (--\S+)$", str(error))
         if wrong is None:
             raise
-        raise ValueError(f"{error}{parser.nearest(wrong[1])}") from None
+        raise ValueError(f"{error}{nearest(wrong[1], long_options(parser), 1)}") from None
     plan = Plan(settings, options.devices, options.device_type, assumptions, options.strategy)
     numbers = plan.numbers()
     print(as_text(numbers))

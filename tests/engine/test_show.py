@@ -56,18 +56,24 @@ class Images(HTMLParser):
                 self.pictures += 1
 
 
+def shown_after_a_run(method: str, folder: Path, patch: pytest.MonkeyPatch) -> tuple[list[tuple], str]:
+    """What the sections of a page about `STEP` are made of, and the page; `Seen` has what a run's step was given."""
+    few = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
+    main([*arguments(folder, METHODS[method]), *few, "--trainer.callbacks+=tests.engine.test_show.Seen"])
+    sections, section = [], show._section
+    patch.setattr(show, "_section", lambda *given: sections.append(given) or section(*given))
+    out = folder / "step.html"
+    main(["show", "--step", str(STEP), "--out", str(out), *METHODS[method], *SMALL])
+    return sections, out.read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["videomae", "vilp"])
 def test_a_page_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
-    main([*arguments(tmp_path, METHODS[method]), *few, "--trainer.callbacks+=tests.engine.test_show.Seen"])
-    sections, section = [], show._section
-    monkeypatch.setattr(show, "_section", lambda *given: sections.append(given) or section(*given))
-    out = tmp_path / "step.html"
-    main(["show", "--step", str(STEP), "--out", str(out), *METHODS[method], *SMALL])
-    page = Images()
-    page.feed(out.read_text())
-    assert page.pictures == len(sections) == 4 * (4 if method == "videomae" else 1)  # views
+    sections, page = shown_after_a_run(method, tmp_path, monkeypatch)
+    images = Images()
+    images.feed(page)
+    assert images.pictures == len(sections) == 4 * (4 if method == "videomae" else 1)  # views
     _, batch, _, masks, *_ = sections[0]
     assert batch["name"] == Seen.batch["name"] and torch.equal(batch["video"], Seen.batch["video"])
     assert masks.keys() == Seen.masks.keys() and "mask" in masks
@@ -75,7 +81,7 @@ def test_a_page_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatc
         assert torch.equal(recorder.found, Seen.masks[name]), name
     if method == "vilp":
         assert batch["ids"].tolist() == Seen.batch["ids"].tolist()
-        shown = re.findall(r'<span class="t( m)?">([^<]*)</span>', out.read_text())
+        shown = re.findall(r'<span class="t( m)?">([^<]*)</span>', page)
         words = [word.removesuffix("&lt;/w&gt;") for _, word in shown]
         assert set(batch["text"][0].lower().split()) <= set(words) and any(hidden for hidden, _ in shown)
 
@@ -84,14 +90,8 @@ def test_a_page_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("method", ["lavie", "align", "converse"])
 def test_a_page_of_a_guest_shows_what_the_step_sees(method: str, tmp_path: Path, monkeypatch) -> None:
     """Texts as tokens, dropped ones too, the time steps of a denoiser, and a chat model's rows."""
-    few = ["--trainer.max_steps=4", "--trainer.val_check_interval=4"]
-    main([*arguments(tmp_path, METHODS[method]), *few, "--trainer.callbacks+=tests.engine.test_show.Seen"])
-    sections, section = [], show._section
-    monkeypatch.setattr(show, "_section", lambda *given: sections.append(given) or section(*given))
-    out = tmp_path / "step.html"
-    main(["show", "--step", str(STEP), "--out", str(out), *METHODS[method], *SMALL])
+    sections, page = shown_after_a_run(method, tmp_path, monkeypatch)
     _, batch, *_, levels = sections[0]
-    page = out.read_text()
     assert len(sections) == 4 and batch["name"] == Seen.batch["name"]
     assert torch.equal(batch["video"], Seen.batch["video"])
     if method == "converse":

@@ -23,6 +23,7 @@ from pretrain.chat.describe import as_text, describe
 _FRAMES = 16  # of a film that a model is shown
 _SIDE = 448  # pixels, at most, of their longer side
 POINTING = ("marks", "regions", "text")  # ways to tell a model which objects are meant
+TOLD = ("marks", "text")  # those that are used by default
 _MARKED = (
     "The objects that the user points at are outlined in the frames and bear their names. The last picture shows the "
     "first of them alone."
@@ -207,7 +208,7 @@ class ByDoor(Captioner):
 
 
 def tools(
-    chat: Door | None = None, captioner: Captioner | None = None, pointing: Sequence[str] = ("marks", "text")
+    chat: Door | None = None, captioner: Captioner | None = None, pointing: Sequence[str] = TOLD
 ) -> tuple[Tool, ...]:
     """The tools of this file.
 
