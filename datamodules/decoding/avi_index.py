@@ -3,13 +3,12 @@
 An avi stores no times: its frames are counted from the start when they are decoded, and nothing behind them is read.
 """
 
-import io
-import os
 from typing import BinaryIO
 
 import numpy as np
 from av.video.stream import VideoStream
 
+from datamodules.decoding.content import opened, size_of
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.packet_index import PacketIndex
 
@@ -28,10 +27,10 @@ def read_avi_index(content: str | bytes, track: VideoStream, entries: int, limit
         entries: of FFmpeg's index of the stream, which is incomplete if it could not read `idx1`.
         limits: see `Limits`.
     """
-    size = os.path.getsize(content) if isinstance(content, str) else len(content)
+    size = size_of(content)
     if size < SMALL:
         return None
-    with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
+    with opened(content) as file:
         table = _table(file, size, limits.index_bytes)
     rows = np.frombuffer(table, _ROW, len(table) // _ROW.itemsize)
     number = f"{track.index:02d}".encode()

@@ -4,12 +4,12 @@ FFmpeg hands it over with decoded frames only, so that a first frame is decoded 
 such a matrix.
 """
 
-import io
 from typing import Any
 
 import av
 
 from datamodules.decoding.containers import DAMAGE, open_container
+from datamodules.decoding.content import opened
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.mp4_tables import is_turned
 from datamodules.decoding.orientation import Orientation, from_degrees, from_matrix
@@ -56,7 +56,7 @@ def orientation_of(frame: av.VideoFrame) -> Orientation:
 
 
 def _may_be_turned(content: str | bytes) -> bool:
-    with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
+    with opened(content) as file:
         if file.read(len(_MATROSKA)) == _MATROSKA:
             tracks = _element(file.read(_HEADER), _TRACKS)
             return tracks is None or any(angle in tracks for angle in _ANGLES)

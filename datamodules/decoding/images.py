@@ -1,12 +1,12 @@
 """An image as a video of one frame, so that everything that reads videos also reads images."""
 
 import io
-import os
 import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from datamodules.decoding.content import size_of
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.limits import Limits
 
@@ -41,7 +41,7 @@ class StillImage(Video):
         from PIL import Image, ImageOps
 
         self.name, self.limits = name, limits
-        size = os.path.getsize(content) if isinstance(content, str) else len(content)
+        size = size_of(content)
         if refusal := limits.refusal("picture_bytes", size, "bytes of an image"):
             raise DecodeError(name, refusal)
         try:

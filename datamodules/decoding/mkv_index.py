@@ -4,8 +4,6 @@ The file's own index (`Cues`) lists keyframes only, and FFmpeg seeks by it; the 
 the heads of the blocks. The bytes between two heads are skipped.
 """
 
-import io
-import os
 from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
@@ -13,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from av import Packet
 
+from datamodules.decoding.content import opened, size_of
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.packet_index import PacketIndex
 
@@ -38,11 +37,11 @@ def read_mkv_index(content: str | bytes, first: Packet, limits: Limits) -> Packe
         first: the first packet that FFmpeg reads of the stream; it tells which track that is.
         limits: see `Limits`.
     """
-    size = os.path.getsize(content) if isinstance(content, str) else len(content)
+    size = size_of(content)
     if size < SMALL or first.pts is None or first.pos is None:
         return None
     try:
-        with open(content, "rb", _WINDOW) if isinstance(content, str) else io.BytesIO(content) as file:
+        with opened(content, _WINDOW) as file:
             rows = np.fromiter(chain.from_iterable(_blocks(file, size, first.pos, limits.packets)), np.int64)
     except _Unknown:
         return None

@@ -11,6 +11,7 @@ import numpy as np
 from av import Packet
 from av.video.stream import VideoStream
 
+from datamodules.decoding.content import opened
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.mp4_index import children, descendants
 from datamodules.decoding.mp4_tables import boxes
@@ -39,7 +40,7 @@ def read_fragments(content: str | bytes, track: VideoStream, first: Packet, limi
     if first.pts is None or first.dts is None:
         return None
     try:
-        with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
+        with opened(content) as file:
             parts = list(_fragments(file, track.id, limits))
     except (LookupError, ValueError):  # a box is missing, or shorter than it says
         return None

@@ -12,6 +12,7 @@ import numpy as np
 from av import Packet
 from av.video.stream import VideoStream
 
+from datamodules.decoding.content import opened
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.mp4_tables import boxes
 from datamodules.decoding.packet_index import PacketIndex
@@ -37,7 +38,7 @@ def read_mp4_index(
         entries: see `index_entries`.
         limits: see `Limits`.
     """
-    with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
+    with opened(content) as file:
         tables = _sample_tables(file, track.id, limits)
     samples = None if tables is None else _samples(tables)
     if samples is None or first.pts is None or [first.pos, first.size, first.dts] != entries[0, :3].tolist():

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from datamodules.decoding.content import opened
+
 _BLOCK = 2**22  # bytes scanned at a time
 _OVERLAP = 96  # the fields that are read are within so many bytes of a table's size
 _TABLE = re.compile(rb"stsz|stz2|trun|elst|cmov")
@@ -29,7 +31,7 @@ def declared_samples(content: str | bytes) -> int | None:
     None if the tables are compressed (`cmov`, of old QuickTime files), so that they cannot be counted.
     """
     samples, edits = 0, 1
-    with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
+    with opened(content) as file:
         for kind, fields in _tables(file, _TABLE):
             if kind == b"cmov":
                 return None
@@ -44,7 +46,7 @@ def declared_samples(content: str | bytes) -> int | None:
 
 def is_turned(content: str | bytes) -> bool:
     """Whether an mp4 states that any of its tracks is shown otherwise than it is stored; False for another kind."""
-    with open(content, "rb") if isinstance(content, str) else io.BytesIO(content) as file:
+    with opened(content) as file:
         for kind, fields in _tables(file, _HEADER):
             at = _MATRIX[kind][fields[4] == 1]
             numbers = [int.from_bytes(fields[i : i + 4], "big", signed=True) for i in range(at, at + 20, 4)]

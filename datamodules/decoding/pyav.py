@@ -3,7 +3,6 @@
 *Packets* come in decoding order, *frames* in order of timestamp (`pts`); with B-frames the two differ.
 """
 
-import os
 from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 
 from datamodules.decoding.avi_index import read_avi_index
 from datamodules.decoding.containers import DAMAGE, open_container
+from datamodules.decoding.content import size_of
 from datamodules.decoding.contract import DecodeError, Video, mean_rate
 from datamodules.decoding.display_matrix import read_orientation
 from datamodules.decoding.limits import Limits
@@ -103,7 +103,7 @@ class PyAVVideo(Video):
 
         (The number of frames in its header includes those that an edit list removes.)
         """
-        held = os.path.getsize(self.content) if isinstance(self.content, str) else len(self.content)
+        held = size_of(self.content)
         there = int((entries[:, 0] + entries[:, 1] <= held).sum())
         if there < len(entries):
             raise DecodeError(self.name, f"the file is cut off: {there} of {len(entries)} frames are there")
