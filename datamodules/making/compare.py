@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
-from datamodules.making.encode import Frames, Piece, prepare_video
+from datamodules.making.encode import prepare_video
 from datamodules.making.encoding import RECOMMENDED, Encoding
+from datamodules.making.frames import Frames
+from datamodules.making.pieces import Piece
 from datamodules.making.prepare import inputs
 
 if TYPE_CHECKING:

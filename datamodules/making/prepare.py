@@ -21,9 +21,10 @@ from datamodules.cores import usable_cores
 from datamodules.decoding.contract import DecodeError
 from datamodules.making.contents import thumbnails
 from datamodules.making.crew import LIMIT, Crew
-from datamodules.making.encode import Cut, Lost, Piece, prepare_video
+from datamodules.making.encode import prepare_video
 from datamodules.making.encoding import Encoding
 from datamodules.making.manifest import match
+from datamodules.making.pieces import Cut, Lost, Piece
 from datamodules.making.report import write_page
 from datamodules.making.shard_progress import ShardProgress
 from datamodules.sources.class_names import class_of_folder, is_class_name, number_rows

@@ -7,8 +7,9 @@ import pytest
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
-from datamodules.making.encode import Frames, prepare_video
+from datamodules.making.encode import prepare_video
 from datamodules.making.encoding import Encoding
+from datamodules.making.frames import Frames
 from tests.helpers import videos
 from tests.helpers.mp4_edits import keep_part
 

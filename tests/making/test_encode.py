@@ -12,8 +12,10 @@ import torch
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
 from datamodules.making.compare import as_markdown, compare, ssim
-from datamodules.making.encode import Cut, Frames, Lost, prepare_video
+from datamodules.making.encode import prepare_video
 from datamodules.making.encoding import RECOMMENDED, Encoding
+from datamodules.making.frames import Frames
+from datamodules.making.pieces import Cut, Lost
 from tests.helpers import hostile_files, videos
 
 ENCODINGS = {
