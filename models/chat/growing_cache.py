@@ -9,14 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from models.chat.row_attention import Packs
 
-def growing_cache(llm: Any, room: int, packed: tuple[int, ...] | None = None) -> dict[str, Any]:
+
+def growing_cache(llm: Any, room: int, packed: Packs | None = None) -> dict[str, Any]:
     """The option of `generate` that gives it an empty cache, for a language model whose layers attend to all earlier
     tokens, or to a window of them, which its mask then takes care of.
 
     Args:
         room: tokens of a row for which there is room at first, prompt and answer.
-        packed: lengths of the sequences of a packed row that comes first. They become rows, padded on the left.
+        packed: what a packed row that comes first holds. Its conversations become rows, padded on the left.
     """
     from transformers.cache_utils import Cache
 
@@ -50,12 +52,16 @@ class _Store:
         self.whole, self.shown = whole, whole[:, :, :end]
         return self.shown
 
-    def unpack(self, packed: Tensor, lengths: tuple[int, ...], room: int) -> Tensor:
-        """The sequences of a packed row `[1, H, sum(lengths), d]` as rows, padded on the left with zeros."""
-        longest = max(lengths)
-        whole = packed.new_zeros(len(lengths), packed.shape[1], max(room, longest), packed.shape[3])
-        for row, part in zip(whole, packed[0].split(lengths, dim=1), strict=True):
-            row[:, longest - part.shape[1] : longest] = part
+    def unpack(self, packed: Tensor, packs: Packs, room: int) -> Tensor:
+        """The conversations of a packed row `[1, H, L, d]` as rows, padded on the left with zeros."""
+        parts = packed[0].split(packs.lengths, dim=1)
+        longest = max(sum(packs.lengths[i] for i in chain) for chain in packs.chains)
+        whole = packed.new_zeros(len(packs.chains), packed.shape[1], max(room, longest), packed.shape[3])
+        for row, chain in zip(whole, packs.chains, strict=True):
+            end = longest
+            for i in reversed(chain):
+                start = end - packs.lengths[i]
+                row[:, start:end], end = parts[i], start
         self.whole, self.shown = whole, whole[:, :, :longest]
         return self.shown
 
@@ -67,7 +73,7 @@ def _layer_class() -> type:
     class GrowingLayer(DynamicLayer):
         """One layer's keys and values. What transformers selects or cuts of them is copied at the next token."""
 
-        def __init__(self, room: int, packed: tuple[int, ...] | None) -> None:
+        def __init__(self, room: int, packed: Packs | None) -> None:
             super().__init__()
             self.room, self.packed, self.stores = room, packed, (_Store(), _Store())
 
@@ -77,10 +83,10 @@ def _layer_class() -> type:
             assert self.keys is not None and self.values is not None  # from then on
             keys, values = self.stores
             if self.packed is not None:
-                lengths, self.packed = self.packed, None
-                self.keys = keys.unpack(key_states, lengths, self.room)
-                self.values = values.unpack(value_states, lengths, self.room)
-                return key_states, value_states  # the row attends within its sequences
+                packs, self.packed = self.packed, None
+                self.keys = keys.unpack(key_states, packs, self.room)
+                self.values = values.unpack(value_states, packs, self.room)
+                return key_states, value_states  # the row attends within its conversations
             self.keys = keys.append(self.keys, key_states, self.room)
             self.values = values.append(self.values, value_states, self.room)
             return self.keys, self.values

@@ -2,8 +2,8 @@
 
 transformers looks its attention functions up by name; the one of this file is told what a row holds. No mask of a
 row's length squared is built, nothing of the device is read, and a sequence costs the square of its own length. On CUDA
-in half precision all sequences are one call of torch's kernel for variable lengths (flash attention); elsewhere each is
-a call of scaled dot-product attention.
+in half precision all sequences are one call of torch's kernel for variable lengths (flash attention); elsewhere, and
+where a sequence goes on from others of the row, each is a call of scaled dot-product attention.
 
 Letters in shapes: B rows, H heads, L tokens of a row, n sequences of a packed row, d channels of a head.
 """
@@ -11,6 +11,7 @@ Letters in shapes: B rows, H heads, L tokens of a row, n sequences of a packed r
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,24 +27,40 @@ class Packs:
 
     lengths: of each, on the host.
     bounds: where each begins, and the end of the last, int32 `[n + 1]`.
-    positions: of each token in its own sequence, int64 `[1, L]`.
+    positions: of each token in its conversation, int64 `[1, L]`.
+    chains: of each conversation, the numbers of the sequences that it consists of, in order. Conversations that begin
+        alike share their first sequences.
     """
 
     lengths: tuple[int, ...]
     bounds: Tensor
     positions: Tensor
+    chains: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, lengths: tuple[int, ...]) -> "Packs":
-        """Of sequences of these lengths, on the host."""
+    def of(cls, lengths: tuple[int, ...], chains: tuple[tuple[int, ...], ...] | None = None) -> "Packs":
+        """Of sequences of these lengths, on the host; without `chains` each is a conversation."""
+        chains = tuple((i,) for i in range(len(lengths))) if chains is None else chains
         sizes = torch.tensor(lengths)
         bounds = torch.cat((torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)))
-        positions = torch.arange(int(bounds[-1])) - bounds[:-1].repeat_interleave(sizes)
-        return cls(lengths, bounds.int(), positions[None])
+        made = cls(lengths, bounds.int(), torch.empty(0), chains)
+        starts = torch.tensor([sum(lengths[j] for j in made.before[i]) for i in range(len(lengths))])
+        positions = torch.arange(int(bounds[-1])) + (starts - bounds[:-1]).repeat_interleave(sizes)
+        return cls(lengths, bounds.int(), positions[None], chains)
+
+    @cached_property
+    def before(self) -> dict[int, tuple[int, ...]]:
+        """Of each sequence, those that it goes on from, in order."""
+        return {part: chain[:i] for chain in self.chains for i, part in enumerate(chain)}
+
+    @property
+    def shares(self) -> bool:
+        """Whether some conversation consists of several sequences."""
+        return any(len(chain) > 1 for chain in self.chains)
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> "Packs":
         """With `move` of every tensor."""
-        return Packs(self.lengths, move(self.bounds), move(self.positions))
+        return Packs(self.lengths, move(self.bounds), move(self.positions), self.chains)
 
 
 def use_row_attention(llm: Any) -> bool:
@@ -110,26 +127,38 @@ def attend(
         )
     (packs,) = rows
     half = query.dtype in (torch.bfloat16, torch.float16)
-    if packs is not None and query.is_cuda and half and not dropout:
+    if packs is not None and query.is_cuda and half and not dropout and not packs.shares:
         return _by_kernel(query, key, value, packs, scaling, sliding_window), None
     parts = [(query, key, value)]
     if packs is not None:
-        parts = list(zip(*(x.split(packs.lengths, dim=2) for x in (query, key, value)), strict=True))
+        parts = _sequences(query, key, value, packs)
     made = [
-        sdpa_attention_forward(module, q, k, v, _window_mask(q, sliding_window), dropout, scaling, **options)[0]
+        sdpa_attention_forward(module, q, k, v, _mask(q, k, sliding_window), dropout, scaling, **options)[0]
         for q, k, v in parts
     ]
     return made[0] if len(made) == 1 else torch.cat(made, dim=1), None
 
 
-def _window_mask(query: Tensor, window: int | None) -> Tensor | None:
-    """True where a token sees another, `[1, 1, L, L]`; None: all before it, for which kernels need no mask."""
-    length = query.shape[2]
-    if window is None or length <= window:
+def _sequences(query: Tensor, key: Tensor, value: Tensor, packs: Packs) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Of each sequence its queries, and the keys and values of those that it goes on from and of itself."""
+    queries, keys, values = (x.split(packs.lengths, dim=2) for x in (query, key, value))
+    made = []
+    for i, own in enumerate(queries):
+        seen = (*packs.before[i], i)
+        k, v = (x[i] if len(seen) == 1 else torch.cat([x[j] for j in seen], dim=2) for x in (keys, values))
+        made.append((own, k, v))
+    return made
+
+
+def _mask(query: Tensor, key: Tensor, window: int | None) -> Tensor | None:
+    """True where one of the last tokens of a conversation sees one of its tokens, `[1, 1, queries, keys]`. None: there
+    is a query for each token, and it sees all before it, for which kernels need no mask."""
+    count, length = query.shape[2], key.shape[2]
+    if count == length and (window is None or length <= window):
         return None
     places = torch.arange(length, device=query.device)
-    behind = places[:, None] - places
-    return ((behind >= 0) & (behind < window))[None, None]
+    behind = places[length - count :, None] - places
+    return ((behind >= 0) & (behind < (window or length)))[None, None]
 
 
 def _by_kernel(

@@ -18,7 +18,8 @@ from models.chat.growing_cache import growing_cache
 from models.chat.language_model import embeddings_of, label_loss, target_loss, width_of
 from models.chat.qformer import QFormer
 from models.chat.regions import region_means
-from models.chat.row_attention import Packs, row_options, use_row_attention
+from models.chat.row_attention import row_options, use_row_attention
+from models.chat.shared_prefix import pack_shared
 from models.chat.tiles import split_tiles
 from models.chat.token_merger import TokenMerger
 from models.encoder import Encoder
@@ -200,16 +201,14 @@ class VideoChat(nn.Module):
         """The option of `generate` with the keys and values of prompts `[B, L, D]`, padded on the left.
 
         All but each prompt's last token, which `generate` goes on from, are read as one packed row: without padding,
-        and without a mask.
+        and what several of them begin with, such as a system prompt and a video, once.
         """
         longest, llm = embeds.shape[1], self.llm
         room = longest + (options.get("max_new_tokens") or 0)
         if len(lengths) == 1 or min(lengths) < 2:
             return growing_cache(llm, room)
-        read = tuple(length - 1 for length in lengths)
-        cache = growing_cache(llm, room, read)
-        row = torch.cat([prompt[longest - 1 - n : -1] for prompt, n in zip(embeds, read, strict=True)])[None]
-        packs = Packs.of(read).moved(lambda x: x.to(row.device))
+        row, packs = pack_shared([prompt[longest - n : -1] for prompt, n in zip(embeds, lengths, strict=True)])
+        cache = growing_cache(llm, room, packs)
         llm(inputs_embeds=row, use_cache=True, logits_to_keep=1, **cache, **row_options(row, packs))
         return cache
 

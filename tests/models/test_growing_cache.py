@@ -50,10 +50,10 @@ def test_prompts_read_in_a_packed_row_go_on_as_padded_ones(kind: str) -> None:
     how = {"inputs_embeds": left, "attention_mask": mask, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     expected = llm.generate(**how, eos_token_id=49)
     use_row_attention(llm)
-    lengths = tuple(len(prompt) - 1 for prompt in prompts)
-    cache, row = growing_cache(llm, 17, lengths), torch.cat([prompt[:-1] for prompt in prompts])[None]
+    packs = Packs.of(tuple(len(prompt) - 1 for prompt in prompts))
+    cache, row = growing_cache(llm, 17, packs), torch.cat([prompt[:-1] for prompt in prompts])[None]
     with torch.no_grad():
-        llm(inputs_embeds=row, use_cache=True, **cache, **row_options(row, Packs.of(lengths)))
+        llm(inputs_embeds=row, use_cache=True, **cache, **row_options(row, packs))
         assert torch.equal(llm.generate(**how, **cache, eos_token_id=49), expected)
         alone = llm(inputs_embeds=prompts[1][None, :-1], use_cache=True).cache.layers[1].keys
     assert_close(cache["cache"].layers[1].keys[1, :, 5:8], alone[0], atol=1e-5, rtol=1e-5)
