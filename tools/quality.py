@@ -20,8 +20,9 @@ def main(arguments: list[str]) -> int:
     from pretrain.cli import main as command
     from pretrain.export.embedded_recipe import TRUST
     from pretrain.studies.quality.methods import METHODS
+    from pretrain.studies.quality.page import write_page
     from pretrain.studies.quality.report import write_results
-    from pretrain.studies.quality.study import SHARES, Size, Study
+    from pretrain.studies.quality.study import ROOT, SHARES, Size, Study
     from pretrain.studies.quality.videos import VIDEOS
 
     parser = Parser(prog="quality.py", description=__doc__)
@@ -32,11 +33,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--parts", nargs="+", choices=("probes", "tuning"), default=["probes", "tuning"])
     parser.add_argument("--tune-shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="only put the records into this page, see docs/quality.md"
+    )
     parser.add_argument("--trust", action="append", default=[], metavar="CLASS", help=TRUST)
     for field in fields(Size):
         option = f"--{field.name.replace('_', '-')}"
         parser.add_argument(option, type=int, default=field.default, help="(default %(default)s)")
     a = parser.parse_args(arguments)
+    if a.page:
+        print(*write_page(a.page, ROOT), sep="\n")
+        return 0
 
     def run(words: list[str]) -> None:
         print(f"$ python -m pretrain {shlex.join(words)}", flush=True)

@@ -36,6 +36,7 @@ class Actions(Source):
             since both orders show the same poses.
         only: the actions to draw, by their names in `ACTIONS`; empty: all. Numbers of classes do not depend on it.
         fps: the stated frame rate; an action takes as long as in life at a speed of 1.
+        distance: of the camera in metres, from and to; 0.8 metres are visible for each metre of it.
 
     Raises:
         ImportError: the package `pybullet` is not installed, whose files hold the motions.
@@ -53,6 +54,7 @@ class Actions(Source):
         reverse: bool = False,
         only: Sequence[str] = (),
         fps: float = 30.0,
+        distance: tuple[float, float] = (2.6, 3.4),
     ) -> None:
         for name in only:
             if name not in ACTIONS:
@@ -66,7 +68,7 @@ class Actions(Source):
         self.classes = list(ACTIONS) if label == "action" else list(ORDERS)
         self.counts = self.texts = self.labels = samples
         self.length, self.size, self.seed, self.fps = length, size, seed, fps
-        self.part, self.label, self.reverse = part, label, reverse
+        self.part, self.label, self.reverse, self.distance = part, label, reverse, distance
 
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
@@ -91,7 +93,7 @@ class ActionVideo(Video):
         self._camera = Camera(
             azimuth=self._draw(rng, 0, 2 * np.pi, 16),
             elevation=self._draw(rng, 0.05, 0.6, 8),
-            distance=rng.uniform(2.6, 3.4),
+            distance=rng.uniform(*source.distance),
             size=source.size,
         )
         speed = self._draw(rng, 0.7, 1.4, 8)

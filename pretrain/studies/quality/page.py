@@ -1,0 +1,87 @@
+"""Puts the results of the study into its page: tables between marks, and pictures of the curves beside it."""
+
+import re
+import statistics
+from pathlib import Path
+
+from datamodules.storage.json_text import read_json
+from datamodules.storage.whole_files import write_whole
+from pretrain.plots.contact_sheet import write_png
+from pretrain.studies.quality.report import PROTOCOLS, Values, collect, picture, row_order, title
+from pretrain.studies.quality.study import PROBES, SHARES
+from pretrain.studies.quality.videos import VIDEOS
+
+_MARKED = re.compile(r"(<!-- tables of (\S+) -->\n)(.*?)(<!-- end of tables -->)", re.DOTALL)
+_DEVIATIONS = 3  # a mean gain of more than so many deviations over seeds is set in bold
+
+
+def write_page(page: Path, root: Path) -> list[Path]:
+    """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->`, for each such file of records
+    under `root`, and draws a picture of curves for each protocol into the page's folder; returns what was written.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    written: list[Path] = []
+    text = page.read_text(encoding="utf-8")
+
+    def tables(mark: re.Match[str]) -> str:
+        saved = read_json(root / mark[2])
+        values = collect(saved["records"])
+        for protocol in PROBES:
+            file = page.parent / f"quality_{saved['data']}_{protocol.lower()}.png"
+            write_png(file, picture(values, saved["data"], protocol))
+            written.append(file)
+        return f"{mark[1]}\n{summary(values, saved['data'])}\n\n{times(saved)}\n\n{mark[4]}"
+
+    text, count = _MARKED.subn(tables, text)
+    if not count:
+        raise ValueError(f"{page} has no line '<!-- tables of FILE -->' with a later line '<!-- end of tables -->'")
+    write_whole(page, text)
+    return [page, *written]
+
+
+def summary(values: Values, data: str) -> str:
+    """For each task a table: a row for each run, a column for each protocol and share of labels."""
+    parts = []
+    for task in VIDEOS[data].tasks:
+        columns = [(p, s) for p in PROTOCOLS for s in SHARES if any(k[1:] == (task, p, s) for k in values)]
+        runs = sorted({k[0] for k in values if k[1] == task}, key=row_order)
+        if not runs:
+            continue
+        head = ["method", "seeds", *(f"{p}, {s:.0%}" for p, s in columns)]
+        parts += [f"### {task} (chance {VIDEOS[data].chance(task):.1f})", ""]
+        parts += [f"| {' | '.join(head)} |", f"|---|---:|{'---:|' * len(columns)}"]
+        for run in runs:
+            found = [values.get((run, task, *column), {}) for column in columns]
+            seeds = max(len(steps[max(steps)]) for steps in found if steps)
+            cells = [_cell(steps, seeds) for steps in found]
+            parts.append(f"| {title(run)} | {seeds} | {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def _cell(steps: dict[int, list[float]], seeds: int) -> str:
+    """The mean at the first and at the last step, with the deviation of the gain over seeds."""
+    if not steps:
+        return ""
+    first, last = steps[min(steps)], steps[max(steps)]
+    text = f"{statistics.mean(last):.1f}"
+    if max(steps) and 0 in steps:
+        count = min(len(first), len(last))
+        gain = [b - a for a, b in zip(first[:count], last[:count], strict=True)]
+        text = f"{statistics.mean(first[:count]):.1f} → {statistics.mean(last[:count]):.1f}"
+        if count > 1:
+            deviation = statistics.stdev(gain)
+            text += f" ± {deviation:.1f}"
+            text = f"**{text}**" if statistics.mean(gain) > _DEVIATIONS * deviation else text
+    return text + (f" ({len(last)})" if len(last) < seeds else "")
+
+
+def times(saved: dict) -> str:
+    """A line with the processor seconds of training, a mean over the runs of each method."""
+    found: dict[str, list[float]] = {}
+    for run, seconds in saved.get("training_seconds", {}).items():
+        found.setdefault(run.rpartition("-")[0], []).append(seconds)
+    rows = [f"{title(run)} {statistics.mean(found[run]):.0f}" for run in sorted(found, key=row_order)]
+    return f"Processor seconds of {saved['size']['steps']:,} steps of training: {', '.join(rows) or 'not recorded'}."
