@@ -19,8 +19,8 @@ from pretrain.studies.quality import teacher
 from pretrain.studies.quality.encoding import encode
 from pretrain.studies.quality.frames import efficientnet, frame_features
 from pretrain.studies.quality.methods import METHODS
-from pretrain.studies.quality.probes import attentive_scores, knn_scores, labelled_rows, linear_scores
 from pretrain.studies.quality.page import summary, write_page
+from pretrain.studies.quality.probes import attentive_scores, knn_scores, labelled_rows, linear_scores
 from pretrain.studies.quality.report import as_markdown, collect, picture
 from pretrain.studies.quality.study import ROOT, SHARES, Size, Study
 from pretrain.studies.quality.videos import VIDEOS, accuracies

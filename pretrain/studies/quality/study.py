@@ -85,9 +85,8 @@ class Study:
         if {key: saved[key] for key in about} != about:
             raise ValueError(f"{records} is of a study with other numbers: repeat them, or choose another file")
         self.about, self.records = about, {_key(record): record for record in saved["records"]}
-        self.training_seconds: dict[str, float] = saved.get(
-            "training_seconds", {}
-        )  # of the processor, by run, unless it was resumed
+        # Of the processor, by run; a run that was resumed has none.
+        self.training_seconds: dict[str, float] = saved.get("training_seconds", {})
         self._clips: dict[str, Tensor] = {}
         self._labels: dict[tuple[str, str], Tensor] = {}
         self._frames: dict[str, tuple[Tensor, Tensor]] = {}
