@@ -138,7 +138,7 @@ class Assistant(Answerer):
         """Visual tokens `[Q, D]`, of tiles `[n * Q, D]`, of regions `[1, D]`, by request and `clip I` or `region R`.
 
         Clips of one shape with one instruction go through the encoder together, so that no text is padded: padding on
-        the left would shift the places of its tokens.
+        the left would shift the places of its tokens. Equal clips, of questions about one video, go through it once.
         """
         groups: dict[tuple[tuple[int, ...], str], list[tuple[Request, int]]] = {}
         for request in requests:
@@ -148,19 +148,22 @@ class Assistant(Answerer):
                 groups.setdefault((tuple(clip.shape), text), []).append((request, i))
         found: dict[tuple[int, str], Tensor] = {}
         for (_, text), members in groups.items():
-            video = torch.stack([request.clips[i] for request, i in members]).to(self.device)  # [V, C, T, H, W]
+            clips = torch.stack([request.clips[i] for request, i in members]).to(self.device)
+            firsts, own = distinct(clips)
+            video = self.normalize(clips[firsts]).to(self.dtype)  # [V, C, T, H, W]
             ids = self._instruction(text)
-            rows = None if ids is None else ids.expand(len(members), -1)  # [V, l]
-            video = self.normalize(video).to(self.dtype)
+            rows = None if ids is None else ids.expand(len(video), -1)  # [V, l]
             names = [(id(request), f"clip {i}") for request, i in members]
             if self.tiles is not None:
-                found |= zip(names, self.model.tile_tokens(video, rows), strict=True)
+                seen = self.model.tile_tokens(video, rows)
+                found |= {name: seen[n] for name, n in zip(names, own, strict=True)}
                 continue
             tokens = self.model.encode(video)  # [V, N, C]
-            found |= zip(names, self.model.read(tokens, rows), strict=True)
-            for (request, i), seen in zip(members, tokens, strict=True):
+            seen = self.model.read(tokens, rows)
+            for name, (request, i), n in zip(names, members, own, strict=True):
+                found[name] = seen[n]
                 if request.regions:
-                    found |= self._look_at_regions(request, i, seen)
+                    found |= self._look_at_regions(request, i, tokens[n])
         return found
 
     def _look_at_regions(self, request: Request, clip: int, tokens: Tensor) -> dict[tuple[int, str], Tensor]:
@@ -195,6 +198,18 @@ class Assistant(Answerer):
         }
         ids = self.model.generate(batch, visual, self.pad, **how)
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def distinct(clips: Tensor) -> tuple[list[int], list[int]]:
+    """Of clips `[V, ...]`, the places of those that differ from all before them; and of each, which of these it is."""
+    sums = clips.flatten(1).sum(dim=1, dtype=torch.int64).tolist()
+    firsts: list[int] = []
+    own = []
+    for i, clip in enumerate(clips):
+        same = [n for n, j in enumerate(firsts) if sums[j] == sums[i] and torch.equal(clips[j], clip)]
+        own += same or [len(firsts)]
+        firsts += [] if same else [i]
+    return firsts, own
 
 
 def sampling(writing: Writing, tokenizer: Any) -> dict[str, Any]:

@@ -53,6 +53,21 @@ def test_answers_and_likelihoods_do_not_depend_on_the_batch_or_its_order(assista
     assert together != pytest.approx(other, abs=1e-4)  # the video counts
 
 
+def test_questions_about_one_video_share_its_tokens(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder sees each video once, and the language model reads what the prompts begin with once."""
+    words = ("What colour is it, and why?", "Which way?", "How many are there?")
+    asked = [request(seed, text) for text in words for seed in (5, 6)]
+    alone = [assistant.answer([each], FEW)[0] for each in asked]
+    seen, read = [], []
+    encode, first = assistant.model.encode, assistant.model.llm.model.layers[0]
+    monkeypatch.setattr(assistant.model, "encode", lambda video: seen.append(len(video)) or encode(video))
+    hook = first.register_forward_hook(lambda layer, inputs, output: read.append(output.shape[1]))
+    assert assistant.answer(asked, FEW) == alone and len(set(alone)) > 3
+    hook.remove()
+    lengths = [len(assistant.tokenizer(as_text(assistant.template.segments(r.conversation))).input_ids) for r in asked]
+    assert seen == [2] and read[0] < 0.6 * sum(lengths)
+
+
 def test_a_likelihood_is_the_mean_log_probability_of_the_options_tokens(assistant: Assistant) -> None:
     (found,) = assistant.likelihoods(REQUESTS[3], ["blue"])
     text = as_text(assistant.template.segments(REQUESTS[3].conversation))
