@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.chat.conversation import ChatBatch
+from models.chat.conversation import IGNORE_INDEX, ChatBatch
 from models.chat.growing_cache import growing_cache
 from models.chat.language_model import embeddings_of, label_loss, target_loss, width_of
 from models.chat.qformer import QFormer
@@ -189,6 +189,23 @@ class VideoChat(nn.Module):
             )
         logits = llm(inputs_embeds=embeds, use_cache=False).logits
         return logits if places is None else logits[:, places]
+
+    def target_logits(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """Of each row, the logits of the places before its labels, `[k, V]`. What several rows begin with, such as a
+        question before each of its options, is read once."""
+        before = [(labels[1:] != IGNORE_INDEX).nonzero()[:, 0] for labels in batch.labels]
+        if not self.attends_in_rows:
+            return [row[places] for row, places in zip(self.logits(batch, visual), before, strict=True)]
+        rows = zip(self.embed(batch, visual), batch.lengths.tolist(), strict=True)
+        packed, packs = pack_shared([row[:length] for row, length in rows])
+        starts = packs.bounds.tolist()
+        kept = []
+        for chain, places in zip(packs.chains, before, strict=True):
+            where = [torch.arange(starts[i], starts[i + 1], device=places.device) for i in chain]
+            kept.append(torch.cat(where)[places])
+        options = {**row_options(packed, packs), "logits_to_keep": torch.cat(kept)}
+        logits = self.llm(inputs_embeds=packed, use_cache=False, **options).logits[0]
+        return list(logits.split([len(places) for places in kept]))
 
     def forward(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor]) -> Tensor:
         """The loss of the batch's labels: the mean over all of its targets."""

@@ -96,7 +96,9 @@ class Assistant(Answerer):
         asked = self.template.segments(request.conversation)
         rows = [([*asked, Segment(option, Role.ANSWER)], request) for option in options]
         batch, visual = self._prepare(rows, 0)
-        return mean_log_probabilities(self.model.logits(batch, visual), batch.labels)
+        logits = self.model.target_logits(batch, visual)
+        targets = [labels[1:][labels[1:] != IGNORE_INDEX] for labels in batch.labels]
+        return [mean_log_probability(*each) for each in zip(logits, targets, strict=True)]
 
     def _prepare(self, rows: Sequence[tuple[Sequence[Segment], Request]], new: int) -> tuple[ChatBatch, list[Tensor]]:
         """Conversations as a batch, and the visual tokens of all their clips."""
@@ -223,18 +225,15 @@ def sampling(writing: Writing, tokenizer: Any) -> dict[str, Any]:
     return options
 
 
-def mean_log_probabilities(logits: Tensor, labels: Tensor) -> list[float]:
-    """Of each row's labels `[B, L]`, given the logits `[B, L, V]` of the places before them.
+def mean_log_probability(logits: Tensor, targets: Tensor) -> float:
+    """Of target tokens `[k]`, given the logits `[k, V]` of the places before them.
 
     Raises:
-        ValueError: a row has no label.
+        ValueError: there is no target.
     """
-    scores, targets = logits[:, :-1].float().log_softmax(-1), labels[:, 1:]
-    is_target = targets != IGNORE_INDEX
-    if not is_target.any(1).all():
+    if not len(targets):
         raise ValueError("an option has no token: its likelihood is not defined")
-    chosen = scores.gather(2, targets.clamp(min=0)[..., None])[..., 0] * is_target
-    return (chosen.sum(1) / is_target.sum(1)).tolist()
+    return logits.float().log_softmax(-1).gather(1, targets[:, None]).mean().item()
 
 
 def weights_digest(model: nn.Module, more: str = "") -> str:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.chat.conversation import collate, pad_token, tokenize
+from models.chat.conversation import IGNORE_INDEX, collate, pad_token, tokenize
 from models.chat.language_model import context_of, language_model
 from models.chat.templates import ChatTemplate, Role, Segment
 from models.chat.tokenizer_template import TokenizerTemplate
 from models.fetch import local_path
 from pretrain.chat.answerer import Answerer, Request, Writing, Written
-from pretrain.chat.assistant import mean_log_probabilities, sampling, weights_digest
+from pretrain.chat.assistant import mean_log_probability, sampling, weights_digest
 from pretrain.chat.stopping import Pieces, Stops, end_tokens
 
 
@@ -60,7 +60,8 @@ class TextModel(Answerer):
         for option in options:
             segments = [*self.template.segments(request.conversation), Segment(option, Role.ANSWER)]
             ids, labels = self._ids(request, segments, 0)
-            found += mean_log_probabilities(self.llm(ids).logits, labels)
+            is_target = labels[0, 1:] != IGNORE_INDEX
+            found.append(mean_log_probability(self.llm(ids).logits[0, :-1][is_target], labels[0, 1:][is_target]))
         return found
 
     def _ids(self, request: Request, segments: Sequence[Segment], new: int) -> tuple[Tensor, Tensor]:

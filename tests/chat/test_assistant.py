@@ -68,6 +68,16 @@ def test_questions_about_one_video_share_its_tokens(assistant: Assistant, monkey
     assert seen == [2] and read[0] < 0.6 * sum(lengths)
 
 
+def test_a_question_is_read_once_for_all_of_its_options(assistant: Assistant) -> None:
+    read: list[int] = []
+    hook = assistant.model.llm.model.layers[0].register_forward_hook(lambda *layer: read.append(layer[2].shape[1]))
+    options = ["red", "a far longer option than the other", "blue"]
+    together = assistant.likelihoods(REQUESTS[1], options)
+    assert together == pytest.approx([assistant.likelihoods(REQUESTS[1], [o])[0] for o in options], abs=1e-5)
+    assert len(read) == 4 and read[0] < 0.6 * sum(read[1:])
+    hook.remove()
+
+
 def test_a_likelihood_is_the_mean_log_probability_of_the_options_tokens(assistant: Assistant) -> None:
     (found,) = assistant.likelihoods(REQUESTS[3], ["blue"])
     text = as_text(assistant.template.segments(REQUESTS[3].conversation))
