@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", choices=VIDEOS, default="actions", help="videos (default %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="output folder (default %(default)s)")
     parser.add_argument("--records", type=Path, help="file of results to go on with (default OUT/DATA/records.json)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="rows (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--parts", nargs="+", choices=("probes", "tuning"), default=["probes", "tuning"])
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
     records = a.records or folder / "records.json"
     size = Size(**{field.name: getattr(a, field.name) for field in fields(Size)})
     with lock_folder(folder):
-        study = Study(folder, records, a.data, size, run, a.trust)
+        study = Study(folder, records, a.data, size, run, a.trust, a.device)
         for part in a.parts:  # a study that is cut has seed 0 of all methods first
             for seed in a.seeds:
                 for name in a.methods:

@@ -1,6 +1,8 @@
 """Frames of a generated source, drawn once into one file and read from there: for many passes over the same videos."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +21,13 @@ class Rendered(Source):
         path: the file, `.npy`, uint8 `[N, T, H, W, 3]`; a `.json` beside it says what it holds. It may be shared by
             sources that differ in labels only.
         every: frames of the source per stored frame.
+        processes: that draw the file.
 
     Raises:
         ValueError: the file is of other videos, or the source has files instead of generated videos.
     """
 
-    def __init__(self, source: Source, path: str, every: int = 1) -> None:
+    def __init__(self, source: Source, path: str, every: int = 1, processes: int = 1) -> None:
         self.source = source
         self.counts, self.texts, self.labels = len(source), source.texts, source.labels
         self.classes = source.classes
@@ -39,25 +42,23 @@ class Rendered(Source):
         note = self.file.with_suffix(".json")
         with Lock(self.file.with_suffix(".lock"), self.file, wait=3600):
             if not self.file.is_file() or not note.is_file():
-                self._draw()
+                self._draw(processes)
                 write_whole(note, json.dumps(holds) + "\n")
         self._frames = np.load(self.file, mmap_mode="r")
         same = json.loads(note.read_text()) == holds and self._frames.shape[1:4] == (self._length, *self._size)
-        if not same or not np.array_equal(self._frames[0], self._drawn(0)):
+        if not same or not np.array_equal(self._frames[0], _drawn(source, 0, every)):
             raise ValueError(f"{self.file} holds other videos than {type(source).__name__} makes: delete it")
 
-    def _drawn(self, index: int) -> np.ndarray:
-        video = self.source[index].content
-        assert isinstance(video, Video)
-        return video.frames(np.arange(0, len(video), self._every))
-
-    def _draw(self) -> None:
+    def _draw(self, processes: int) -> None:
         shape = (len(self.source), self._length, *self._size, 3)
         with whole_path(self.file) as draft:
-            frames = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape)
-            for index in range(len(self.source)):
-                frames[index] = self._drawn(index)
-            frames.flush()
+            np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=shape).flush()
+            parts = [(self.source, self._every, draft, start, processes) for start in range(processes)]
+            if processes == 1:
+                _draw_part(*parts[0])
+                return
+            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+                list(pool.map(_draw_part, *zip(*parts, strict=True)))  # the list is where an error comes out
 
     def __getitem__(self, index: int) -> Sample:
         index = range(self.counts)[index]
@@ -77,3 +78,18 @@ class StoredVideo(Video):
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(self._frames[wanted])
+
+
+def _drawn(source: Source, index: int, every: int) -> np.ndarray:
+    """The frames of a video that are stored, uint8 `[T, H, W, 3]`."""
+    video = source[index].content
+    assert isinstance(video, Video)
+    return video.frames(np.arange(0, len(video), every))
+
+
+def _draw_part(source: Source, every: int, file: Path, start: int, step: int) -> None:
+    """Draws every `step`-th video from number `start` on into its place in the file."""
+    frames = np.load(file, mmap_mode="r+")
+    for index in range(start, len(source), step):
+        frames[index] = _drawn(source, index, every)
+    frames.flush()

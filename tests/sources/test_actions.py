@@ -2,13 +2,14 @@
 
 import importlib.util
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datamodules import Actions, Listed, Rendered
-from datamodules.sources import motion_capture
+from datamodules.sources import motion_capture, rendered
 from datamodules.sources.motion_capture import ACTIONS, humanoid
 from datamodules.sources.ray_casting import Camera, Floor, cast
 
@@ -133,6 +134,25 @@ def test_frames_are_drawn_once_and_those_of_others_refused(tmp_path: Path) -> No
             continue  # its first video is the same
         with pytest.raises(ValueError, match=r"few.npy holds other videos .* delete it"):
             Rendered(other, file, every=4)
+
+
+@pytest.mark.parametrize("pool", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
+def test_frames_are_the_same_whoever_draws_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    if pool == "threads":  # processes take seconds to start
+        monkeypatch.setattr(rendered, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count))
+    source = Actions(5, length=4, size=8)
+    alone, together = (Rendered(source, str(tmp_path / f"{n}.npy"), processes=n) for n in (1, 3))
+    assert all(np.array_equal(alone[i].content.frames([0, 3]), together[i].content.frames([0, 3])) for i in range(5))
+    assert alone[4].content.frames([0]).any()
+
+
+def test_a_camera_that_is_nearer_shows_a_larger_body() -> None:
+    frames = [
+        Actions(1, length=2, size=24, distance=(metres, metres))[0].content.frames([0])[0].astype(int)
+        for metres in (2.0, 4.0)
+    ]
+    near, far = ((frame.max(2) - frame.min(2) > 60).sum() for frame in frames)  # clothes are the saturated pixels
+    assert near > 2 * far > 0
 
 
 def test_a_list_selects_samples(tmp_path: Path) -> None:

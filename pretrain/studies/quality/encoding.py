@@ -11,13 +11,17 @@ _CLIPS_AT_ONCE = 64
 
 
 @torch.no_grad()
-def encode(encoder: Any, normalize: nn.Module, clips: Tensor) -> tuple[Tensor, Tensor]:
-    """A vector `[N, D]` and float16 tokens `[N, K, D]` of each of uint8 `clips` `[N, 3, T, H, W]`."""
+def encode(encoder: Any, normalize: nn.Module, clips: Tensor, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """A vector `[N, D]` and float16 tokens `[N, K, D]` of each of uint8 `clips` `[N, 3, T, H, W]`, on the CPU; they are
+    computed on `device`."""
+    encoder.to(device)
+    normalize.to(device)
     features, tokens = [], []
     for part in clips.split(_CLIPS_AT_ONCE):
-        video = normalize(part)
+        video = normalize(part.to(device))
         seen = encoder(video)
         # Where the vector is the mean of the tokens, they are not computed twice.
-        features.append(seen.mean(dim=1) if type(encoder).summary is Encoder.summary else encoder.summary(video))
-        tokens.append(seen.half())
+        vector = seen.mean(dim=1) if type(encoder).summary is Encoder.summary else encoder.summary(video)
+        features.append(vector.cpu())
+        tokens.append(seen.half().cpu())
     return torch.cat(features), torch.cat(tokens)

@@ -47,9 +47,9 @@ class Size:
         tune_steps: of fine-tuning, 32 clips each.
     """
 
-    steps: int = 400
-    points: int = 2
-    train: int = 2048
+    steps: int = 2000
+    points: int = 4
+    train: int = 4096
     test: int = 1024
     tune_steps: int = 150
 
@@ -64,6 +64,7 @@ class Study:
         size: of the study.
         command: runs `python -m pretrain` with these arguments.
         trust: full names of classes that the recipes in the study's checkpoints may use besides ours.
+        device: that trains and encodes, "cpu" or "cuda".
 
     Raises:
         ValueError: the file holds records of a study of another size.
@@ -77,9 +78,10 @@ class Study:
         size: Size,
         command: Callable[[list[str]], None],
         trust: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
         self.folder, self.file, self.videos, self.size = folder, records, VIDEOS[data], size
-        self.command, self.trust = command, trust
+        self.command, self.trust, self.device = command, trust, device
         about = {"data": data, "size": vars(size)}
         saved = read_json(records) if records.is_file() else {**about, "records": []}
         if {key: saved[key] for key in about} != about:
@@ -185,7 +187,7 @@ class Study:
     def pretrain(self, run: str, name: str, seed: int, label: str | None) -> None:
         """Trains the method's tiny recipe on the study's videos, unless that is done."""
         source = self.videos.make("train", label or next(iter(self.videos.classes)), self._shared, self.size.train)
-        if name == "umt" and self.videos.name == "actions":
+        if name == "umt" and self.videos.name.startswith("actions"):
             make_teacher(self._shared / "teacher")
         options = [*_config(str(METHODS[name].recipe)), *_config(f"quality/{self.videos.name}")]
         for fragment in (f"quality/{name}", f"quality/{self.videos.name}_{name}"):
@@ -210,7 +212,7 @@ class Study:
         self.pretrain(run, name, seed, label)
         objective: Any = self.objective(f"{run}-{seed}", seed, step)
         encoder = objective.model.encoder if METHODS[name].labels else objective.encoder
-        return encode(encoder, objective.normalize, self.clips(part))
+        return encode(encoder, objective.normalize, self.clips(part), self.device)
 
     def objective(self, run: str, seed: int, step: int) -> Objective:
         """The objective of a run after `step` steps, in eval mode; after none, with the seed's initial weights."""
@@ -273,7 +275,7 @@ class Study:
         saving = {"every_n_train_steps": every, "monitor": "step", "mode": "max", "save_top_k": -1}
         callback = {"class_path": "ModelCheckpoint", "init_args": {**saving, "filename": "{step:07d}"}}
         more = {"logger.init_args.save_dir": self.folder, "logger.init_args.name": run, "max_steps": steps}
-        more |= {"accelerator": "cpu", "enable_model_summary": "false", "callbacks": json.dumps([callback])}
+        more |= {"accelerator": self.device, "enable_model_summary": "false", "callbacks": json.dumps([callback])}
         options = [*options, *(f"--trainer.{key}={value}" for key, value in more.items())]
         # No workers: one process has one random state, and frames are ready.
         options += ["--data.workers=0", f"--seed_everything={seed}", "--ckpt_path=auto"]

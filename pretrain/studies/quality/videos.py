@@ -1,7 +1,9 @@
 """The videos of the study, their classes, and the tasks that a classifier's scores answer."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from datamodules.sources.source import Source
 from datamodules.sources.synthetic import DIRECTIONS, SHAPES, Synthetic
 from datamodules.video import VideoData
 
-_SIZE = 48  # of the drawn actions, which are cropped and scaled to the model's
+_DISTANCE = (1.9, 2.4)  # of the camera in metres: a standing body almost fills the frame
 _EVERY = 3  # frames of a drawn action per stored frame
 _CLIPS_AT_ONCE = 64
 
@@ -43,6 +45,7 @@ class Videos:
         tasks: by name; a task among a few classes is read off the scores for all of its kind.
         make: the source's class path and arguments, from (part, label, folder, number of videos).
         stride: frames between two of a clip.
+        size: height and width of a clip.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Videos:
     tasks: dict[str, Task]
     make: Callable[[str, str, Path, int], dict[str, Any]]
     stride: int
+    size: int = 32
 
     def chance(self, task: str) -> float:
         """Percent of a guess; classes are equally frequent."""
@@ -57,9 +61,9 @@ class Videos:
         return 100 / len(asked.among or self.classes[asked.label])
 
     def clips(self, part: str, folder: Path, count: int) -> Tensor:
-        """The middle clip of each video, uint8 `[N, 3, 8, 32, 32]`."""
+        """The middle clip of each video, uint8 `[N, 3, 8, size, size]`."""
         source = _instantiate(self.make(part, next(iter(self.classes)), folder, count))
-        data = VideoData(frames=8, stride=self.stride, size=32, global_batch=_CLIPS_AT_ONCE, workers=0)
+        data = VideoData(frames=8, stride=self.stride, size=self.size, global_batch=_CLIPS_AT_ONCE, workers=0)
         batches = EvalBatches(source, data.clip, 1, 1, 0, 1, _CLIPS_AT_ONCE)
         return torch.cat([batches[i]["video"] for i in range(len(batches))])[: len(source)]
 
@@ -76,12 +80,13 @@ def _instantiate(arguments: dict[str, Any]) -> Source:
     return kinds[arguments["class_path"]](**made)
 
 
-def _actions(part: str, label: str, folder: Path, count: int) -> dict[str, Any]:
+def _actions(size: int, processes: int, part: str, label: str, folder: Path, count: int) -> dict[str, Any]:
     seed = 0 if part == "train" else 1
-    drawn = {"samples": count, "size": _SIZE, "seed": seed, "part": part, "label": label, "reverse": True}
-    source = {"class_path": "Actions", "init_args": drawn}
-    path = str(folder / f"actions_{part}_{count}.npy")
-    return {"class_path": "Rendered", "init_args": {"path": path, "every": _EVERY, "source": source}}
+    drawn = {"samples": count, "size": size, "seed": seed, "part": part, "label": label, "reverse": True}
+    source = {"class_path": "Actions", "init_args": {**drawn, "distance": list(_DISTANCE)}}
+    path = str(folder / f"actions{size}_{part}_{count}.npy")
+    stored = {"path": path, "every": _EVERY, "source": source, "processes": processes}
+    return {"class_path": "Rendered", "init_args": stored}
 
 
 def _shapes(part: str, label: str, folder: Path, count: int) -> dict[str, Any]:
@@ -90,9 +95,9 @@ def _shapes(part: str, label: str, folder: Path, count: int) -> dict[str, Any]:
     return {"class_path": "Synthetic", "init_args": drawn}
 
 
-VIDEOS = {
-    "actions": Videos(
-        "actions",
+def _human_actions(name: str, size: int, processes: int) -> Videos:
+    return Videos(
+        name,
         {"action": tuple(ACTIONS), "order": ORDERS},
         {
             "action": Task("action"),
@@ -100,9 +105,15 @@ VIDEOS = {
             "spin or spin kick": Task("action", ("spin", "spinkick")),
             "order": Task("order"),
         },
-        _actions,
+        partial(_actions, size, processes),
         stride=2,
-    ),
+        size=size,
+    )
+
+
+VIDEOS = {
+    "actions": _human_actions("actions", 32, 1),
+    "actions_112": _human_actions("actions_112", 112, os.cpu_count() or 1),  # for a machine with a GPU
     "shapes": Videos(
         "shapes",
         {"shape": SHAPES, "direction": tuple(DIRECTIONS)},
