@@ -1,6 +1,22 @@
 """Classes that recipes name by their short names: the parser knows those that are imported."""
 
-from datamodules import Actions, Files, Listed, Rendered, Shards, Synthetic, VideoData  # noqa: F401
+from datamodules import (  # noqa: F401
+    Actions,
+    Annotated,
+    CentrePatch,
+    Files,
+    Instructions,
+    Listed,
+    Mixture,
+    Patch,
+    RandAugment,
+    RandomResizedCrop,
+    Rendered,
+    ShapeQuestions,
+    Shards,
+    Synthetic,
+    VideoData,
+)
 from pretrain import objectives
 from pretrain.engine.monitoring import Reconstructions  # noqa: F401
 from pretrain.engine.strategies import FSDP2Strategy, ZeROStrategy  # noqa: F401

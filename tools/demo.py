@@ -195,7 +195,8 @@ def read_clips(model: "VideoMAE", recipe: str, shards: Path, most: int = 6) -> "
     from datamodules.clips.crops import CentreCrop
     from datamodules.clips.sampling import Dense
     from datamodules.decoding.reader import PyAV
-    from datamodules.loading.batches import Clip, EvalBatches
+    from datamodules.loading.batches import EvalBatches
+    from datamodules.loading.clip import Clip
     from datamodules.sources.shards import Shards
 
     source, e = Shards(str(shards)), model.encoder

@@ -1,10 +1,22 @@
 """Frames of a video in the size of a clip: each is scaled as it is decoded, so that few are held at their full size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from datamodules.decoding.contract import Video
+
+
+def distinct_frames(video: Video, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
+    """For each distinct frame of a clip: its times in it, and the frame, [1, H, W, 3].
+
+    Frames are large and clips small, so that few frames are held at full size: a clip of 64 frames of 4K takes 1.6 GB.
+    """
+    times: dict[int, list[int]] = {}
+    for time, index in enumerate(np.asarray(indices).tolist()):
+        times.setdefault(index, []).append(time)
+    for index, frame in video.each(np.asarray(indices)):
+        yield times[index], frame[None]
 
 
 def scaled_frames(
@@ -15,13 +27,10 @@ def scaled_frames(
     Raises:
         DecodeError: a frame cannot be decoded.
     """
-    rows: dict[int, list[int]] = {}
-    for row, index in enumerate(np.asarray(indices).tolist()):
-        rows.setdefault(index, []).append(row)
     made = np.empty((0,), np.uint8)
-    for index, frame in video.each(indices):
-        scaled = scale(frame[None])
+    for times, frame in distinct_frames(video, indices):
+        scaled = scale(frame)
         if not len(made):
             made = np.empty((len(indices), *scaled.shape[1:]), np.uint8)
-        made[rows[index]] = scaled
+        made[times] = scaled
     return made

@@ -3,70 +3,29 @@
 Letters: `m` videos, `V` views of each, `B = V m` rows in view-major order (all videos' view 0, then view 1, ...).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from datamodules.clips import crops
-from datamodules.clips.augment import Augment
-from datamodules.clips.eval_views import EvalView, Squares
-from datamodules.clips.sampling import Sampler
-from datamodules.decoding.contract import DecodeError, Video
-from datamodules.decoding.reader import Decoder
+from datamodules.clips.frame_by_frame import distinct_frames
+from datamodules.decoding.contract import DecodeError
 from datamodules.loading import reading
+from datamodules.loading.clip import Clip, video_shape
+from datamodules.loading.collate import all_skipped, collate, without_content
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.read_ahead import Read
 from datamodules.loading.rows import Memory, RowBatches
+from datamodules.loading.text_rows import Encode, Shown, encoded, shown
 from datamodules.sources.order import SampleOrder, SampleRng, mix
 from datamodules.sources.source import Sample, Source
 
 T = TypeVar("T")
 ATTEMPTS = 8  # substitutes for one unreadable sample before the run stops
-
-
-@dataclass
-class Clip:
-    """How a clip is cut from a video: numbers and rules, the same for every sample."""
-
-    frames: int
-    stride: int
-    size: crops.Size
-    views: int
-    flip: float
-    sampler: Sampler
-    crop: crops.Crop
-    decoder: Decoder
-    view: EvalView = Squares()  # noqa: RUF009 (it has no state)
-    augment: Augment | None = None
-
-
-class Shown(NamedTuple):
-    """What is shown of a video: times of the frames in seconds, the clip's height and width, and whether it is an
-    image."""
-
-    seconds: list[float]
-    size: tuple[int, int]
-    image: bool
-
-
-class Encode(Protocol):
-    """Makes of a sample's texts what a model reads; a method gives it, and it runs in the loading processes."""
-
-    def __call__(self, sample: Sample, shown: Shown, draw: int | None) -> dict[str, np.ndarray]:
-        """A row of the batch. ValueError if the sample cannot be used.
-
-        Args:
-            draw: 64 random bits of the sample's number in training; None in evaluation, where nothing is drawn.
-        """
-        ...
-
-    def blank(self, shown: Shown) -> dict[str, np.ndarray]:
-        """The row of a sample that cannot be read, which counts nowhere."""
-        ...
 
 
 class TrainBatches(RowBatches):
@@ -138,7 +97,7 @@ class TrainBatches(RowBatches):
             (first, end), rng = sample.part(video), SampleRng(self.seed, n, 0)
             indices = first + clip.sampler.draw(end - first, clip.frames, clip.stride, rng)
             rngs: list[SampleRng] = []
-            for times, frame in scaled_as_they_come(video, indices):
+            for times, frame in distinct_frames(video, indices):
                 # A crop draws anew for each frame, from the same numbers: the box is that of the first one.
                 rngs = [SampleRng(self.seed, n, 1 + view) for view in range(clip.views)]
                 for view, draws in enumerate(rngs):
@@ -150,32 +109,6 @@ class TrainBatches(RowBatches):
                 sample = replace(sample, text=self._caption(sample, n))
                 row = encoded(self.encode, sample, shown(video, indices, clip.size), mix(self.seed, n, -2))
         return row, rngs
-
-
-def scaled_as_they_come(video: Video, indices: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
-    """For each distinct frame of a clip: its times in it, and the frame, [1, H, W, 3].
-
-    Frames are large and clips small, so that few frames are held at full size: a clip of 64 frames of 4K takes 1.6 GB.
-    """
-    times: dict[int, list[int]] = {}
-    for time, index in enumerate(indices.tolist()):
-        times.setdefault(index, []).append(time)
-    for index, frame in video.each(indices):
-        yield times[index], frame[None]
-
-
-def shown(video: Video, indices: np.ndarray, size: crops.Size) -> Shown:
-    """See `Shown`; an image has no times."""
-    image = len(video) == 1
-    return Shown([] if image else np.nan_to_num(video.seconds(indices)).tolist(), crops.sides(size), image)
-
-
-def encoded(encode: Encode, sample: Sample, shown: Shown, draw: int | None) -> dict:
-    """The row of a sample's texts; DecodeError if they cannot be used."""
-    try:
-        return encode(sample, shown, draw)
-    except ValueError as error:
-        raise DecodeError(sample.name, error) from error
 
 
 def read_or_substitute(
@@ -272,43 +205,10 @@ class EvalBatches(RowBatches):
         with sample.open(clip.decoder) as video:
             (first, end), made = sample.part(video), range(self.clips)
             wanted = [first + clip.sampler.view(end - first, clip.frames, clip.stride, c, self.clips) for c in made]
-            for times, frame in scaled_as_they_come(video, np.concatenate(wanted)):
+            for times, frame in distinct_frames(video, np.concatenate(wanted)):
                 for s in range(self.crops):
                     picture = torch.from_numpy(np.ascontiguousarray(clip.view(frame, clip.size, s, self.crops)[0]))
                     for c, t in (divmod(time, clip.frames) for time in times):
                         out[c * self.crops + s, t] = picture
             about = [shown(video, indices, clip.size) for indices in wanted]
         return [] if self.encode is None else [encoded(self.encode, sample, each, None) for each in about]
-
-
-def video_shape(views: int, micro: int, clip: Clip) -> tuple[int, ...]:
-    """[V, m, T, H, W, C]."""
-    return views, micro, clip.frames, *crops.sides(clip.size), 3
-
-
-def without_content(sample: Sample) -> Sample:
-    """What a batch needs of a sample besides its pixels, to be sent between processes."""
-    return replace(sample, content="", chat=None, regions=None)
-
-
-def all_skipped(made: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Names and reasons of the samples that could not be read for any row, in the order of the rows."""
-    return [entry for row in made for entry in row["skipped"]]
-
-
-def collate(video: torch.Tensor, source: Source, samples: list[Sample]) -> dict:
-    """Batch with rows in view-major order. `video` [B, C, T, H, W] is a view of the buffer, channels-last in memory."""
-    return {"video": video.flatten(0, 1).permute(0, 4, 1, 2, 3), **annotations(source, samples, len(video))}
-
-
-def annotations(source: Source, samples: list[Sample], views: int = 1) -> dict:
-    """`name`, `origin` if it is another one, and `text` and `label` if the source has them."""
-    total = len(source)
-    batch: dict[str, object] = {"name": [s.name for s in samples] * views}
-    if any(s.origin for s in samples):
-        batch["origin"] = [s.origin or s.name for s in samples] * views
-    if source.texts == total:
-        batch["text"] = [s.text for s in samples] * views
-    if source.labels == total:
-        batch["label"] = torch.tensor([s.label for s in samples] * views)
-    return batch

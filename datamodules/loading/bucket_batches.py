@@ -10,11 +10,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.clips.rectangles import CentreRectangle, Rectangle
 from datamodules.clips.sampling import Dense, Span
-from datamodules.loading.batches import Clip, Encode, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.latent_batches import TrainLatents
 from datamodules.loading.read_ahead import Read
 from datamodules.loading.rows import Memory, RowBatches, by_rows
+from datamodules.loading.text_rows import Encode
 from datamodules.sources.buckets import Bucket, check_members, digest, members, subset
 from datamodules.sources.mixture import MixedOrder
 from datamodules.sources.order import mix

@@ -18,6 +18,17 @@ class Failures:
         self.failed: dict[str, list[tuple[str, str]]] = {}  # names and reasons
         self.loaded: dict[str, int] = {}
 
+    def count(self, stage: str, batch: dict) -> None:
+        """Counts the videos of a batch, and takes `skipped` from it, those that could not be read; see `add_failed`."""
+        skipped = batch.pop("skipped", [])
+        if "window" in batch:  # the survey has counted the videos, and one has many batches
+            known = {name for name, _ in self.failed.get(stage, [])}
+            skipped = [(name, reason) for name, reason in skipped if name not in known]
+        else:
+            self.add_loaded(stage, len(set(batch["name"])))  # views share a name
+        if skipped:
+            self.add_failed(stage, skipped)
+
     def add_loaded(self, stage: str, videos: int) -> None:
         self.loaded[stage] = self.loaded.get(stage, 0) + videos
 

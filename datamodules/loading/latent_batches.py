@@ -7,23 +7,25 @@ first.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading import heartbeat, reading
-from datamodules.loading.batches import annotations, read_or_substitute
+from datamodules.loading.batches import read_or_substitute
+from datamodules.loading.collate import all_skipped, annotations, without_content
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.read_ahead import Read
+from datamodules.loading.rows import Memory, RowBatches
 from datamodules.sources.buckets import Bucket
 from datamodules.sources.latents import Latent, read_latent
 from datamodules.sources.order import SampleOrder, mix
 from datamodules.sources.source import Sample, Source
 
 
-class TrainLatents(Dataset):
+class TrainLatents(RowBatches):
     """Training micro-batches of one rank; item k is a pure function of the arguments and k. All samples have one size.
 
     The arguments are those of `TrainBatches`.
@@ -36,23 +38,29 @@ class TrainLatents(Dataset):
         """Micro-batches in one pass over the data. A larger k belongs to a later pass."""
         return self.part.micro_batches(len(self.source))
 
-    def reads(self, index: int, row: int) -> list[Read]:
-        """The samples of micro-batch `index`, which is made as a whole."""
-        return [Read(self.source, self.order(n)[1]) for n in self.part.numbers(index)]
+    def rows(self, index: int) -> int:
+        return len(self.part.numbers(index))
 
-    def __getitem__(self, index: int) -> dict:
-        skipped: list[tuple[str, str]] = []
-        rows = []
-        for n in self.part.numbers(index):
-            sample, latent = read_or_substitute(self.source, self.order, self.seed, n, self._read, skipped)
-            rows.append(_with_caption(sample, latent, mix(self.seed, n, -1)))
-        return {**collate_latents(self.source, rows), "skipped": skipped}
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """None: a latent is small, and is sent as it is stored."""
+        return {}
+
+    def reads(self, index: int, row: int) -> list[Read]:
+        return [Read(self.source, self.order(self.part.numbers(index)[row])[1])]
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        n, skipped = self.part.numbers(index)[row], []
+        sample, latent = read_or_substitute(self.source, self.order, self.seed, n, self._read, skipped)
+        return {**_row(sample, latent, mix(self.seed, n, -1)), "skipped": skipped}
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
+        return {**collate_latents(self.source, made), "skipped": all_skipped(made)}
 
     def _read(self, sample: Sample, n: int) -> Latent:
         return read(sample, self.source)
 
 
-class EvalLatents(Dataset):
+class EvalLatents(RowBatches):
     """Evaluation batches of one rank over all of a source, grouped by the size of the latents.
 
     Within a group sample i belongs to rank i % W. Rows beyond a group's end repeat earlier samples; samples that cannot
@@ -68,35 +76,51 @@ class EvalLatents(Dataset):
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, index: int) -> dict:
+    def rows(self, index: int) -> int:
+        return self.micro
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """None: a latent is small, and is sent as it is stored."""
+        return {}
+
+    def reads(self, index: int, row: int) -> list[Read]:
+        return [Read(self.source, self._number(index, row)[0])]
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        """A row; without `moments` if the sample cannot be read."""
+        number, padding = self._number(index, row)
+        sample, skipped = Sample("", b"", "", 0), []
+        try:
+            sample = reading.read(self.source, number)
+            with heartbeat.decoding(sample.name):
+                made = _row(sample, read(sample, self.source), 0)
+        except DecodeError as error:
+            if not padding:  # it would be named twice
+                skipped.append((error.name, error.reason))
+            sample = replace(without_content(sample), name=error.name, text=_caption(sample, 0))
+            return {"sample": sample, "weight": 0.0, "skipped": skipped}
+        return {**made, "weight": float(not padding), "skipped": skipped}
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
+        other = next((row for row in made if "moments" in row), None) or self._any(index)
+        rows = [row if "moments" in row else {**other, "sample": row["sample"]} for row in made]
+        weight = torch.tensor([row["weight"] for row in made])
+        return {**collate_latents(self.source, rows), "weight": weight, "skipped": all_skipped(made)}
+
+    def _number(self, index: int, row: int) -> tuple[int, bool]:
+        """The number of a row's sample in the source, and whether the row only fills up the batch."""
         g = int(np.searchsorted(self.ends, index, side="right"))
         numbers, batch = self.groups[g], index - (int(self.ends[g - 1]) if g else 0)
-        skipped, weight = [], torch.ones(self.micro)
-        rows: list[tuple[Sample, Latent | None]] = []
-        for i in range(self.micro):
-            n = (batch * self.micro + i) * self.world + self.rank
-            number = int(numbers[n % len(numbers)])
-            sample, latent = Sample("", b"", "", 0), None
-            try:
-                sample = reading.read(self.source, number)
-                with heartbeat.decoding(sample.name):
-                    sample, latent = _with_caption(sample, read(sample, self.source), 0)
-            except DecodeError as error:
-                if n < len(numbers):  # a padding row would be named twice
-                    skipped.append((error.name, error.reason))
-                sample = replace(sample, name=error.name, text=_caption(sample, 0))
-            weight[i] = latent is not None and n < len(numbers)
-            rows.append((sample, latent))
-        other = next((latent for _, latent in rows if latent is not None), None) or self._any(numbers)
-        filled = [(sample, latent or other) for sample, latent in rows]
-        return {**collate_latents(self.source, filled), "weight": weight, "skipped": skipped}
+        n = (batch * self.micro + row) * self.world + self.rank
+        return int(numbers[n % len(numbers)]), n >= len(numbers)
 
-    def _any(self, numbers: np.ndarray) -> Latent:
-        """The first latent of a group that can be read, for the shape of a batch in which none can."""
+    def _any(self, index: int) -> dict[str, Any]:
+        """The first row of a group that can be read, for the shape of a batch in which none can."""
+        numbers = self.groups[int(np.searchsorted(self.ends, index, side="right"))]
         for number in numbers.tolist():
             try:
                 sample = reading.read(self.source, number)
-                return _with_caption(sample, read(sample, self.source), 0)[1]
+                return _row(sample, read(sample, self.source), 0)
             except DecodeError:  # it is named with its own batch
                 continue
         raise RuntimeError(f"none of {len(numbers)} latents of one size can be read; is the storage there?")
@@ -112,15 +136,15 @@ def read(sample: Sample, source: Source) -> Latent:
     return latent
 
 
-def collate_latents(source: Source, rows: list[tuple[Sample, Latent]]) -> dict:
-    """The fields of a batch that depend on its samples."""
-    moments = torch.from_numpy(np.stack([latent.moments for _, latent in rows]).astype(np.float32))
+def collate_latents(source: Source, rows: list[dict[str, Any]]) -> dict:
+    """The fields of a batch that depend on its samples, of rows with `sample`, `moments` and perhaps `text_states`."""
+    moments = torch.from_numpy(np.stack([row["moments"] for row in rows]).astype(np.float32))
     batch: dict[str, object] = {"latents": moments}  # [B, 2C, T, h, w]
-    texts = [latent.text for _, latent in rows if latent.text is not None]
+    texts = [row["text_states"] for row in rows if "text_states" in row]
     if len(texts) == len(rows):
         batch["text_states"] = torch.from_numpy(np.stack(texts).astype(np.float32))  # [B, L, D]
     batch["encoders"] = [source.latents] * len(rows)
-    return {**batch, **annotations(source, [sample for sample, _ in rows])}
+    return {**batch, **annotations(source, [row["sample"] for row in rows])}
 
 
 def latent_buckets(source: Source) -> list[Bucket]:
@@ -141,11 +165,13 @@ def latent_buckets(source: Source) -> list[Bucket]:
     return [Bucket(*sizes[0].tolist())]
 
 
-def _with_caption(sample: Sample, latent: Latent, draw: int) -> tuple[Sample, Latent]:
-    """The sample with one of its captions, and the latent with that caption's states [L, D]."""
+def _row(sample: Sample, latent: Latent, draw: int) -> dict[str, Any]:
+    """`sample` with one of its captions, `moments` [2C, T, h, w], and `text_states` [L, D] of that caption if it has
+    some."""
     which = draw % len(sample.text) if isinstance(sample.text, list) else 0
-    states = None if latent.text is None else latent.text[which]
-    return replace(sample, text=_caption(sample, which)), replace(latent, text=states)
+    states = {} if latent.text is None else {"text_states": latent.text[which]}
+    sample = replace(without_content(sample), text=_caption(sample, which))
+    return {"sample": sample, "moments": latent.moments, **states}
 
 
 def _caption(sample: Sample, which: int) -> str | None:

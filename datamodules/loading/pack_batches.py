@@ -6,11 +6,14 @@ import heapq
 from pathlib import Path
 
 import numpy as np
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from datamodules.clips.crops import sides
 from datamodules.decoding.contract import DecodeError
-from datamodules.loading.batches import Clip, Encode, Shown, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
+from datamodules.loading.text_rows import Encode, Shown
 from datamodules.sources.order import SampleOrder, mix
 from datamodules.sources.source import Source
 from datamodules.storage.whole_files import whole_file
@@ -63,6 +66,33 @@ class PackedBatches(TrainBatches):
             heapq.heappush(least, (total + lengths[n], i))
         turn = sorted(range(bins), key=lambda i: mix(self.seed, block, i))
         return [sorted(packs[i]) for i in turn]
+
+
+def train_batches(
+    source: Source,
+    order: SampleOrder,
+    clip: Clip,
+    seed: int,
+    part: GlobalBatch,
+    encode: Encode | None,
+    block: int | None,
+    file: str | None,
+) -> TrainBatches:
+    """Packs by the tokens of every sample, or without `block` batches of equally many samples.
+
+    Args:
+        file: keeps the counts of tokens; see `token_counts`.
+        others: see `PackedBatches`.
+
+    Raises:
+        MisconfigurationException: the method makes no rows of texts, and packs are wanted.
+        ValueError: the file is damaged, or of another source.
+    """
+    if block is None:
+        return TrainBatches(source, order, clip, seed, part, encode)
+    if encode is None:
+        raise MisconfigurationException("pack_steps is for chat models: leave it out of this recipe")
+    return PackedBatches(source, order, clip, seed, part, encode, token_counts(source, encode, clip, file), block)
 
 
 def token_counts(source: Source, encode: Encode, clip: Clip, file: str | None) -> np.ndarray:

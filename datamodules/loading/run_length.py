@@ -10,6 +10,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules.storage.counted import counted
 
 
+def apply_length(trainer: Trainer, passes: float | None, videos: int, global_batch: int) -> None:
+    """Gives the trainer the length of so many passes (None: it has `max_steps`), and checks that it has one."""
+    if passes is not None:
+        apply_passes(trainer, passes, videos, global_batch)
+    check_length(trainer, videos, global_batch)
+
+
 def check_length(trainer: Trainer, videos: int, global_batch: int) -> None:
     """Errors if the run has no length in steps; the message has that of one pass over the videos."""
     if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]  (Lightning sets it from another module)

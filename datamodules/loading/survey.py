@@ -1,7 +1,7 @@
 """Opens all videos before windows are cut: their lengths, those that cannot be read, and their division among ranks."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
 from datamodules.loading import reading
+from datamodules.loading.failures import Failures
 from datamodules.sources.source import Sample, Source
 
 T = TypeVar("T")
@@ -60,6 +61,16 @@ class Survey(Dataset):
         with sample.open(self.decoder) as video:
             name = sample.origin or sample.name
             return VideoInfo(number, name, sample.length(video), float(video.fps), size=video.size)
+
+
+def readable(items: Iterable[dict], failures: Failures, stage: str) -> Iterator[VideoInfo]:
+    """The videos that a survey has found; those that cannot be read are counted and logged."""
+    for item in items:
+        failures.add_loaded(stage, 1)
+        if "skipped" in item:
+            failures.add_failed(stage, [item["skipped"]])
+        else:
+            yield item["found"]
 
 
 def all_ranks(found: Iterable[VideoInfo]) -> list[VideoInfo]:

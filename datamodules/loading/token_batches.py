@@ -43,7 +43,7 @@ class WithTokens(RowBatches):
         made = self.batches.make(index, row, memory)
         if isinstance(self.batches, WholeItems):
             return self._with_ids(made)
-        if "sample" in made and isinstance(made["sample"].text, str):
+        if "sample" in made and isinstance(made["sample"].text, str) and "text_states" not in made:
             made["ids"] = self.tokenize([made["sample"].text])
         if "image_text" in made:
             made["image_ids"] = self.tokenize(made["image_text"])

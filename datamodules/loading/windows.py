@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.clips.crops import Size
 from datamodules.clips.eval_views import EvalView
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.loading import reading
-from datamodules.loading.batches import Clip, collate, video_shape
+from datamodules.loading.clip import Clip, video_shape
+from datamodules.loading.collate import all_skipped, collate
 from datamodules.loading.rows import Memory, RowBatches
-from datamodules.loading.survey import VideoInfo
+from datamodules.loading.survey import VideoInfo, assign_to_ranks
 from datamodules.sources.source import Sample, Source
+
+_SPANS = 4  # of a window's frames, in a row; a row and the next share fewer than one
 
 
 def count(length: int, frames: int, stride: int, step: int) -> int:
@@ -40,6 +44,9 @@ def window(number: int, length: int, frames: int, stride: int, step: int) -> np.
 class Windows(RowBatches):
     """Batches of one rank: `B` consecutive windows each, through the rank's videos in order.
 
+    A row is what one process makes: consecutive windows, as many as make the frames that it shares with the next row a
+    small part of its own.
+
     Args:
         source: all videos.
         clip: its `frames`, `stride`, `size` and `view` make a window.
@@ -54,6 +61,7 @@ class Windows(RowBatches):
     ) -> None:
         self.source, self.clip, self.step, self.videos = source, clip, step, videos
         self.micro, self.batches = micro, batches
+        self.row = min(micro, -(-_SPANS * span(clip.frames, clip.stride) // step))  # windows
         self.ends = np.cumsum([count(v.frames, clip.frames, clip.stride, step) for v in videos], dtype=np.int64)
         self.open: tuple[int, Reader] | None = None  # kept open: the next batch often continues in it
 
@@ -61,8 +69,7 @@ class Windows(RowBatches):
         return self.batches
 
     def rows(self, index: int) -> int:
-        """1: neighbouring windows share frames, so that one process makes all of a batch."""
-        return 1
+        return -(-self.micro // self.row)
 
     def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
         return {"video": video_shape(1, self.micro, self.clip)}
@@ -73,29 +80,33 @@ class Windows(RowBatches):
         `window` int64 [B, 3]: number of the video in the source, number of the window in the video, and the middle of
         the window in microseconds (-1 if the video has no times).
         """
-        fields = dict(made[0])
-        return {**collate(memory["video"], _BARE, fields.pop("samples")), **fields}
+        samples = [sample for row in made for sample in row["samples"]]
+        weight, place = torch.cat([row["weight"] for row in made]), torch.cat([row["window"] for row in made])
+        batch = {**collate(memory["video"], _BARE, samples), "weight": weight, "window": place}
+        return {**batch, "skipped": list(dict.fromkeys(all_skipped(made)))}
 
     def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
-        skipped, samples, video = [], [Sample("", "")] * self.micro, memory["video"]
+        first = row * self.row  # of the batch's windows
+        video = memory["video"][0, first : first + self.row]  # [n, T, H, W, 3]
         video.zero_()
-        weight, place = torch.zeros(self.micro), torch.full((self.micro, 3), -1)
-        end = min((index + 1) * self.micro, int(self.ends[-1])) if len(self.ends) else 0
-        at = index * self.micro
+        skipped, samples = [], [Sample("", "")] * len(video)
+        weight, place = torch.zeros(len(video)), torch.full((len(video), 3), -1)
+        begin = at = index * self.micro + first
+        end = min(begin + len(video), int(self.ends[-1])) if len(self.ends) else 0
         while at < end:
             which = int(np.searchsorted(self.ends, at, side="right"))
             until = min(end, int(self.ends[which]))
-            rows = slice(at - index * self.micro, until - index * self.micro)
+            rows = slice(at - begin, until - begin)
             before = int(self.ends[which - 1]) if which else 0
             numbers = range(at - before, until - before)
             about = self.videos[which]
             samples[rows] = [Sample(about.name, "")] * len(numbers)
             try:
-                place[rows] = self._fill(video[0, rows], about, numbers)
+                place[rows] = self._fill(video[rows], about, numbers)
                 weight[rows] = 1
             except DecodeError as error:
                 skipped.append((about.name, error.reason))
-                video[0, rows] = 0
+                video[rows] = 0
             at = until
         return {"samples": samples, "weight": weight, "window": place, "skipped": skipped}
 
@@ -137,6 +148,22 @@ class Windows(RowBatches):
         if self.open is not None:
             self.open[1].video.close()
         self.open = None
+
+
+def windows_of_rank(
+    source: Source, clip: Clip, step: int, videos: list[VideoInfo], rank: int, world: int, micro: int
+) -> Windows:
+    """The batches of one rank, of at most `micro` windows, of those videos of all ranks that are not done."""
+
+    def windows(video: VideoInfo) -> int:
+        return count(video.frames, clip.frames, clip.stride, step)
+
+    shares = assign_to_ranks([video for video in videos if not video.done], windows, world)
+    most = max(sum(map(windows, share)) for share in shares)
+    if most == 0:
+        rank_zero_info(f"nothing to do: all {len(videos)} readable videos are done")
+    micro = max(1, min(micro, most))
+    return Windows(source, clip, step, shares[rank], micro, -(-most // micro))
 
 
 class _Bare(Source):

@@ -76,7 +76,7 @@ class ChatRows:
     grid: tuple[int, int, int] | None = None
 
     def __call__(self, sample: Any, shown: Any, draw: int | None) -> Row:
-        """See `datamodules.loading.batches.Encode`. Without a conversation, the sample's text is its caption."""
+        """See `datamodules.loading.text_rows.Encode`. Without a conversation, the sample's text is its caption."""
         chat = [(e.question, e.answer, e.instruction) for e in sample.chat or ()]
         caption = sample.text if isinstance(sample.text, str) or not sample.text else sample.text[0]
         if not chat and not caption:

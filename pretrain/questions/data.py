@@ -1,19 +1,21 @@
 """The LightningDataModule of a benchmark: clips of the questions that are not answered yet."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import Dataset
 
 from datamodules.clips.eval_views import BicubicSquare, EvalView
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder, PyAV
-from datamodules.loading import heartbeat
-from datamodules.loading.defaults import cores_per_device
+from datamodules.loading import reading
+from datamodules.loading.collate import all_skipped
+from datamodules.loading.device_loader import device_loader
 from datamodules.loading.failures import Failures
 from datamodules.loading.loader import BatchNumbers, Loader
+from datamodules.loading.rows import Memory, RowBatches
 from pretrain.questions.clips import CONTROLS, Control, load_clip
 from pretrain.questions.question import Benchmark, Question
 from pretrain.questions.sets import QuestionSet
@@ -101,28 +103,23 @@ class Questions(pl.LightningDataModule):
         left = [question for question in own if question.key not in self.done] or [*own[:1]]
         micro = max(1, self.global_batch // trainer.world_size)
         batches = ClipBatches(left, self.decoder, self.view, self.frames, self.size, self.control, micro)
-        workers = self.workers if self.workers is not None else cores_per_device(trainer.num_devices)
-        workers = 0 if self.control == "no_video" and not self.settings()["subtitles"] else workers
-        return Loader(
+        reads = self.control != "no_video"
+        return device_loader(
             batches,
-            batch_size=None,  # an item is a whole batch already
-            sampler=BatchNumbers(lambda: 0, len(batches)),
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            pin_memory=trainer.strategy.root_device.type == "cuda" and self.control != "no_video",
+            BatchNumbers(lambda: 0, len(batches)),
+            trainer,
+            workers=self.workers if reads or self.settings()["subtitles"] else 0,
             limit=self.decode_seconds,
+            pin=reads,
         )
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """Counts and logs videos that cannot be read; too many end the run."""
-        skipped = batch.pop("skipped")
-        self.failures.add_loaded("test", len(batch["name"]))
-        if skipped:
-            self.failures.add_failed("test", skipped)
+        self.failures.count("test", batch)
         return batch
 
 
-class ClipBatches(Dataset):
+class ClipBatches(RowBatches):
     """Batches of clips; item i has the questions from `i * micro` on."""
 
     def __init__(
@@ -137,21 +134,34 @@ class ClipBatches(Dataset):
     ) -> None:
         self.questions, self.micro = questions, micro
         self.how = decoder, view, frames, size, control
-        self.shape = (3, 0 if control == "no_video" else frames, size, size)
+        self.shape = (0 if control == "no_video" else frames, size, size, 3)
 
     def __len__(self) -> int:
         return -(-len(self.questions) // self.micro)
 
-    def __getitem__(self, index: int) -> dict:
-        rows = self.questions[index * self.micro : (index + 1) * self.micro]
-        video = torch.zeros(len(rows), *self.shape, dtype=torch.uint8)
-        weight, skipped, spoken = torch.ones(len(rows)), [], [""] * len(rows)
-        for i, question in enumerate(rows):
-            try:
-                with heartbeat.decoding(question.place):
-                    video[i], spoken[i] = load_clip(question, *self.how)
-            except DecodeError as error:
-                skipped.append((error.name, error.reason))
-                weight[i] = 0
-        found = {"video": video, "spoken": spoken, "weight": weight, "skipped": skipped}
-        return {**found, "name": [question.key for question in rows]}
+    def rows(self, index: int) -> int:
+        return len(self.questions[index * self.micro : (index + 1) * self.micro])
+
+    def shapes(self, index: int) -> dict[str, tuple[int, ...]]:
+        return {"video": (self.rows(index), *self.shape)}
+
+    def make(self, index: int, row: int, memory: Memory) -> dict[str, Any]:
+        question = self.questions[index * self.micro + row]
+        made: dict[str, Any] = {"name": question.key, "spoken": "", "weight": 0.0, "skipped": []}
+        file = None if question.fps is not None else question.place
+        try:
+            clip, made["spoken"] = reading.decode(question.place, file, lambda: load_clip(question, *self.how))
+            made["weight"] = 1.0
+        except DecodeError as error:
+            made["skipped"] = [(error.name, error.reason)]
+            clip = torch.zeros(3, *self.shape[:3], dtype=torch.uint8)
+        if "video" in memory:  # without a video there is none
+            memory["video"][row] = clip.permute(1, 2, 3, 0)
+        return made
+
+    def batch(self, index: int, memory: Memory, made: list[dict[str, Any]]) -> dict:
+        nothing = torch.empty(len(made), *self.shape, dtype=torch.uint8)
+        video = memory.get("video", nothing).permute(0, 4, 1, 2, 3)  # [B, C, T, H, W], channels last in memory
+        named = {field: [row[field] for row in made] for field in ("name", "spoken")}
+        weight = torch.tensor([row["weight"] for row in made])
+        return {"video": video, **named, "weight": weight, "skipped": all_skipped(made)}

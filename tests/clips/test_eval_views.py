@@ -16,7 +16,8 @@ from datamodules.clips.crops import CentreCrop, view
 from datamodules.clips.eval_views import BicubicSquare, RandomResizedCrop, Squares, Squash, bicubic
 from datamodules.clips.sampling import every_nth, per_second, sparse, sparse_first
 from datamodules.decoding.contract import DecodeError
-from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.batches import EvalBatches, TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order, SampleRng
 from datamodules.sources.source import Sample

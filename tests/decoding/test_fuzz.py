@@ -18,7 +18,8 @@ from datamodules.clips.sampling import Dense
 from datamodules.decoding import avi_index, mkv_index
 from datamodules.decoding.endings import VIDEO_SUFFIXES
 from datamodules.decoding.reader import Decoder
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.loader import Loader
 from datamodules.sources.order import Order

@@ -18,7 +18,7 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder
-from datamodules.loading.batches import Clip
+from datamodules.loading.clip import Clip
 from tests.helpers import hostile_files, videos
 
 ENDINGS = (".mp4", ".mkv", ".avi", ".ts", ".gif", ".mpg", ".flv")

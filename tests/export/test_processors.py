@@ -14,7 +14,8 @@ from datamodules.clips import sampling
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.eval_views import EvalView, Squares, Squash
 from datamodules.decoding.reader import PyAV
-from datamodules.loading.batches import Clip, EvalBatches
+from datamodules.loading.batches import EvalBatches
+from datamodules.loading.clip import Clip
 from datamodules.sources.files import Files
 from models.convert import processing_video
 from pretrain.export.command import export

@@ -7,7 +7,8 @@ import torch
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.reader import PyAV
-from datamodules.loading.batches import Clip, EvalBatches
+from datamodules.loading.batches import EvalBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.survey import Survey
 from datamodules.making.encoding import Encoding
 from datamodules.making.prepare import prepare

@@ -11,7 +11,8 @@ from datamodules import PyAV, Synthetic
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError, Video
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.workers import Workers
 from datamodules.sources.order import Order

@@ -8,7 +8,8 @@ from pathlib import Path
 from datamodules import PyAV, Synthetic
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order
 from datamodules.sources.source import Source

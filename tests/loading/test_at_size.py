@@ -16,7 +16,8 @@ import pytest
 from datamodules import PyAV, Shards
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.loader import Loader
 from datamodules.sources.tars import write_index, write_shard

@@ -15,8 +15,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import PyAV, VideoData
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
-from datamodules.loading.batches import Clip
 from datamodules.loading.bucket_batches import Division
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.size_table import size_table
 from datamodules.sources.buckets import parse_buckets

@@ -14,7 +14,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules import Files, PyAV, Synthetic, VideoData
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.defaults import accumulation, default_lanes
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order

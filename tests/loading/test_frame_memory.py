@@ -9,7 +9,8 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.eval_views import Squares
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.reader import Decord, PyAV
-from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.batches import EvalBatches, TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.files import Files
 from datamodules.sources.order import Order, SampleRng
@@ -20,7 +21,8 @@ SETUP = """
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.reader import PyAV
-from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.batches import EvalBatches, TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.files import Files
 from datamodules.sources.order import Order

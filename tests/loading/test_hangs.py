@@ -18,7 +18,8 @@ from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading import heartbeat, worker, workers
-from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.batches import EvalBatches, TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.survey import Survey
 from datamodules.loading.workers import Workers

@@ -7,7 +7,8 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.rectangles import Patch
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.reader import PyAV
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.image_batches import WithImages
 from datamodules.sources.synthetic import Synthetic

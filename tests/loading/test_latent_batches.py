@@ -14,7 +14,8 @@ from safetensors.numpy import save
 from datamodules import Latents, Mixture, VideoData
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
-from datamodules.loading.latent_batches import EvalLatents, read
+from datamodules.loading.global_batch import GlobalBatch
+from datamodules.loading.latent_batches import EvalLatents, TrainLatents, read
 from datamodules.sources.latents import HEADER, Latent, write_latent
 from datamodules.sources.tars import write_index, write_shard
 from tests.helpers.recording import RecordingModule, trainer
@@ -132,6 +133,20 @@ def test_evaluation_counts_every_sample_once(tmp_path: Path, world: int) -> None
     for batch in batches:
         for name, latent, weight in zip(batch["name"], batch["latents"], batch["weight"].tolist(), strict=True):
             assert not weight or float(latent.max()) == int(name[-4:])
+
+
+def test_processes_share_the_rows_of_a_batch(tmp_path: Path) -> None:
+    """Also where samples are damaged, and where all of a batch of evaluation are: its shape is that of another one."""
+    source = Latents(write(tmp_path / "l", [A] * 6, damaged=(2, 4, 5)))
+    training = TrainLatents(source, source.order(0, 1), 0, GlobalBatch(0, 1, 3, 1))
+    for batches, count in ((training, 3), (EvalLatents(source, 0, 1, 2), 2)):
+        assert [len(batches.reads(1, row)) for row in range(batches.rows(1))] == [1] * count
+        for index in range(len(batches)):
+            rows = {row: batches.make(index, row, {}) for row in reversed(range(count))}
+            shared, whole = batches.batch(index, {}, [rows[row] for row in range(count)]), batches[index]
+            assert shared["name"] == whole["name"] and shared["skipped"] == whole["skipped"]
+            assert torch.equal(shared["latents"], whole["latents"]) and len(whole["latents"]) == count
+    assert EvalLatents(source, 0, 1, 2)[2]["weight"].tolist() == [0.0, 0.0]
 
 
 MOMENTS, STATES = np.ones((8, 2, 2, 2), np.float16), np.ones((2, 3, 5), np.float16)

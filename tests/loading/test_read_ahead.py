@@ -17,7 +17,8 @@ from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading import heartbeat, read_ahead, reading
-from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.batches import EvalBatches, TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.read_ahead import Read, ReadAhead, prefetch_file
 from datamodules.sources.order import Order

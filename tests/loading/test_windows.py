@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datamodules import Decord, Files, PyAV, Synthetic
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder
-from datamodules.loading.batches import Clip
+from datamodules.loading.clip import Clip
 from datamodules.loading.survey import VideoInfo, assign_to_ranks
 from datamodules.loading.windows import Windows, count, window
 from datamodules.sources.source import Sample, Source
@@ -70,6 +71,18 @@ def test_windows_hold_their_frames_in_any_order(tmp_path: Path, length: int, ste
     assert sorted(seen) == list(range(count(length, 8, 1, step)))
     for at, frames in seen.items():
         assert frames == window(at, length, 8, 1, step).tolist()
+
+
+def test_processes_share_a_batch(tmp_path: Path) -> None:
+    """A row has 32 frames and more of its own, and the first batch needs as many processes as it has rows."""
+    made = windows(Files(make(tmp_path / "a.mp4", frames=100, height=32, width=32)), 100, 24)
+    assert made.row == 8 and made.rows(0) == 3 and windows(made.source, 100, 5).rows(0) == 1
+    memory = {name: torch.empty(shape, dtype=torch.uint8) for name, shape in made.shapes(0).items()}
+    rows = {row: made.make(0, row, memory) for row in (2, 0, 1)}
+    batch, whole = made.batch(0, memory, [rows[row] for row in range(3)]), made[0]
+    assert batch["window"][:, 1].tolist() == list(range(24)) and torch.equal(batch["window"], whole["window"])
+    assert torch.equal(batch["video"], whole["video"]) and batch["name"] == whole["name"]
+    assert [len(made.make(4, row, memory)["samples"]) for row in range(3)] == [8, 8, 8]
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:

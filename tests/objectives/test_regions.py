@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.loading.batches import Shown
+from datamodules.loading.text_rows import Shown
 from datamodules.sources.region_questions import RegionQuestions
 from datamodules.sources.source import Sample
 from models.chat.qformer import QFormer

@@ -9,9 +9,9 @@ import torch
 
 import models
 from datamodules import ShapeQuestions
-from datamodules.loading.batches import Shown
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.pack_batches import PackedBatches, token_counts
+from datamodules.loading.text_rows import Shown
 from models.chat.qformer import QFormer
 from models.tokenizers import BertTokenizer
 from models.vit import VideoViT

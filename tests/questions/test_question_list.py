@@ -148,7 +148,10 @@ def test_subtitles_at_the_shown_frames_stand_before_the_question(tmp_path: Path)
     assert prompts["one_frame"].question == expected
     assert "subtitles: of the videos of 1 questions" in (tmp_path / "none/report.md").read_text()
     (tmp_path / "subtitle/v.srt").write_text("no subtitles")
-    (skipped,) = ClipBatches(asked.read().questions, PyAV(), BicubicSquare(), 4, 64, "none", 1)[0]["skipped"]
+    clips = ClipBatches(2 * asked.read().questions, PyAV(), BicubicSquare(), 4, 64, "none", 2)
+    assert clips.rows(0) == 2 and clips.shapes(0) == {"video": (2, 4, 64, 64, 3)}, "processes share the rows"
+    skipped, again = clips[0]["skipped"]
+    assert skipped == again and clips[0]["weight"].tolist() == [0.0, 0.0] and not clips[0]["video"].any()
     assert skipped[0].endswith("v.srt") and "no line with times" in skipped[1]
     (tmp_path / "subtitle/v.srt").unlink()
     assert asked.read().questions[0].subtitles is None

@@ -10,7 +10,7 @@ import torch
 
 from datamodules import Files
 from datamodules.decoding.limits import Limits
-from datamodules.loading.batches import collate
+from datamodules.loading.collate import collate
 from datamodules.sources.source import Strings
 from tests.helpers import videos
 

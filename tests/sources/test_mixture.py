@@ -20,7 +20,8 @@ from PIL import Image
 from datamodules import DecodeError, Files, Mixture, PyAV, Shards, Synthetic, VideoData
 from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense, Segments, Spaced, Span
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.mixture import MixedOrder
 from datamodules.sources.order import Order, SampleRng, slots

@@ -14,7 +14,8 @@ from datamodules.clips.crops import CentreCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import PyAV
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order
 from datamodules.sources.remote import store

@@ -13,7 +13,8 @@ from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.reader import PyAV
-from datamodules.loading.batches import Clip, EvalBatches, TrainBatches
+from datamodules.loading.batches import EvalBatches, TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.sources.order import Order
 from datamodules.sources.sample_json import read_annotation
