@@ -7,7 +7,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-_STATE = ("_sums", "_videos", "_set", "_finished", "metrics")  # of an Objective: what a validation adds up
+from pretrain.learning.evaluation import EvaluationSums
+
+_STATE = ("evaluated", "metrics")  # of an Objective: what a validation adds up
 
 
 class RawEvaluation:
@@ -25,7 +27,7 @@ class RawEvaluation:
             # Metrics that are attached to the objective refer to the same one.
             self.state["metrics"] = copy.deepcopy(objective.metrics, {id(objective): objective})
         self.state["metrics"].to(objective.device)
-        self.state |= {"_sums": {}, "_videos": 0, "_set": 0, "_finished": {}}
+        self.state["evaluated"] = EvaluationSums()
         with self._in_place(objective):
             objective.on_validation_epoch_start()
 

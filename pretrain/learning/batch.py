@@ -1,9 +1,11 @@
 """A batch: its fields, and evaluation batches without the rows that only fill them up."""
 
+from collections.abc import Sequence
 from typing import Any, Required, TypedDict, cast
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 
@@ -22,6 +24,17 @@ class Batch(TypedDict, total=False):
     origin: list[str]  # the videos' own names, where `name` says where in a shard they are
     label: Tensor  # int64 [B], or [B, L] with several labels per video
     weight: Tensor  # [B], only in evaluation: 0 for rows that fill up the batch
+
+
+def require_fields(batch: Batch, needed: Sequence[str], method: str) -> None:
+    """MisconfigurationException if a training batch lacks a field that the losses of `method` need."""
+    for field in needed:
+        if field not in batch:
+            raise MisconfigurationException(
+                f"{method} learns from {' and '.join(needed)}, and the training data have no "
+                f"`{field}`, or not for every sample: add it to the list or the shards, or leave out those without"
+                + (" (`labels: folders` of Files: a folder for each class)" if field == "label" else "")
+            )
 
 
 def without_padding(batch: Batch) -> tuple[Batch, int]:

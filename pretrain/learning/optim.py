@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import set_parsing_settings
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from pretrain.learning.schedules import SCHEDULES, cosine, warmup_stable_decay
@@ -148,7 +149,13 @@ class Optim:
         """Set the rates of `step` in all groups; returns learning rate and weight decay.
 
         They are functions of the step, and no state needs to be saved or restored.
+
+        MisconfigurationException: the run has no length.
         """
+        if total < 1:
+            raise MisconfigurationException(
+                "the schedule needs the length of the run: set trainer.max_steps, or data.passes"
+            )
         lr = self.rate(step, total, global_batch)
         end = self.weight_decay if self.weight_decay_end is None else self.weight_decay_end
         decay = cosine(step, total, 0, self.weight_decay, end)

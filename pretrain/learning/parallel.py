@@ -224,6 +224,19 @@ def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
+class StepNorm:
+    """The norm of the gradient of a step, computed once per step."""
+
+    def __init__(self) -> None:
+        self.step, self.norm = -1, torch.zeros(())
+
+    def of(self, parameters: Iterable[nn.Parameter], step: int) -> Tensor:
+        """The norm, which is that of the first call in this step."""
+        if step != self.step:
+            self.step, self.norm = step, gradient_norm(p.grad for p in parameters if p.grad is not None)
+        return self.norm
+
+
 def agree(value: bool) -> bool:
     """Whether `value` is true on every rank. The hosts wait for each other, and not for the devices: a group of its own
     exchanges values of hosts."""

@@ -1,9 +1,23 @@
 """How the weights of a checkpoint differ from those that a model takes, in one sentence."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
-from torch import Tensor
+from torch import Tensor, nn
+
+
+@contextmanager
+def explained(model: nn.Module, saved: Mapping[str, Tensor]) -> Iterator[None]:
+    """Torch's error about weights of another model as one sentence with the remedy; still a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        difference = state_difference(model.state_dict(), saved)
+        raise RuntimeError(
+            f"the checkpoint is of another model: {difference or error}. Take the settings of its run, which lie "
+            "in config.yaml of the run's folder, or start a new run from its weights by --weights"
+        ) from error
 
 
 def state_difference(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:

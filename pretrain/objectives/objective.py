@@ -1,8 +1,7 @@
 """Objective: the one base class of every method. A method adds `__init__`, `forward` and perhaps `predict`."""
 
-from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -12,17 +11,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from models import load_weights
-from models.convert.allowed_gaps import require_all
-from models.convert.read import read_tensors
 from models.encoder import Encoder
 from models.layers import Normalize, use_flash
 from pretrain.learning import parallel, randomness
-from pretrain.learning.batch import Batch, is_nested, without_padding
+from pretrain.learning.batch import Batch, require_fields, without_padding
 from pretrain.learning.ema_teacher import EMATeacher
+from pretrain.learning.evaluation import EvaluationSums
 from pretrain.learning.optim import Optim
 from pretrain.learning.randomness import RandomKey
-from pretrain.learning.state_difference import state_difference
+from pretrain.learning.starting_weights import load_starting_weights
+from pretrain.learning.state_difference import explained
 from pretrain.learning.teachers import Frozen
 from pretrain.learning.transfer import to_device
 
@@ -68,19 +66,14 @@ class Objective(pl.LightningModule):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         super().__init__()
-        self.optim = optim or Optim()
-        self.global_batch = global_batch
-        self.weights = weights
-        self.seed = seed
+        self.optim, self.global_batch, self.weights, self.seed = optim or Optim(), global_batch, weights, seed
         self.recompute, self.compile_blocks, self.flash = recompute, compile, flash
         self.normalize = Normalize(mean, std)
         self.metrics = nn.ModuleDict(metrics or {})
         self.needs: tuple[str, ...] = ("video",)  # fields of a batch that the losses need; a method may add some
         self.figures: frozenset[str] = frozenset()  # values of `forward` that are logged and are no part of the loss
         self.bounds: dict[str, tuple[float | None, float | None]] = {}  # of parameters, by name; see `clamp_parameters`
-        self.row_encoder: Any = (
-            None  # makes rows of texts in the loading processes: `datamodules.loading.batches.Encode`
-        )
+        self.row_encoder: Any = None  # of texts, in the loading processes: `datamodules.loading.text_rows.Encode`
         # What the files of `weights` may lack together, and what each may have too much: patterns of names (ours, and
         # theirs); None: any of them, which is only reported.
         self.may_lack: list[str] | None = None
@@ -88,7 +81,8 @@ class Objective(pl.LightningModule):
         self.skips: list[str] = []  # names in the files of `weights` that are not read
         self.random_key = RandomKey()
         self.shown_in_training: set[str] = set()  # names of logged values that the progress bar shows
-        self._norm: tuple[int, Tensor | None] = (-1, None)  # step and norm of the last gradient
+        self.evaluated = EvaluationSums()
+        self._norm = parallel.StepNorm()
 
     def with_statistics(self, encoder: AnyEncoder) -> AnyEncoder:
         """`encoder` itself, which from now on takes uint8 videos and normalises the patches that it sees: with a tenth
@@ -126,8 +120,6 @@ class Objective(pl.LightningModule):
         """Rows of the checkpoint's classification head to load, as `load_weights` takes them. By default None: all."""
         return None
 
-    # Steps
-
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
         """Lightning's, without what makes the host wait for the device: Lightning would copy a number there, and after
         each batch read what the progress bar shows. The bar itself reads `shown_in_training`, at intervals."""
@@ -141,13 +133,7 @@ class Objective(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         parts = self.trainer.accumulate_grad_batches
         self.random_key = RandomKey("train", self.global_step, batch_idx % parts, parts)
-        for field in self.needs:
-            if field not in batch:
-                raise MisconfigurationException(
-                    f"{type(self).__name__} learns from {' and '.join(self.needs)}, and the training data have no "
-                    f"`{field}`, or not for every sample: add it to the list or the shards, or leave out those without"
-                    + (" (`labels: folders` of Files: a folder for each class)" if field == "label" else "")
-                )
+        require_fields(batch, self.needs, type(self).__name__)
         torch.manual_seed(self.derive_seed(self.random_key.part, self.global_rank))  # for dropout in layers
         losses = self(batch)
         total = self._total(losses)
@@ -155,14 +141,13 @@ class Objective(pl.LightningModule):
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        if dataloader_idx != self._set:  # Lightning goes through one set after the other
-            self._finish_set()
-            self._set = dataloader_idx
-            self._start_set()
-        self._evaluate("val", batch, batch_idx)
+        self.evaluated.move_to(self, dataloader_idx)
+        self.random_key = RandomKey("val", batch_idx)
+        self.evaluated.update(self, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch, batch_idx)
+        self.random_key = RandomKey("test", batch_idx)
+        self.evaluated.update(self, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[list[str], dict[str, Tensor]]:
         """Names and outputs of `predict`, without the rows that only fill up a batch."""
@@ -170,28 +155,12 @@ class Objective(pl.LightningModule):
         batch, rows = without_padding(batch)
         return batch["name"][:rows], {name: output[:rows] for name, output in self.predict(batch).items()}
 
-    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
-        self.random_key = RandomKey(stage, batch_idx)
-        batch, rows = without_padding(batch)
-        outputs = self.predict(batch) if self.metrics else None
-        fields: Mapping[str, Any] = batch
-        if all(field in fields and not is_nested(fields[field]) for field in self.needs):
-            losses = self(batch) if outputs is None else self.losses_from_outputs(outputs, batch)
-            for name, loss in losses.items():
-                total = rows * loss.detach().float()
-                self._sums[name] = self._sums[name] + total if name in self._sums else total
-            self._videos += rows
-        if outputs is not None:
-            real = [{name: value[:rows] for name, value in part.items()} for part in (outputs, fields)]
-            for _, metric in self._named_metrics():
-                metric.update(*real)
-
     def on_validation_epoch_start(self) -> None:
         parallel.share_statistics(self)
-        self._open_metrics()
+        self.evaluated.open(self)
 
     def on_test_epoch_start(self) -> None:
-        self._open_metrics()
+        self.evaluated.open(self)
 
     def on_validation_epoch_end(self) -> None:
         self.close_metrics("val")
@@ -199,49 +168,17 @@ class Objective(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.close_metrics("test")
 
-    def _named_metrics(self) -> Iterable[tuple[str, Any]]:
-        return cast(Iterable[tuple[str, Any]], self.metrics.items())
-
-    def _open_metrics(self) -> None:
-        self._set = 0  # the validation set that is evaluated
-        self._finished: dict[int, tuple[dict[str, Tensor], dict[str, Any]]] = {}  # losses and metrics of each set
-        self._start_set()
-
-    def _start_set(self) -> None:
-        self._sums: dict[str, Tensor] = {}  # of each loss, over videos
-        self._videos = 0
-        for _, metric in self._named_metrics():
-            metric.reset()
-            if hasattr(metric, "attach"):
-                metric.attach(self)  # a metric that needs more of the model than the outputs of `predict`
-
     def close_metrics(self, stage: str) -> None:
         """Log the losses and metrics of the evaluated batches under `stage`, and those of a named validation set under
         its name in it; on all ranks."""
-        self._finish_set()
+        self.evaluated.finish(self)
         names = getattr(getattr(self.trainer, "datamodule", None), "val_sets", {})
         names = list(names) if stage.startswith("val") and names else [""]
-        for number, (losses, metrics) in self._finished.items():
-            place = f"{stage}/{names[number]}".rstrip("/")
+        for place, losses, metrics in self.evaluated.results(stage, names):
             if losses:
                 self._log_losses(place, losses, self._total(losses), sync_dist=True, prog_bar=True)
-            for name, value in metrics.items():
-                parts = value.items() if isinstance(value, dict) else [("", value)]
-                values = {f"{place}/{name}/{part}".rstrip("/"): found for part, found in parts}
+            for values in metrics:
                 self.log_dict(values, prog_bar=len(values) == 1, sync_dist=True)
-        self._finished = {}
-
-    def _finish_set(self) -> None:
-        """Compute the losses and metrics of the batches of a set; on all ranks, and in full precision."""
-        with torch.autocast(self.device.type, enabled=False):
-            losses = self._mean_losses() if self._sums else {}
-            self._finished[self._set] = losses, {name: metric.compute() for name, metric in self._named_metrics()}
-
-    def _mean_losses(self) -> dict[str, Tensor]:
-        """The mean losses over the videos of all ranks. (Lightning's means would weight ranks equally.)"""
-        videos = torch.tensor(float(self._videos), device=self.device)
-        *sums, videos = self.trainer.strategy.reduce(torch.stack([*self._sums.values(), videos]), reduce_op="sum")
-        return {name: total / videos.clamp(min=1) for name, total in zip(self._sums, sums, strict=True)}
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
         return torch.stack([loss for name, loss in losses.items() if name not in self.figures]).sum()
@@ -287,11 +224,8 @@ class Objective(pl.LightningModule):
         return randomness.global_rows(rows, videos, own if rank is None else rank, world, part, parts)
 
     def noise(self, generator: torch.Generator, rows: int, width: int) -> Tensor:
-        """Uniform noise `[rows, width]` for the rows of this batch.
-
-        It depends on the generator and on a row's index in the step's global batch: masks do not depend on how a global
-        batch is divided among ranks and micro-batches.
-        """
+        """Uniform noise `[rows, width]` for the rows of this batch, by the generator and a row's index in the step's
+        global batch: masks do not depend on how that is divided among ranks and micro-batches."""
         key = torch.randint(2**63 - 1, (1,), generator=generator, device=generator.device)
         return randomness.uniform(key, to_device(self.places(rows), generator.device), width, generator.device)
 
@@ -299,14 +233,8 @@ class Objective(pl.LightningModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """torch's, with one sentence for weights of another model."""
-        try:
+        with explained(self, state_dict):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
-        except RuntimeError as error:
-            difference = state_difference(self.state_dict(), state_dict)
-            raise RuntimeError(
-                f"the checkpoint is of another model: {difference or error}. Take the settings of its run, which lie "
-                "in config.yaml of the run's folder, or start a new run from its weights by --weights"
-            ) from error
 
     @torch.no_grad()
     def clamp_parameters(self) -> None:
@@ -315,12 +243,8 @@ class Objective(pl.LightningModule):
             self.get_parameter(name).clamp_(low, high)
 
     def setup(self, stage: str) -> None:
-        reports = []
-        for path in [self.weights] if isinstance(self.weights, str) else self.weights or []:
-            reports.append(load_weights(self, self._taken(path), self.head_rows_to_load()))
-            rank_zero_info(f"{path}: {reports[-1]}")
-        if self.may_lack is not None or self.may_leave is not None:
-            require_all(reports, self.may_lack, self.may_leave)
+        rows = self.head_rows_to_load() if self.weights else None
+        load_starting_weights(self, self.weights, rows, self.skips, self.may_lack, self.may_leave)
         self.weights = None
         if stage == "fit" and self.optim.warmup_passes is not None:
             self.optim.resolve_warmup(getattr(self.trainer.datamodule, "pass_steps", None))  # pyrefly: ignore[missing-attribute]
@@ -328,15 +252,6 @@ class Objective(pl.LightningModule):
         for module in self.modules():
             if isinstance(module, Frozen) and stage != "predict":
                 module.load()
-
-    def _taken(self, path: str) -> str | dict[str, Tensor]:
-        """The file itself, or its tensors without those that `skips` names."""
-        if not self.skips:
-            return path
-        tensors = read_tensors(path)
-        taken = {n: t for n, t in tensors.items() if not any(fnmatchcase(n, pattern) for pattern in self.skips)}
-        rank_zero_info(f"{path}: {len(tensors) - len(taken)} tensors are skipped: {', '.join(self.skips)}")
-        return taken
 
     def configure_model(self) -> None:
         use_flash(self.flash)
@@ -358,10 +273,6 @@ class Objective(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         total = self.trainer.max_steps
-        if total < 1:
-            raise MisconfigurationException(
-                "the schedule needs the length of the run: set trainer.max_steps, or data.passes"
-            )
         lr, decay = self.optim.set_rates(self.trainer.optimizers[0], self.global_step, total, self.global_batch)
         self.log_dict({"lr": lr, "weight_decay": decay})
 
@@ -386,8 +297,4 @@ class Objective(pl.LightningModule):
 
     def gradient_norm(self) -> Tensor:
         """The norm of the step's whole gradient, computed once per step; the guard uses it too."""
-        step, norm = self._norm
-        if step != self.global_step or norm is None:
-            norm = parallel.gradient_norm(p.grad for p in self.parameters() if p.grad is not None)
-            self._norm = self.global_step, norm
-        return norm
+        return self._norm.of(self.parameters(), self.global_step)
