@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,10 @@ from pretrain.assistant.artefacts import Artefact, Session
 from pretrain.assistant.calls import Call
 from pretrain.assistant.film import LIMITS, Film, about_film, decoded, load_film, open_film
 from pretrain.assistant.object_list import ObjectList
+from pretrain.assistant.object_lock import ObjectLock
 from pretrain.assistant.prompts import Mask, Object, Points, Prompt, check
 from pretrain.assistant.tracker import Cancelled, Progress, Stop, Tracker
 from pretrain.assistant.watch import Watch, never, silent
-
-_POLL = 0.05  # seconds
 
 
 class Workspace:
@@ -34,7 +33,7 @@ class Workspace:
         self._video: Video | None = None  # to look at
         self._tracked: Video | None = None  # the tracker's own
         self._told: set[tuple[str, int]] = set()  # objects and frames that the tracker knows
-        self._looking, self._busy, self._tracking = threading.Lock(), threading.RLock(), False
+        self._looking, self._lock = threading.Lock(), ObjectLock()
         self.watch = Watch()
 
     # Films
@@ -48,14 +47,14 @@ class Workspace:
         Raises:
             ValueError: it lies in no allowed folder, cannot be decoded, or is above a limit.
         """
-        with self._alone():
+        with self._lock.alone():
             film = self._open(load_film(path, self.session, self.folders, copy, self.decoder))
             self._keep()
             return film
 
     def show(self, artefact_id: str) -> Film:
         """Make a film or picture of the session (one that a tool made) the one that is pointed at."""
-        with self._alone():
+        with self._lock.alone():
             film = self._open(self._film_artefact(artefact_id))
             self._keep()
             return film
@@ -86,7 +85,7 @@ class Workspace:
         Raises:
             ValueError: no film; outside the picture; nothing is found there; no such object.
         """
-        with self._alone(), decoded():
+        with self._lock.alone(), decoded():
             film, objects = self._loaded(), self._objects()
             check(prompt, film.frames, film.size)
             name = object_id or objects.new_id()
@@ -119,7 +118,7 @@ class Workspace:
             Cancelled: the masks are those from before the call.
             ValueError: no film, or no object.
         """
-        with self._alone(), self.watch(progress, cancelled):
+        with self._lock.alone(), self.watch(progress, cancelled):
             names = list(object_ids) if object_ids is not None else list(self.objects)
             count = self.track_objects(names)
             made = tuple(track for name in names if (track := self.objects[name].track) is not None)
@@ -132,7 +131,7 @@ class Workspace:
             Cancelled: the corrected frame stays, later masks are those from before the call.
             ValueError: as `point`.
         """
-        with self._alone(), decoded(), self.watch(progress, cancelled):
+        with self._lock.alone(), decoded(), self.watch(progress, cancelled):
             each = self.point(prompt, object_id)
             spans = self._objects().spans(object_id, self._loaded().frames)
             ahead = [span for span in spans if span[0] == prompt.frame and span[1] > span[0]]
@@ -144,7 +143,7 @@ class Workspace:
 
     def track_objects(self, object_ids: Sequence[str]) -> int:
         """As `track`, with the progress of the call that is under way; returns the number of frames."""
-        with self._alone(), decoded():
+        with self._lock.alone(), decoded():
             film, objects, spans = self._loaded(), self._objects(), {}
             if not object_ids:
                 raise ValueError("there is nothing to track: point at an object first")
@@ -180,7 +179,7 @@ class Workspace:
 
     def delete(self, object_id: str) -> None:
         """Forget an object and its masks; its id is not used again."""
-        with self._alone():
+        with self._lock.alone():
             self._objects().delete(object_id)
             self.tracker.forget(object_id)
             self._told = {each for each in self._told if each[0] != object_id}
@@ -192,7 +191,7 @@ class Workspace:
 
     def close(self) -> None:
         """Close the film and the session; both can be opened again."""
-        with self._alone():
+        with self._lock.alone():
             self._shut()
             self.session.close()
 
@@ -203,7 +202,7 @@ class Workspace:
         for name in {name for names in spans.values() for name in names}:
             for frame in objects.get(name).locked:
                 self._tell(name, frame)
-        with self._followed(), ExitStack() as changes:
+        with self._lock.tracking(), ExitStack() as changes:
             put = {
                 name: changes.enter_context(objects.masks[name].change())
                 for name in {n for s in spans.values() for n in s}
@@ -280,23 +279,3 @@ class Workspace:
                 self._objects().restore(objects)
         except (KeyError, TypeError, AssertionError) as error:
             raise ValueError(f"the state of {self.session.folder} is damaged ({error})") from None
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The tracker and the list of objects for this thread alone. ValueError: another one is tracking."""
-        while not self._busy.acquire(timeout=_POLL):  # another thread's pointing takes a moment
-            if self._tracking:
-                raise ValueError("objects are being tracked: wait for the end, or cancel it")
-        try:
-            yield
-        finally:
-            self._busy.release()
-
-    @contextmanager
-    def _followed(self) -> Iterator[None]:
-        """Other threads that would point are told that objects are being tracked."""
-        self._tracking = True
-        try:
-            yield
-        finally:
-            self._tracking = False
