@@ -1,11 +1,13 @@
 """Classes by name: words become numbers, in the order of the alphabet or of given names."""
 
 import difflib
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+log = logging.getLogger(__name__)
 _NUMBER = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?", re.I)
 _LONGEST = 200  # characters of a class's name
 _LARGEST = 2**24  # bytes of a file of names; 710 names of Kinetics take 12,000
@@ -49,13 +51,38 @@ def read_class_names(given: Sequence[str] | str) -> list[str]:
     return list(given)
 
 
+def same_class_names(files: Sequence[str]) -> list[str] | None:
+    """The names that these files list, each in the same order; None: none of them is a list of names.
+
+    Raises:
+        ValueError: two files number the classes differently.
+    """
+    found = {}
+    for file in files:
+        try:
+            found[file] = read_class_names(file)
+        except ValueError as error:  # a file of another tool
+            log.warning("%s is not read: %s", file, error)
+    first = next(iter(found), None)
+    for file, names in found.items():
+        if first is not None and names != found[first]:
+            raise ValueError(f"{file} numbers the classes in another way than {first}")
+    return found[first] if first is not None else None
+
+
 def number_of(names: Sequence[str], label: str, whose: str) -> int:
     """The number of a class by its name; ValueError says `whose` it is if it is none of `names`."""
     if label in names:
         return list(names).index(label)
+    raise ValueError(
+        f"{whose} has the class {label!r}, which is none of the {len(names)} classes ({class_hint(names, label)})"
+    )
+
+
+def class_hint(names: Sequence[str], label: str) -> str:
+    """What an error says about a label that is none of the classes: the nearest of them, or what they are like."""
     near = difflib.get_close_matches(label, names, n=1)
-    hint = f"the nearest is {near[0]!r}" if near else f"they are {', '.join(map(repr, names[:5]))}"
-    raise ValueError(f"{whose} has the class {label!r}, which is none of the {len(names)} classes ({hint})")
+    return f"the nearest is {near[0]!r}" if near else f"they are {', '.join(map(repr, names[:5]))}"
 
 
 def renumbered(names: Sequence[str], others: Sequence[str], whose: str) -> list[int]:

@@ -12,13 +12,14 @@ import numpy as np
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.limits import Limits
 from datamodules.sources.cache import Cache
-from datamodules.sources.class_names import read_class_names, renumbered
-from datamodules.sources.local_tar import Tar, is_there, persist
+from datamodules.sources.checked_shard import IndexedTar, remedy
+from datamodules.sources.class_names import renumbered, same_class_names
+from datamodules.sources.local_tar import Tar, persist
 from datamodules.sources.open_shards import allow_open, check_cache, tars_to_keep_open
 from datamodules.sources.order import Order
 from datamodules.sources.remote import RemoteTar, Store, is_remote, store
 from datamodules.sources.sample_json import origin_of, parse_annotation, read_text
-from datamodules.sources.shard_index import REMEDY, parse_entries, parse_remote_index, read_entries, read_index
+from datamodules.sources.shard_index import REMEDY, parse_entries, parse_remote_index, read_index
 from datamodules.sources.source import Sample, Source, Strings
 from datamodules.sources.tar_index import checksum
 from datamodules.sources.tars import CLASSES, INDEX, index_of
@@ -104,7 +105,7 @@ class Shards(Source):
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
         for shard in range(len(numbers) if len(numbers) <= _CHECKED else 0):
             if self.stores[self.folder_of[shard]] is None:
-                self._check(shard)
+                self._indexed(shard).check()
 
     def _rows(self, folder: str, remote: Store | None) -> tuple[list[str], np.ndarray]:
         """Names of a folder's non-empty shards, and int64 [shards, 4]: samples, bytes, texts, labels."""
@@ -135,17 +136,10 @@ class Shards(Source):
     def _class_names(self) -> list[str] | None:
         """The names of classes that a local index lists; ValueError if folders number them differently."""
         local = [self.index] if self.index else [folder for folder in self.folders if not is_remote(folder)]
-        found = {}
-        for file in (os.path.join(folder, CLASSES) for folder in local):
-            try:
-                found |= {file: read_class_names(file)} if os.path.isfile(file) else {}
-            except ValueError as error:  # a file of another tool
-                log.warning("%s is not read: %s", file, error)
-        first = next(iter(found), None)
-        for file, names in found.items():
-            if first is not None and names != found[first]:
-                raise ValueError(f"{file} numbers the classes in another way than {first}: mix the folders by Mixture")
-        return found[first] if first is not None else None
+        try:
+            return same_class_names([file for folder in local if os.path.isfile(file := os.path.join(folder, CLASSES))])
+        except ValueError as error:
+            raise ValueError(f"{error}: mix the folders by Mixture") from None
 
     def number_like(self, classes: Sequence[str]) -> None:
         if self._own_classes is not None:
@@ -163,7 +157,7 @@ class Shards(Source):
             entries = self._open(shard)[1]
             has = np.stack([entries[f"has_{what}"] for what in require])
             if (has < 0).all():
-                raise ValueError(f"the index of {self.tar(shard)} is of an older kind. {_remedy(self.tar(shard))}")
+                raise ValueError(f"the index of {self.tar(shard)} is of an older kind. {remedy(self.tar(shard))}")
             self._kept[shard] = np.flatnonzero((has == 1).all(0))
             counts[shard] = len(self._kept[shard])
         while self._shards:  # they are opened again with the samples that are kept
@@ -200,7 +194,7 @@ class Shards(Source):
         data, meta, caption = _members(opened, spans, name)
         if checksum(data[:512]) != entry["video_sum"]:
             tar = self.tar(shard)
-            raise ValueError(f"{tar} is not what its index describes (sample {key}). Index it again: {_remedy(tar)}")
+            raise ValueError(f"{tar} is not what its index describes (sample {key}). Index it again: {remedy(tar)}")
         if len(data) < spans[0][1]:
             raise DecodeError(name, f"{self.tar(shard)} ends in the middle of this sample")
         text, label = parse_annotation(name, meta, self.limits)
@@ -258,22 +252,17 @@ class Shards(Source):
 
     def _open_local(self, shard: int) -> tuple[Tar, np.ndarray]:
         def attempt() -> tuple[Tar, np.ndarray]:
-            self._check(shard)
-            return Tar(self.tar(shard), self.retries, self.backoff), self._entries(shard)
+            indexed = self._indexed(shard)
+            indexed.check()
+            return Tar(self.tar(shard), self.retries, self.backoff), indexed.entries()
 
         return persist(self.names[shard], attempt, self.retries, self.backoff)
 
-    def _entries(self, shard: int) -> np.ndarray:
-        """The index of a local shard."""
+    def _indexed(self, shard: int) -> IndexedTar:
+        """A shard whose index is a local file."""
         tar = self.tar(shard)
-        try:
-            return read_entries(self._index_of(shard), int(self.samples[shard]), int(self.bytes[shard]), self.limits)
-        except ValueError as error:
-            raise ValueError(f"{error}. Index it again: {_remedy(tar)}") from None
-
-    def _index_of(self, shard: int) -> str:
-        """The local file of a shard's index."""
-        return index_of(self.tar(shard) if self.index is None else os.path.join(self.index, self.names[shard]))
+        index = index_of(tar if self.index is None else os.path.join(self.index, self.names[shard]))
+        return IndexedTar(tar, index, int(self.samples[shard]), int(self.bytes[shard]), self.limits)
 
     def _open_remote(self, shard: int, remote: Store) -> tuple[RemoteTar, np.ndarray]:
         name, size = self.names[shard], int(self.bytes[shard])
@@ -284,39 +273,10 @@ class Shards(Source):
         if self.index is None:
             entries = remote.fetch(index_of(name), self.limits.index_bytes, f"{name} (its index)", parse)
         else:
-            entries = self._entries(shard)
+            entries = self._indexed(shard).entries()
         version = hashlib.sha256(f"{remote.folder} {size} {self.samples[shard]}".encode()).hexdigest()[:16]
         cache = None if remote.ranges and not self.whole else self.cache
         return RemoteTar(remote, name, size, cache, f"{version}-{name}"), entries
-
-    def _check(self, shard: int) -> None:
-        tar, size = self.tar(shard), int(self.bytes[shard])
-        if not is_there(tar):
-            raise FileNotFoundError(
-                f"{tar} is in the index but not in its folder. Restore it, or index the folder again: {_remedy(tar)}"
-            )
-        if not is_there(self._index_of(shard)):
-            raise FileNotFoundError(f"{tar} has no index. Create it: {_remedy(tar)}")
-        found = os.path.getsize(tar)
-        if found < size:
-            raise ValueError(
-                f"{tar} is cut off: {found} bytes of {size}. Copy it again, or index the samples that are complete: "
-                f"{_remedy(tar)}"
-            )
-        if found > size or self._changed(shard):
-            raise ValueError(f"the index is older than {tar} and does not match it. Index it again: {_remedy(tar)}")
-
-    def _changed(self, shard: int) -> bool:
-        """Whether a tar newer than its index has other contents; the first and last headers of a mere copy match."""
-        tar = self.tar(shard)
-        if os.path.getmtime(tar) <= os.path.getmtime(self._index_of(shard)):
-            return False
-        with open(tar, "rb") as file:
-            for entry in self._entries(shard)[[0, -1]]:
-                file.seek(int(entry["video"]) - 512)
-                if checksum(file.read(512)) != entry["video_sum"]:
-                    return True
-        return False
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_shards": OrderedDict()}  # another process opens its own files
@@ -335,7 +295,3 @@ def _members(tar: Tar | RemoteTar, spans: list[tuple[int, int]], name: str) -> l
         return [tar.read(place, size, name) if size else b"" for place, size in spans]
     data = tar.read(low, high - low, name)
     return [data[place - low : place - low + size] if size else b"" for place, size in spans]
-
-
-def _remedy(tar: str) -> str:
-    return REMEDY.format("FOLDER, if the tars are on a local disk" if is_remote(tar) else os.path.dirname(tar))

@@ -6,12 +6,13 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.sources.annotated.classes import nearest, read_classes
+from datamodules.sources.annotated.classes import read_classes
 from datamodules.sources.annotated.locate import locate_all
 from datamodules.sources.annotated.row_filter import Captions, RowFilter
 from datamodules.sources.annotated.rows import Join, SampleColumns, collect_rows
 from datamodules.sources.annotated.tables import Table
 from datamodules.sources.annotated.templates import Template
+from datamodules.sources.class_names import class_hint
 from datamodules.sources.source import Sample, Source, Strings
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def _numbers_of_labels(
         label = samples.labels[unknown[0]]
         raise ValueError(
             f"{table.place(samples.lines[unknown[0]])}: the label {label!r} is not among the {len(index)} classes of "
-            f"{file} ({nearest(label, classes)}). There are {len(unknown)} such samples: correct them, skip them or "
+            f"{file} ({class_hint(classes, label)}). There are {len(unknown)} such samples: correct them, skip them or "
             "count them as wrong (unlisted: omit, or wrong)"
         )
     if unknown:

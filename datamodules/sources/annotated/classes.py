@@ -1,6 +1,5 @@
 """The names of a data set's classes, in the order of their numbers, from the files that publish them."""
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,9 +59,3 @@ def _by_number(file: str, pairs: Iterable[tuple[str, Any]]) -> list[str]:
             f"{file}: classes must be numbered from 0 without a gap, and {wrong[0][1]!r} has {wrong[0][0]}"
         )
     return [name for _, name in numbered]
-
-
-def nearest(label: str, classes: list[str]) -> str:
-    """A hint for the error about a label that is not among the classes."""
-    close = difflib.get_close_matches(label, classes, n=1)
-    return f"the nearest is {close[0]!r}" if close else f"the first is {classes[0]!r}"
