@@ -6,6 +6,7 @@ tubelet predict -c viclip_b my/videos --weights viclip_l --out my-index
 
 import itertools
 import os
+import re
 import site
 import sysconfig
 from collections.abc import Iterator
@@ -102,8 +103,7 @@ def written_out(words: list[str]) -> list[str]:
             found += ["-c", recipe_path(value)]
         elif option == "--data" and is_place(value):
             places.append(str(value))
-        elif option.removeprefix("--data.").removeprefix("init_args.") in _SOURCES and is_place(value):
-            name = option.rpartition(".")[2]
+        elif (name := _source_name(option)) is not None and is_place(value):
             found += _source(name, str(value))
         elif option == "--weights" and value is not None:
             found += ["--model.weights", value]
@@ -120,10 +120,23 @@ def written_out(words: list[str]) -> list[str]:
         own = (f"--data.{name}.", f"--data.init_args.{name}.")  # settings of the source follow its class
         first = next((at for at, word in enumerate(found) if word.startswith(own)), len(found))
         found[first:first] = _source(name, places[0])
-        if name == "train" and not any(word.startswith(("--data.val", "--data.init_args.val")) for word in found):
+        given = {_setting(word).split(".")[0].partition("=")[0] for word in found}
+        if name == "train" and "val" not in given:  # that of the recipe is of other data
             found.append("--data.val=null")
-            rank_zero_info(f"{command} on {places[0]} without a validation set: --data.val PATH names one")
+            if "val_sets" not in given:
+                rank_zero_info(f"{command} on {places[0]} without a validation set: --data.val PATH names one")
     return found
+
+
+def _setting(option: str) -> str:
+    """The setting of the data module that an option is of, with what follows; "" if it is of none."""
+    return option.removeprefix("--data.").removeprefix("init_args.") if option.startswith("--data.") else ""
+
+
+def _source_name(option: str) -> str | None:
+    """The source that an option is of: "train", "val_sets.NAME"; None: it is of none, or of a part of one."""
+    name = _setting(option)
+    return name if name in _SOURCES or re.fullmatch(r"val_sets\.[^.]+", name) else None
 
 
 def with_places(recipe: Any) -> Any:

@@ -87,6 +87,11 @@ def test_data_and_weights_by_path(elsewhere: Path) -> None:
     ]
     kept = written_out(["fit", "--data=my/videos", "--data.val", "my/videos"])
     assert kept[1:3] == ["--data.val=Files", "--data.val.path=my/videos"] and "--data.val=null" not in kept
+    both = ["--data.val_sets.a", "my/videos", "--data.init_args.val_sets.b=my/videos", "--data.val_sets.c=Synthetic"]
+    named = ["--data.val_sets.a=Files", "--data.val_sets.a.path=my/videos"]
+    named += ["--data.val_sets.b=Files", "--data.val_sets.b.path=my/videos", "--data.val_sets.c=Synthetic"]
+    sets = written_out(["fit", "--data", "my/videos", *both])
+    assert sets == ["fit", *named, "--data.train=Files", "--data.train.path=my/videos", "--data.val=null"]
     found = written_out(["predict", "-c", "viclip_b", "my/videos", "--out", "my-index"])
     assert found[3:] == ["--features.folder", "my-index", "--data.predict=Files", "--data.predict.path=my/videos"]
     shown = written_out(["show", "-c", "videomae_tiny", "--step", "2", "--out", "page"])
@@ -102,6 +107,11 @@ def test_a_short_command_is_read_as_the_long_one(elsewhere: Path, capsys: pytest
         assert source["class_path"] == "datamodules.Files" and source["init_args"]["path"] == "my/videos"
     assert "noise" not in data["train"]["init_args"]
     assert str(ROOT / "recipes/data/shapes_vocab.txt") in yaml.safe_dump(truth), "a file that the recipe names"
+    sets = ["--data.val_sets.near", "my/videos", "--data.val_sets.far=my/videos", "--data.val_sets.far.pictures=true"]
+    data = resolved(capsys, ["-c", "umt2_tiny", "--data", "my/videos", *sets])["data"]["init_args"]
+    assert data["val"] is None, "the recipe's own is of other data"
+    near, far = data["val_sets"]["near"]["init_args"], data["val_sets"]["far"]["init_args"]
+    assert near["path"] == far["path"] == "my/videos" and far["pictures"] and not near["pictures"]
 
 
 def test_a_recipe_may_name_plain_paths(elsewhere: Path, capsys: pytest.CaptureFixture) -> None:
