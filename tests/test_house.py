@@ -35,7 +35,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "datamodules/sources/annotated": (STORAGE, "datamodules/decoding", "datamodules/sources"),
     "datamodules/clips": ("datamodules/decoding", "datamodules/sources/order.py"),
     "datamodules/loading": (*ALL_DATA, CORES),
-    "datamodules/making": (STORAGE, LETTERING, CORES, "datamodules/decoding", "datamodules/sources"),
+    "datamodules/making": (
+        *(STORAGE, LETTERING, CORES, "datamodules/decoding", "datamodules/sources"),
+        "datamodules/clips/frame_by_frame.py",
+    ),
     "datamodules/timing": (*ALL_DATA, CORES, "datamodules/loading", "datamodules/making"),
     "datamodules/video.py": (*ALL_DATA, "datamodules/loading"),
     "pretrain/errors.py": (),

@@ -7,7 +7,7 @@ import numpy as np
 
 from datamodules.decoding.limits import Limits
 
-_CHUNK = 16  # frames that `stream` and `each` keep in memory unless a decoder overrides them
+_CHUNK, _CHUNK_BYTES = 16, 2**27  # the most that `stream` and `each` keep in memory unless a decoder overrides them
 _RATE_TOLERANCE = 0.02  # of a stated rate; times in milliseconds and what the last frame lasts change it by less
 _ROUNDING = 1e-3  # seconds: mkv and lists round times to milliseconds
 
@@ -80,8 +80,12 @@ class Video(ABC):
         """
         self._check(indices)
         wanted = np.unique(np.asarray(indices, dtype=np.int64))
-        for part in np.array_split(wanted, -(-len(wanted) // _CHUNK)):
+        for part in np.array_split(wanted, -(-len(wanted) // self._chunk())):
             yield from zip(part.tolist(), self._decode(part), strict=True)
+
+    def _chunk(self) -> int:
+        """How many frames are decoded at a time where they are asked for one by one."""
+        return max(1, min(_CHUNK, _CHUNK_BYTES // max(1, 3 * self.size[0] * self.size[1])))
 
     def _check(self, indices: Sequence[int] | np.ndarray) -> None:
         given = np.asarray(indices, dtype=np.int64)
@@ -97,8 +101,9 @@ class Video(ABC):
 
         Memory does not grow with the number of frames. DecodeError if a frame cannot be decoded.
         """
-        for start in range(first, len(self), _CHUNK):
-            part = self.frames(np.arange(start, min(start + _CHUNK, len(self))))
+        chunk = self._chunk()
+        for start in range(first, len(self), chunk):
+            part = self.frames(np.arange(start, min(start + chunk, len(self))))
             yield from (lambda frame=frame: frame for frame in part)
 
     def decode_start(self, index: int) -> int:

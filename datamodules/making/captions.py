@@ -3,13 +3,14 @@
 import csv
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from datamodules.clips.frame_by_frame import scaled_frames
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import PyAV
 from datamodules.making.journal import Journal
@@ -18,6 +19,10 @@ from datamodules.sources.lists import check_size, json_lines
 from datamodules.storage.json_text import is_utf8, json_text
 from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import write_whole
+
+Name = TypeVar("Name")
+Content = TypeVar("Content", bound=np.ndarray | str)  # frames, or why there are none
+_BATCH_BYTES = 2**28  # of the frames that a captioner gets at once
 
 
 class Captioner(ABC):
@@ -29,9 +34,16 @@ class Captioner(ABC):
 
     frames: int = 1
 
+    def picture(self, frames: np.ndarray) -> np.ndarray:
+        """What the captioner needs of a clip's frames, uint8 [T, H, W, 3]; called for each as it is decoded.
+
+        By default all of it. A captioner of many frames scales them here, since a clip of 4K has 25 MB a frame.
+        """
+        return frames
+
     @abstractmethod
     def __call__(self, clips: list[np.ndarray]) -> list[str]:
-        """A caption for each clip, uint8 RGB [frames, H, W, 3]; sizes may differ."""
+        """A caption for each clip, uint8 RGB [frames, H, W, 3] as `picture` makes them; sizes may differ."""
 
 
 class ImageToText(Captioner):
@@ -117,8 +129,7 @@ def write_captions(
         open_entries = [e for e in entries if not e.text and e.name not in journal.records]
         bar = tqdm(total=len(entries), initial=len(entries) - len(open_entries), disable=not progress, unit="clip")
         with bar:
-            clips = _clips(open_entries, videos, captioner.frames)
-            while group := list(islice(clips, batch)):
+            for group in in_batches(_clips(open_entries, videos, captioner), batch):
                 good = [(name, clip) for name, clip in group if not isinstance(clip, str)]
                 captions = captioner([clip for _, clip in good]) if good else []
                 for (name, _), caption in zip(good, captions, strict=True):
@@ -127,6 +138,7 @@ def write_captions(
                     if isinstance(reason, str):
                         journal.add(name, {"failed": reason})
                 bar.update(len(group))
+                del group, good  # before the next clips are decoded
         new = {e.name: journal.records[e.name] for e in entries if not e.text}
         rows = [e.row if e.text else _captioned(e, new[e.name].get("caption")) for e in entries]
         journal.finish("".join(json_text(row) + "\n" for row in rows))
@@ -135,7 +147,21 @@ def write_captions(
     return {**counts, "failed": {**failed, **{each["name"]: each["reason"] for each in refused}}}
 
 
-def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[str, np.ndarray | str]]:
+def in_batches(clips: Iterable[tuple[Name, Content]], most: int) -> Iterator[list[tuple[Name, Content]]]:
+    """Groups of at most `most` clips with their names, whose frames exceed 256 MB by at most one clip."""
+    group: list[tuple[Name, Content]] = []
+    held = 0
+    for name, clip in clips:
+        group.append((name, clip))
+        held += clip.nbytes if isinstance(clip, np.ndarray) else 0
+        if len(group) == most or held >= _BATCH_BYTES:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+def _clips(entries: list[Entry], videos: Folder, captioner: Captioner) -> Iterator[tuple[str, np.ndarray | str]]:
     """(name, uint8 [frames, H, W, 3] or the reason why not); consecutive clips of one video open it once."""
     path, video = None, None
     for entry in entries:
@@ -149,7 +175,7 @@ def _clips(entries: list[Entry], videos: Folder, frames: int) -> Iterator[tuple[
                     video.close()
                 path, video = found, None
                 video = PyAV().open(found)
-            yield entry.name, video.frames(_middles(entry, video, frames))
+            yield entry.name, scaled_frames(video, _middles(entry, video, captioner.frames), captioner.picture)
         except DecodeError as error:
             yield entry.name, error.reason
         except ValueError as error:  # several videos have its name

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from datamodules.decoding.contract import DecodeError
+from datamodules.clips.frame_by_frame import scaled_frames
+from datamodules.decoding.contract import DecodeError, Video
 from datamodules.decoding.reader import Decoder, PyAV
 from datamodules.lettering import draw_text, shortened
 from datamodules.sources.source import Sample, Source
@@ -101,10 +102,9 @@ def _strip(source: Source, index: int, frames: int, height: int, decoder: Decode
         sample = source[index]
         name, text = sample.origin or sample.name, _text(sample, source)
         with sample.open(decoder) as video:
-            pictures = [Image.fromarray(f) for f in video.frames(spread(len(video), frames))]
+            scaled = _pictures(video, frames, height)
     except DecodeError as error:
-        text, pictures = error.reason, []
-    scaled = [p.resize((max(1, round(p.width * height / p.height)), height)) for p in pictures]
+        text, scaled = error.reason, []
     width = max(sum(p.width + _MARGIN for p in scaled), 4 * height)
     strip = Image.new("RGB", (width, height + 2 * _LINE), "white")
     draw = ImageDraw.Draw(strip)
@@ -142,11 +142,10 @@ def thumbnails(
             about.name, about.text = sample.origin or sample.name, _text(sample, source)
             with sample.open(decoder or PyAV()) as video:
                 about.seconds = video.duration if len(video) > 1 else math.nan
-                pictures = [Image.fromarray(f) for f in video.frames(spread(len(video), frames))]
+                scaled = _pictures(video, frames, height)
         except DecodeError as error:
             about.error = error.reason
             continue
-        scaled = [p.resize((max(1, round(p.width * height / p.height)), height)) for p in pictures]
         strip = Image.new("RGB", (sum(p.width for p in scaled) + 2 * (len(scaled) - 1), height), "white")
         at = 0
         for picture in scaled:
@@ -156,6 +155,16 @@ def thumbnails(
         strip.save(file, "JPEG", quality=80)
         about.jpeg = file.getvalue()
     return found
+
+
+def _pictures(video: Video, frames: int, height: int) -> list[Image.Image]:
+    """Evenly spaced frames of this height, each scaled as it is decoded."""
+
+    def scaled(frame: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(frame[0])
+        return np.asarray(picture.resize((max(1, round(picture.width * height / picture.height)), height)))[None]
+
+    return [Image.fromarray(each) for each in scaled_frames(video, spread(len(video), frames), scaled)]
 
 
 def _text(sample: Sample, source: Source) -> str:

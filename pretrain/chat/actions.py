@@ -29,9 +29,11 @@ class Actions(Captioner):
         data = (yaml.safe_load(facts["recipe"] or "") or {}).get("data") or {}
         self.frames = (data.get("init_args") or {}).get("frames", objective.model.encoder.frames)
 
+    def picture(self, frames: np.ndarray) -> np.ndarray:
+        return view(frames, self.size)
+
     @torch.inference_mode()
     def __call__(self, clips: list[np.ndarray]) -> list[str]:
-        squares = np.stack([view(clip, self.size) for clip in clips])  # [B, T, size, size, 3]
-        video = torch.from_numpy(squares).permute(0, 4, 1, 2, 3)
+        video = torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3)  # [B, C, T, size, size]
         scores = self.model.predict({"video": video})["scores"]
         return [self.names[i] for i in scores.argmax(dim=1).tolist()]

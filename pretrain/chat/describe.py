@@ -5,23 +5,23 @@ whole clips (an action), a detector, and subtitles in the place of speech recogn
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from datamodules.clips.frame_by_frame import scaled_frames
 from datamodules.decoding.contract import Video
 from datamodules.decoding.reader import Decoder
-from datamodules.making.captions import Captioner, ImageToText, load_captioner
+from datamodules.making.captions import Captioner, ImageToText, in_batches, load_captioner
 
 INSTRUCTION = (
     "You answer questions about a video that you cannot see. What is known of it stands below, with the seconds at "
     "which it was observed. Answer from these descriptions only, and say so if they do not tell."
 )
 _MOST_FRAMES = 256  # that a tool describes: a film of hours is described at longer intervals
-_BATCH = 8  # clips that a tool gets at once, at most,
-_BATCH_BYTES = 2**28  # and their frames: tools get them at full size
+_BATCH = 8  # clips that a tool gets at once, at most
 _CHARACTERS = 6000  # of the descriptions of a video, about 1,500 tokens
 
 
@@ -64,13 +64,10 @@ def describe(video: Video, tools: Sequence[Tool]) -> list[Statement]:
     for tool in tools:
         every = lasts if tool.every is None else max(tool.every, lasts / _MOST_FRAMES)
         starts = np.arange(0, lasts, every)
-        frame_bytes = 3 * video.size[0] * video.size[1]
-        batch = min(_BATCH, max(1, _BATCH_BYTES // (tool.captioner.frames * frame_bytes)))
         said: list[str] = []
-        for first in range(0, len(starts), batch):
-            middles = [_middles(start, every, tool) for start in starts[first : first + batch]]
-            clips = [video.frames(video.frames_at(m) if timed else m.astype(np.int64)) for m in middles]
-            said += tool.captioner(clips)
+        for group in in_batches(_clips(video, starts.tolist(), every, timed, tool), _BATCH):
+            said += tool.captioner([clip for _, clip in group])
+            del group  # before the next clips are decoded
         own: list[Statement] = []
         for start, text in zip(starts.tolist(), said, strict=True):
             end, text = min(start + every, lasts), " ".join(text.split())
@@ -82,9 +79,15 @@ def describe(video: Video, tools: Sequence[Tool]) -> list[Statement]:
     return sorted(found, key=lambda statement: (statement.start, statement.end))
 
 
-def _middles(start: float, every: float, tool: Tool) -> np.ndarray:
-    """Seconds of the middles of as many equal parts of an interval as the captioner takes frames."""
-    return start + every * (np.arange(tool.captioner.frames) + 0.5) / tool.captioner.frames
+def _clips(
+    video: Video, starts: Sequence[float], every: float, timed: bool, tool: Tool
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Of each interval its start, and the frames in the middles of as many equal parts as the captioner takes."""
+    middles = every * (np.arange(tool.captioner.frames) + 0.5) / tool.captioner.frames
+    for start in starts:
+        at = start + middles
+        frames = video.frames_at(at) if timed else at.astype(np.int64)
+        yield start, scaled_frames(video, frames, tool.captioner.picture)
 
 
 def as_text(statements: Sequence[Statement], characters: int | None = None) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.decoding.pyav import PyAVVideo
 from datamodules.decoding.reader import PyAV
 from datamodules.sources.shape_scenes import Scene
 from pretrain.assistant.artefacts import Session
@@ -114,6 +115,11 @@ def test_an_action_is_recognised_and_videos_are_found(tmp_path: Path) -> None:
     assistant = open_assistant(tmp_path, tools, crossing(20))
     text = assistant.ask("recognise the action").text
     assert text.startswith("This looks like: ") and text.count("%") == 3, text
+    together = []
+    with pytest.MonkeyPatch.context() as patch:  # frames are scaled one by one: all of a clip in 4K have 400 MB
+        frames = PyAVVideo.frames
+        patch.setattr(PyAVVideo, "frames", lambda video, at: together.append(len(at)) or frames(video, at))
+        assert assistant.ask("recognise the action").text == text and max(together) == 1
     answer = assistant.ask("search my videos for a red circle")
     assert "a.mp4 (" in answer.text and "b.mp4 (" in answer.text
     assert assistant.artefact(answer.calls[0].made[0]).path.read_text().startswith("score,video\n")

@@ -134,6 +134,37 @@ def test_a_long_video_is_described_at_longer_intervals() -> None:
     assert counting.asked == 256
 
 
+class Large(Video):
+    """64 seconds of 4K at a frame a second, of which few frames are held at once: they have 25 MB each."""
+
+    name, fps, size = "large", 1.0, (2160, 3840)
+
+    def __len__(self) -> int:
+        return 64
+
+    def _decode(self, wanted: np.ndarray) -> np.ndarray:
+        assert len(wanted) <= 5, "134 MB"
+        return np.zeros((len(wanted), *self.size, 3), np.uint8)
+
+
+class Thumbnails(Captioner):
+    """Reads few pixels of many frames."""
+
+    frames = 64
+
+    def picture(self, frames: np.ndarray) -> np.ndarray:
+        return frames[:, ::60, ::60]
+
+    def __call__(self, clips: list[np.ndarray]) -> list[str]:
+        return [str(clip.shape) for clip in clips]
+
+
+def test_large_videos_are_described_by_what_a_tool_reads() -> None:
+    """At full size, 64 frames would be above the limit `clip_bytes`."""
+    (found,) = describe(Large(), [Tool("action", Thumbnails(), None)])
+    assert found.text == "(64, 36, 64, 3)"
+
+
 def test_subtitles_are_speech(tmp_path: Path) -> None:
     file = tmp_path / "a.srt"
     file.write_text("1\n00:00:01,500 --> 00:00:02,000\n<i>Hello</i>\nthere\n\n2\n01:00:00,000 --> 01:00:01,000\nBye\n")

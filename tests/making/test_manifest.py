@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from datamodules.decoding.reader import PyAV
-from datamodules.making.captions import Captioner, ImageToText, join_captions, load_captioner, write_captions
+from datamodules.making.captions import (
+    Captioner,
+    ImageToText,
+    in_batches,
+    join_captions,
+    load_captioner,
+    write_captions,
+)
 from datamodules.making.journal import Journal
 from datamodules.making.manifest import Folder, Rule, match, read_manifest, seconds_of, select, stamp_of, subset
 from datamodules.making.subsets import at_least, diverse, source_of, top_share, within_seconds
@@ -264,6 +271,13 @@ def test_own_videos_become_scenes_captions_and_shards(tmp_path: Path, capsys: py
         with source[i].open(PyAV()) as video:
             assert len(video) == length
             assert np.abs(np.median(video.frames([0, length - 1]), axis=(1, 2)) - colour).max() < 12
+
+
+def test_few_large_clips_are_captioned_at_once() -> None:
+    frame = np.broadcast_to(np.uint8(0), (1, 2160, 3840, 3))
+    sizes = [len(group) for group in in_batches(((i, frame) for i in range(30)), 16)]
+    assert sizes == [11, 11, 8], "256 MB"
+    assert [len(group) for group in in_batches(((i, "missing") for i in range(5)), 4)] == [4, 1]
 
 
 class Brightness(Captioner):

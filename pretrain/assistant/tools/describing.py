@@ -203,8 +203,11 @@ class ByDoor(Captioner):
     def __init__(self, chat: Door) -> None:
         self.chat = chat
 
+    def picture(self, frames: np.ndarray) -> np.ndarray:
+        return np.stack([small(frame) for frame in frames])
+
     def __call__(self, clips: list[np.ndarray]) -> list[str]:
-        return [_answer(self.chat, "Describe this picture in one short sentence.", "", [small(c[0])]) for c in clips]
+        return [_answer(self.chat, "Describe this picture in one short sentence.", "", [clip[0]]) for clip in clips]
 
 
 def tools(

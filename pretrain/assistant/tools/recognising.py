@@ -11,6 +11,7 @@ from pydantic import Field
 
 from datamodules.clips.chat_sampling import demo_centres
 from datamodules.clips.eval_views import BicubicSquare
+from datamodules.clips.frame_by_frame import scaled_frames
 from pretrain.assistant.tools.tool import Arguments, Context, Made, Tool, film_of
 from pretrain.export.load_run import load_objective
 from pretrain.features.index import read_index
@@ -25,12 +26,14 @@ class Recogniser:
     objective: Classify
     classes: tuple[str, ...]
 
+    def picture(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 `[T, H, W, 3]` in the size that the classifier takes, `[T, size, size, 3]`."""
+        return BicubicSquare()(frames, self.objective.model.encoder.size)
+
     @torch.inference_mode()
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """Probabilities of the classes, float `[K]`, of a clip uint8 `[T, H, W, 3]`."""
-        encoder = self.objective.model.encoder
-        shown = BicubicSquare()(frames, encoder.size)
-        video = torch.from_numpy(np.ascontiguousarray(shown)).permute(3, 0, 1, 2)[None]  # [1, C, T, H, W]
+    def __call__(self, clip: np.ndarray) -> np.ndarray:
+        """Probabilities of the classes, float `[K]`, of a clip uint8 `[T, size, size, 3]`."""
+        video = torch.from_numpy(clip).permute(3, 0, 1, 2)[None]  # [1, C, T, H, W]
         video = video.to(next(self.objective.parameters()).device)
         scores = self.objective.predict({"video": video, "label": torch.zeros(1, dtype=torch.long)})["scores"][
             0
@@ -65,7 +68,7 @@ def recognise_action(context: Context, a: ActionArguments, recogniser: Recognise
     """The likeliest classes of a film."""
     frames = recogniser.objective.model.encoder.frames
     with context.open(a.film or film_of(context).artefact) as video:
-        shares = recogniser(video.frames(demo_centres(len(video), frames)))
+        shares = recogniser(scaled_frames(video, demo_centres(len(video), frames), recogniser.picture))
     best = np.argsort(-shares)[: a.most]
     return Made("This looks like: " + ", ".join(f"{recogniser.classes[i]} ({shares[i]:.0%})" for i in best) + ".")
 
