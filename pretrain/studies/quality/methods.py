@@ -25,7 +25,6 @@ class Method:
 METHODS = {
     "frames": Method("EfficientNet-Lite0, frame by frame", None, "ImageNet's labels"),
     "videomae": Method("VideoMAE V2", "videomae_tiny"),
-    "videomae_8": Method("VideoMAE V2, tokens of 8 pixels", "videomae_tiny"),
     "viclip": Method("ViCLIP", "viclip_tiny", "captions"),
     "umt": Method("UMT stage 1", "umt_tiny", "a teacher's features"),
     "umt2": Method("UMT stage 2", "umt2_tiny", "captions"),

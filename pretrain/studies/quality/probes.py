@@ -8,7 +8,8 @@ from models.probe import Pooler
 
 _DECAYS = (1e-3, 1e-2, 1e-1)
 _K = 5
-_STEPS, _BATCH, _RATE = 200, 64, 1e-3  # of attention pooling
+_STEPS, _BATCH, _RATE = 300, 64, 3e-3  # of attention pooling
+_STATISTICS = 512  # videos whose tokens give the mean and deviation of channels
 
 
 def labelled_rows(count: int, share: float, seed: int) -> Tensor:
@@ -60,22 +61,31 @@ def knn_scores(features: Tensor, labels: Tensor, test: Tensor, classes: int) -> 
     return torch.zeros(len(test), classes).scatter_add_(1, labels[index], near.clamp(min=0) + 1e-6)
 
 
-def attentive_scores(tokens: Tensor, labels: Tensor, test: Tensor, classes: int, seed: int) -> Tensor:
-    """Scores `[M, classes]` of `test` `[M, K, D]` by the head of `AttentiveProbe`, trained on `tokens` `[N, K, D]`:
-    200 steps of AdamW on 64 videos, at a rate that falls linearly from 1e-3."""
+def attentive_scores(
+    tokens: Tensor, labels: Tensor, test: Tensor, classes: int, seed: int, device: str = "cpu"
+) -> Tensor:
+    """Scores `[M, classes]` of `test` `[M, K, D]` by attention pooling, an MLP and a linear layer, trained on `tokens`
+    `[N, K, D]`: 300 steps of AdamW on 64 videos, at a rate that falls linearly from 3e-3. Tokens stay on the CPU, and
+    the probe is on `device`.
+
+    Channels are standardised by the mean and deviation of `tokens`. A LayerNorm, as in `AttentiveProbe`, leaves what
+    all tokens have in common, and in so few steps the probe does not learn to ignore it.
+    """
+    some = tokens[:_STATISTICS].float().flatten(0, 1)
+    mean, std = some.mean(0).to(device), some.std(0).clamp(min=1e-6).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         width = tokens.shape[2]
         pool = Pooler(width, num_heads=8, mlp_ratio=1.0, norm_layer=nn.LayerNorm)
-        model = nn.Sequential(nn.LayerNorm(width, 1e-6), pool, nn.Linear(width, classes))
-        optimizer = torch.optim.AdamW(model.parameters(), _RATE, weight_decay=0.05)
+        model = nn.Sequential(pool, nn.Linear(width, classes)).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), _RATE, weight_decay=0.05, fused=True)
         for step in range(_STEPS):
-            rows = torch.randint(len(tokens), (_BATCH,))
-            loss = F.cross_entropy(model(tokens[rows].float()), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * (1 - step / _STEPS)
+            rows = torch.randint(len(tokens), (_BATCH,))
+            loss = F.cross_entropy(model((tokens[rows].to(device).float() - mean) / std), labels[rows].to(device))
+            optimizer.zero_grad()
+            loss.backward()
             optimizer.step()
     with torch.no_grad():
-        return torch.cat([model(part.float()) for part in test.split(256)])
+        return torch.cat([model((part.to(device).float() - mean) / std).cpu() for part in test.split(256)])

@@ -47,7 +47,7 @@ class Size:
         tune_steps: of fine-tuning, 32 clips each.
     """
 
-    steps: int = 2000
+    steps: int = 1000
     points: int = 4
     train: int = 4096
     test: int = 1024
@@ -107,8 +107,10 @@ class Study:
                 wanted = [key for key in self._probe_keys(run, seed, step, labels) if key not in self.records]
                 if not wanted:
                     continue
+                if METHODS[name].recipe is not None:
+                    self.pretrain(run, name, seed, label)
                 start = time.process_time()
-                features = {part: self.features(run, name, seed, step, label, part) for part in ("train", "test")}
+                features = {part: self.features(run, name, seed, step, part) for part in ("train", "test")}
                 seconds = time.process_time() - start
                 for key in wanted:
                     self._probe(key, features, seconds)
@@ -144,7 +146,7 @@ class Study:
         start = time.process_time()
         if probe == "attentive":
             tokens, test = features["train"][1][rows], features["test"][1]
-            scores = attentive_scores(tokens, truth, test, classes, seed)
+            scores = attentive_scores(tokens, truth, test, classes, seed, self.device)
         else:
             fit = linear_scores if probe == "linear" else knn_scores
             scores = fit(features["train"][0][rows], truth, features["test"][0], classes)
@@ -187,11 +189,11 @@ class Study:
     def pretrain(self, run: str, name: str, seed: int, label: str | None) -> None:
         """Trains the method's tiny recipe on the study's videos, unless that is done."""
         source = self.videos.make("train", label or next(iter(self.videos.classes)), self._shared, self.size.train)
-        if name == "umt" and self.videos.name.startswith("actions"):
-            make_teacher(self._shared / "teacher")
         options = [*_config(str(METHODS[name].recipe)), *_config(f"quality/{self.videos.name}")]
         for fragment in (f"quality/{name}", f"quality/{self.videos.name}_{name}"):
             options += _config(fragment) if (ROOT / f"recipes/{fragment}.yaml").is_file() else []
+        if name == "umt" and self.videos.name.startswith("actions"):
+            options.append(f"--model.teacher.weights={make_teacher(self._shared / 'teacher')}")
         if label:
             classes = len(self.videos.classes[label])
             options += [*_config("quality/tune"), f"--model.model.classes={classes}"]
@@ -201,15 +203,12 @@ class Study:
         if self._fit(f"{run}-{seed}", options, self.size.steps, seed, self.steps()[1]) and not begun:
             self.training_seconds[f"{run}-{seed}"] = round(time.process_time() - start, 1)
 
-    def features(
-        self, run: str, name: str, seed: int, step: int, label: str | None, part: str
-    ) -> tuple[Tensor, Tensor]:
+    def features(self, run: str, name: str, seed: int, step: int, part: str) -> tuple[Tensor, Tensor]:
         """A vector `[N, D]` and float16 tokens `[N, K, D]` of each video, by the encoder after `step` steps."""
         if METHODS[name].recipe is None:
             if part not in self._frames:  # the same for all seeds
                 self._frames[part] = frame_features(self.clips(part))
             return self._frames[part]
-        self.pretrain(run, name, seed, label)
         objective: Any = self.objective(f"{run}-{seed}", seed, step)
         encoder = objective.model.encoder if METHODS[name].labels else objective.encoder
         return encode(encoder, objective.normalize, self.clips(part), self.device)
