@@ -3,8 +3,9 @@
 import hashlib
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from models.diffusion.autoencoder import Autoencoder
 from pretrain.learning.prompts import Prompts
 from pretrain.learning.teachers import Frozen
 
@@ -60,3 +61,12 @@ def check_encoders(joint: str, vae: Frozen, prompts: Prompts) -> None:
                 f"the latents were made by another {what} ({theirs}) than the recipe's ({own}): set the recipe's to "
                 "the one that made them, or make them again by tools/latents.py"
             )
+
+
+def check_moments(latents: Tensor, autoencoder: Autoencoder, name: str) -> None:
+    """ValueError if `latents` `[B, 2C, T, h, w]`, that of sample `name` first, have other channels than a model's."""
+    if latents.shape[1] != 2 * autoencoder.channels:
+        raise ValueError(
+            f"the latents of {name} have {latents.shape[1]} channels of moments, and the autoencoder makes "
+            f"{2 * autoencoder.channels}: they are of another autoencoder"
+        )

@@ -84,3 +84,16 @@ def alignment_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], loss: s
     pairs = zip(student, teacher, strict=True)
     unit = [(F.normalize(s.float(), dim=-1), F.normalize(t.float(), dim=-1)) for s, t in pairs]
     return torch.stack([ALIGNMENT[loss](s, t) for s, t in unit]).mean()
+
+
+def relation_loss(student: Tensor, teacher: Tensor, margin: float = 0.1) -> Tensor:
+    """By how much the cosines between all pairs of a clip's tokens differ beyond `margin`, averaged over pairs.
+
+    Pairs lie within frames and between them (the token relation distillation of VideoREPA, arXiv 2505.23656).
+
+    Args:
+        student, teacher: `[B, N, D]` and `[B, N, D']`, the same tokens in the same order.
+    """
+    ours, theirs = (F.normalize(x.float(), dim=-1) for x in (student, teacher))
+    difference = ours @ ours.mT - theirs @ theirs.mT  # [B, N, N]
+    return (difference.abs() - margin).relu().mean()

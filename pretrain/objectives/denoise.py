@@ -24,10 +24,11 @@ from models.diffusion.schedules import (
 from models.tokenizers import CLIPTokenizer
 from pretrain.learning.batch import Batch
 from pretrain.learning.conditions import Condition
-from pretrain.learning.encoder_names import check_encoders
+from pretrain.learning.encoder_names import check_encoders, check_moments
 from pretrain.learning.generating import Sampling
 from pretrain.learning.lora import LoRA, train_only
 from pretrain.learning.prompts import Prompts, prompt_ids
+from pretrain.learning.relations import Relations, watch_block
 from pretrain.learning.row_noise import NOISE, POSTERIOR, SAMPLE, row_choices, seed_of_name, unit_noise
 from pretrain.learning.teachers import Frozen
 from pretrain.learning.transfer import to_device
@@ -62,6 +63,7 @@ class Denoise(Objective):
         zero_snr: the schedule ends in pure noise.
         trained: regular expressions; parameters of the network whose names match none are frozen. None: all train.
         lora: train low-rank additions instead of the network's weights.
+        align: also learn a frozen encoder's relations between tokens in one block.
         sampling: how `predict` samples.
         mean, std: the range of pixels that the autoencoder takes is -1 to 1.
         base: see `Objective`.
@@ -83,6 +85,7 @@ class Denoise(Objective):
         zero_snr: bool = False,
         trained: list[str] | None = None,
         lora: LoRA | None = None,
+        align: Relations | None = None,
         sampling: Sampling | None = None,
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
@@ -105,11 +108,13 @@ class Denoise(Objective):
         self.kind: Kind = kind
         self.condition, self.null_text, self.text_dropout = condition, null_text, text_dropout
         self.image_weight, self.weighting, self.gamma = image_weight, weighting, gamma
-        self.zero_snr = zero_snr
+        self.zero_snr, self.align, self.statistics = zero_snr, align, (mean, std)
         self.sampling = sampling or Sampling()
         self.made_by: str | None = None  # the encoders of the latents, once they are checked
         self.needs = ()  # `on_host` checks: a batch may hold latents and states instead of videos and texts
         self.figures = frozenset(f"t={quantile}" for quantile in QUANTILES)
+        if align is not None:
+            align.check_block(unet)
         if lora is not None:
             lora.add_to(unet)
         if trained is not None:
@@ -136,13 +141,17 @@ class Denoise(Objective):
         condition = self.conditions(batch, x0, seeds)
         timestep = torch.tensor([int(choice.randint(len(self.alpha_bar))) for choice in choices])
         noise = unit_noise(seeds, NOISE, x0.shape[1:], x0.device)
-        error = self.errors(x0, noise, timestep, images, text, condition)  # [B, T + I]
+        with watch_block(self.align, self.unet, self.random_key.step) as outputs:
+            error = self.errors(x0, noise, timestep, images, text, condition)  # [B, T + I]
         if self.weighting is not None:
             level = self.alpha_bar[timestep]
             options = {} if self.gamma is None else {"gamma": self.gamma}
             weight = WEIGHTS[self.weighting](self.kind, level, **options).float()
             error = error * to_device(weight, error.device)[:, None]
-        return self.joint_losses(error, images)
+        losses = self.joint_losses(error, images)
+        if self.align is not None and outputs:
+            losses["relations"] = self.align(outputs[0], self.normalize(batch["video"]), self.statistics)
+        return losses
 
     def joint_losses(self, error: Tensor, images: int) -> dict[str, Tensor]:
         """The mean error of the video's frames, and, weighted, of the images behind them; `error` `[B, T + I]`."""
@@ -280,13 +289,10 @@ class Denoise(Objective):
                 "list or the shards, or leave out those without"
             )
         if "latents" in batch:
-            if self.condition is not None and self.condition.needs_video:
-                raise ValueError("super-resolution needs the video itself: train it from videos, not from latents")
-            if batch["latents"].shape[1] != 2 * self.autoencoder.channels:
-                raise ValueError(
-                    f"the latents of {batch['name'][0]} have {batch['latents'].shape[1]} channels of moments, and the "
-                    f"autoencoder makes {2 * self.autoencoder.channels}: they are of another autoencoder"
-                )
+            if self.align is not None or (self.condition is not None and self.condition.needs_video):
+                what = "super-resolution" if self.align is None else "the teacher of `align`"
+                raise ValueError(f"{what} needs the video itself: train it from videos, not from latents")
+            check_moments(batch["latents"], self.autoencoder, batch["name"][0])
             if "encoders" in batch and self.made_by != batch["encoders"][0]:
                 self.made_by = batch["encoders"][0]
                 check_encoders(self.made_by, self.vae, self.prompts)
