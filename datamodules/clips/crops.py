@@ -29,16 +29,19 @@ def side(size: Size, what: object) -> int:
     return height
 
 
-def resize(frames: np.ndarray, box: Box, height: int, width: int, out: torch.Tensor | None = None) -> np.ndarray:
+def resize(
+    frames: np.ndarray, box: Box, height: int, width: int, out: torch.Tensor | None = None, mirrored: bool = False
+) -> np.ndarray:
     """Crops `box` from uint8 [T, H, W, 3] and scales it to [T, height, width, 3], within 2 grey levels of PIL's
-    antialiased bilinear filter. The result is written to `out` if it is given, which saves a copy.
+    antialiased bilinear filter; mirrored left to right if requested. The result is written to `out` if it is given,
+    which saves a copy.
     """
     # The official code rounds crop sides to `size`, so that a box may exceed an image that is up to 2 px smaller. Here
     # the box is clipped to the image instead of padded with black.
     left, top = max(0, box[2]), max(0, box[3])
     h, w = min(max(1, box[1]), frames.shape[1] - top), min(max(1, box[0]), frames.shape[2] - left)
     out = torch.empty((len(frames), height, width, 3), dtype=torch.uint8) if out is None else out
-    scale(frames, top, left, h, w, out)
+    scale(frames, top, left, h, w, out, mirrored)
     return out.numpy()
 
 
@@ -49,10 +52,20 @@ class Crop(ABC):
     def box(self, width: int, height: int, size: int, rng: random.Random) -> Box:
         """A random (width, height, left, top) inside an image of width x height, to be scaled to size x size."""
 
+    def place(self, width: int, height: int, size: Size, rng: SampleRng) -> Box:
+        """The random box of a clip of `size`; ValueError if the crop makes no clips of that shape."""
+        return self.box(width, height, side(size, self), rng.python)
+
+    def cut(
+        self, frames: np.ndarray, box: Box, size: Size, out: torch.Tensor | None = None, mirrored: bool = False
+    ) -> np.ndarray:
+        """uint8 [T, H, W, 3] -> [T, *size, 3], the box, mirrored left to right if requested; written to `out` if it is
+        given."""
+        return resize(frames, box, *sides(size), out, mirrored)
+
     def __call__(self, frames: np.ndarray, size: Size, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
-        """uint8 [T, H, W, 3] -> [T, size, size, 3] by one random box; written to `out` if it is given."""
-        size = side(size, self)
-        return resize(frames, self.box(frames.shape[2], frames.shape[1], size, rng.python), size, size, out)
+        """uint8 [T, H, W, 3] -> [T, *size, 3] by one random box; written to `out` if it is given."""
+        return self.cut(frames, self.place(frames.shape[2], frames.shape[1], size, rng), size, out)
 
 
 class MultiScaleCrop(Crop):

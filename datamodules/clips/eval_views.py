@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from datamodules.clips import crops
-from datamodules.clips.crops import Box, Crop, Size, side
-from datamodules.sources.order import SampleRng
+from datamodules.clips.crops import Box, Crop, Size, side, sides
 
 
 def bicubic(
@@ -79,12 +78,16 @@ class RandomResizedCrop(Crop):
         w, h = min(width, max(1, round(height * high))), min(height, max(1, round(width / low)))
         return w, h, (width - w) // 2, (height - h) // 2
 
-    def __call__(self, frames: np.ndarray, size: Size, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
-        size = side(size, self)
-        box = self.box(frames.shape[2], frames.shape[1], size, rng.python)
+    def cut(
+        self, frames: np.ndarray, box: Box, size: Size, out: torch.Tensor | None = None, mirrored: bool = False
+    ) -> np.ndarray:
         if self.bilinear and self.antialias:
-            return crops.resize(frames, box, size, size, out)
-        return bicubic(frames, box, size, size, self.antialias, out, "bilinear" if self.bilinear else "bicubic")
+            return super().cut(frames, box, size, out, mirrored)
+        filters = "bilinear" if self.bilinear else "bicubic"
+        made = bicubic(frames, box, *sides(size), self.antialias, out, filters)
+        if mirrored:
+            crops.flip(made)
+        return made
 
 
 class EvalView(ABC):

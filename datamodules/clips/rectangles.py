@@ -3,7 +3,6 @@
 import random
 
 import numpy as np
-import torch
 
 from datamodules.clips import crops
 from datamodules.clips.crops import Box, Crop, Size, sides
@@ -29,10 +28,8 @@ class Rectangle(Crop):
         """(width, height) of the box in a frame."""
         return largest_box(width, height, *sides(size))
 
-    def __call__(self, frames: np.ndarray, size: Size, rng: SampleRng, out: torch.Tensor | None = None) -> np.ndarray:
-        """uint8 [T, H, W, 3] -> [T, *size, 3]; written to `out` if it is given."""
-        box = self.box(frames.shape[2], frames.shape[1], size, rng.python)
-        return crops.resize(frames, box, *sides(size), out)
+    def place(self, width: int, height: int, size: Size, rng: SampleRng) -> Box:
+        return self.box(width, height, size, rng.python)
 
 
 class Patch(Rectangle):

@@ -27,26 +27,28 @@ def kernel() -> str:
     return "torch" if _scale is None else "AVX2"
 
 
-def scale(frames: np.ndarray, top: int, left: int, h: int, w: int, out: torch.Tensor) -> None:
+def scale(frames: np.ndarray, top: int, left: int, h: int, w: int, out: torch.Tensor, mirrored: bool = False) -> None:
     """Scales the region of `h` x `w` pixels at (top, left) of uint8 `frames` [T, H, W, 3] into `out` [T, height, width,
-    3]. The region must lie inside the frames."""
+    3], mirrored left to right if requested. The region must lie inside the frames."""
     (count, height, width), part = out.shape[:3], frames[:, top : top + h, left : left + w]
     # The kernel loads 32 values of a row at a time, stores 4 pixels and needs two neighbours within 16 bytes. It adds
     # half a unit for each neighbour to a sum that would overflow after some 250.
     fits = 11 <= w <= 4 * width and width >= 4 and h <= 100 * height and count > 0
     if (h, w) == (height, width):
-        out.copy_(torch.from_numpy(part))
+        out.copy_(torch.from_numpy(part).flip(2) if mirrored else torch.from_numpy(part))
     elif not out.is_contiguous():  # neither implementation writes to a strided output
         whole = torch.empty(out.shape, dtype=out.dtype)
-        scale(frames, top, left, h, w, whole)
+        scale(frames, top, left, h, w, whole, mirrored)
         out.copy_(whole)
     elif _scale is None or not fits:
         torch_scale(torch.from_numpy(part), out)
+        if mirrored:
+            out.copy_(out.flip(2))
     else:
         frames = np.ascontiguousarray(frames)
         stride = 3 * frames.shape[2]
         place = top * stride + 3 * left, frames.shape[1] * stride, stride, count, w
-        _scale.scale(frames, *place, taps(h, height), picks(w, width), out.numpy(), width)
+        _scale.scale(frames, *place, taps(h, height), picks(w, width, mirrored), out.numpy(), width)
 
 
 def torch_scale(part: torch.Tensor, out: torch.Tensor) -> None:
@@ -73,17 +75,20 @@ def taps(size: int, wanted: int) -> Taps:
 
 
 @functools.lru_cache(maxsize=128)
-def picks(size: int, wanted: int) -> Picks:
-    """`taps` of the RGB pixels of a row in the kernel's layout: Q groups of 4 pixels, the last 4 at the row's end.
+def picks(size: int, wanted: int, mirrored: bool = False) -> Picks:
+    """`taps` of the RGB pixels of a row in the kernel's layout: Q groups of 4 pixels, the last 4 at the row's end; or
+    those of the mirrored row.
 
-    For each pair of pixels: the offset in bytes of the first pixel's neighbours [2Q]; the shuffle mask of 8 lanes of 16
+    For each pair of pixels: the offset in bytes of the left one's neighbours [2Q]; the shuffle mask of 8 lanes of 16
     bits, six of them in use: which byte from that offset becomes a lane's upper half, 128 for none [2Q, 16]; and for
     each neighbour the weights of the lanes [Q, taps, 2, 8].
     """
     first, weights = taps(size, wanted)
+    if mirrored:
+        first, weights = first[::-1], weights[::-1]
     quads = -(-wanted // 4)
     pixel = np.minimum(4 * np.arange(quads), wanted - 4)[:, None, None] + np.arange(4).reshape(2, 2)  # [Q, pair, 2]
-    at = 3 * first[pixel[..., 0]]
+    at = 3 * first[pixel].min(axis=2)
     byte = 3 * first[pixel][..., None] - at[..., None, None] + np.arange(3)  # [Q, pair, 2, colour]
     masks = np.full((quads, 2, 8, 2), 128, np.uint8)
     masks[:, :, :6, 1] = byte.reshape(quads, 2, 6)

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from datamodules.clips import crops, sampling
+from datamodules.clips.eval_views import RandomResizedCrop
+from datamodules.clips.rectangles import Rectangle
 from datamodules.sources.order import SampleRng
 
 Rng = np.random.RandomState
@@ -37,6 +39,21 @@ def test_segments_of_extracted_frames_increase_and_lie_inside(length: int) -> No
 def test_the_views_of_segments_share_out_one_finer_view(length: int, views: int) -> None:
     parts = [sampling.segments_view(length, 16, view, views) for view in range(views)]
     assert (np.sort(np.concatenate(parts)) == sampling.segments_view(length, 16 * views, 0, 1)).all()
+
+
+@pytest.mark.parametrize(
+    "crop", [crops.MultiScaleCrop(), RandomResizedCrop(), RandomResizedCrop(bilinear=True), Rectangle()], ids=repr
+)
+def test_a_box_is_drawn_once_and_cut_of_each_frame(crop: crops.Crop) -> None:
+    frames = Rng(0).randint(0, 256, (3, 60, 90, 3)).astype(np.uint8)
+    whole, rng = crop(frames, 32, SampleRng(0, 1)), SampleRng(0, 1)
+    box = crop.place(90, 60, 32, rng)
+    for frame, expected in zip(frames, whole, strict=True):
+        assert (crop.cut(frame[None], box, 32)[0] == expected).all()
+        assert (crop.cut(frame[None], box, 32, mirrored=True)[0] == expected[:, ::-1]).all()
+    after = SampleRng(0, 1)
+    crop(frames, 32, after)
+    assert rng.python.random() == after.python.random()  # what is drawn next is as it was
 
 
 @pytest.mark.parametrize("width, height", [(340, 256), (256, 340), (320, 240), (224, 224), (568, 320), (255, 341)])

@@ -74,6 +74,13 @@ def test_nothing_is_written_between_the_elements_of_a_strided_output(by: str) ->
     assert torch.equal(room[:, ::2, :65], torch.from_numpy(scaled(frames, 0, 0, 100, 120, 50, 65)))
 
 
+@pytest.mark.parametrize("h, w, height, width", [*SIZES, (50, 61, 50, 61)])
+def test_a_mirrored_image_is_the_mirror_of_the_other(by: str, h: int, w: int, height: int, width: int) -> None:
+    frames, out = images(2, h + 5, w + 3), torch.empty((2, height, width, 3), dtype=torch.uint8)
+    scale.scale(frames, 4, 2, h, w, out, mirrored=True)
+    assert (out.numpy()[:, :, ::-1] == scaled(frames, 4, 2, h, w, height, width)).all()
+
+
 def test_no_frames_give_an_empty_output(by: str) -> None:
     assert scaled(np.empty((0, 40, 60, 3), np.uint8), 0, 0, 40, 60, 20, 30).shape == (0, 20, 30, 3)
 
