@@ -147,7 +147,12 @@ def ends_included(length: int, frames: int) -> np.ndarray:
 
 
 class Sampler(ABC):
-    """A sampling rule: random clips for training and fixed views for evaluation."""
+    """A sampling rule: random clips for training and fixed views for evaluation.
+
+    `strided` says whether the stride decides how much time lies between frames.
+    """
+
+    strided = True
 
     @abstractmethod
     def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
@@ -181,6 +186,8 @@ class Span(Sampler):
 class Segments(Sampler):
     """One frame of each of `frames` equal segments, regardless of the stride (UMT pretraining, Something-Something)."""
 
+    strided = False
+
     def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
         return segments(length, frames, rng.numpy)
 
@@ -190,6 +197,8 @@ class Segments(Sampler):
 
 class Spaced(Sampler):
     """As `Segments`, with the rule of UMT's fine-tuning on Kinetics."""
+
+    strided = False
 
     def draw(self, length: int, frames: int, stride: int, rng: SampleRng) -> np.ndarray:
         return spaced(length, frames, rng.python)
@@ -205,6 +214,8 @@ class Sparse(Sampler):
     Args:
         released: sample like the released code (`sparse_released`), for runs that must match it.
     """
+
+    strided = False
 
     def __init__(self, released: bool = False) -> None:
         self.released = released

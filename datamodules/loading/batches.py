@@ -15,6 +15,7 @@ from datamodules.clips import crops
 from datamodules.clips.frame_by_frame import distinct_frames
 from datamodules.decoding.contract import DecodeError
 from datamodules.loading import reading
+from datamodules.loading.cadence_check import check_cadence
 from datamodules.loading.clip import Clip, video_shape
 from datamodules.loading.collate import all_skipped, collate, without_content
 from datamodules.loading.global_batch import GlobalBatch
@@ -72,8 +73,6 @@ class TrainBatches(RowBatches):
         read = partial(self._read, out=out)
         sample, (encoded_row, draws) = read_or_substitute(self.source, self.order, self.seed, n, read, skipped)
         for view, rng in enumerate(draws):
-            if clip.flip > 0 and rng.python.random() < clip.flip:
-                crops.flip(out[view].numpy())
             if clip.augment is not None:
                 clip.augment(out[view].numpy(), rng)
         sample = replace(without_content(sample), text=self._caption(sample, n))
@@ -91,17 +90,20 @@ class TrainBatches(RowBatches):
 
     def _read(self, sample: Sample, n: int, out: torch.Tensor) -> tuple[dict | None, list[SampleRng]]:
         """Writes a sample's crops to `out` [V, T, H, W, 3]; returns the row of its texts, and the generator of each
-        view after its crop."""
+        view after its crop and flip."""
         clip = self.clip
+        check_cadence(sample, clip.stride if clip.sampler.strided else 1)
         with sample.open(clip.decoder) as video:
             (first, end), rng = sample.part(video), SampleRng(self.seed, n, 0)
             indices = first + clip.sampler.draw(end - first, clip.frames, clip.stride, rng)
-            rngs: list[SampleRng] = []
+            height, width = video.size
+            rngs = [SampleRng(self.seed, n, 1 + view) for view in range(clip.views)]
+            # In this order: the box of a view is drawn before its flip.
+            boxes = [clip.crop.place(width, height, clip.size, draws) for draws in rngs]
+            flips = [clip.flip > 0 and draws.python.random() < clip.flip for draws in rngs]
             for times, frame in distinct_frames(video, indices):
-                # A crop draws anew for each frame, from the same numbers: the box is that of the first one.
-                rngs = [SampleRng(self.seed, n, 1 + view) for view in range(clip.views)]
-                for view, draws in enumerate(rngs):
-                    clip.crop(frame, clip.size, draws, out[view, times[0] : times[0] + 1])
+                for view, (box, flip) in enumerate(zip(boxes, flips, strict=True)):
+                    clip.crop.cut(frame, box, clip.size, out[view, times[0] : times[0] + 1], flip)
                     for time in times[1:]:
                         out[view, time] = out[view, times[0]]
             row = None
@@ -202,6 +204,7 @@ class EvalBatches(RowBatches):
         """Writes a sample's views to `out` [V, T, H, W, 3], clips outermost; returns the row of its texts for each
         clip."""
         clip = self.clip
+        check_cadence(sample, clip.stride if clip.sampler.strided else 1)
         with sample.open(clip.decoder) as video:
             (first, end), made = sample.part(video), range(self.clips)
             wanted = [first + clip.sampler.view(end - first, clip.frames, clip.stride, c, self.clips) for c in made]

@@ -17,6 +17,7 @@ from datamodules.clips.crops import Size
 from datamodules.clips.eval_views import EvalView
 from datamodules.decoding.contract import DecodeError, Video
 from datamodules.loading import reading
+from datamodules.loading.cadence_check import check_cadence
 from datamodules.loading.clip import Clip, video_shape
 from datamodules.loading.collate import all_skipped, collate
 from datamodules.loading.rows import Memory, RowBatches
@@ -135,6 +136,7 @@ class Windows(RowBatches):
         if self.open is None or self.open[0] != about.number:
             self.close()
             sample = self.source[about.number]
+            check_cadence(sample, self.clip.stride)
             video = sample.open(self.clip.decoder)
             if sample.length(video) != about.frames:
                 video.close()

@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -9,6 +10,7 @@ import numpy as np
 
 from datamodules.decoding.display_matrix import orientation_of
 from datamodules.decoding.orientation import Orientation
+from datamodules.making.cadence import Cadence
 from datamodules.making.deinterlace import Deinterlacer, is_hdr, is_interlaced
 from datamodules.making.encoding import Encoding
 from datamodules.making.pieces import Cut, Lost, Piece
@@ -21,6 +23,7 @@ class ClipWriter:
     def __init__(self, cut: Cut, encoding: Encoding, size: tuple[int, int]) -> None:
         self.cut, self.encoding, self.size = cut, encoding, size
         self.encoder: _Encoder | None = None
+        self.shown = 0  # frames so far
         self.damaged = False
 
     def write(self, time: float, frame: av.VideoFrame | None) -> None:
@@ -29,12 +32,13 @@ class ClipWriter:
             return
         if self.encoder is None:
             self.encoder = _Encoder(time, frame, self.encoding, self.size)
+        self.shown += 1
         self.encoder.write(frame)
 
     def close(self) -> Piece | Lost:
         if self.damaged or self.encoder is None:
             return Lost(self.cut.meta, "part of it cannot be decoded")
-        return self.encoder.close(self.cut.meta)
+        return replace(self.encoder.close(self.cut.meta), shown=self.shown)
 
 
 class _Encoder:
@@ -46,6 +50,7 @@ class _Encoder:
         self.orientation, self.interlaced, self.hdr = orientation_of(frame), is_interlaced(frame), is_hdr(frame)
         self.deinterlacer = Deinterlacer(frame) if encoding.deinterlace and self.interlaced else None
         self.maps_tones = encoding.tone_map and self.hdr
+        self.cadence = Cadence(encoding.fps) if encoding.fps is not None else None
         self.first = self.last = self.before = frame.pts
         self.file = io.BytesIO()
         self.container = av.open(self.file, "w", format="mp4")
@@ -71,6 +76,8 @@ class _Encoder:
     def _encode(self, frame: av.VideoFrame) -> None:
         assert frame.pts is not None
         stamp = frame.pts - self.first
+        if self.cadence is not None and not self.cadence.takes(float(stamp * self.time_base)):
+            return
         frame = tone_mapped(frame) if self.maps_tones else frame
         height, width = self.orientation.size(*self.size)
         frame = frame.reformat(width=width, height=height, format="yuv420p", interpolation="BICUBIC")
@@ -87,7 +94,8 @@ class _Encoder:
         span = 2 * self.last - self.before - self.first  # the last frame lasts as long as the one before it
         seconds = float(span * self.time_base)
         marks = self.interlaced and self.deinterlacer is None, self.hdr and not self.maps_tones
-        return Piece(self.file.getvalue(), "mp4", self.frames, seconds, self.start, *self.size, *marks, meta)
+        about = self.frames, seconds, self.start, *self.size, *marks, self.cadence and self.cadence.fps
+        return Piece(self.file.getvalue(), "mp4", *about, meta)
 
 
 def _upright(frame: av.VideoFrame, orientation: Orientation) -> av.VideoFrame:

@@ -19,7 +19,10 @@ class Cut:
 
 @dataclass
 class Piece:
-    """A clip: the bytes of a file, its suffix without the dot, and its properties."""
+    """A clip: the bytes of a file, its suffix without the dot, and its properties.
+
+    `frames` are stored, of `shown` that the video has: with a `cadence` at most so many a second.
+    """
 
     data: bytes
     ending: str
@@ -30,7 +33,9 @@ class Piece:
     width: int
     interlaced: bool = False
     hdr: bool = False
+    cadence: float | None = None
     meta: dict = field(default_factory=dict)
+    shown: int = 0
 
 
 @dataclass

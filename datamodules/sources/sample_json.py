@@ -57,6 +57,14 @@ def origin_of(data: bytes) -> str | None:
     return f"{name}#t={start:.6g},{start + seconds:.6g}"
 
 
+def cadence_of(data: bytes) -> float | None:
+    """The frames per second that `prepare --fps` has stored at most, in the json that it has written; else None."""
+    if b'"cadence"' not in data or not all(field in data for field in _OF_PREPARE):
+        return None
+    cadence = parse_json(data).get("cadence")
+    return float(cadence) if isinstance(cadence, int | float) and cadence > 0 else None
+
+
 def read_text(name: str, data: bytes, limits: Limits) -> str | None:
     """The caption in a text file of a sample; None if it is blank. DecodeError if it is too long or not UTF-8."""
     if refusal := limits.refusal("meta_bytes", len(data), "bytes of its text"):

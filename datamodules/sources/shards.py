@@ -18,7 +18,7 @@ from datamodules.sources.local_tar import Tar, persist
 from datamodules.sources.open_shards import allow_open, check_cache, tars_to_keep_open
 from datamodules.sources.order import Order
 from datamodules.sources.remote import RemoteTar, Store, is_remote, store
-from datamodules.sources.sample_json import origin_of, parse_annotation, read_text
+from datamodules.sources.sample_json import cadence_of, origin_of, parse_annotation, read_text
 from datamodules.sources.shard_index import REMEDY, parse_entries, parse_remote_index, read_index
 from datamodules.sources.source import Sample, Source, Strings
 from datamodules.sources.tar_index import checksum
@@ -210,7 +210,7 @@ class Shards(Source):
         for what, value, count in (("text", text, self.texts), ("label", label, self.labels)):
             if value is None and count == len(self):
                 raise DecodeError(name, f"it has no {what}, although by {INDEX} all samples have one")
-        return Sample(name, data[512:], text, label, origin=origin_of(meta))
+        return Sample(name, data[512:], text, label, origin=origin_of(meta), cadence=cadence_of(meta))
 
     def place(self, index: int) -> str:
         return self.tar(int(np.searchsorted(self.starts, index, side="right")) - 1)

@@ -30,7 +30,8 @@ class Sample:
     which training uses one at a time. `chat` is a conversation about the video. Clips come from the seconds `start` to
     `end`, by default from the whole video. `regions` gives the masks of what the conversation calls `<obj1>`, `<obj2>`,
     ... at so many seconds, bool `[R, T, H, W]` of whole frames. `origin` is the video's own name where `name` is that
-    of a place, such as a member of a shard; a part of a video has its seconds behind it (`a.mp4#t=4,8`).
+    of a place, such as a member of a shard; a part of a video has its seconds behind it (`a.mp4#t=4,8`). `cadence` is
+    the frames per second that `prepare --fps` has stored at most; None: all of the video's.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Sample:
     chat: list[Exchange] | None = None
     regions: Callable[[Sequence[float]], np.ndarray] | None = None
     origin: str | None = None
+    cadence: float | None = None
 
     def open(self, decoder: Decoder) -> Video:
         """Opens the video; DecodeError if it cannot be opened."""
