@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from datamodules.loading import pinned_memory
+
 _ALIGNMENT = 64  # bytes; each tensor begins at a multiple
 
 
@@ -29,18 +31,30 @@ class Buffer:
 
 
 class Pool:
-    """Buffers that the main process hands out; there are never more of them than were in use at one time."""
+    """Buffers that the main process hands out; there are never more of them than were in use at one time, and those
+    from which a GPU still copies.
 
-    def __init__(self) -> None:
+    Args:
+        pinned: page-lock them for a GPU; see `pinned_memory`.
+    """
+
+    def __init__(self, pinned: bool = False) -> None:
         self.buffers: dict[int, Buffer] = {}  # by number
+        self.pinned = pinned
+        self._locked: dict[int, mmap.mmap] = {}  # by number, also of buffers that are discarded but in use
         self._free: list[int] = []
-        self._returned: deque[int] = deque()  # of freed tensors, by whatever thread freed them
+        # Of freed tensors, by whatever thread freed them; with what is done once they are copied.
+        self._returned: deque[tuple[int, torch.cuda.Event | None]] = deque()
         self._next = 0
 
     def take(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Buffer, dict[str, torch.Tensor]]:
         """A buffer for these uint8 tensors, and the tensors; it is in use as long as one of them, or a view, lives."""
         size = size_of(shapes)
-        self._free += [self._returned.popleft() for _ in range(len(self._returned))]
+        for number, copied in [self._returned.popleft() for _ in range(len(self._returned))]:
+            if copied is None or copied.query():
+                self._free.append(number)
+            else:
+                self._returned.append((number, copied))
         fitting = [n for n in self._free if len(self.buffers[n].memory) >= size]
         if fitting:
             number = min(fitting, key=lambda n: len(self.buffers[n].memory))
@@ -51,7 +65,7 @@ class Pool:
             number = self._new(size)
         buffer = self.buffers[number]
         whole = view(buffer.memory)
-        weakref.finalize(whole.untyped_storage(), self._returned.append, number)
+        weakref.finalize(whole.untyped_storage(), self._give_back, number).atexit = False
         return buffer, lay_out(whole, shapes)
 
     def bytes(self) -> int:
@@ -60,12 +74,26 @@ class Pool:
 
     def close(self) -> None:
         """Lets go of all buffers; those in use live as long as their tensors."""
+        unused = {*self._free, *(number for number, _ in self._returned)}
         for number in list(self.buffers):
-            self._discard(number)
+            self._discard(number, in_use=number not in unused)
         self._free.clear()
+        self._returned.clear()
 
-    def _discard(self, number: int) -> None:
+    def _give_back(self, number: int) -> None:
+        if number in self.buffers:
+            self._returned.append((number, pinned_memory.copies_so_far() if number in self._locked else None))
+        else:  # discarded meanwhile
+            self._unlock(number)
+
+    def _discard(self, number: int, in_use: bool = False) -> None:
         os.close(self.buffers.pop(number).descriptor)
+        if not in_use:
+            self._unlock(number)
+
+    def _unlock(self, number: int) -> None:
+        if (memory := self._locked.pop(number, None)) is not None:
+            pinned_memory.unlock(memory)
 
     def _new(self, size: int) -> int:
         if hasattr(os, "memfd_create"):
@@ -76,6 +104,10 @@ class Pool:
         os.ftruncate(descriptor, size)
         number, self._next = self._next, self._next + 1
         self.buffers[number] = Buffer(number, descriptor, mmap.mmap(descriptor, size))
+        if self.pinned:
+            self.pinned = pinned_memory.lock(self.buffers[number].memory)
+            if self.pinned:
+                self._locked[number] = self.buffers[number].memory
         return number
 
 

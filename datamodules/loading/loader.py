@@ -50,7 +50,8 @@ class Loader(DataLoader):
     def _batches(self) -> Iterator[dict]:
         assert self.prefetch_factor is not None  # torch sets 2 if there are workers
         workers = self._persistent or Workers(
-            self.dataset, self.num_workers, self.prefetch_factor, self.limit, self.multiprocessing_context
+            *(self.dataset, self.num_workers, self.prefetch_factor, self.limit, self.multiprocessing_context),
+            pinned=self.pin_memory,
         )
         if self.persistent_workers and self._persistent is None:
             self._persistent = workers
@@ -69,7 +70,10 @@ class Loader(DataLoader):
 
 
 def pinned(batches: Iterator[dict]) -> Iterator[dict]:
-    """The same batches with tensors in pinned memory; a thread copies them one batch ahead."""
+    """The same batches with tensors in pinned memory, one batch ahead.
+
+    A thread copies those that are not pinned yet; the buffers that workers write to are.
+    """
     done, ready, wanted = threading.Event(), queue.SimpleQueue(), threading.Semaphore(1)
 
     def move() -> None:

@@ -47,14 +47,21 @@ class Workers:
             than two rows for each process.
         limit: time limit in seconds for each stage of one sample: reading, decoding, processing; None for no limit.
         context: start method of the processes; by default Python's.
+        pinned: page-lock the memory of items for a GPU.
     """
 
     def __init__(
-        self, dataset: Dataset, count: int, ahead: int, limit: float | None, context: BaseContext | str | None = None
+        self,
+        dataset: Dataset,
+        count: int,
+        ahead: int,
+        limit: float | None,
+        context: BaseContext | str | None = None,
+        pinned: bool = False,
     ) -> None:
         self.batches, self.ahead, self.limit = by_rows(dataset), ahead, limit
         self.context = context if isinstance(context, BaseContext) else get_context(context)
-        self.pool = Pool()
+        self.pool = Pool(pinned)
         self.waiting: deque[Task] = deque()  # not given to any worker yet
         self.blocklist: dict[str, str] = {}  # reason by sample
         self.suspects: dict[str, int] = {}  # by the sample at which a worker died: the serial of its task
