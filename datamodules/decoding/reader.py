@@ -5,6 +5,7 @@ workers are faster than many threads.
 """
 
 import io
+import multiprocessing
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -176,23 +177,49 @@ class TorchCodec(Decoder):
     """torchcodec, if it is installed together with FFmpeg's shared libraries.
 
     It does not tell which frames are corrupt. PyAV checks the container first, as torchcodec opens any kind.
+
+    Args:
+        device: "cpu", or "cuda" for the GPU's own decoder (NVDEC), which needs torchcodec's build for CUDA. Frames are
+            copied to the host, where all else of loading happens; colours differ from those of a CPU by a few levels.
+            A process that Python has forked cannot use the GPU: load in the main process (`data.workers: 0`).
+        limits: what a file may cost; by default those of `Limits`.
     """
+
+    def __init__(self, device: str = "cpu", limits: Limits | None = None) -> None:
+        super().__init__(limits)
+        self.device = device
+
+    def _check_device(self) -> None:
+        """RuntimeError if this process cannot use the device."""
+        if self.device == "cpu":
+            return
+        import torch
+
+        if multiprocessing.parent_process() is not None:
+            raise RuntimeError(
+                f"TorchCodec(device={self.device!r}) decodes on the GPU, which loading processes do not use: set "
+                "data.workers to 0, or the device to cpu"
+            )
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"TorchCodec(device={self.device!r}) needs a GPU, and there is none: set it to cpu")
 
     def _open(self, content: str | bytes, name: str) -> Video:
         from datamodules.decoding.containers import check_container
         from datamodules.decoding.display_matrix import read_orientation
 
+        self._check_device()
         check_container(content, name, self.limits)
         orientation = read_orientation(content, name, self.limits)
         # torchcodec rotates, and ignores mirroring.
-        return _TorchCodecVideo(content, name, self.limits, orientation.after(orientation.rotation))
+        left = orientation.after(orientation.rotation)
+        return _TorchCodecVideo(content, name, self.limits, left, self.device)
 
 
 class _TorchCodecVideo(Video):
     decoder: Any  # torchcodec's VideoDecoder; None once closed
     times: np.ndarray | None  # seconds of each frame, once they are wanted
 
-    def __init__(self, content: str | bytes, name: str, limits: Limits, left: Orientation) -> None:
+    def __init__(self, content: str | bytes, name: str, limits: Limits, left: Orientation, device: str) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:  # the last two: it finds no FFmpeg that it can load
@@ -203,7 +230,8 @@ class _TorchCodecVideo(Video):
             ) from error
         self.name, self.limits, self.left = name, limits, left
         try:
-            self.decoder = VideoDecoder(content, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+            how: dict[str, Any] = {"dimension_order": "NHWC", "num_ffmpeg_threads": 1, "seek_mode": "exact"}
+            self.decoder = VideoDecoder(content, device=device, **how)
         except Exception as error:  # ValueError or RuntimeError, depending on the damage
             raise DecodeError(name, error) from None
         metadata: Any = self.decoder.metadata
@@ -216,7 +244,8 @@ class _TorchCodecVideo(Video):
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         try:
-            return np.ascontiguousarray(self.left.upright(self.decoder.get_frames_at(wanted.tolist()).data.numpy()))
+            frames = self.decoder.get_frames_at(wanted.tolist()).data.cpu().numpy()
+            return np.ascontiguousarray(self.left.upright(frames))
         except Exception as error:
             raise DecodeError(self.name, error) from None
 
