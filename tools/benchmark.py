@@ -1,5 +1,6 @@
 """Benchmarks on this machine: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step.
 
+`recipes` times loading as recipes do it, against the bare decoder and on prepared shards.
 `grow` measures how the cost of a step grows, `where` profiles a step, `fit` times a run end to end. Of chat models,
 `packs` times rows without padding, and `answers` questions in batches.
 """
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (
         add_data,
+        add_recipes,
         add_train,
         add_grow,
         add_where,
@@ -77,6 +79,42 @@ def data(a: argparse.Namespace) -> tuple[dict, str]:
         prepared=sources[1] if len(sources) == 2 else None,
     )
     return report, as_markdown(report)
+
+
+def add_recipes(commands: argparse._SubParsersAction) -> None:
+    """`recipes`: loading as recipes do it, against the bare decoder, and on prepared shards of the same videos."""
+    parser = commands.add_parser("recipes", help="loading: as recipes do it", description=add_recipes.__doc__)
+    parser.add_argument("recipes", nargs="+", help="as recipes/videomae_b.yaml")
+    parser.add_argument("--videos", required=True, help="a folder, or a csv or jsonl list")
+    parser.add_argument("--shards", nargs="+", default=[], help="folders that prepare.py has made of these videos")
+    parser.add_argument("--draws", type=int, default=2, help="clips of each video (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
+    parser.set_defaults(run=recipes)
+
+
+def recipes(a: argparse.Namespace) -> tuple[dict, str]:
+    """Report and table of `recipes`."""
+    import datamodules
+    from datamodules.timing.recipe_times import as_markdown, measure_recipes
+
+    clips = {Path(recipe).stem: clip_of(recipe) for recipe in a.recipes}
+    shards = {Path(folder).name: datamodules.Shards(folder) for folder in a.shards}
+    report = measure_recipes(datamodules.Files(a.videos), clips, shards, a.draws, a.rounds)
+    return report, as_markdown(report)
+
+
+def clip_of(recipe: str):
+    """How a recipe cuts its clips."""
+    import jsonargparse
+    from omegaconf import OmegaConf
+
+    import datamodules
+
+    settings = OmegaConf.to_container(OmegaConf.load(recipe)["data"], resolve=True)
+    settings["init_args"] |= {"train": None, "val": None, "test": None, "predict": None}
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(datamodules.VideoData, "data")
+    return parser.instantiate(parser.parse_object({"data": settings})).data.clip
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:

@@ -26,7 +26,7 @@ from datamodules.decoding.rgb import NotBefore, ToRgb
 
 # Codecs in which a frame marked as a non-reference frame never is one, so that skipping it changes no other frame.
 # (HEVC's mark holds only within a temporal layer; AV1 and VP9 hide frames inside packets.)
-_SKIPPABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
+SKIPPABLE = {"h264", "mpeg1video", "mpeg2video", "mpeg4"}
 _PACKET_BYTES = 512  # memory that a kept packet takes besides its data
 
 
@@ -241,7 +241,7 @@ class PyAVVideo(Video):
         if head is None:
             return
         context = self.track.codec_context  # taken after the first packet: rereading from the start reopens the file
-        skippable = context.name in _SKIPPABLE
+        skippable = context.name in SKIPPABLE
         context.flush_buffers()
         for number, packet in chain([head], numbered):
             if only is not None and skippable:

@@ -20,7 +20,8 @@ from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.reader import Decoder, PyAV
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.loading.loader import Loader
 from datamodules.sources.order import Order, SampleRng
@@ -46,7 +47,7 @@ class Row:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """One torch thread, as in a worker; restored afterwards, since the last bits of sums depend on the number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -56,7 +57,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_one_thread()
+@one_thread()
 def measure(
     source: Source,
     decoder: Decoder | None = None,
@@ -90,9 +91,9 @@ def measure(
     """
     pairs = pair(source, prepared) if prepared is not None else None
     clip = Clip(frames, stride, size, views, 0.5, Dense(), MultiScaleCrop(), decoder or PyAV())
-    made = [_Load("the loader", pairs.source if pairs else source, clip)]
+    made = [Load("the loader", pairs.source if pairs else source, clip)]
     if pairs:
-        made.append(_Load("the loader, prepared", pairs.prepared, clip))
+        made.append(Load("the loader, prepared", pairs.prepared, clip))
     chosen, failed = _readable(made, min(videos, len(made[0].source)))
     if not chosen:
         raise ValueError(f"none of {len(failed)} videos can be read; the last one: {failed[-1]}")
@@ -103,7 +104,7 @@ def measure(
     for load in made:
         ways[f"the decoder alone ({kind}){load.name.removeprefix('the loader')}"] = load.decode
         ways[load.name] = load
-    seconds = {name: _median_sum(of) for name, of in _take_turns(ways, chosen, rounds).items()}
+    seconds = {name: median_sum(of) for name, of in take_turns(ways, chosen, rounds).items()}
     for load in made if workers else ():
         name = f"{load.name}, {workers} processes"
         seconds[name] = _parallel(load.source, clip, micro, len(chosen), rounds, workers)
@@ -128,7 +129,7 @@ def measure(
     }
 
 
-class _Load:
+class Load:
     """The loader on a source in this process, one video per batch; records the CPU time of its parts."""
 
     def __init__(self, name: str, source: Source, clip: Clip) -> None:
@@ -168,7 +169,7 @@ def decode(sample: Sample, clip: Clip, n: int) -> np.ndarray:
         return video.frames(clip.sampler.draw(len(video), clip.frames, clip.stride, SampleRng(0, n, 0)))
 
 
-def _readable(made: list[_Load], count: int) -> tuple[list[int], list[str]]:
+def _readable(made: list[Load], count: int) -> tuple[list[int], list[str]]:
     """Numbers of the videos that all ways can read, and the errors of the others."""
     chosen: list[int] = []
     failed: list[str] = []
@@ -188,7 +189,7 @@ def _readable(made: list[_Load], count: int) -> tuple[list[int], list[str]]:
     return chosen, failed
 
 
-def _take_turns(ways: dict[str, Callable[[int], object]], chosen: Sequence[int], rounds: int) -> dict[str, Times]:
+def take_turns(ways: dict[str, Callable[[int], object]], chosen: Sequence[int], rounds: int) -> dict[str, Times]:
     """Times of each way on each video; the first round warms up and is not counted."""
     times: dict[str, Times] = {name: {n: [] for n in chosen} for name in ways}
     for turn in range(rounds + 1):
@@ -201,7 +202,7 @@ def _take_turns(ways: dict[str, Callable[[int], object]], chosen: Sequence[int],
     return times
 
 
-def _median_sum(of: Times) -> tuple[float, float]:
+def median_sum(of: Times) -> tuple[float, float]:
     """(seconds, CPU seconds): sums over the videos of medians over the rounds."""
     wall, cpu = np.sum([np.median(times, axis=0) for times in of.values()], axis=0)
     return float(wall), float(cpu)

@@ -1,7 +1,7 @@
 """A source and a decoder that measure the CPU time that they take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -61,6 +61,11 @@ class _TimedVideo(Video):
 
     def __len__(self) -> int:
         return len(self.video)
+
+    def each(self, indices: Sequence[int] | np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        frames = self.video.each(indices)
+        while (item := self.watch.count(lambda: next(frames, None))) is not None:
+            yield item
 
     def _decode(self, wanted: np.ndarray) -> np.ndarray:
         return self.watch.count(lambda: self.video._decode(wanted))
