@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 from datamodules.making.captions import join_captions, load_captioner, write_captions
 from datamodules.making.crew import LIMIT
 from datamodules.making.manifest import match, select, subset
-from datamodules.making.options import add_arguments, encoding_of, print_summary
+from datamodules.making.options import add_arguments, encoding_of, limits_of, print_summary
 from datamodules.making.prepare import prepare_rows
 from datamodules.making.scenes import THRESHOLD, Scenes, write_scenes
 from datamodules.storage.counted import counted
@@ -55,7 +55,7 @@ def _add_build(commands: argparse._SubParsersAction) -> None:
 def _build(a: argparse.Namespace) -> int:
     rows, missing, refused = match(a.manifest, a.videos)
     options = encoding_of(a), a.shard_samples, a.workers, not a.quiet, a.limit
-    report = prepare_rows(rows, a.out, *options, missing, refused)
+    report = prepare_rows(rows, a.out, *options, missing, refused, limits=limits_of(a))
     return print_summary(report, Path(a.out))
 
 

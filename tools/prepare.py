@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a chec
 
 from datamodules.cores import usable_cores
 from datamodules.making.dry_run import dry_run
-from datamodules.making.options import add_arguments, encoding_of, print_dry_run, print_summary
+from datamodules.making.options import add_arguments, encoding_of, limits_of, print_dry_run, print_summary
 from datamodules.making.parts import merge, parse_part
 from datamodules.making.prepare import REPORT, inputs, prepare
 from datamodules.sources.remote import is_remote
@@ -50,9 +50,9 @@ def _prepare(arguments: list[str]) -> int:
     encoding = replace(encoding_of(a), clip_seconds=a.clip_seconds)
     if a.dry_run:
         rows, missing, refused = inputs(a.videos, a.root, a.labels)
-        found = dry_run(rows, encoding, a.workers or usable_cores(), a.limit, not a.quiet)
+        found = dry_run(rows, encoding, a.workers or usable_cores(), a.limit, not a.quiet, limits_of(a))
         return print_dry_run(found, missing, refused)
-    options = a.root, a.shard_samples, a.workers, not a.quiet, a.limit, a.part, a.labels
+    options = a.root, a.shard_samples, a.workers, not a.quiet, a.limit, a.part, a.labels, limits_of(a)
     report = prepare(a.videos, a.out, encoding, *options)
     return print_summary(report, Path(a.out))
 

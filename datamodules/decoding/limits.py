@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+_OPTIONS = {"frame_pixels": "--max-pixels", "frames": "--max-frames", "packets": "--max-frames"}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -51,4 +53,5 @@ class Limits:
         if value <= most:
             return None
         shown = f"{value:.1f}" if isinstance(value, float) else value
-        return f"{what}: {shown} is above the limit {limit} of {most}; if it is right, raise it in the recipe"
+        option = f", or by {_OPTIONS[limit]} of tools/prepare.py" if limit in _OPTIONS else ""
+        return f"{what}: {shown} is above the limit {limit} of {most}; if it is right, raise it in the recipe{option}"

@@ -1,4 +1,4 @@
-"""Evaluation batches of one rank over all of a source: of videos or of latents, in as few rows as there are samples."""
+"""Evaluation batches of one rank over all of a source, of videos or of latents."""
 
 import math
 

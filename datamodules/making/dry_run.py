@@ -8,6 +8,7 @@ from functools import partial
 from tqdm import tqdm
 
 from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.limits import Limits
 from datamodules.decoding.reader import PyAV
 from datamodules.making.crew import LIMIT, Crew
 from datamodules.making.encode import equal_parts, output_size
@@ -15,9 +16,14 @@ from datamodules.making.encoding import Encoding
 
 
 def dry_run(
-    rows: Sequence[dict], encoding: Encoding, workers: int, limit: float = LIMIT, progress: bool = True
+    rows: Sequence[dict],
+    encoding: Encoding,
+    workers: int,
+    limit: float = LIMIT,
+    progress: bool = True,
+    limits: Limits | None = None,
 ) -> dict:
-    """Counts what would be kept of `rows`, as `prepare_rows` takes them.
+    """Counts what would be kept of `rows`; the arguments are those of `prepare_rows`.
 
     Returns:
         `videos`, `clips`, their `seconds`, `bytes` of the videos, clips by size of their frames (`sizes`), and clips
@@ -26,7 +32,7 @@ def dry_run(
     sizes: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     total = {"videos": 0, "clips": 0, "seconds": 0.0}
-    with Crew(partial(_look, encoding=encoding), workers, limit) as crew:
+    with Crew(partial(_look, encoding=encoding, limits=limits), workers, limit) as crew:
         for row, found in zip(rows, tqdm(crew.run(rows), total=len(rows), disable=not progress), strict=True):
             if isinstance(found, str):
                 reasons[found] += len(row.get("cuts", [row]))
@@ -41,10 +47,10 @@ def dry_run(
     return {**total, "sizes": dict(sizes.most_common()), "reasons": dict((+reasons).most_common())}
 
 
-def _look(row: dict, encoding: Encoding) -> tuple[list[float], str] | str:
+def _look(row: dict, encoding: Encoding, limits: Limits | None) -> tuple[list[float], str] | str:
     """The seconds of the clips of a row and the size of their frames, or the reason why there are none."""
     try:
-        with PyAV().open(row["path"]) as video:
+        with PyAV(limits=limits).open(row["path"]) as video:
             duration, size = video.duration, video.size
     except DecodeError as error:
         return error.reason

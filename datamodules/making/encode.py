@@ -9,6 +9,7 @@ import av
 
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.endings import ending_of
+from datamodules.decoding.limits import Limits
 from datamodules.decoding.reader import PyAV
 from datamodules.making.clip_writer import ClipWriter
 from datamodules.making.deinterlace import is_hdr, is_interlaced
@@ -19,7 +20,9 @@ from datamodules.making.pieces import Cut, Lost, Piece
 _LEAP = 20.0  # a gap between cuts of more seconds is skipped by a seek instead of decoding
 
 
-def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = None) -> list[Piece | Lost]:
+def prepare_video(
+    path: str, encoding: Encoding, cuts: Sequence[Cut] | None = None, limits: Limits | None = None
+) -> list[Piece | Lost]:
     """Reads and decodes a file; returns it unchanged if the encoding changes nothing, else its clips in order.
 
     Args:
@@ -27,11 +30,12 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
         encoding: how to process it.
         cuts: clips to cut, which may overlap; long gaps between them are not decoded. None decodes the whole video and
             cuts it as `encoding` says.
+        limits: what the file may claim; by default those of `Limits`.
 
     Raises:
         DecodeError: the video cannot be opened, or (without `cuts`) not all of it can be decoded.
     """
-    with PyAV().open(path) as video:
+    with PyAV(limits=limits).open(path) as video:
         count, (height, width), seconds = len(video), video.size, video.duration
     if math.isnan(seconds):  # no time stamps and no rate: `Frames` counts as below
         seconds = count / RATE if count > 1 else 0.0
@@ -39,18 +43,18 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
     shrink = encoding.short_side is not None and min(height, width) > encoding.short_side
     try:
         if cuts is not None:
-            return _cut(path, encoding, cuts, size)
-        if shrink or encoding.encode or parts > 1 or _mended(path, encoding):
+            return _cut(path, encoding, cuts, size, limits)
+        if shrink or encoding.encode or parts > 1 or _mended(path, encoding, limits):
             edges = [seconds * i / parts for i in range(parts)] + [math.inf]
             equal = [Cut(a, b) for a, b in pairwise(edges)]
-            made = [p for p in _cut(path, encoding, equal, size) if isinstance(p, Piece)]
+            made = [p for p in _cut(path, encoding, equal, size, limits) if isinstance(p, Piece)]
             shown = sum(piece.frames for piece in made)
         else:
-            frames = Frames(path)
+            frames = Frames(path, limits)
             ending = ending_of(path, frames.container.format.name)
             shown = sum(frame is not None for _, frame in frames)
             with open(path, "rb") as file:
-                made = [Piece(file.read(), ending, count, seconds, 0.0, height, width, *_marks(path))]
+                made = [Piece(file.read(), ending, count, seconds, 0.0, height, width, *_marks(path, limits))]
     except (av.FFmpegError, OSError) as error:
         raise DecodeError(path, error) from None
     if shown < count:
@@ -58,16 +62,16 @@ def prepare_video(path: str, encoding: Encoding, cuts: Sequence[Cut] | None = No
     return [*made]
 
 
-def _marks(path: str) -> tuple[bool, bool]:
+def _marks(path: str, limits: Limits | None) -> tuple[bool, bool]:
     """Whether a video is interlaced, and whether it is HDR, by its first frame."""
-    first = next((frame for _, frame in Frames(path) if frame is not None), None)
+    first = next((frame for _, frame in Frames(path, limits) if frame is not None), None)
     return (False, False) if first is None else (is_interlaced(first), is_hdr(first))
 
 
-def _mended(path: str, encoding: Encoding) -> bool:
+def _mended(path: str, encoding: Encoding, limits: Limits | None) -> bool:
     """Whether a video is of a kind that the encoding mends."""
     mends = encoding.deinterlace, encoding.tone_map
-    return any(mends) and any(is_so and mend for is_so, mend in zip(_marks(path), mends, strict=True))
+    return any(mends) and any(is_so and mend for is_so, mend in zip(_marks(path, limits), mends, strict=True))
 
 
 def equal_parts(seconds: float, encoding: Encoding) -> int:
@@ -81,12 +85,14 @@ def output_size(height: int, width: int, encoding: Encoding) -> tuple[int, int]:
     return max(2, 2 * round(height * scale / 2)), max(2, 2 * round(width * scale / 2))
 
 
-def _cut(path: str, encoding: Encoding, cuts: Sequence[Cut], size: tuple[int, int]) -> list[Piece | Lost]:
+def _cut(
+    path: str, encoding: Encoding, cuts: Sequence[Cut], size: tuple[int, int], limits: Limits | None
+) -> list[Piece | Lost]:
     """A `Piece` or `Lost` for each cut, in one pass over the video that seeks past long gaps."""
     made: dict[int, Piece | Lost] = {}
     waiting = deque(sorted(range(len(cuts)), key=lambda i: cuts[i].start))
     writers: dict[int, ClipWriter] = {}
-    frames, time = Frames(path), 0.0
+    frames, time = Frames(path, limits), 0.0
     for time, frame in frames:
         now = time + ROUNDING
         for i in [i for i in writers if now >= cuts[i].end]:

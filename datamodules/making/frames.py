@@ -17,14 +17,14 @@ RATE = 25  # frames a second of a video that states no times
 class Frames:
     """Yields (time, frame) of a file in order, once; (time, None) for one that cannot be decoded or is corrupt."""
 
-    def __init__(self, content: str | bytes) -> None:
-        self.content, self.last = content, -math.inf
+    def __init__(self, content: str | bytes, limits: Limits | None = None) -> None:
+        self.content, self.limits, self.last = content, limits or Limits(), -math.inf
         self.first: Fraction | None = None  # time stamp of the first frame
         self._open()
 
     def _open(self) -> None:
         name = self.content if isinstance(self.content, str) else f"<{len(self.content)} bytes>"
-        self.container, self.stream = open_container(self.content, name, Limits())
+        self.container, self.stream = open_container(self.content, name, self.limits)
         # avi stores no time stamps, and FFmpeg's guesses may decrease
         self.count_frames = self.container.format.name == "avi"
         self.source = self._read()

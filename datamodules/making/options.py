@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
+from datamodules.decoding.limits import Limits
 from datamodules.making.crew import LIMIT
 from datamodules.making.encoding import CODECS, RECOMMENDED, Encoding
 from datamodules.making.prepare import MISSING, PAGE, REPORT
@@ -33,7 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=LIMIT,
         help="time limit in seconds for one video (default %(default)s)",
     )
+    header = "that a video may claim to have (default %(default)s): more is refused unread"
+    parser.add_argument("--max-pixels", type=int, default=Limits.frame_pixels, help=f"pixels of a frame {header}")
+    parser.add_argument("--max-frames", type=int, default=Limits.frames, help=f"frames {header}")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def limits_of(a: argparse.Namespace) -> Limits:
+    """The limits that the options raise or lower."""
+    return Limits(frame_pixels=a.max_pixels, frames=a.max_frames, packets=max(Limits.packets, a.max_frames))
 
 
 def encoding_of(a: argparse.Namespace) -> Encoding:

@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from datamodules.cores import usable_cores
 from datamodules.decoding.contract import DecodeError
+from datamodules.decoding.limits import Limits
+from datamodules.decoding.reader import PyAV
 from datamodules.making.contents import thumbnails
 from datamodules.making.crew import LIMIT, Crew
 from datamodules.making.encode import prepare_video
@@ -65,6 +67,7 @@ def prepare(
     limit: float = LIMIT,
     part: tuple[int, int] = (1, 1),
     labels: str | None = None,
+    limits: Limits | None = None,
 ) -> dict:
     """Makes shards, their index, `report.json` and `report.html` in `out`; returns the report.
 
@@ -81,6 +84,7 @@ def prepare(
         part: (i, n): makes every n-th shard of the list, from the i-th on, so that n machines share the work, each with
             a folder of its own; see `parts.merge`.
         labels: "folders": in a folder, each video has the class of the folder under it that it lies in.
+        limits: what a file may claim of its frames; by default those of `Limits`.
 
     Raises:
         FileNotFoundError: there is no video to prepare.
@@ -88,7 +92,7 @@ def prepare(
     """
     rows, missing, refused = inputs(videos, root, labels)
     options = encoding or Encoding(), shard_samples, workers, progress, limit
-    return prepare_rows(rows, out, *options, missing, refused, part)
+    return prepare_rows(rows, out, *options, missing, refused, part, limits)
 
 
 def prepare_rows(
@@ -102,6 +106,7 @@ def prepare_rows(
     missing: Sequence[str] = (),
     refused: Sequence[dict] = (),
     part: tuple[int, int] = (1, 1),
+    limits: Limits | None = None,
 ) -> dict:
     """As `prepare`, from rows with `path` (to open), `name` (to record), and further fields for the json of each clip.
 
@@ -114,7 +119,7 @@ def prepare_rows(
     rows, classes = _with_numbers(rows)
     with lock_folder(folder):
         shards = ShardProgress(folder, PARTS, _REPORT)
-        shards.begin(_settings(rows, encoding, shard_samples, part))
+        shards.begin(_settings(rows, encoding, shard_samples, part, limits))
         began, workers = time.time(), workers or usable_cores()
         groups = _groups(rows, shard_samples)
         mine = range(part[0] - 1, len(groups), part[1])
@@ -124,7 +129,7 @@ def prepare_rows(
         waiting = [row for s in open_shards for row in groups[s]]
         total = sum(len(groups[s]) for s in mine)
         bar = tqdm(total=total, initial=total - len(waiting), disable=not progress, unit="video")
-        with bar, Crew(partial(_work, encoding=encoding), workers, limit) as crew:
+        with bar, Crew(partial(_work, encoding=encoding, limits=limits), workers, limit) as crew:
             results = crew.run(waiting)
             for s in open_shards:
                 done[s] = _make_shard(folder, s, groups[s], results, bar, moved)
@@ -133,7 +138,7 @@ def prepare_rows(
             missing, refused = (), ()
         if classes:
             write_whole(folder / CLASSES, "".join(f"{name}\n" for name in classes))
-        return _finish(folder, [done[s] for s in mine], encoding, time.time() - began, missing, refused)
+        return _finish(folder, [done[s] for s in mine], encoding, time.time() - began, missing, refused, limits)
 
 
 def _with_numbers(rows: Sequence[dict]) -> tuple[Sequence[dict], list[str] | None]:
@@ -190,10 +195,14 @@ def inputs(videos: str, root: str | None = None, labels: str | None = None) -> t
     return rows, [], []
 
 
-def _settings(rows: Sequence[dict], encoding: Encoding, shard_samples: int, part: tuple[int, int]) -> dict:
+def _settings(
+    rows: Sequence[dict], encoding: Encoding, shard_samples: int, part: tuple[int, int], limits: Limits | None
+) -> dict:
     """What decides the shards, for comparison with an interrupted run."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
     given = {name: value for name, value in asdict(encoding).items() if name not in _LATER or value}
+    if limits not in (None, Limits()):
+        given["limits"] = asdict(limits)
     settings = {**given, "shard_samples": shard_samples, "videos": len(rows), "list": digest}
     return settings if part == (1, 1) else {**settings, "part": list(part)}
 
@@ -248,6 +257,7 @@ def _finish(
     elapsed: float,
     missing: Sequence[str],
     refused: Sequence[dict],
+    limits: Limits | None,
 ) -> dict:
     write_index(folder, [part["row"] for part in parts])
     if missing:
@@ -270,13 +280,14 @@ def _finish(
         "dropped_files": dropped,
     }
     write_whole(folder / REPORT, json_text(report, indent=1))
-    write_page(folder / PAGE, report, kept, thumbnails(Shards(str(folder)), _SHOWN) if kept else [])
+    shown = thumbnails(Shards(str(folder)), _SHOWN, decoder=PyAV(limits=limits)) if kept else []
+    write_page(folder / PAGE, report, kept, shown)
     return report
 
 
-def _work(row: dict, encoding: Encoding) -> list[Piece | Lost] | str:
+def _work(row: dict, encoding: Encoding, limits: Limits | None) -> list[Piece | Lost] | str:
     try:
         cuts = [Cut(cut["start"], cut.get("end", math.inf), cut) for cut in row["cuts"]] if "cuts" in row else None
-        return prepare_video(row["path"], encoding, cuts)
+        return prepare_video(row["path"], encoding, cuts, limits)
     except DecodeError as error:
         return error.reason

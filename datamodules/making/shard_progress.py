@@ -61,10 +61,10 @@ class ShardProgress:
                 raise Damaged(f"{self.settings} holds no settings")
         except Damaged as error:
             raise ValueError(f"{error}: delete {self.folder} to make all shards again") from None
-        if changed := [key for key in settings if before.get(key) != settings[key]]:
+        if changed := [key for key in {**settings, **before} if before.get(key) != settings.get(key)]:
             raise ValueError(
                 f"{self.folder.parent} was begun with another {', '.join(changed)}: "
-                + ", ".join(f"{key} {before.get(key)} then, {settings[key]} now" for key in changed)
+                + ", ".join(f"{key} {before.get(key)} then, {settings.get(key)} now" for key in changed)
                 + ". Use the earlier settings to finish it, or choose another folder."
             )
         write_whole(self.settings, json_text(settings, indent=1))

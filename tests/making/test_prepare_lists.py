@@ -69,6 +69,24 @@ def test_a_dry_run_counts_equal_parts(folder: Path, tmp_path: Path, capsys: pyte
     assert "kept 7 clips" in shown.out and "MB in, " in shown.err and "video/s" in shown.err
 
 
+def test_limits_of_what_a_header_claims_are_options(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of 96 and of 72 frames of 3,840 pixels."""
+    arguments = [str(folder), str(tmp_path / "out"), "--workers", "1", "--quiet"]
+    assert main([*arguments, "--max-frames", "80", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "96 is above the limit frames of 80; if it is right, raise it in the recipe, or by --max-frames" in printed
+    assert main([*arguments, "--max-pixels", "3839"]) == 1
+    printed = capsys.readouterr().out
+    assert "dropped 2: " in printed and "above the limit frame_pixels of 3839" in printed and "--max-pixels" in printed
+    assert main([*arguments, "--max-pixels", "3840"]) == 2
+    assert "begun with another limits" in capsys.readouterr().err, "else finished shards would lack what is allowed now"
+    arguments[1] = str(tmp_path / "again")
+    assert main([*arguments, "--max-pixels", "3840", "--max-frames", "80", "--short-side", "32"]) == 0
+    assert json.loads((tmp_path / "again/report.json").read_text())["kept"] == 1
+
+
 def test_the_page_shows_thumbnails(folder: Path, tmp_path: Path) -> None:
     prepare(str(folder), str(tmp_path / "out"), workers=1, progress=False)
     page = (tmp_path / "out" / "report.html").read_text()
