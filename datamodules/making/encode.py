@@ -44,11 +44,11 @@ def prepare_video(
     try:
         if cuts is not None:
             return _cut(path, encoding, cuts, size, limits)
-        if shrink or encoding.encode or parts > 1 or _mended(path, encoding, limits):
+        if shrink or encoding.encode or encoding.fps or parts > 1 or _mended(path, encoding, limits):
             edges = [seconds * i / parts for i in range(parts)] + [math.inf]
             equal = [Cut(a, b) for a, b in pairwise(edges)]
             made = [p for p in _cut(path, encoding, equal, size, limits) if isinstance(p, Piece)]
-            shown = sum(piece.frames for piece in made)
+            shown = sum(piece.shown for piece in made)
         else:
             frames = Frames(path, limits)
             ending = ending_of(path, frames.container.format.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datamodules.decoding.limits import Limits
 from datamodules.making.crew import LIMIT
-from datamodules.making.encoding import CODECS, RECOMMENDED, Encoding
+from datamodules.making.encoding import CODECS, RECOMMENDED, RECOMMENDED_AT_CADENCE, Encoding
 from datamodules.making.prepare import MISSING, PAGE, REPORT
 from datamodules.storage.counted import clock, counted
 
@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--encode", action="store_true", help="re-encode every video")
     group.add_argument("--codec", choices=list(CODECS), help="h264 (default) is the fastest to decode")
     group.add_argument("--crf", type=int, help="quality, lower is better (default: 23 for h264)")
-    group.add_argument("--keyframes", type=int, help=f"frames between keyframes (default {Encoding.keyframes})")
+    group.add_argument(
+        *("--keyframes", "--gop"), type=int, help=f"stored frames between keyframes (default {Encoding.keyframes})"
+    )
+    group.add_argument("--fps", type=float, help="store so many frames a second at most, for training at stride 1")
     group.add_argument("--b-frames", type=int, help="between two other frames; skipped if unneeded (default 0)")
     group.add_argument("--fast", action="store_true", help="leave out features of H.264 that are slow to decode")
     group.add_argument("--deinterlace", action="store_true", help="make whole frames of interlaced videos")
@@ -50,7 +53,9 @@ def encoding_of(a: argparse.Namespace) -> Encoding:
     given = {f.name: getattr(a, f.name) for f in fields(Encoding) if getattr(a, f.name, None) not in (None, False)}
     if given.get("short_side") == 0:
         given["short_side"] = None
-    return replace(RECOMMENDED if a.recommended else Encoding(), **given)
+    at_cadence = a.fps is not None and a.codec in (None, RECOMMENDED_AT_CADENCE.codec)
+    recommended = RECOMMENDED_AT_CADENCE if at_cadence else RECOMMENDED
+    return replace(recommended if a.recommended else Encoding(), **given)
 
 
 _REMEDIES = {

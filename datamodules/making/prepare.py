@@ -42,7 +42,8 @@ PARTS = ".prepare"  # folder of the settings and of a report per finished shard
 REPORT = "report.json"
 PAGE = "report.html"
 MISSING = "missing.txt"
-_LATER = ("deinterlace", "tone_map")  # settings that runs begun earlier have not written, and did not use
+_LATER = ("deinterlace", "tone_map", "fps")  # settings that runs begun earlier have not written, and did not use
+_NOT_TOLD = {"data", "ending", "meta", "shown"}  # of a `Piece`, in the json of its sample
 _SHOWN = 24  # clips of which the page shows frames
 _NUMBER = (int, float)
 _REPORT = {  # of a shard, see `_make_shard`
@@ -227,7 +228,7 @@ def _make_shard(folder: Path, number: int, rows: list[dict], results: Iterator, 
                         tqdm.write(printable(f"dropped {name}: {piece.reason}"))
                     continue
                 key = f"{number:06d}{place:06d}" + (f"-{i:04d}" if len(pieces) > 1 else "")
-                about = {k: v for k, v in vars(piece).items() if k not in ("data", "ending", "meta")}
+                about = {k: v for k, v in vars(piece).items() if k not in _NOT_TOLD and v is not None}
                 rest = {k: v for k, v in row.items() if k not in ("path", "name", "cuts")}
                 meta = {**rest, "source": row["name"], **piece.meta, **about}
                 words = len(_first(meta["text"]).split()) if meta.get("text") else None
