@@ -8,6 +8,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from datamodules.cores import usable_cores
 from datamodules.sources.source import Source
 
+MOST_PROCESSES = 16  # loading processes of a device that start by themselves
+
 
 def accumulation(global_batch: int, micro_batch: int | None, world: int) -> int:
     """Micro-batches per optimizer step; the error names the nearest possible global batches."""
@@ -43,4 +45,4 @@ def cores_per_device(devices: int) -> int:
     )
     # A site may bind tasks to their cores without stating how many each has.
     own = tasks > 1 and (cores <= each or cores * devices <= node)
-    return max(1, min(16, cores if own else cores // max(1, devices)))
+    return max(1, min(MOST_PROCESSES, cores if own else cores // max(1, devices)))

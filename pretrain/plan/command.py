@@ -47,6 +47,9 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         default=defaults.videos_per_core,
         help="videos that a CPU core decodes a second",
     )
+    parser.add_argument(
+        "--cores-per-device", type=float, help="CPU cores of a node for each device (default: data.workers, or 16)"
+    )
     parser.add_argument("--video-mb", type=float, default=defaults.video_mb, help="MB that are read for a video")
     parser.add_argument("--videos", type=int, help="of the training data, by which a recipe of `passes` has a length")
     parser.add_argument("--words", type=int, help="tokens of a caption (default: the text tower's context)")
@@ -56,7 +59,8 @@ def main(args: list[str], settings_of: Callable[[list[str]], dict[str, Any]]) ->
         parser.print_help()
         return
     options, rest = parser.parse_known_args(args)
-    assumptions = Assumptions(options.mfu, options.videos_per_core, options.video_mb, options.words, options.videos)
+    measured = options.mfu, options.videos_per_core, options.video_mb, options.words, options.videos
+    assumptions = Assumptions(*measured, options.cores_per_device)
     try:
         settings = settings_of(rest)
     except ValueError as error:  # the parser of `fit` does not know this command's options

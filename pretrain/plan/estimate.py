@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.loading.defaults import accumulation
+from datamodules.loading.defaults import MOST_PROCESSES, accumulation
 from datamodules.storage.counted import counted
 from pretrain.plan.devices import DEVICES, Device
 from pretrain.plan.dry_run import DryRun
@@ -20,13 +20,15 @@ _RATES = ("videos_per_second", "clips_per_second", "read_mb_per_second", "to_dev
 @dataclass
 class Assumptions:
     """Set by the user: MFU, videos decoded a second by a CPU core, MB of a video, tokens of a caption (None: as many as
-    the text tower takes), videos of the training data (None: unknown)."""
+    the text tower takes), videos of the training data (None: unknown), CPU cores of a node for each of its devices
+    (None: as many as loading processes, by the recipe or the most that start by themselves)."""
 
     mfu: float = 0.3
     videos_per_core: float = 5.7
     video_mb: float = 0.52
     caption_tokens: int | None = None
     videos: int | None = None
+    cores_per_device: float | None = None
 
 
 @dataclass
@@ -156,8 +158,8 @@ class Plan:
             "step_seconds": seconds,
             "steps": steps,
             "days": None if seconds is None or steps is None else steps * seconds / 86400,
-            "loading": self._loading(seconds),
-            "warnings": self.warnings(use),
+            "loading": (loading := self._loading(seconds)),
+            "warnings": [*self.warnings(use), *self._too_few_cores(loading["cpu_cores"])],
         }
 
     def _steps(self) -> int | None:
@@ -204,6 +206,18 @@ class Plan:
             "videos_per_core_assumed": assumptions.videos_per_core,
             "video_mb_assumed": assumptions.video_mb,
         }
+
+    def _too_few_cores(self, needed: float | None) -> list[str]:
+        """A warning if loading needs more cores than the nodes have for it. needed: on all nodes; None: unknown."""
+        cores = self.assumptions.cores_per_device or self.data.get("workers") or MOST_PROCESSES
+        videos = not str((self.data.get("train") or {}).get("class_path")).endswith("Latents")
+        if needed is None or not videos or needed <= cores * self.devices:
+            return []
+        return [
+            f"loading needs {needed / self.devices:.0f} CPU cores a device, and {cores:g} are there "
+            "(--cores-per-device): the devices will wait. Prepare the videos (tools/prepare.py --recommended), and "
+            "measure --videos-per-core by tools/benchmark.py data"
+        ]
 
     def warnings(self, use: MemoryUse) -> list[str]:
         """What will fail, each with its remedies."""

@@ -192,8 +192,10 @@ def test_the_peak_of_sampling_is_what_predict_allocates() -> None:
 def test_the_command_prints_writes_and_warns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     files = [f"--json={tmp_path / 'plan.json'}", f"--png={tmp_path / 'plan.png'}"]
     small = ["--data.init_args.size=32", "--data.init_args.frames=8", "--data.init_args.global_batch=64"]
-    main(["plan", "-c", str(ROOT / "recipes/videomae_tiny.yaml"), *small, "--devices=4", *files])
-    out, _ = capsys.readouterr()
+    slow = ["--videos-per-core=0.001", "--cores-per-device=3"]
+    main(["plan", "-c", str(ROOT / "recipes/videomae_tiny.yaml"), *small, "--devices=4", *files, *slow])
+    out, warned = capsys.readouterr()
+    assert "WARNING: loading needs" in warned and "CPU cores a device, and 3 are there" in warned
     numbers = json.loads((tmp_path / "plan.json").read_text())
     assert numbers["fits"] and "does not know" in out and (tmp_path / "plan.png").stat().st_size > 5000
     assert numbers["batch"]["clips_a_step"] == 256 and numbers["largest_micro_videos"] == 16
@@ -234,6 +236,23 @@ def test_a_plan_that_does_not_fit_names_remedies(monkeypatch: pytest.MonkeyPatch
 )
 def test_lengths_below_a_day_are_hours_or_minutes(days: float, length: str) -> None:
     assert _length(days) == length
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "source", "enough"),
+    [
+        (None, None, "Files", 16),
+        (20, None, "Files", 20),
+        (None, 4, "Files", 4),
+        (None, None, "datamodules.Latents", 999),
+    ],
+)
+def test_a_plan_warns_of_too_few_cores(cores: float | None, workers: int | None, source: str, enough: int) -> None:
+    plan = object.__new__(Plan)  # without a trace of the model
+    plan.devices, plan.assumptions = 8, Assumptions(cores_per_device=cores)
+    plan.data = {"workers": workers, "train": {"class_path": source}}
+    assert not plan._too_few_cores(8 * enough) and not plan._too_few_cores(None)
+    assert len(plan._too_few_cores(8 * enough + 1)) == (enough < 999)
 
 
 @pytest.mark.parametrize(("max_steps", "videos", "steps"), [(-1, 11, 5), (-1, None, None), (7, 11, 7)])
