@@ -5,6 +5,7 @@ Models and clips are tiny. Ctrl-C and going on are in `engine/test_resume.py`.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -54,10 +55,12 @@ def clips(folder: Path, names: list[str], frames: int = 12) -> None:
         make(folder / name, frames=frames, height=48, width=64)
 
 
-def test_fine_tuning_on_two_folders_of_classes(place: Path) -> None:
+def test_fine_tuning_on_two_folders_of_classes(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     for part in ("train", "val", "test"):
         clips(place / "my" / part, ["playing guitar/a.mp4", "гитара/b.mp4"])
-    main([*documented("docs/finetuning.md", "tubelet fit -c own_classes"), *QUICK, *TINY_VIT])
+    further = ["--data.val_sets.far", "my/test", "--data.val_sets.far.labels=folders", "--trainer.val_check_interval=2"]
+    main([*documented("docs/finetuning.md", "tubelet fit -c own_classes"), *QUICK, *TINY_VIT, *further])
+    assert re.search(r"validation at step 2: .*val/accuracy/top1 .*val/far/accuracy/top1", caplog.text)
     tested = documented("docs/finetuning.md", "tubelet test -c own_classes")
     main([*tested, *QUICK, *TINY_VIT])
     report = (place / "runs/own_classes/results.md").read_text()

@@ -145,6 +145,9 @@ class Windows(RowBatches):
             self.open = about.number, Reader(video, self.clip.view, self.clip.size, keep)
         return self.open[1]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "open": None}  # another process opens its own video
+
     def close(self) -> None:
         """Closes the open video."""
         if self.open is not None:

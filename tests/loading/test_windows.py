@@ -1,5 +1,6 @@
 """Windows over whole videos: each frame streams once, memory is flat, ranks share evenly, lost frames are reported."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,7 @@ def test_processes_share_a_batch(tmp_path: Path) -> None:
     assert batch["window"][:, 1].tolist() == list(range(24)) and torch.equal(batch["window"], whole["window"])
     assert torch.equal(batch["video"], whole["video"]) and batch["name"] == whole["name"]
     assert [len(made.make(4, row, memory)["samples"]) for row in range(3)] == [8, 8, 8]
+    assert torch.equal(pickle.loads(pickle.dumps(made))[0]["video"], whole["video"]), "for a process that is not forked"
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
