@@ -13,7 +13,8 @@ import torch
 from datamodules import Files, PyAV, Shards
 from datamodules.clips.crops import MultiScaleCrop
 from datamodules.clips.sampling import Dense
-from datamodules.loading.batches import Clip, TrainBatches
+from datamodules.loading.batches import TrainBatches
+from datamodules.loading.clip import Clip
 from datamodules.loading.global_batch import GlobalBatch
 from datamodules.making.encoding import Encoding
 from datamodules.making.prepare import prepare
