@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from datamodules.storage.json_text import read_json
-from datamodules.storage.lock import lock_folder
+from datamodules.storage.lock import Lock
 from pretrain.errors import reports_errors
 from pretrain.parser import Parser
 
@@ -53,16 +53,17 @@ def main(arguments: list[str]) -> int:
     folder = a.out / a.data
     records = a.records or folder / "records.json"
     size = Size(**{field.name: getattr(a, field.name) for field in fields(Size)})
-    with lock_folder(folder):
-        study = Study(folder, records, a.data, size, run, a.trust, a.device)
-        for part in a.parts:  # a study that is cut has seed 0 of all methods first
-            for seed in a.seeds:
-                for name in a.methods:
+    study = Study(folder, records, a.data, size, run, a.trust, a.device)
+    for part in a.parts:  # a study that is cut has seed 0 of all methods first
+        for seed in a.seeds:
+            for name in a.methods:
+                # Other methods and seeds may run in other processes meanwhile.
+                with Lock(folder / f".{name}-{seed}.lock", f"{name} with seed {seed} in {folder}"):
                     if part == "probes":
                         study.probe_features(name, seed)
                     else:
                         study.fine_tune(name, seed, a.tune_shares)
-        print(write_results(folder, read_json(records)))
+    print(write_results(folder, read_json(records)))
     return 0
 
 

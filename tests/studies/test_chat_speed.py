@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.studies.speed import packing
+from pretrain.studies.speed import answers, packing
 from tools.benchmark import main
 
 
@@ -24,7 +24,16 @@ def test_packed_and_padded_steps_have_one_loss() -> None:
 
 
 def test_answers_in_batches_are_those_of_one_by_one(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    options = ["--width=64", "--layers=1", "--batch=3", "--tokens=4", "--rounds=1", f"--json={tmp_path / 'out.json'}"]
+    options = ["--width=64", "--layers=1", "--batch=3", "--tokens=4", "--rounds=1", "--shared=video"]
+    options.append(f"--json={tmp_path / 'out.json'}")
     assert main(["answers", *options]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["equal"] == 3 and found["ratio"] > 0 and "3 of 3 answers are the same" in capsys.readouterr().out
+
+
+def test_questions_of_the_benchmark_share_what_is_asked_for() -> None:
+    assistant = answers.build(64, 1, 1100)
+    for shared, systems, clips in (("nothing", 8, 8), ("system", 1, 8), ("video", 1, 2)):
+        made = answers.requests_of(assistant, 8, shared)
+        assert len({request.instruction for request in made}) == systems
+        assert len({request.clips[0].data_ptr() for request in made}) == clips

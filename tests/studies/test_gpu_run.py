@@ -132,6 +132,16 @@ def test_the_outcomes_of_tests_are_counted_once(tmp_path: Path) -> None:
     assert gpu._report(tmp_path, [], [], tiny=True)["tests"] == {"PASSED": 1, "FAILED": 1}
 
 
+@pytest.mark.slow
+def test_points_of_quality_are_measured_on_a_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("pybullet_data")
+    run_script("tools/gpu.py", ["--device", "cpu", "--tiny", "--parts", "quality", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "quality/actions/records.json").read_text())["records"]
+    assert {(r["method"], r["step"], r["protocol"]) for r in found} == {
+        ("videomae", step, probe) for step in (0, 2) for probe in ("linear", "attentive", "k-NN")
+    }
+
+
 @pytest.mark.parametrize("name", ["umt_b", pytest.param("videomae_b", marks=pytest.mark.slow)])
 def test_the_whole_script_runs_on_a_cpu(tmp_path: Path, name: str) -> None:
     options = ["--device", "cpu", "--tiny", "--steps", "1", "--parts", "tests", name, "--out", str(tmp_path)]

@@ -60,6 +60,9 @@ def test_records_of_another_size_are_refused(tmp_path: Path) -> None:
     study._add(("frames", 0, 0, "linear", "shape", 1.0), torch.eye(4)[study.labels("test", "shape")])
     again = Study(tmp_path, file, "shapes", Size(**TOY), lambda words: None)
     assert [r["accuracy"] for r in again.records.values()] == [{"shape": 100.0}]
+    again._add(("frames", 1, 0, "linear", "shape", 1.0), torch.eye(4)[study.labels("test", "shape")])
+    study._add(("frames", 2, 0, "linear", "shape", 1.0), torch.eye(4)[study.labels("test", "shape")])
+    assert [r["seed"] for r in json.loads(file.read_text())["records"]] == [0, 1, 2]  # of two processes
     assert Study(tmp_path, tmp_path / "none.json", "shapes", Size(steps=8, points=3), print).steps() == [0, 2, 4, 8]
     with pytest.raises(ValueError, match="of a study with other numbers"):
         Study(tmp_path, file, "shapes", Size(), lambda words: None)
@@ -180,10 +183,13 @@ def test_the_page_shows_first_and_last_steps_and_marks_gains_of_three_deviations
     (tmp_path / "records.json").write_text(json.dumps(saved))
     page = tmp_path / "page.md"
     page.write_text("Before\n<!-- tables of records.json -->\nold\n<!-- end of tables -->\nAfter\n")
+    with page.open("a") as file:
+        file.write("<!-- tables of later.json -->\nnot run yet\n<!-- end of tables -->\n")
     written = write_page(page, tmp_path)
     text = page.read_text()
     assert "\n".join(table) in text and "old" not in text and "UMT stage 1 12." in text
-    assert text.startswith("Before\n<!-- tables of records.json -->\n") and text.endswith("tables -->\nAfter\n")
+    assert text.startswith("Before\n<!-- tables of records.json -->\n") and "tables -->\nAfter\n" in text
+    assert text.endswith("<!-- tables of later.json -->\nnot run yet\n<!-- end of tables -->\n")
     assert {path.name for path in written[1:]} == {f"quality_shapes_{p}.png" for p in ("linear", "attentive", "k-nn")}
     assert write_page(page, tmp_path) == written and page.read_text() == text  # once more changes nothing
     page.write_text("no marks")

@@ -17,7 +17,7 @@ _DEVIATIONS = 3  # a mean gain of more than so many deviations over seeds is set
 
 def write_page(page: Path, root: Path) -> list[Path]:
     """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->`, for each such file of records
-    under `root`, and draws a picture of curves for each protocol into the page's folder; returns what was written.
+    under `root` that is there, and draws a picture of curves for each protocol into the page's folder; returns what was written.
 
     Raises:
         ValueError: the page has no such marks.
@@ -26,6 +26,8 @@ def write_page(page: Path, root: Path) -> list[Path]:
     text = page.read_text(encoding="utf-8")
 
     def tables(mark: re.Match[str]) -> str:
+        if not (root / mark[2]).is_file():
+            return mark[0]
         saved = read_json(root / mark[2])
         values = collect(saved["records"])
         for protocol in PROBES:

@@ -15,7 +15,7 @@ _STATISTICS = 512  # videos whose tokens give the mean and deviation of channels
 def labelled_rows(count: int, share: float, seed: int) -> Tensor:
     """The indices of a share of `count` videos, at random by `seed`; a smaller share is part of a larger one."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[: max(1, round(share * count))]
+    return order[: max(2, round(share * count))]  # one would leave none to choose the decay by
 
 
 def linear_scores(features: Tensor, labels: Tensor, test: Tensor, classes: int) -> Tensor:

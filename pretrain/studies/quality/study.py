@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 
 from datamodules.storage.json_text import read_json
+from datamodules.storage.lock import lock_file
 from datamodules.storage.whole_files import write_whole
 from pretrain.export.load_run import build, load_objective
 from pretrain.objectives import Objective
@@ -59,7 +60,7 @@ class Study:
 
     Args:
         folder: of runs; drawn videos and the teacher lie in its parent.
-        records: the file of all results, json; those in it are kept.
+        records: the file of all results, json; those in it are kept, and several processes may add to it.
         data: a name in `VIDEOS`.
         size: of the study.
         command: runs `python -m pretrain` with these arguments.
@@ -82,13 +83,11 @@ class Study:
     ) -> None:
         self.folder, self.file, self.videos, self.size = folder, records, VIDEOS[data], size
         self.command, self.trust, self.device = command, trust, device
-        about = {"data": data, "size": vars(size)}
-        saved = read_json(records) if records.is_file() else {**about, "records": []}
-        if {key: saved[key] for key in about} != about:
-            raise ValueError(f"{records} is of a study with other numbers: repeat them, or choose another file")
-        self.about, self.records = about, {_key(record): record for record in saved["records"]}
+        self.about = {"data": data, "size": vars(size)}
+        self.records: dict[tuple, Record] = {}
         # Of the processor, by run; a run that was resumed has none.
-        self.training_seconds: dict[str, float] = saved.get("training_seconds", {})
+        self.training_seconds: dict[str, float] = {}
+        self._read()
         self._clips: dict[str, Tensor] = {}
         self._labels: dict[tuple[str, str], Tensor] = {}
         self._frames: dict[str, tuple[Tensor, Tensor]] = {}
@@ -154,7 +153,7 @@ class Study:
 
     def _fine_tune(self, name: str, seed: int, step: int, protocol: str, label: str, share: float) -> None:
         run, start = f"{name}-{seed}/tuned/{label}-{share}-{step}", time.process_time()
-        count = max(1, round(share * self.size.train))
+        count = len(labelled_rows(self.size.train, share, seed))
         options = [*_config("finetune_tiny"), *_config(f"quality/{self.videos.name}"), *_config("quality/tune")]
         source = self.videos.make("train", label, self._shared, self.size.train)
         if count < self.size.train:
@@ -179,10 +178,22 @@ class Study:
         tasks = ", ".join(f"{task} {value:.1f}" for task, value in found.items())
         print(f"{name}, seed {seed}, step {step}, {protocol}, {share:.0%} of labels: {tasks}", flush=True)
 
+    def _read(self) -> None:
+        """Adds what the file holds by now: several processes may write to it."""
+        if not self.file.is_file():
+            return
+        saved = read_json(self.file)
+        if {key: saved[key] for key in self.about} != self.about:
+            raise ValueError(f"{self.file} is of a study with other numbers: repeat them, or choose another file")
+        self.records = {_key(record): record for record in saved["records"]} | self.records
+        self.training_seconds = saved.get("training_seconds", {}) | self.training_seconds
+
     def _save(self) -> None:
-        rows = ",\n".join(json.dumps(record) for record in self.records.values())
-        head = json.dumps({**self.about, "training_seconds": self.training_seconds})[:-1]
-        write_whole(self.file, f'{head}, "records": [\n{rows}\n]}}\n')
+        with lock_file(self.file, wait=60):
+            self._read()
+            rows = ",\n".join(json.dumps(record) for record in self.records.values())
+            head = json.dumps({**self.about, "training_seconds": self.training_seconds})[:-1]
+            write_whole(self.file, f'{head}, "records": [\n{rows}\n]}}\n')
 
     # Training and features
 

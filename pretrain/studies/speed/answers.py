@@ -1,16 +1,17 @@
 """Answers a second of a chat model: a batch of questions at once against one by one, with the same answers.
 
 The prompts are as long as MVBench's: a system prompt of 60 tokens twice, 96 visual tokens, and questions of 20 to 120
-tokens with their options.
+tokens with their options. What they share is chosen: the system prompt, as in every benchmark; a video of four
+questions too, as in some; or nothing, which leaves the gain of the batch alone.
 """
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
 
 from models.chat.language_model import language_model
 from models.chat.qformer import QFormer
@@ -22,6 +23,8 @@ from pretrain.chat.assistant import Assistant
 from pretrain.studies.speed.packing import VISUAL, timed
 
 _SYSTEM, _QUESTION = 60, (20, 120)  # tokens
+_QUESTIONS_OF_VIDEO = 4
+Shared = Literal["nothing", "system", "video"]
 
 
 @dataclass
@@ -33,6 +36,7 @@ class AnswersReport:
     batch: int
     tokens: int
     rounds: int
+    shared: Shared
     equal: int
     seconds: dict[str, float]
 
@@ -47,6 +51,7 @@ class AnswersReport:
 
     def markdown(self) -> str:
         lines = [f"## answers of {self.tokens} tokens by {self.language_model}, {self.rounds} rounds", ""]
+        lines += [f"shared by the prompts: {self.shared}", ""]
         lines += ["| | s | answers/s |", "| --- | ---: | ---: |"]
         lines += [f"| {name} | {s:.2f} | {self.questions / s:.3f} |" for name, s in self.seconds.items()]
         lines += ["", f"{self.ratio:.2f}x; {self.equal} of {self.questions} answers are the same"]
@@ -89,26 +94,33 @@ def build(width: int = 768, layers: int = 12, vocabulary: int = 32_000, frames: 
     return Assistant(model, words(vocabulary), template, frames=frames)
 
 
-def requests_of(assistant: Assistant, count: int) -> list[Request]:
-    """Questions of lengths that vary as those of MVBench."""
+def requests_of(assistant: Assistant, count: int, shared: Shared = "system") -> list[Request]:
+    """Questions of lengths that vary as those of MVBench; see `Shared`."""
     generator = torch.Generator().manual_seed(1)
 
     def text(length: int) -> str:
         return assistant.tokenizer.decode(torch.randint(100, 1000, (length,), generator=generator).tolist())
 
-    system, shape = text(_SYSTEM), (3, assistant.frames, assistant.size, assistant.size)
+    def clip() -> Tensor:
+        shape = (3, assistant.frames, assistant.size, assistant.size)
+        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+    systems = [text(_SYSTEM) for _ in range(count if shared == "nothing" else 1)]
+    clips = [clip() for _ in range(-(-count // _QUESTIONS_OF_VIDEO) if shared == "video" else count)]
     made = []
-    for _ in range(count):
-        clip = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    for i in range(count):
+        system, seen = systems[i % len(systems)], clips[i % len(clips)]
         length = int(torch.randint(*_QUESTION, (1,), generator=generator))
         turn = Turn(f"{system} {text(length)}", media=("video",))
-        made.append(Request(Conversation((turn,), system), (clip,), system))
+        made.append(Request(Conversation((turn,), system), (seen,), system))
     return made
 
 
-def measure(assistant: Assistant, batch: int = 8, tokens: int = 32, rounds: int = 3) -> AnswersReport:
+def measure(
+    assistant: Assistant, batch: int = 8, tokens: int = 32, rounds: int = 3, shared: Shared = "system"
+) -> AnswersReport:
     """Times greedy answers of up to so many new tokens in turns; on a CPU the seconds are the process's."""
-    requests, writing, found = requests_of(assistant, batch), Writing(most=tokens), {}
+    requests, writing, found = requests_of(assistant, batch, shared), Writing(most=tokens), {}
 
     def one_by_one() -> None:
         found["one by one"] = [assistant.answer([request], writing)[0] for request in requests]
@@ -121,4 +133,4 @@ def measure(assistant: Assistant, batch: int = 8, tokens: int = 32, rounds: int 
     size = f"{config.model_type}, width {config.hidden_size}, {config.num_hidden_layers} layers"
     equal = sum(x == y for x, y in zip(*found.values(), strict=True))
     seconds = {name: statistics.median(each) for name, each in times.items()}
-    return AnswersReport(size, batch, batch, tokens, rounds, equal, seconds)
+    return AnswersReport(size, batch, batch, tokens, rounds, shared, equal, seconds)
