@@ -16,8 +16,9 @@ _DEVIATIONS = 3  # a mean gain of more than so many deviations over seeds is set
 
 
 def write_page(page: Path, root: Path) -> list[Path]:
-    """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->`, for each such file of records
-    under `root` that is there, and draws a picture of curves for each protocol into the page's folder; returns what was written.
+    """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->` by the records of that file, and
+    draws a picture of curves for each protocol into the page's folder; returns what was written. A file is looked for
+    under `root`; where there is none, the page stays as it is.
 
     Raises:
         ValueError: the page has no such marks.
