@@ -182,15 +182,19 @@ def test_the_page_shows_first_and_last_steps_and_marks_gains_of_three_deviations
     saved = {"data": "shapes", "size": TOY, "training_seconds": {"umt-0": 10, "umt-1": 13}, "records": more}
     (tmp_path / "records.json").write_text(json.dumps(saved))
     page = tmp_path / "page.md"
-    page.write_text("Before\n<!-- tables of records.json -->\nold\n<!-- end of tables -->\nAfter\n")
-    with page.open("a") as file:
-        file.write("<!-- tables of later.json -->\nnot run yet\n<!-- end of tables -->\n")
+    page.write_text(
+        "Before ![curves](quality_shapes_k-nn.png)\n<!-- tables of records.json -->\nold\n<!-- end of tables -->\n"
+        "After\n<!-- tables of later.json -->\nnot run yet\n<!-- end of tables -->\n"
+    )
     written = write_page(page, tmp_path)
     text = page.read_text()
     assert "\n".join(table) in text and "old" not in text and "UMT stage 1 12." in text
-    assert text.startswith("Before\n<!-- tables of records.json -->\n") and "tables -->\nAfter\n" in text
+    assert (
+        text.startswith("Before ![curves](quality_shapes_k-nn.png)\n<!-- tables of records.json -->\n")
+        and "tables -->\nAfter\n" in text
+    )
     assert text.endswith("<!-- tables of later.json -->\nnot run yet\n<!-- end of tables -->\n")
-    assert {path.name for path in written[1:]} == {f"quality_shapes_{p}.png" for p in ("linear", "attentive", "k-nn")}
+    assert [path.name for path in written] == ["page.md", "quality_shapes_k-nn.png"] and written[1].is_file()
     assert write_page(page, tmp_path) == written and page.read_text() == text  # once more changes nothing
     page.write_text("no marks")
     with pytest.raises(ValueError, match="no line '<!-- tables of FILE -->'"):

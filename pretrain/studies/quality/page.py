@@ -16,15 +16,15 @@ _DEVIATIONS = 3  # a mean gain of more than so many deviations over seeds is set
 
 
 def write_page(page: Path, root: Path) -> list[Path]:
-    """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->` by the records of that file, and
-    draws a picture of curves for each protocol into the page's folder; returns what was written. A file is looked for
-    under `root`; where there is none, the page stays as it is.
+    """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->` by that file's records, and draws
+    the pictures of curves that the page shows into its folder; returns what was written. A file is looked for under
+    `root`; where there is none, the page stays as it is.
 
     Raises:
         ValueError: the page has no such marks.
     """
     written: list[Path] = []
-    text = page.read_text(encoding="utf-8")
+    shown = page.read_text(encoding="utf-8")
 
     def tables(mark: re.Match[str]) -> str:
         if not (root / mark[2]).is_file():
@@ -33,11 +33,12 @@ def write_page(page: Path, root: Path) -> list[Path]:
         values = collect(saved["records"])
         for protocol in PROBES:
             file = page.parent / f"quality_{saved['data']}_{protocol.lower()}.png"
-            write_png(file, picture(values, saved["data"], protocol))
-            written.append(file)
+            if f"({file.name})" in shown:
+                write_png(file, picture(values, saved["data"], protocol))
+                written.append(file)
         return f"{mark[1]}\n{summary(values, saved['data'])}\n\n{times(saved)}\n\n{mark[4]}"
 
-    text, count = _MARKED.subn(tables, text)
+    text, count = _MARKED.subn(tables, shown)
     if not count:
         raise ValueError(f"{page} has no line '<!-- tables of FILE -->' with a later line '<!-- end of tables -->'")
     write_whole(page, text)
