@@ -16,9 +16,9 @@ _DEVIATIONS = 3  # a mean gain of more than so many deviations over seeds is set
 
 
 def write_page(page: Path, root: Path) -> list[Path]:
-    """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->` by that file's records, and draws
-    the pictures of curves that the page shows into its folder; returns what was written. A file is looked for under
-    `root`; where there is none, the page stays as it is.
+    """Replaces what lies between `<!-- tables of FILE -->` and `<!-- end of tables -->` by that file's records, and
+    draws the pictures of curves that the page shows into its folder; returns what was written. A file is looked for
+    under `root`; where there is none, the page stays as it is.
 
     Raises:
         ValueError: the page has no such marks.
