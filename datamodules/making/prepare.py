@@ -202,9 +202,8 @@ def _settings(
     """What decides the shards, for comparison with an interrupted run."""
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
     given = {name: value for name, value in asdict(encoding).items() if name not in _LATER or value}
-    if limits not in (None, Limits()):
-        given["limits"] = asdict(limits)
-    settings = {**given, "shard_samples": shard_samples, "videos": len(rows), "list": digest}
+    raised = {"limits": asdict(limits)} if limits is not None and limits != Limits() else {}
+    settings = {**given, **raised, "shard_samples": shard_samples, "videos": len(rows), "list": digest}
     return settings if part == (1, 1) else {**settings, "part": list(part)}
 
 
