@@ -6,6 +6,7 @@ the copies that were queued before its tensors were freed are done.
 
 import logging
 import mmap
+from typing import Any
 
 import torch
 
@@ -14,7 +15,8 @@ log = logging.getLogger(__name__)
 
 def lock(memory: mmap.mmap) -> bool:
     """Registers memory with CUDA; False, with a warning, if the system refuses: batches are then copied once more."""
-    error = torch.cuda.cudart().cudaHostRegister(_address(memory), len(memory), 0)
+    runtime: Any = torch.cuda.cudart()
+    error = runtime.cudaHostRegister(_address(memory), len(memory), 0)
     if int(error):
         log.warning(
             "a buffer of %.0f MB cannot be page-locked (CUDA error %d), so batches are copied once more; is "
@@ -26,7 +28,8 @@ def lock(memory: mmap.mmap) -> bool:
 
 def unlock(memory: mmap.mmap) -> None:
     """Undoes `lock`, before the memory is unmapped."""
-    torch.cuda.cudart().cudaHostUnregister(_address(memory))
+    runtime: Any = torch.cuda.cudart()
+    runtime.cudaHostUnregister(_address(memory))
 
 
 def copies_so_far() -> torch.cuda.Event:

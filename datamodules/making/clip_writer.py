@@ -94,7 +94,7 @@ class _Encoder:
         span = 2 * self.last - self.before - self.first  # the last frame lasts as long as the one before it
         seconds = float(span * self.time_base)
         marks = self.interlaced and self.deinterlacer is None, self.hdr and not self.maps_tones
-        about = self.frames, seconds, self.start, *self.size, *marks, self.cadence and self.cadence.fps
+        about = self.frames, seconds, self.start, *self.size, *marks, None if self.cadence is None else self.cadence.fps
         return Piece(self.file.getvalue(), "mp4", *about, meta)
 
 
