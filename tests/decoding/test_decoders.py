@@ -81,7 +81,7 @@ def test_skipping_changes_no_pixel(tmp_path: Path, codec: str, monkeypatch: pyte
     with PyAV().open(path) as video:
         skipped = video.frames(wanted)
     assert [videos.number(frame) for frame in skipped] == wanted
-    monkeypatch.setattr("datamodules.decoding.pyav._SKIPPABLE", set())
+    monkeypatch.setattr("datamodules.decoding.pyav.SKIPPABLE", set())
     with PyAV().open(path) as video:
         assert (video.frames(wanted) == skipped).all()
 
