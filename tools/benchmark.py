@@ -174,9 +174,12 @@ def add_answers(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch", type=int, default=8, help="questions of a batch (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
+    shared = "what the prompts begin with alike; video: the system prompt, and a video of four questions each"
+    parser.add_argument("--shared", choices=_SHARED, default="system", help=f"{shared} (default %(default)s)")
     parser.set_defaults(run=answers)
 
 
+_SHARED = ("nothing", "system", "video")
 _ENCODERS = ("videomae", "umt", "viclip", "vilp", "vit")
 _METHODS = (*_ENCODERS, "lavie", "lavie_sampling")
 _SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
@@ -260,7 +263,7 @@ def answers(a: argparse.Namespace) -> tuple[dict, str]:
     from pretrain.studies.speed.answers import build, measure
 
     assistant = load_assistant(a.model) if a.model else build(a.width, a.layers)
-    found = measure(assistant, a.batch, a.tokens, a.rounds)
+    found = measure(assistant, a.batch, a.tokens, a.rounds, a.shared)
     return found.json(), found.markdown()
 
 

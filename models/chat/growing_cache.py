@@ -52,6 +52,17 @@ class _Store:
         self.whole, self.shown = whole, whole[:, :, :end]
         return self.shown
 
+    def select(self, before: Tensor, rows: list[int]) -> Tensor:
+        """These rows of `before`. Where the first ones stay and later ones fill gaps, nothing else is copied."""
+        whole, count = self.whole, len(rows)
+        if whole is None or before is not self.shown or any(i != row < count for i, row in enumerate(rows)):
+            return before[rows]
+        for i, row in enumerate(rows):
+            if row != i:
+                before[i] = before[row]
+        self.whole, self.shown = whole[:count], before[:count]
+        return self.shown
+
     def unpack(self, packed: Tensor, packs: Packs, room: int) -> Tensor:
         """The conversations of a packed row `[1, H, L, d]` as rows, padded on the left with zeros."""
         parts = packed[0].split(packs.lengths, dim=1)
@@ -71,7 +82,7 @@ def _layer_class() -> type:
     from transformers.cache_utils import DynamicLayer
 
     class GrowingLayer(DynamicLayer):
-        """One layer's keys and values. What transformers selects or cuts of them is copied at the next token."""
+        """One layer's keys and values. What transformers cuts of them is copied at the next token."""
 
         def __init__(self, room: int, packed: Packs | None) -> None:
             super().__init__()
@@ -90,5 +101,12 @@ def _layer_class() -> type:
             self.keys = keys.append(self.keys, key_states, self.room)
             self.values = values.append(self.values, value_states, self.room)
             return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            if self.keys is None or self.values is None or not self.keys.numel():
+                return
+            keys, values = self.stores
+            rows = indices.tolist()
+            self.keys, self.values = keys.select(self.keys, rows), values.select(self.values, rows)
 
     return GrowingLayer

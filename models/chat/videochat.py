@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.chat.conversation import IGNORE_INDEX, ChatBatch
+from models.chat.decoding import greedy
 from models.chat.growing_cache import growing_cache
 from models.chat.language_model import embeddings_of, label_loss, target_loss, width_of
 from models.chat.qformer import QFormer
@@ -215,7 +216,7 @@ class VideoChat(nn.Module):
         return target_loss(self.logits(batch, visual, places), batch.labels[:, places + 1])
 
     def _read_prompts(self, embeds: Tensor, lengths: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
-        """The option of `generate` with the keys and values of prompts `[B, L, D]`, padded on the left.
+        """Options of `generate`: keys and values of prompts `[B, L, D]`, padded on the left, and the way of decoding.
 
         All but each prompt's last token, which `generate` goes on from, are read as one packed row: without padding,
         and what several of them begin with, such as a system prompt and a video, once.
@@ -227,7 +228,8 @@ class VideoChat(nn.Module):
         row, packs = pack_shared([prompt[longest - n : -1] for prompt, n in zip(embeds, lengths, strict=True)])
         cache = growing_cache(llm, room, packs)
         llm(inputs_embeds=row, use_cache=True, logits_to_keep=1, **cache, **row_options(row, packs))
-        return cache
+        is_greedy = options.get("do_sample") is False and options.get("num_beams", 1) == 1
+        return {**cache, "custom_generate": greedy} if is_greedy and options.get("streamer") is None else cache
 
     @torch.no_grad()
     def generate(self, batch: ChatBatch, visual: Tensor | Sequence[Tensor], pad: int, **options: object) -> Tensor:

@@ -17,7 +17,7 @@ from models.chat.regions import coverage, region_places
 from models.chat.templates import ChatTemplate, Role, Segment
 from models.chat.tokenizer_template import TokenizerTemplate
 from models.chat.videochat import VideoChat
-from models.chat.weight_layout import store_by_input
+from models.chat.weight_layout import lay_out
 from models.layers import Normalize
 from models.tokenizers import Tokenizer
 from pretrain.chat.answerer import Answerer, Request, Writing, Written
@@ -65,7 +65,7 @@ class Assistant(Answerer):
         self.device, self.dtype = first.device, first.dtype
         self.normalize = Normalize(mean, std).to(self.device)
         self.pad = pad_token(tokenizer)
-        store_by_input(model.llm)
+        lay_out(model.llm)
         self._identity: str | None = None
 
     def identity(self) -> str:

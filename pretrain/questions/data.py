@@ -98,7 +98,7 @@ class Questions(pl.LightningDataModule):
     def test_dataloader(self) -> Loader:
         trainer = self.trainer
         assert trainer is not None and self.size is not None  # the model's `setup` runs before this
-        own = self.benchmark.questions[trainer.global_rank :: trainer.world_size]
+        own = share_by_video(self.benchmark.questions, trainer.global_rank, trainer.world_size)
         # One is asked again if none is left: Lightning ends a run without batches before its results.
         left = [question for question in own if question.key not in self.done] or [*own[:1]]
         micro = max(1, self.global_batch // trainer.world_size)
@@ -117,6 +117,13 @@ class Questions(pl.LightningDataModule):
         """Counts and logs videos that cannot be read; too many end the run."""
         self.failures.count("test", batch)
         return batch
+
+
+def share_by_video(questions: Sequence[Question], rank: int, ranks: int) -> list[Question]:
+    """A process's share of the questions. Those about one part of a video follow each other, so that a batch has them
+    together: its model then sees the part once."""
+    ordered = sorted(questions, key=lambda question: (question.place, question.bound or ()))
+    return ordered[len(ordered) * rank // ranks : len(ordered) * (rank + 1) // ranks]
 
 
 class ClipBatches(RowBatches):

@@ -1,15 +1,15 @@
 """A chat model's answers: no batch and no padding changes them, streams equal them, and where they end."""
 
 import json
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from models.chat.language_model import add_lora, language_model
 from models.chat.templates import Conversation, Mistral, Turn, Vicuna, as_text
-from models.chat.weight_layout import store_by_input
+from models.chat.weight_layout import PackedLinear, lay_out, store_by_input
 from pretrain.chat.answerer import Request, Writing
 from pretrain.chat.assistant import Assistant
 from pretrain.chat.stopping import Stops, end_tokens, shown, until_stop
@@ -147,17 +147,40 @@ def test_the_identity_follows_the_weights_and_the_template() -> None:
     assert chat.assistant(Vicuna()).identity() != first.identity()
 
 
-def test_an_assistants_weights_are_stored_by_input_and_mean_the_same(assistant: Assistant) -> None:
+def test_an_assistants_weights_are_laid_out_for_few_rows_and_mean_the_same(assistant: Assistant) -> None:
     llm = assistant.model.llm
     layers = {name: layer for name, layer in llm.named_modules() if isinstance(layer, nn.Linear)}
+    output = layers.pop("lm_head")
+    assert isinstance(output, PackedLinear)
     assert len(layers) > 5 and all(layer.weight.stride()[0] == 1 for layer in layers.values())
     assert llm.get_input_embeddings().weight.is_contiguous()
-    by_output = deepcopy(llm)
+    by_output = chat.assistant().model.llm
+    plain = nn.Linear(output.in_features, output.out_features, bias=False)
+    plain.load_state_dict(output.state_dict())
+    by_output.set_output_embeddings(plain)
     for layer in by_output.modules():
         if isinstance(layer, nn.Linear):
             layer.weight.data = layer.weight.data.contiguous()
     ids = torch.arange(5, 15)[None]
-    torch.testing.assert_close(llm(ids).logits, by_output(ids).logits, atol=1e-5, rtol=1e-5)
+    assert [name for name, _ in llm.named_parameters()] == [name for name, _ in by_output.named_parameters()]
+    with torch.no_grad():
+        torch.testing.assert_close(llm(ids).logits, by_output(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_output_layer_of_a_model_with_lora_is_packed_too(tied: bool) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = {"model_type": "llama", **sizes, "num_attention_heads": 2, "tie_word_embeddings": tied}
+    llm = language_model(config)
+    llm = llm if tied else add_lora(llm, 4, 8, 0.0, ["q_proj", "lm_head"])
+    ids, names = torch.arange(5, 15)[None], [name for name, _ in llm.named_parameters()]
+    with torch.no_grad():
+        expected = llm.eval()(ids).logits
+        lay_out(llm)
+        assert any(isinstance(layer, PackedLinear) for layer in llm.modules())
+        torch.testing.assert_close(llm(ids).logits, expected, atol=1e-5, rtol=1e-5)
+    assert [name for name, _ in llm.named_parameters()] == names
 
 
 def test_a_weight_that_an_embedding_shares_stays_as_it_is() -> None:

@@ -58,3 +58,18 @@ def test_prompts_read_in_a_packed_row_go_on_as_padded_ones(kind: str) -> None:
         alone = llm(inputs_embeds=prompts[1][None, :-1], use_cache=True).cache.layers[1].keys
     assert_close(cache["cache"].layers[1].keys[1, :, 5:8], alone[0], atol=1e-5, rtol=1e-5)
     assert len(set(expected.flatten().tolist())) > 3
+
+
+def test_rows_that_end_leave_and_the_others_stay_in_place() -> None:
+    ours, theirs = growing_cache(language_model(LLAMA), 12)["cache"], DynamicCache()
+    for cache in (ours, theirs):
+        torch.manual_seed(0)
+        cache.update(*keys_and_values(5), 0)
+    place = ours.layers[0].stores[0].whole.data_ptr()
+    for rows in ([0, 2], [1]):  # the last row fills a gap
+        new = torch.randn(2, len(rows), 2, 1, 4)
+        for cache in (ours, theirs):
+            cache.batch_select_indices(torch.tensor(rows))
+        found, expected = ours.update(*new, 0), theirs.update(*new, 0)
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+        assert found[0].data_ptr() == place

@@ -18,7 +18,7 @@ from pretrain.cli import main
 from pretrain.metrics import mvbench_rules as rules
 from pretrain.questions.ask import AnswerQuestions
 from pretrain.questions.clips import shown_frames
-from pretrain.questions.data import ClipBatches, Questions
+from pretrain.questions.data import ClipBatches, Questions, share_by_video
 from pretrain.questions.question import Question
 from pretrain.questions.sets import QuestionList
 from tests.helpers.chat import Known
@@ -170,3 +170,18 @@ class Listener(Known):
     def answer(self, requests: Sequence[Request], writing: Writing) -> list[str]:
         self.requests += requests
         return super().answer(requests, writing)
+
+
+def test_questions_about_one_part_of_a_video_are_asked_together() -> None:
+    def question(number: int, place: str, start: float | None = None, end: float | None = None) -> Question:
+        return Question("t", number, place, place, "What?", ("a", "b"), "a", start, end)
+
+    asked = [
+        question(0, "b"),
+        question(1, "a", 1.0, 2.0),
+        question(2, "b"),
+        question(3, "a"),
+        question(4, "a", 1.0, 2.0),
+    ]
+    assert [each.number for each in share_by_video(asked, 0, 1)] == [3, 1, 4, 0, 2]
+    assert [[each.number for each in share_by_video(asked, rank, 2)] for rank in (0, 1)] == [[3, 1], [4, 0, 2]]
