@@ -113,11 +113,13 @@ def test_compare_measures_size_quality_and_speed(tmp_path: Path) -> None:
     videos.make(tmp_path / "a.mp4", frames=70, height=96, width=160)
     (tmp_path / "b.mp4").write_bytes(b"no video")
     choices = {"as it is": None, "fine": Encoding(encode=True, crf=10), "coarse": Encoding(encode=True, crf=45)}
+    choices["cadence"] = Encoding(encode=True, crf=10, fps=6)
     rows, failed = compare(str(tmp_path), choices, rounds=1, progress=False)
-    source, fine, coarse = rows
+    source, fine, coarse, cadence = rows
     assert source["bytes"] == 1 and source["ssim"] == 1 and list(failed) == ["b.mp4"]
     assert fine["bytes"] > coarse["bytes"] and fine["psnr"] > 35 > coarse["psnr"] and 1 > fine["ssim"] > coarse["ssim"]
-    assert all(row["decode_ms"] > 0 for row in rows) and as_markdown(rows).count("\n") == 4
+    assert cadence["ssim"] > coarse["ssim"] and cadence["psnr"] > 35  # each frame against that of its time
+    assert all(row["decode_ms"] > 0 for row in rows) and as_markdown(rows).count("\n") == 5
 
 
 def test_ssim() -> None:
@@ -129,6 +131,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     for settings, message in [
         ({"codec": "vp8"}, "no codec 'vp8'"),
         ({"codec": "hevc", "fast": True}, "option of h264"),
+        ({"fps": 0}, "fps is a number of frames a second above 0, not 0"),
     ]:
         with pytest.raises(ValueError, match=message):
             Encoding(**settings)
