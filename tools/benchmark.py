@@ -1,8 +1,8 @@
 """Benchmarks on this machine: `benchmark.py data --videos DIR` times loading, `benchmark.py train` a training step.
 
 `recipes` times loading as recipes do it, against the bare decoder and on prepared shards.
-`grow` measures how the cost of a step grows, `where` profiles a step, `fit` times a run end to end. Of chat models,
-`packs` times rows without padding, and `answers` questions in batches.
+`grow` measures how the cost of a step grows, `where` profiles a step, `products` times its products alone, `fit` a run
+end to end. Of chat models, `packs` times rows without padding, and `answers` questions in batches.
 """
 
 import argparse
@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
         add_train,
         add_grow,
         add_where,
+        add_products,
         add_fit,
         add_packs,
         add_answers,
@@ -185,6 +186,15 @@ _METHODS = (*_ENCODERS, "lavie", "lavie_sampling")
 _SIZES = ("s", "b", "l", "h", "g", "small", "base", "large", "huge", "giant")
 
 
+def add_products(commands: argparse._SubParsersAction) -> None:
+    """`products`: the products of our training step, each repeated alone: the most that a step can reach."""
+    parser = commands.add_parser("products", help="training: its products alone", description=add_products.__doc__)
+    parser.add_argument("--method", choices=_METHODS, default="videomae", help="(default %(default)s)")
+    add_setting(parser, "base")
+    parser.add_argument("--rounds", type=int, default=3, help="(default %(default)s)")
+    parser.set_defaults(run=products)
+
+
 def add_step(parser: argparse.ArgumentParser, size: str) -> None:
     """Options of both commands that compare with a peer; `size` is the default."""
     parser.add_argument("--method", choices=_METHODS, default="videomae", help="(default %(default)s)")
@@ -238,6 +248,15 @@ def where(a: argparse.Namespace) -> tuple[list[dict], str]:
 
     found = [breakdown.profile_step(name, METHODS[name], setting_of(a, name), a.steps) for name in a.methods]
     return [one.json() for one in found], breakdown.as_markdown(found)
+
+
+def products(a: argparse.Namespace) -> tuple[dict, str]:
+    """Report and table of `products`."""
+    from pretrain.studies.speed import METHODS
+    from pretrain.studies.speed.products import products_alone
+
+    found = products_alone(a.method, METHODS[a.method], setting_of(a, a.method), a.rounds)
+    return found.json(), found.markdown()
 
 
 def fit(a: argparse.Namespace) -> tuple[dict, str]:

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.diffusion.convolution import convolve
 from models.diffusion.frames import fold, join_images, split_images, unfold
 from models.diffusion.lean_layers import norm_silu
 from models.diffusion.zero import ZeroConv2d, ZeroConv3d
@@ -42,9 +43,9 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """`[B, C, F, H, W]` and the time embedding `[B, E]` to `[B, C', F, H, W]`."""
         frames = x.shape[2]
-        h = unfold(self.conv1(norm_silu_frames(self.norm1, x, self.norm_over_frames)), frames)
+        h = unfold(convolve(self.conv1, norm_silu_frames(self.norm1, x, self.norm_over_frames)), frames)
         h = h + self.time_proj(F.silu(time))[:, :, None, None, None]
-        h = self.conv2(norm_silu_frames(self.norm2, h, self.norm_over_frames))
+        h = convolve(self.conv2, norm_silu_frames(self.norm2, h, self.norm_over_frames))
         return unfold(self.shortcut(fold(x)) + h, frames)
 
 

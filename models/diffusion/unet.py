@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.diffusion.convolution import convolve
 from models.diffusion.frames import fold, unfold
 from models.diffusion.resblock import ResBlock, TemporalModule, norm_silu_frames
 from models.diffusion.transformer import Spatial, SpatioTemporalTransformer, Temporal
@@ -252,7 +253,7 @@ class SpatioTemporalUNet(nn.Module):
                 x = block(x, time, text, images)
                 skips.append(x)
             if level.resample is not None:
-                x = unfold(level.resample(fold(x)), frames)
+                x = unfold(convolve(level.resample, fold(x)), frames)
                 skips.append(x)
             x = level.over_time(x, time, images)
         for block in self.mid.blocks:
@@ -263,7 +264,7 @@ class SpatioTemporalUNet(nn.Module):
                 x = block(torch.cat((x, skips.pop()), dim=1), time, text, images)
             if level.resample is not None:
                 size = skips[-1].shape[3:]  # of the level above, which need not be exactly twice this one's
-                x = unfold(level.resample(F.interpolate(fold(x), size=size, mode="nearest")), frames)
+                x = unfold(convolve(level.resample, F.interpolate(fold(x), size=size, mode="nearest")), frames)
             x = level.over_time(x, time, images)
         return unfold(self.conv_out(norm_silu_frames(self.norm_out, x, self.norm_over_frames)), frames)
 

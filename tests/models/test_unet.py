@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 import models
 from models.diffusion import UNET_SIZES, SpatioTemporalUNet, is_temporal
+from models.diffusion.convolution import convolve
 from models.diffusion.transformer import TransformerBlock
 from pretrain.learning import parallel
 
@@ -212,3 +213,20 @@ def test_wrong_inputs_are_named(size: str, change: dict, message: str) -> None:
 def test_wrong_sizes_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         unet(**options)
+
+
+@pytest.mark.parametrize("stride, size, channels_first", [(1, 4, True), (2, 4, True), (1, 24, False), (2, 24, False)])
+def test_convolutions_rearrange_the_smaller_of_weights_and_pictures(
+    stride: int, size: int, channels_first: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 16, 3, stride=stride, padding=1)
+    x = torch.randn(2, 16, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    taken: list[bool] = []
+    conv.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0].is_contiguous()))
+    found, right = convolve(conv, x), torch.nn.functional.conv2d(x, conv.weight, conv.bias, stride, 1)
+    assert taken == [channels_first] and found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, right)
+    variables = (x, conv.weight, conv.bias)
+    gradients = [torch.autograd.grad(out.square().sum(), variables) for out in (found, right)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

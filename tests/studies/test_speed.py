@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from models import clip, decoders, text, vit
 from pretrain.cli import main
 from pretrain.objectives import UMT
-from pretrain.studies.speed import METHODS, Report, Setting, breakdown, end_to_end, growth, race
+from pretrain.studies.speed import METHODS, Report, Setting, breakdown, end_to_end, growth, products, race
 from pretrain.studies.speed.memory import measure_memory
+from pretrain.studies.speed.race import Method
 from pretrain.studies.speed.step import Contender
 from pretrain.studies.speed.umt import plain_umt
 from tests.helpers.paths import ROOT
@@ -160,6 +161,26 @@ def test_the_breakdown_of_a_step() -> None:
     assert found.bytes == 40 * trained and 0 < found.floor < found.step
     lines = breakdown.as_markdown([found, found]).splitlines()
     assert len(lines) == 4 + 3 and lines[2].startswith("| vit tiny, batch 2, 8 frames |")
+
+
+def test_the_products_of_a_step_are_counted_and_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_SECONDS", 1e-3)
+    conv, linear = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(36, 36)
+    model = torch.nn.Sequential(conv, torch.nn.Flatten(), linear, linear, torch.nn.Unflatten(1, (1, 1, 36)))
+    inputs = torch.randn(2, 3, 5, 5)
+
+    def loss() -> torch.Tensor:
+        x = model(inputs)
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x).square().sum()
+
+    contender = Contender(model, loss, torch.optim.SGD(model.parameters(), 0.1))
+    method = Method(lambda name, setting: contender, ("ours",), lambda setting: 1e6, (), "")
+    found = products.products_alone("this", method, Setting(), rounds=1)
+    # A convolution and its gradients; of each linear layer one product forward and two backward, equal ones in shape.
+    assert found.calls == {"products": 2 + 2 * 3, "attention": 2}
+    assert found.shapes == {"products": 2 + 3, "attention": 2}
+    assert min(found.seconds.values()) > 0 and found.bound == 1e6 / sum(found.seconds.values()) / found.gemm
+    assert found.json()["bound"] == found.bound and "| products | 8 | 5 | " in found.markdown()
 
 
 TINY_RUN = ["-c", "recipes/videomae_tiny.yaml", *SMALL, "--data.init_args.micro_batch=4"]

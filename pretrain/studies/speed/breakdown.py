@@ -65,9 +65,8 @@ def profile_step(name: str, method: Method, setting: Setting, steps: int = 5) ->
             _, parts = contender.step()
         totals.append(sum(parts.values()))
         optimisers.append(parts["clip"] + parts["update"])
-        for kind, patterns in _KINDS.items():
-            rows = [row for row in events.key_averages() if any(_matches(row.key, pattern) for pattern in patterns)]
-            kinds[kind].append(sum(_seconds(row) for row in rows))
+        for kind in _KINDS:
+            kinds[kind].append(sum(_seconds(row) for row in events.key_averages() if kind_of(row.key) == kind))
     trained = sum(p.numel() for p in contender.model.parameters() if p.grad is not None)
     products, attention = statistics.median(kinds["products"]), statistics.median(kinds["attention"])
     step, optimiser = statistics.median(totals), statistics.median(optimisers)
@@ -85,6 +84,12 @@ def profile_step(name: str, method: Method, setting: Setting, steps: int = 5) ->
         optimiser=optimiser,
         machine=machine_facts(device),
     )
+
+
+def kind_of(operator: str) -> str | None:
+    """The kind of an operator, such as "aten::mm"; None: neither a product nor attention."""
+    found = (kind for kind, patterns in _KINDS.items() if any(_matches(operator, pattern) for pattern in patterns))
+    return next(found, None)
 
 
 def _matches(name: str, pattern: str) -> bool:
