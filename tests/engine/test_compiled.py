@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from models import CLIPText, VideoViT
+from models import UNET_SIZES, CLIPText, SpatioTemporalUNet, VideoViT
 from pretrain.learning import parallel
 from pretrain.learning.teachers import Frozen
 from tests.helpers.methods import METHODS
+from tests.helpers.own_process import own_process
 from tests.helpers.runs import fit, losses
 
 QUICK = ("umt",)  # it has a teacher; the others are slow
@@ -114,6 +115,30 @@ def test_past_the_limit_evaluation_runs_uncompiled_and_training_is_an_error(
         assert caplog.text.count("evaluation of Block runs uncompiled") == 1
         with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
             forwards(tower, [4], grad=True)
+
+
+@pytest.mark.slow
+@own_process
+def test_convolutions_over_time_compile_to_the_results_of_eager() -> None:
+    """Those of LaVie's super-resolution, at the entry of transformers and after levels."""
+    torch.manual_seed(0)
+    plain = SpatioTemporalUNet(**UNET_SIZES["tiny_vsr"])
+    for parameter in plain.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)  # a layer that starts at zero hides what it does
+    network = copy.deepcopy(plain)
+    parallel.compile_blocks(network, backend="eager")
+    latents, text = torch.randn(2, 4, 5, 8, 8), torch.randn(2, 3, 3, 32)
+    rest = {"images": 2, "condition": torch.randn(2, 3, 5, 8, 8), "noise_level": torch.tensor([3, 40])}
+    found = []
+    for unet in (network, plain):
+        out = unet(latents, torch.tensor([10, 900]), text, **rest)
+        out.square().mean().backward()
+        gradients = {n: p.grad for n, p in unet.named_parameters() if "temporal_res" in n or ".temporal.blocks" in n}
+        found.append((out, gradients))
+    assert len(found[1][1]) > 40 and all(gradient.any() for gradient in found[1][1].values())
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-3)
+    assert counters["stats"]["unique_graphs"] > 1 and not counters["graph_break"]
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m not in QUICK)) for m in METHODS])
