@@ -106,18 +106,8 @@ def _quality(a: argparse.Namespace) -> list[str]:
         data, methods, size = "actions", ["videomae"], {"steps": 2, "train": 64, "test": 15}
     numbers = [word for name, value in size.items() for word in (f"--{name}", str(value))]
     options = ["--data", data, "--device", a.device, "--out", str(a.out / "quality"), "--methods", *methods]
-    return [
-        sys.executable,
-        "tools/quality.py",
-        *options,
-        "--seeds",
-        "0",
-        "--parts",
-        "probes",
-        "--points",
-        "1",
-        *numbers,
-    ]
+    options += ["--seeds", "0", "--parts", "probes", "--points", "1"]
+    return [sys.executable, "tools/quality.py", *options, *numbers]
 
 
 def _run(name: str, command: list[str], limit: float, log: Path | None) -> Part:

@@ -170,14 +170,16 @@ def test_the_page_shows_first_and_last_steps_and_marks_gains_of_three_deviations
     for seed, last in enumerate([50.0, 58.0, 42.0]):  # a gain of 10 +- 8
         more += [record(seed, 0, 40.0, "umt"), record(seed, 2, last, "umt")]
     more += [record(0, 0, 70.0, "frames"), record(0, 0, 30.0, "viclip"), record(0, 2, 35.0, "viclip")]
+    more += [record(0, 0, 30.0, "vilp"), record(0, 1, 35.0, "vilp"), record(7, 0, 90.0, "viclip")]
     more += [{**record(0, 2, 60.0), "protocol": "fine-tuned"}]
-    table = summary(collect(more), "shapes").splitlines()
+    table = summary(collect(more), "shapes", 2).splitlines()
     assert table[2].startswith("| method | seeds | linear, 100% | fine-tuned, 100% |")
     assert table[4:] == [
         "| EfficientNet-Lite0, frame by frame | 1 | 70.0 |  |",
-        "| VideoMAE V2 | 3 | **40.0 → 50.0 ± 1.0** | 60.0 (1) |",
+        "| VideoMAE V2 | 3 | **40.0 → 50.0 ± 1.0** | → 60.0 (1) |",
         "| ViCLIP | 1 | 30.0 → 35.0 |  |",
         "| UMT stage 1 | 3 | 40.0 → 50.0 ± 8.0 |  |",
+        "| ViLP | 0 | 30.0 → |  |",  # has not ended
     ]
     saved = {"data": "shapes", "size": TOY, "training_seconds": {"umt-0": 10, "umt-1": 13}, "records": more}
     (tmp_path / "records.json").write_text(json.dumps(saved))

@@ -7,12 +7,13 @@ from pathlib import Path
 from datamodules.storage.json_text import read_json
 from datamodules.storage.whole_files import write_whole
 from pretrain.plots.contact_sheet import write_png
+from pretrain.studies.quality.methods import METHODS
 from pretrain.studies.quality.report import PROTOCOLS, Values, collect, picture, row_order, title
 from pretrain.studies.quality.study import PROBES, SHARES
 from pretrain.studies.quality.videos import VIDEOS
 
 _MARKED = re.compile(r"(<!-- tables of (\S+) -->\n)(.*?)(<!-- end of tables -->)", re.DOTALL)
-_DEVIATIONS = 3  # a mean gain of more than so many deviations over seeds is set in bold
+_DEVIATIONS, _SEEDS = 3, 3  # a mean gain of more than so many deviations over so many seeds or more is set in bold
 
 
 def write_page(page: Path, root: Path) -> list[Path]:
@@ -36,7 +37,7 @@ def write_page(page: Path, root: Path) -> list[Path]:
             if f"({file.name})" in shown:
                 write_png(file, picture(values, saved["data"], protocol))
                 written.append(file)
-        return f"{mark[1]}\n{summary(values, saved['data'])}\n\n{times(saved)}\n\n{mark[4]}"
+        return f"{mark[1]}\n{summary(values, saved['data'], saved['size']['steps'])}\n\n{times(saved)}\n\n{mark[4]}"
 
     text, count = _MARKED.subn(tables, shown)
     if not count:
@@ -45,8 +46,12 @@ def write_page(page: Path, root: Path) -> list[Path]:
     return [page, *written]
 
 
-def summary(values: Values, data: str) -> str:
-    """For each task a table: a row for each run, a column for each protocol and share of labels."""
+def summary(values: Values, data: str, steps: int) -> str:
+    """For each task a table: a row for each run, a column for each protocol and share of labels.
+
+    Args:
+        steps: of a whole run.
+    """
     parts = []
     for task in VIDEOS[data].tasks:
         columns = [(p, s) for p in PROTOCOLS for s in SHARES if any(k[1:] == (task, p, s) for k in values)]
@@ -57,29 +62,34 @@ def summary(values: Values, data: str) -> str:
         parts += [f"### {task} (chance {VIDEOS[data].chance(task):.1f})", ""]
         parts += [f"| {' | '.join(head)} |", f"|---|---:|{'---:|' * len(columns)}"]
         for run in runs:
+            end = 0 if METHODS[run.partition("-")[0]].recipe is None else steps
             found = [values.get((run, task, *column), {}) for column in columns]
-            seeds = max(len(steps[max(steps)]) for steps in found if steps)
-            cells = [_cell(steps, seeds) for steps in found]
+            seeds = max(len(points.get(end, {})) for points in found)
+            cells = [_cell(points.get(0, {}), points.get(end, {}), end, seeds) for points in found]
             parts.append(f"| {title(run)} | {seeds} | {' | '.join(cells)} |")
         parts.append("")
     return "\n".join(parts).rstrip()
 
 
-def _cell(steps: dict[int, list[float]], seeds: int) -> str:
-    """The mean at the first and at the last step, with the deviation of the gain over seeds."""
-    if not steps:
-        return ""
-    first, last = steps[min(steps)], steps[max(steps)]
-    text = f"{statistics.mean(last):.1f}"
-    if max(steps) and 0 in steps:
-        count = min(len(first), len(last))
-        gain = [b - a for a, b in zip(first[:count], last[:count], strict=True)]
-        text = f"{statistics.mean(first[:count]):.1f} → {statistics.mean(last[:count]):.1f}"
-        if count > 1:
-            deviation = statistics.stdev(gain)
-            text += f" ± {deviation:.1f}"
-            text = f"**{text}**" if statistics.mean(gain) > _DEVIATIONS * deviation else text
-    return text + (f" ({len(last)})" if len(last) < seeds else "")
+def _cell(first: dict[int, float], last: dict[int, float], end: int, seeds: int) -> str:
+    """The mean of the seeds that have both, at the first and at the last step, with the deviation of the gain; of a
+    model that is not trained (`end` 0) one figure, and of a run that has not ended the first one and an arrow."""
+    few = f" ({len(last)})" if len(last) < seeds else ""
+    if not end:
+        return f"{statistics.mean(first.values()):.1f}{few}" if first else ""
+    if not last:
+        return f"{statistics.mean(first.values()):.1f} →" if first else ""
+    both = [seed for seed in last if seed in first]
+    if not both:
+        return f"→ {statistics.mean(last.values()):.1f}{few}"
+    gain = [last[seed] - first[seed] for seed in both]
+    text = " → ".join(f"{statistics.mean(step[seed] for seed in both):.1f}" for step in (first, last))
+    if len(both) < 2:
+        return text + few
+    deviation = statistics.stdev(gain)
+    text += f" ± {deviation:.1f}"
+    certain = len(both) >= _SEEDS and statistics.mean(gain) > _DEVIATIONS * deviation
+    return (f"**{text}**" if certain else text) + few
 
 
 def times(saved: dict) -> str:

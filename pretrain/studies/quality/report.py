@@ -16,7 +16,9 @@ from pretrain.studies.quality.study import PROBES, SHARES, Record
 from pretrain.studies.quality.videos import VIDEOS
 
 PROTOCOLS = (*PROBES, "fine-tuned")
-Values = dict[tuple[str, str, str, float], dict[int, list[float]]]  # (run, task, protocol, share): by step, over seeds
+Values = dict[
+    tuple[str, str, str, float], dict[int, dict[int, float]]
+]  # (run, task, protocol, share): by step and seed
 
 
 def write_results(folder: Path, saved: dict[str, Any]) -> str:
@@ -30,12 +32,12 @@ def write_results(folder: Path, saved: dict[str, Any]) -> str:
 
 
 def collect(records: Iterable[Record]) -> Values:
-    """Percent right by run, task, protocol, share and step: one figure for each seed, in the order of the seeds."""
-    values: Values = defaultdict(lambda: defaultdict(list))
-    for record in sorted(records, key=lambda r: r["seed"]):
+    """Percent right by run, task, protocol, share, step and seed."""
+    values: Values = defaultdict(lambda: defaultdict(dict))
+    for record in records:
         for task, accuracy in record["accuracy"].items():
             key = record["method"], task, record["protocol"], record["share"]
-            values[key][record["step"]].append(accuracy)
+            values[key][record["step"]][record["seed"]] = accuracy
     return values
 
 
@@ -52,7 +54,7 @@ def as_markdown(values: Values, data: str) -> str:
         head = ["method", "steps", *(f"{p}, {s:.0%}" for p, s in columns)]
         parts += [f"| {' | '.join(head)} |", f"|---|---:|{'---:|' * len(columns)}"]
         for (_, run), step in rows:
-            cells = [_cell(values.get((run, task, p, s), {}).get(step, [])) for p, s in columns]
+            cells = [_cell([*values.get((run, task, p, s), {}).get(step, {}).values()]) for p, s in columns]
             parts.append(f"| {title(run)} | {step} | {' | '.join(cells)} |")
         parts.append("")
     return "\n".join(parts).rstrip()
@@ -90,7 +92,7 @@ def picture(values: Values, data: str, protocol: str) -> np.ndarray:
             panel.tick_params(labelsize=8)
             for number, run in enumerate(runs):
                 steps = sorted(values.get((run, task, protocol, share), {}))
-                means = [statistics.mean(values[run, task, protocol, share][step]) for step in steps]
+                means = [statistics.mean(values[run, task, protocol, share][step].values()) for step in steps]
                 if steps == [0]:  # a model that is not trained here has no curve
                     panel.axhline(means[0], color=f"C{number}", linewidth=1, linestyle="--", label=title(run))
                 elif steps:
