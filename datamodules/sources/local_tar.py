@@ -11,7 +11,8 @@ from datamodules.sources import progress
 T = TypeVar("T")
 # What reading gives while a server of files fails over or a network is interrupted; the file itself is not at fault.
 PASSING = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH}
-PASSING |= {errno.ECONNRESET, errno.ENOTCONN, errno.EREMOTEIO, errno.EAGAIN, errno.EINTR}
+PASSING |= {errno.ECONNRESET, errno.ENOTCONN, errno.EAGAIN, errno.EINTR}
+PASSING |= {errno.EREMOTEIO} if hasattr(errno, "EREMOTEIO") else set()  # macOS has no such error
 
 
 def persist(name: str, attempt: Callable[[], T], retries: int, backoff: float) -> T:

@@ -1,6 +1,8 @@
 """Loading processes of every start method outlast a pause of the training process."""
 
+import errno
 import os
+import runpy
 import time
 from multiprocessing import reduction
 
@@ -10,6 +12,7 @@ from datamodules import require_supported
 from datamodules.cores import usable_cores
 from datamodules.loading.worker import POLL_SECONDS
 from datamodules.loading.workers import Workers
+from datamodules.sources import local_tar
 from tests.helpers.faulty_videos import LIMIT, batches, same
 
 
@@ -40,6 +43,8 @@ def test_macos_by_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         crew.close()
     assert usable_cores() >= 1
+    monkeypatch.delattr(errno, "EREMOTEIO", raising=False)
+    assert errno.ESTALE in runpy.run_path(local_tar.__file__)["PASSING"]
 
 
 def test_windows_is_refused_by_a_sentence() -> None:

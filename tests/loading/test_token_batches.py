@@ -1,5 +1,6 @@
 """Captions become ids in the loading processes: of every method with a text tower, and the step needs no tokenizer."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def test_a_step_with_ids_needs_no_tokenizer(method: str, capsys: pytest.CaptureF
     batch = {"video": video, "text": TEXTS, "name": list("abcd")}
     torch.manual_seed(0)  # for dropout
     right = objective(batch)
-    made = {**batch, **WithTokens(Batches(TEXTS), objective.token_encoder())[0]}
+    sent = pickle.loads(pickle.dumps(objective.token_encoder()))  # as to a process that is not forked
+    made = {**batch, **WithTokens(Batches(TEXTS), sent)[0]}
 
     def refuse(texts: list[str]) -> None:
         raise AssertionError("the step tokenizes")
