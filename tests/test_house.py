@@ -143,6 +143,7 @@ LAZY = {
     "datamodules/making/encode.py",
     "datamodules/making/frames.py",
     "datamodules/making/tone_map.py",
+    "datamodules/timing/bare_decoder.py",
     "models/convert/modeling_video.py",
     "models/convert/modeling_videochat.py",
     "models/convert/processing_videochat.py",
