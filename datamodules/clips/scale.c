@@ -17,10 +17,12 @@ horizontal pass a shuffle mask picks the values of two pixels out of 16 bytes. *
 #include <string.h>
 
 #define AVX2 __attribute__((target("avx2")))
+#define INLINE AVX2 static inline __attribute__((always_inline))
 enum { WIDEST_LOAD = 32 };
 
 /* Vertical pass: one row of `n` values (32 or more) from `taps` rows that are `stride` bytes apart. */
-AVX2 static void down(const uint8_t *in, Py_ssize_t stride, int n, const uint16_t *weights, int taps, uint8_t *out)
+INLINE void down_taps(const uint8_t *in, Py_ssize_t stride, int n, const uint16_t *weights, const int taps,
+                      uint8_t *out)
 {
     const __m256i zero = _mm256_setzero_si256(), half = _mm256_set1_epi16(128 + taps / 2);
     for (int x = 0; x < n; x += 32) {
@@ -40,8 +42,8 @@ AVX2 static void down(const uint8_t *in, Py_ssize_t stride, int n, const uint16_
 /* Horizontal pass: one row of `width` pixels (4 or more) from one row. For each pair of output pixels, `at` is the byte
 offset of their first neighbours, `picks` the shuffle mask for the 16 bytes there, and `weights` the weights for each
 further neighbour to the right. */
-AVX2 static void across(const uint8_t *in, const int32_t *at, const uint8_t *picks, const uint16_t *weights, int taps,
-                        int width, uint8_t *out)
+INLINE void across_taps(const uint8_t *in, const int32_t *at, const uint8_t *picks, const uint16_t *weights,
+                        const int taps, int width, uint8_t *out)
 {
     const __m256i half = _mm256_set1_epi16(128 + taps / 2);
     const __m128i close_up = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, -1, -1, -1, -1);
@@ -61,6 +63,30 @@ AVX2 static void across(const uint8_t *in, const int32_t *at, const uint8_t *pic
         uint32_t last = _mm_extract_epi32(four, 2);
         _mm_storel_epi64((__m128i *)to, four);
         memcpy(to + 8, &last, 4);
+    }
+}
+
+/* Both with the usual numbers of taps known to the compiler, which then unrolls the loops over them. */
+AVX2 static void down(const uint8_t *in, Py_ssize_t stride, int n, const uint16_t *weights, int taps, uint8_t *out)
+{
+    switch (taps) {
+    case 2: down_taps(in, stride, n, weights, 2, out); break;
+    case 3: down_taps(in, stride, n, weights, 3, out); break;
+    case 4: down_taps(in, stride, n, weights, 4, out); break;
+    case 5: down_taps(in, stride, n, weights, 5, out); break;
+    default: down_taps(in, stride, n, weights, taps, out);
+    }
+}
+
+AVX2 static void across(const uint8_t *in, const int32_t *at, const uint8_t *picks, const uint16_t *weights, int taps,
+                        int width, uint8_t *out)
+{
+    switch (taps) {
+    case 2: across_taps(in, at, picks, weights, 2, width, out); break;
+    case 3: across_taps(in, at, picks, weights, 3, width, out); break;
+    case 4: across_taps(in, at, picks, weights, 4, width, out); break;
+    case 5: across_taps(in, at, picks, weights, 5, width, out); break;
+    default: across_taps(in, at, picks, weights, taps, width, out);
     }
 }
 

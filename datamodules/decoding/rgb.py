@@ -22,11 +22,13 @@ class ToRgb:
         self.scaler = VideoReformatter()  # one for all frames
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 [H, W, 3]: a view of memory that lives as long as the array."""
+        """uint8 [H, W, 3]: a view of memory that lives as long as the array, or a copy if the frame is turned: torch
+        takes no view that runs backwards."""
         height, width = self.stored
         plane = self.scaler.reformat(frame, width=width, height=height, format="rgb24").planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)  # rows are padded
-        return self.orientation.upright(lines[:, : 3 * width].reshape(height, width, 3))
+        stored = lines[:, : 3 * width].reshape(height, width, 3)
+        return stored if self.orientation.is_upright else np.ascontiguousarray(self.orientation.upright(stored))
 
 
 class NotBefore(Container[int | None]):

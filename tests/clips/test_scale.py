@@ -91,6 +91,22 @@ def test_a_region_of_an_image_is_scaled_like_that_region_alone(by: str) -> None:
     got = scaled(frames, 7, 20, 80, 100, 64, 64)
     assert (got == scaled(alone, 0, 0, 80, 100, 64, 64)).all()
     assert (got == scaled(np.asfortranarray(frames), 7, 20, 80, 100, 64, 64)).all()
+    turned = np.ascontiguousarray(frames[:, ::-1, ::-1])[:, ::-1, ::-1]
+    assert (got == scaled(turned, 7, 20, 80, 100, 64, 64)).all()
+
+
+@built
+def test_rows_with_gaps_are_scaled_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = images(3, 90, 130)
+    part = whole[:, 2:88, :125]
+    expected = scaled(np.ascontiguousarray(part), 7, 20, 70, 100, 64, 64)
+
+    def copy(*_: object) -> np.ndarray:
+        raise AssertionError("a copy")
+
+    monkeypatch.setattr(np, "ascontiguousarray", copy)
+    assert (scaled(part, 7, 20, 70, 100, 64, 64) == expected).all()
+    assert (scaled(part[2:], 7, 20, 70, 100, 64, 64) == expected[2:]).all()  # up to the last byte
 
 
 @built

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.clips.crops import CentreCrop
+from datamodules.clips.eval_views import RandomResizedCrop
 from datamodules.decoding.display_matrix import read_orientation
 from datamodules.decoding.limits import Limits
 from datamodules.decoding.orientation import Orientation, from_degrees, from_matrix
 from datamodules.decoding.reader import Decoder, Decord, PyAV, TorchCodec
 from datamodules.making.encode import prepare_video
 from datamodules.making.encoding import Encoding
+from datamodules.sources.order import SampleRng
 from tests.decoding.test_decoders import with_ffmpeg
 from tests.helpers import videos
 from tests.helpers.mp4_edits import turn
@@ -59,6 +62,15 @@ def test_every_backend_turns_frames_upright(stored: str, tmp_path: Path, turned:
             assert np.abs(video.frames([0, 7]).astype(int) - expected).max() <= 3
             assert [number for number, _ in video.each([7, 0, 7])] == [0, 7]
             assert np.abs(next(iter(video.stream(7)))().astype(int) - expected[1]).max() <= 3
+
+
+@pytest.mark.parametrize("turned", TURNS)
+def test_turned_frames_are_cropped_as_others_are(stored: str, tmp_path: Path, turned: str) -> None:
+    """Torch refuses views that run backwards."""
+    with PyAV().open(turn(stored, tmp_path / "v.mp4", TURNS[turned][0])) as video:
+        for _, frame in video.each([7]):
+            for crop in (RandomResizedCrop(), RandomResizedCrop(antialias=False), CentreCrop()):
+                assert crop(frame[None], 64, SampleRng(0, 1)).shape == (1, 64, 64, 3)
 
 
 @pytest.mark.parametrize("encoding", [Encoding(), Encoding(short_side=32, crf=8)], ids=["kept", "encoded"])
