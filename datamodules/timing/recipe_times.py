@@ -7,14 +7,16 @@ processor seconds of one process with one thread.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
+import torch
 
 from datamodules.clips import scale
 from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.pyav import PyAVVideo
+from datamodules.loading.buffers import lay_out, size_of
 from datamodules.loading.clip import Clip
+from datamodules.loading.freed_memory import keep_freed_memory
 from datamodules.sources.order import SampleRng
 from datamodules.sources.shards import Shards
 from datamodules.sources.source import Source
@@ -44,6 +46,7 @@ def measure_recipes(
     Raises:
         ValueError: no video can be read, or some were not prepared.
     """
+    keep_freed_memory()  # as in a worker
     names, failed = [], {}
     for n in range(len(source)):
         try:
@@ -64,13 +67,19 @@ def measure_recipes(
             raise ValueError(f"not in the shards {name}: {', '.join(pairs.unpaired)}")
         sources[name], sizes[name] = pairs.prepared, sum(pairs.prepared_bytes)
     ways: dict[str, Callable[[int], object]] = {}
+    loads: list[Load] = []
     for recipe, clip in clips.items():
         runs = {n: _runs(source, clip, n) for n in range(draws * len(source))}
         for way, rgb in (("frames", False), ("RGB", True)):
             ways[f"{recipe}/{way}"] = partial(_decode, source, runs, rgb)
         for name, each in sources.items():
             cadence = name != "original" and each[0].cadence is not None and clip.sampler.strided
-            ways[f"{recipe}/{name}"] = Load(name, each, replace(clip, stride=1) if cadence else clip)
+            loads.append(Load(name, each, replace(clip, stride=1) if cadence else clip))
+            ways[f"{recipe}/{name}"] = loads[-1]
+    most = max(size_of(load.batches.shapes(0)) for load in loads)
+    memory = torch.empty(most, dtype=torch.uint8)  # used again and again, as that of a worker
+    for load in loads:
+        load.memory = lay_out(memory, load.batches.shapes(0))
     times = take_turns(ways, range(draws * len(source)), rounds)
     seconds = {name: median_sum(of)[1] / (draws * len(source)) for name, of in times.items()}
     return {
@@ -112,13 +121,13 @@ def as_markdown(report: dict) -> str:
     """A table of the recipes' times, and the bytes of the videos."""
     first, *rest = report["bytes"]
     head = ["recipe", "bare decoder, ms", "with RGB, ms", "loader, ms", "over bare", "over RGB"]
-    head += [f"{name}, ms" for name in rest] + [f"{b} against {a}" for a, b in pairwise(rest)]
+    head += [f"{name}, ms" for name in rest] + [f"{name} against {rest[0]}" for name in rest[1:]]
     lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
     for recipe, by in report["cpu_seconds"].items():
         row = [recipe, *(f"{1e3 * by[way]:.2f}" for way in ("frames", "RGB", first))]
         row += [f"{by[first] / by['frames']:.2f}x", f"{by[first] / by['RGB']:.2f}x"]
         row += [f"{1e3 * by[name]:.2f}" for name in rest]
-        row += [f"{by[a] / by[b]:.2f}x as fast" for a, b in pairwise(rest)]
+        row += [f"{by[rest[0]] / by[name]:.2f}x as fast" for name in rest[1:]]
         lines.append(f"| {' | '.join(row)} |")
     sizes = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in report["bytes"].items())
     about = f"{report['videos']} videos, {report['draws']} clips of each, medians of {report['rounds']} rounds"
