@@ -24,12 +24,14 @@ def greedy(
 
     Args:
         input_ids: `[B, 0]`: the prompts are embeddings.
-        prepared: `inputs_embeds` `[B, L, D]` and `attention_mask` `[B, L]` of prompts padded on the left, and the
-            `growing_cache` that holds keys and values of all but their last tokens.
+        prepared: `inputs_embeds` `[B, L, D]` and `attention_mask` `[B, L]` or None of prompts padded on the left, and
+            the `growing_cache` that holds keys and values of all but their last tokens.
     """
     name = "cache" if "cache" in prepared else "past_key_values"
-    cache, mask, pad = prepared[name], prepared["attention_mask"], generation_config.pad_token_id
-    step: dict[str, Tensor] = {"inputs_embeds": prepared["inputs_embeds"][:, -1:]}
+    cache, mask, prompts = prepared[name], prepared["attention_mask"], prepared["inputs_embeds"]
+    if mask is None:  # `generate` leaves out the mask of prompts of one length
+        mask = torch.ones(prompts.shape[:2], dtype=torch.long, device=prompts.device)
+    pad, step = generation_config.pad_token_id, {"inputs_embeds": prompts[:, -1:]}
     ids, rows = input_ids, torch.arange(len(input_ids), device=input_ids.device)  # of all, and the rows that go on
     while len(rows):
         places = mask.sum(dim=1, keepdim=True) - 1

@@ -26,13 +26,18 @@ def test_the_last_rows_fill_the_gaps(ended: list[bool], expected: list[int]) -> 
     assert without(ended) == expected
 
 
-@pytest.mark.parametrize(("kind", "penalty"), [("llama", 1.0), ("mistral", 1.3)])
-def test_answers_that_end_at_different_times_are_those_of_transformers(kind: str, penalty: float) -> None:
-    """Also with a window, and with a processor of scores, which a model's folder may ask for."""
+@pytest.mark.parametrize(
+    ("kind", "penalty", "lengths"),
+    [("llama", 1.0, (9, 4, 2, 7, 6)), ("llama", 1.0, (6,) * 5), ("mistral", 1.3, (9, 4, 2, 7, 6))],
+)
+def test_answers_that_end_at_different_times_are_those_of_transformers(
+    kind: str, penalty: float, lengths: tuple[int, ...]
+) -> None:
+    """Also without padding, with a window, and with a processor of scores, which a model's folder may ask for."""
     model = model_of(kind)
     theirs = copy.deepcopy(model)
     use_row_attention(model)
-    prompts = [torch.randn(n, 24) for n in (9, 4, 2, 7, 6)]
+    prompts = [torch.randn(n, 24) for n in lengths]
     mask = pad_sequence([torch.ones(len(prompt)).long() for prompt in prompts], True, padding_side="left")
     how = {"inputs_embeds": pad_sequence(prompts, True, padding_side="left"), "attention_mask": mask}
     how |= {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "repetition_penalty": penalty}
@@ -46,5 +51,5 @@ def test_answers_that_end_at_different_times_are_those_of_transformers(kind: str
         model.model.layers[0].register_forward_hook(lambda layer, inputs, output: rows.append(len(output)))
         found = model.generate(**how, **cache, eos_token_id=ends, custom_generate=greedy)
     assert torch.equal(found, expected)
-    lengths = [next((i + 1 for i, token in enumerate(each) if token in ends), 12) for each in expected.tolist()]
-    assert len(set(lengths)) > 2 and rows == [sum(n > step for n in lengths) for step in range(max(lengths))]
+    steps = [next((i + 1 for i, token in enumerate(each) if token in ends), 12) for each in expected.tolist()]
+    assert len(set(steps)) > 2 and rows == [sum(n > step for n in steps) for step in range(max(steps))]
