@@ -22,8 +22,9 @@ _EXPECTED: tuple[type[BaseException], ...] = (
     *(OSError, ValueError, ImportError, EOFError, argparse.ArgumentError),
     *(zipfile.BadZipFile, tarfile.TarError, pickle.UnpicklingError),
 )
-# The same of libraries that need not be installed, or that a command has not imported: by module and name.
+# The same of libraries that need not be installed, or of what a command has not imported: by module and name.
 _BY_NAME = {
+    ("datamodules.decoding.contract", "DecodeError"),
     ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),
     ("safetensors._safetensors_rust", "SafetensorError"),
     ("yaml.error", "YAMLError"),

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
+from datamodules.decoding.contract import DecodeError
 from pretrain.cli import main
 from pretrain.errors import FAILED, UNREAD, is_expected, reports_errors, sentence
 from pretrain.parser import Parser
@@ -182,6 +183,7 @@ EXPECTED = [
     ImportError("no parquet"),
     MisconfigurationException("no length"),
     SafetensorError("cut"),
+    DecodeError("film.mp4", "no such file"),
     RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
 ]
 

@@ -6,11 +6,14 @@ DIR is a run or a checkpoint of VideoChat, or an export of one for transformers.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also from a checkout that is not installed
 
 from pretrain.errors import reports_errors
 from pretrain.parser import Parser
+
+_MOST = 256  # new tokens of an answer
 
 
 @reports_errors
@@ -34,7 +37,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--times", action="store_true", help="tell the model when the frames were taken")
     parser.add_argument("--frames", type=int, help="of a video (default: as in training)")
     parser.add_argument("--tiles", type=int, help="of a frame at most, for a model that sees tiles (default: 6)")
-    parser.add_argument("--most", type=int, default=256, help="new tokens of an answer (default %(default)s)")
+    parser.add_argument("--most", type=int, help="new tokens of an answer (default: 256, or half of a short context)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default: the likeliest words")
     parser.add_argument("--seed", type=int, default=0, help="of the draws with a temperature")
     parser.add_argument("--device", default="cpu", help="(default %(default)s)")
@@ -43,11 +46,17 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from datamodules.decoding.reader import PyAV
+    from models.chat.language_model import context_of
     from pretrain.chat.answerer import Writing
     from pretrain.chat.talk import Talk
     from pretrain.chat.terminal import HELP, answer, converse, show
 
-    decoder, writing = PyAV(), Writing(a.most, a.temperature, seed=a.seed)
+    decoder = PyAV()
+
+    def writing(llm: Any) -> Writing:
+        most = min(_MOST, (context_of(llm) or 2 * _MOST) // 2) if a.most is None else a.most
+        return Writing(most, a.temperature, seed=a.seed)
+
     if a.way == "text":
         from pretrain.chat.describe import load_tool, told
         from pretrain.chat.text_model import load_text_model
@@ -55,12 +64,12 @@ def main(arguments: list[str]) -> int:
         text = told(a.media, decoder, [load_tool(each) for each in a.tool], a.subtitles)
         print(text)
         model = load_text_model(a.model, a.device, getattr(torch, a.dtype))
-        talk = Talk(model, "\n\n".join(filter(None, (a.instruction, text))), writing=writing)
+        talk = Talk(model, "\n\n".join(filter(None, (a.instruction, text))), writing=writing(model.llm))
     else:
         from pretrain.chat.load import load_assistant
 
         assistant = load_assistant(a.model, a.device, getattr(torch, a.dtype), a.frames, a.tiles)
-        talk = Talk(assistant, a.instruction, a.times, writing)
+        talk = Talk(assistant, a.instruction, a.times, writing(assistant.model.llm))
         for file in a.media:
             show(talk, file, decoder, sys.stdout)
     if a.question:

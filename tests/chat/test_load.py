@@ -40,7 +40,7 @@ def test_a_run_answers_a_benchmark_by_the_command_and_films_in_the_terminal(
     assert all(len(answer.likelihoods) == len(answer.candidates) for answer in answers)
     assert "no average: 20 of 20 tasks, 20 of 4000 questions" in said and "likelihood" in said
     film = make(tmp_path / "film.mp4", frames=24)
-    assert chat([film, film, "--model", str(run), "--question", "which way does it move?", "--most", "3"]) == 0
+    assert chat([film, film, "--model", str(run), "--question", "which way does it move?"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[film.mp4: 8 frames at ") and len(lines) == 3
     assert chat(["--model", str(tmp_path / "nothing"), "--question", "x"]) == 2
