@@ -42,7 +42,9 @@ def test_the_views_of_segments_share_out_one_finer_view(length: int, views: int)
 
 
 @pytest.mark.parametrize(
-    "crop", [crops.MultiScaleCrop(), RandomResizedCrop(), RandomResizedCrop(bilinear=True), Rectangle()], ids=repr
+    "crop",
+    [crops.MultiScaleCrop(), RandomResizedCrop(), RandomResizedCrop(bilinear=True), Rectangle()],
+    ids=["multi-scale", "resized", "resized, bilinear", "rectangle"],
 )
 def test_a_box_is_drawn_once_and_cut_of_each_frame(crop: crops.Crop) -> None:
     frames = Rng(0).randint(0, 256, (3, 60, 90, 3)).astype(np.uint8)
