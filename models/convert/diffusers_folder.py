@@ -8,7 +8,17 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 # In the order of their imports; each file uses only names of those before it.
-_DIFFUSION = ("zero", "frames", "attention", "temporal_attention", "lean_layers", "resblock", "transformer", "unet")
+_DIFFUSION = (
+    "zero",
+    "frames",
+    "attention",
+    "temporal_attention",
+    "lean_layers",
+    "convolution",
+    "resblock",
+    "transformer",
+    "unet",
+)
 _NETWORK = ("autograd_state", *(f"diffusion/{name}" for name in _DIFFUSION), "convert/modeling_lavie")
 # In the place of models/layers.py: the list that is typed there, and attention without the choice of kernels.
 _LAYERS = '''Blocks = nn.ModuleList
