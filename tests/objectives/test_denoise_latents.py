@@ -94,7 +94,6 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
     steps = [
         "max_steps=6",
         "val_check_interval=6",
-        "limit_val_batches=2",
         f"logger.init_args.save_dir={out}",
         "logger.init_args.name=run",
     ]
