@@ -14,7 +14,6 @@ import torch
 
 from datamodules.loading import heartbeat, reading
 from datamodules.loading.buffers import Mapped
-from datamodules.loading.freed_memory import keep_freed_memory
 from datamodules.loading.read_ahead import ReadAhead
 from datamodules.loading.rows import RowBatches
 from datamodules.loading.tasks import Request
@@ -47,7 +46,6 @@ def work(
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # so does Slurm's warning before the time limit
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    keep_freed_memory()
     mapped, requests = Mapped(), deque[Request]()
     ahead = reading.ahead = ReadAhead()
     heartbeat.use_note(heartbeat.Note(memory), ahead.progress)

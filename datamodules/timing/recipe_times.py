@@ -16,7 +16,6 @@ from datamodules.decoding.contract import DecodeError
 from datamodules.decoding.pyav import PyAVVideo
 from datamodules.loading.buffers import lay_out, size_of
 from datamodules.loading.clip import Clip
-from datamodules.loading.freed_memory import keep_freed_memory
 from datamodules.sources.order import SampleRng
 from datamodules.sources.shards import Shards
 from datamodules.sources.source import Source
@@ -46,7 +45,6 @@ def measure_recipes(
     Raises:
         ValueError: no video can be read, or some were not prepared.
     """
-    keep_freed_memory()  # as in a worker
     names, failed = [], {}
     for n in range(len(source)):
         try:
