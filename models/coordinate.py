@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from models.classifier import Classifier, VideoClassifier
 from models.fusion import CrossAttention
-from models.layers import MLP, Blocks
+from models.layers import IMAGENET_MEAN, IMAGENET_STD, MLP, Blocks
 from models.uniformerv2 import UniFormerV2Classifier
 from models.vit import VideoViT
 
@@ -80,8 +80,8 @@ class Coordinated(Classifier):
         multimodal: UniFormerV2Classifier,
         after: Sequence[int] | None = None,
         tune: bool = False,
-        mean: Statistics = (0.485, 0.456, 0.406),
-        std: Statistics = (0.229, 0.224, 0.225),
+        mean: Statistics = IMAGENET_MEAN,
+        std: Statistics = IMAGENET_STD,
         multimodal_mean: Statistics = (0.45, 0.45, 0.45),
         multimodal_std: Statistics = (0.225, 0.225, 0.225),
     ) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoder import Encoder
-from models.layers import token_grid
+from models.layers import IMAGENET_MEAN, IMAGENET_STD, token_grid
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of each channel
 _NORMS = ("norm", "layernorm", "post_layernorm")  # the libraries' names of the final norm
@@ -211,8 +211,8 @@ class TransformersEncoder(FrameEncoder):
         frames: int = 8,
         size: int = 224,
         options: Mapping[str, Any] | None = None,
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         from transformers import AutoConfig, AutoModel
 

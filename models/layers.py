@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 else:
     Blocks = nn.ModuleList
 
+# Of RGB pixels from 0 to 1.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 class Linear(nn.Linear):
     """A linear layer with Xavier-uniform initialisation and zero bias, as in masked autoencoders."""

@@ -18,7 +18,7 @@ from models.chat.templates import ChatTemplate, Role, Segment
 from models.chat.tokenizer_template import TokenizerTemplate
 from models.chat.videochat import VideoChat
 from models.chat.weight_layout import lay_out
-from models.layers import Normalize
+from models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from models.tokenizers import Tokenizer
 from pretrain.chat.answerer import Answerer, Request, Writing, Written
 from pretrain.chat.stopping import Pieces, Stops, end_tokens, until_stop
@@ -49,8 +49,8 @@ class Assistant(Answerer):
         template: ChatTemplate,
         reader: Tokenizer | None = None,
         frames: int = 8,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         name: str = "videochat",
         tiles: int | None = None,
     ) -> None:

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from models.encoder import Encoder
 from models.frame_encoder import FrameEncoder, Statistics
-from models.layers import Grid
+from models.layers import IMAGENET_MEAN, IMAGENET_STD, Grid
 from pretrain.learning.losses import relation_loss
 from pretrain.learning.parallel import blocks
 from pretrain.learning.teachers import Frozen, renormalize, resize_frames
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Relations(nn.Module):

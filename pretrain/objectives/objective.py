@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from models.encoder import Encoder
-from models.layers import Normalize, use_flash
+from models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, use_flash
 from pretrain.learning import parallel, randomness
 from pretrain.learning.batch import Batch, require_fields, without_padding
 from pretrain.learning.ema_teacher import EMATeacher
@@ -25,8 +25,6 @@ from pretrain.learning.teachers import Frozen
 from pretrain.learning.transfer import to_device
 
 AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Objective(pl.LightningModule):
